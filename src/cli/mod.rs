@@ -1,0 +1,38 @@
+//! The commands, one file each: its clap struct and its `run()`.
+
+pub mod dataset;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Train DCGAN-class image generators and use what came out.
+#[derive(Parser)]
+#[command(version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make, check and describe data sets.
+    #[command(subcommand)]
+    Dataset(dataset::Command),
+}
+
+/// Parses the command line, runs the command and turns its result into an exit code: 0 done, 1 failed, 2 wrong usage,
+/// 130/143 stopped by a signal after a checkpoint.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Dataset(command) => command.run(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Trains DCGAN-class image generators and lets people use what came out.
+//!
+//! Data flows one way: [`data`] decodes images to u8 NHWC and hands out shuffled batches, [`model`] describes the
+//! networks as data, a [`backend`] compiles them, [`train`] holds the iteration and the loop, written once for every
+//! backend, and [`cli`] is what a person types.
+
+pub mod cli;
+pub mod data;
+pub mod random;

@@ -1,0 +1,7 @@
+//! Parse, dispatch, report the error, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dcgan_cuda::cli::main()
+}
