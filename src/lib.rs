@@ -4,6 +4,10 @@
 //! networks as data, a [`backend`] compiles them, [`train`] holds the iteration and the loop, written once for every
 //! backend, and [`cli`] is what a person types.
 
+pub mod backend;
 pub mod cli;
 pub mod data;
+pub mod files;
+pub mod model;
 pub mod random;
+pub mod train;

@@ -1,0 +1,85 @@
+//! Adam (arXiv 1412.6980, as `torch.optim.Adam`).
+//!
+//! m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  w ← w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)
+
+use rayon::prelude::*;
+
+use super::Real;
+use crate::backend::Adam;
+
+/// One tensor's weights and what Adam keeps for them.
+pub struct Parameter<T> {
+    pub weight: Vec<T>,
+    pub gradient: Vec<T>,
+    /// `exp_avg`.
+    pub m: Vec<T>,
+    /// `exp_avg_sq`.
+    pub v: Vec<T>,
+    /// Moving average of the weight.
+    pub average: Vec<T>,
+}
+
+impl<T: Real> Parameter<T> {
+    /// Unset weights; gradient, moments and average only where `training`.
+    pub fn new(len: usize, training: bool) -> Self {
+        let kept = if training { len } else { 0 };
+        Self {
+            weight: vec![T::nan(); len],
+            gradient: vec![T::nan(); kept],
+            m: vec![T::zero(); kept],
+            v: vec![T::zero(); kept],
+            average: vec![T::nan(); kept],
+        }
+    }
+
+    pub fn bytes(&self) -> usize {
+        (self.weight.len() + 4 * self.gradient.len()) * size_of::<T>()
+    }
+
+    /// Whether every gradient is a finite number.
+    pub fn is_finite(&self) -> bool {
+        self.gradient
+            .par_chunks(1 << 16)
+            .all(|c| c.iter().all(|g| g.is_finite()))
+    }
+
+    /// The step number `t`, from 1.
+    pub fn step(&mut self, adam: &Adam, t: u64) {
+        let t = i32::try_from(t).unwrap_or(i32::MAX);
+        let (b1, b2) = (T::of(adam.beta1), T::of(adam.beta2));
+        let (a1, a2) = (T::of(1.0 - adam.beta1), T::of(1.0 - adam.beta2));
+        let step_size = T::of(adam.lr / (1.0 - adam.beta1.powi(t)));
+        let root = T::of((1.0 - adam.beta2.powi(t)).sqrt());
+        let eps = T::of(adam.eps);
+        const CHUNK: usize = 1 << 14;
+        self.weight
+            .par_chunks_mut(CHUNK)
+            .zip(self.gradient.par_chunks(CHUNK))
+            .zip(
+                self.m
+                    .par_chunks_mut(CHUNK)
+                    .zip(self.v.par_chunks_mut(CHUNK)),
+            )
+            .for_each(|((w, g), (m, v))| {
+                for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                    *m = b1 * *m + a1 * g;
+                    *v = b2 * *v + a2 * g * g;
+                    *w -= step_size * *m / (v.sqrt() / root + eps);
+                }
+            });
+    }
+
+    /// average ← decay·average + (1 − decay)·weight.
+    pub fn follow(&mut self, decay: f64) {
+        let (keep, take) = (T::of(decay), T::of(1.0 - decay));
+        const CHUNK: usize = 1 << 14;
+        self.average
+            .par_chunks_mut(CHUNK)
+            .zip(self.weight.par_chunks(CHUNK))
+            .for_each(|(average, weight)| {
+                for (a, &w) in average.iter_mut().zip(weight) {
+                    *a = keep * *a + take * w;
+                }
+            });
+    }
+}

@@ -1,0 +1,508 @@
+//! A compiled network on the CPU: blocks in order, activations kept for the backward pass.
+
+use anyhow::{Result, ensure};
+use rayon::prelude::*;
+
+use super::adam::Parameter;
+use super::batch_norm::BatchNorm;
+use super::bce_loss::bce_with_logits;
+use super::conv_transpose2d::scatter;
+use super::conv_wgrad::weight_gradient;
+use super::conv2d::{Geometry, TAPS, gather};
+use super::leaky_relu::{apply, derivative};
+use super::{Buffer, Losses, Real};
+use crate::backend::{Adam, Network, Slot, State, Statistics, Steps, Use, Want};
+use crate::model::{Activation, Architecture, Block, StateDict, Tensor};
+
+/// Elements that one task of an elementwise pass takes.
+const CHUNK: usize = 1 << 15;
+
+struct Layer<T> {
+    block: Block,
+    geometry: Geometry,
+    /// `[r, s, c, k]`, see [`super::conv2d`].
+    weight: Parameter<T>,
+    norm: Option<BatchNorm<T>>,
+    /// The convolution's output where batch norm needs it; empty without.
+    convolved: Vec<T>,
+    /// What the next block sees.
+    output: Buffer<T>,
+}
+
+/// A generator or discriminator with its parameters, gradients, moments and activations.
+pub struct CpuNetwork<T> {
+    architecture: Architecture,
+    batch: usize,
+    layers: Vec<Layer<T>>,
+    /// The inputs of the last forward pass, one after the other.
+    input: Buffer<T>,
+    input_gradient: Buffer<T>,
+    /// Gradient of the loss with respect to the logits.
+    loss_gradient: Vec<T>,
+    /// Gradients of the maps between blocks, in turns.
+    gradients: [Vec<T>; 2],
+    /// Maps in each input of the last forward pass.
+    inputs: Vec<usize>,
+    steps: Steps,
+    batches_tracked: u64,
+    usage: Use,
+}
+
+impl<T: Real> CpuNetwork<T> {
+    pub fn new(architecture: &Architecture, batch: usize, usage: Use) -> Self {
+        let training = usage == Use::Training;
+        let layers: Vec<Layer<T>> = architecture
+            .blocks
+            .iter()
+            .map(|&block| {
+                let geometry = Geometry::of(&block);
+                let normed = if block.batch_norm {
+                    batch * block.output.len()
+                } else {
+                    0
+                };
+                Layer {
+                    block,
+                    geometry,
+                    weight: Parameter::new(geometry.weights(), training),
+                    norm: block
+                        .batch_norm
+                        .then(|| BatchNorm::new(block.output.c, training)),
+                    convolved: vec![T::nan(); normed],
+                    output: Buffer::new(batch, block.output),
+                }
+            })
+            .collect();
+        let kept = if training { batch } else { 0 };
+        // A gradient lies between blocks, so the image itself needs none of these two.
+        let largest = layers
+            .iter()
+            .map(|l| l.block.output.len())
+            .max()
+            .unwrap_or(0);
+        Self {
+            input: Buffer::new(batch, architecture.input()),
+            input_gradient: Buffer::new(kept, architecture.input()),
+            loss_gradient: vec![T::nan(); kept * architecture.output().len()],
+            gradients: [
+                vec![T::nan(); kept * largest],
+                vec![T::nan(); kept * largest],
+            ],
+            inputs: Vec::new(),
+            steps: Steps::default(),
+            batches_tracked: 0,
+            architecture: architecture.clone(),
+            batch,
+            layers,
+            usage,
+        }
+    }
+
+    /// Every learned tensor with its name, in `state_dict` order.
+    fn parameters(&self) -> Vec<(String, &Parameter<T>, Option<&Layer<T>>)> {
+        let mut all = Vec::new();
+        let indices = self.architecture.sequential_indices();
+        for (layer, (convolution, norm)) in self.layers.iter().zip(indices) {
+            all.push((
+                format!("main.{convolution}.weight"),
+                &layer.weight,
+                Some(layer),
+            ));
+            if let (Some(index), Some(norm)) = (norm, &layer.norm) {
+                all.push((format!("main.{index}.weight"), &norm.weight, None));
+                all.push((format!("main.{index}.bias"), &norm.bias, None));
+            }
+        }
+        all
+    }
+
+    /// As [`Self::parameters`], without names.
+    fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter<T>> {
+        self.layers.iter_mut().flat_map(|layer| {
+            let norm = layer
+                .norm
+                .iter_mut()
+                .flat_map(|n| [&mut n.weight, &mut n.bias]);
+            std::iter::once(&mut layer.weight).chain(norm)
+        })
+    }
+
+    fn trained(&self) -> Result<()> {
+        ensure!(
+            self.usage == Use::Training,
+            "this network was compiled for inference only"
+        );
+        Ok(())
+    }
+}
+
+/// `[r,s,c,k]` → PyTorch's `[k,c,r,s]`.
+fn to_pytorch<T: Real>(geometry: &Geometry, values: &[T]) -> Vec<f32> {
+    let (c, k) = (geometry.large.c, geometry.small.c);
+    let mut out = vec![0.0; values.len()];
+    for (row, values) in values.chunks_exact(k).enumerate() {
+        let (tap, c0) = (row / c, row % c);
+        for (k0, &value) in values.iter().enumerate() {
+            out[(k0 * c + c0) * TAPS + tap] = value.f64() as f32;
+        }
+    }
+    out
+}
+
+/// PyTorch's `[k,c,r,s]` → `[r,s,c,k]`.
+fn from_pytorch<T: Real>(geometry: &Geometry, values: &[f32], out: &mut [T]) {
+    let (c, k) = (geometry.large.c, geometry.small.c);
+    for (row, out) in out.chunks_exact_mut(k).enumerate() {
+        let (tap, c0) = (row / c, row % c);
+        for (k0, out) in out.iter_mut().enumerate() {
+            *out = T::of(f64::from(values[(k0 * c + c0) * TAPS + tap]));
+        }
+    }
+}
+
+fn chosen<T>(parameter: &Parameter<T>, state: State) -> &Vec<T> {
+    match state {
+        State::Parameters => &parameter.weight,
+        State::Average => &parameter.average,
+        State::Gradients => &parameter.gradient,
+        State::FirstMoment => &parameter.m,
+        State::SecondMoment => &parameter.v,
+    }
+}
+
+fn chosen_mut<T>(parameter: &mut Parameter<T>, state: State) -> &mut Vec<T> {
+    match state {
+        State::Parameters => &mut parameter.weight,
+        State::Average => &mut parameter.average,
+        State::Gradients => &mut parameter.gradient,
+        State::FirstMoment => &mut parameter.m,
+        State::SecondMoment => &mut parameter.v,
+    }
+}
+
+impl<T: Real> Layer<T> {
+    /// The convolution alone, for `n` maps.
+    fn convolve(&mut self, n: usize, input: &[T]) {
+        let output = if self.norm.is_some() {
+            &mut self.convolved
+        } else {
+            &mut self.output.data
+        };
+        let output = &mut output[..n * self.block.output.len()];
+        let input = &input[..n * self.block.input.len()];
+        if self.block.convolution.is_transposed() {
+            scatter(&self.geometry, input, &self.weight.weight, output);
+        } else {
+            gather(&self.geometry, input, &self.weight.weight, output);
+        }
+    }
+
+    /// Batch norm of each input on its own, and the activation.
+    fn activate(&mut self, inputs: &[usize], statistics: Statistics) {
+        let activation = self.block.activation;
+        let length = self.block.output.len();
+        match &mut self.norm {
+            Some(norm) => {
+                norm.begin();
+                let mut first = 0;
+                for n in inputs {
+                    let at = first..first + n * length;
+                    let (x, y) = (
+                        &self.convolved[at.clone()],
+                        &mut self.output.data[at.clone()],
+                    );
+                    norm.forward(statistics, activation, x, y);
+                    first = at.end;
+                }
+            }
+            None if activation == Activation::None => {}
+            None => {
+                let end = inputs.iter().sum::<usize>() * length;
+                self.output.data[..end]
+                    .par_chunks_mut(CHUNK)
+                    .for_each(|values| values.iter_mut().for_each(|v| *v = apply(activation, *v)));
+            }
+        }
+    }
+
+    /// `gradient` of the output becomes that of the convolution's output; dγ and dβ are kept where `weights`.
+    fn activate_backward(&mut self, inputs: &[usize], weights: bool, gradient: &mut [T]) {
+        let activation = self.block.activation;
+        let length = self.block.output.len();
+        match &mut self.norm {
+            Some(norm) => {
+                let mut first = 0;
+                for (index, n) in inputs.iter().enumerate() {
+                    let at = first..first + n * length;
+                    let (x, y) = (&self.convolved[at.clone()], &self.output.data[at.clone()]);
+                    norm.backward(index, activation, weights, x, y, &mut gradient[at.clone()]);
+                    first = at.end;
+                }
+            }
+            None if activation == Activation::None => {}
+            None => {
+                gradient
+                    .par_chunks_mut(CHUNK)
+                    .zip(self.output.data.par_chunks(CHUNK))
+                    .for_each(|(gradient, y)| {
+                        for (gradient, &y) in gradient.iter_mut().zip(y) {
+                            *gradient *= derivative(activation, y);
+                        }
+                    });
+            }
+        }
+    }
+
+    /// Gradient of the weight, from this block's input and the gradient of its convolution.
+    fn weight_backward(&mut self, n: usize, input: &[T], gradient: &[T]) {
+        let input = &input[..n * self.block.input.len()];
+        let (large, small) = if self.block.convolution.is_transposed() {
+            (gradient, input)
+        } else {
+            (input, gradient)
+        };
+        weight_gradient(&self.geometry, large, small, &mut self.weight.gradient);
+    }
+
+    /// Gradient of the input, from that of the convolution.
+    fn input_backward(&self, gradient: &[T], input_gradient: &mut [T]) {
+        if self.block.convolution.is_transposed() {
+            gather(
+                &self.geometry,
+                gradient,
+                &self.weight.weight,
+                input_gradient,
+            );
+        } else {
+            scatter(
+                &self.geometry,
+                gradient,
+                &self.weight.weight,
+                input_gradient,
+            );
+        }
+    }
+}
+
+impl<T: Real> Network for CpuNetwork<T> {
+    type Buffer = Buffer<T>;
+    type Losses = Losses;
+
+    fn forward(&mut self, inputs: &[&Buffer<T>], statistics: Statistics) -> Result<()> {
+        self.inputs.clear();
+        let mut first = 0;
+        for input in inputs {
+            ensure!(
+                input.shape == self.input.shape,
+                "an input of {:?} does not fit a network for {:?}",
+                input.shape,
+                self.input.shape
+            );
+            let end = first + input.data.len();
+            ensure!(
+                end <= self.input.data.len(),
+                "more than {} maps in one pass",
+                self.batch
+            );
+            self.input.data[first..end].copy_from_slice(&input.data);
+            self.inputs.push(input.n);
+            first = end;
+        }
+        let n = self.inputs.iter().sum();
+        for index in 0..self.layers.len() {
+            let (before, rest) = self.layers.split_at_mut(index);
+            let input = before.last().map_or(&self.input.data, |l| &l.output.data);
+            rest[0].convolve(n, input);
+            rest[0].activate(&self.inputs, statistics);
+        }
+        if statistics == Statistics::Batch {
+            self.batches_tracked += inputs.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn output(&self) -> &Buffer<T> {
+        &self.layers[self.layers.len() - 1].output
+    }
+
+    fn bce_with_logits(&mut self, targets: &[f32], losses: &mut Losses, first: Slot) -> Result<()> {
+        self.trained()?;
+        ensure!(
+            targets.len() == self.inputs.len() && first as usize + targets.len() <= losses.len(),
+            "{} targets for {} inputs",
+            targets.len(),
+            self.inputs.len()
+        );
+        let length = self.architecture.output().len();
+        let logits = &self.layers[self.layers.len() - 1].output.data;
+        let mut start = 0;
+        for (index, (&target, &n)) in targets.iter().zip(&self.inputs).enumerate() {
+            let at = start..start + n * length;
+            losses[first as usize + index] = bce_with_logits(
+                &logits[at.clone()],
+                target,
+                &mut self.loss_gradient[at.clone()],
+            );
+            start = at.end;
+        }
+        Ok(())
+    }
+
+    fn backward(&mut self, output_gradient: Option<&Buffer<T>>, want: Want) -> Result<()> {
+        self.trained()?;
+        let n: usize = self.inputs.iter().sum();
+        let (weights, wants_input) = (want.weights(), want.input());
+        let [current, next] = &mut self.gradients;
+        let length = n * self.architecture.output().len();
+        let given = output_gradient.map_or(&self.loss_gradient, |b| &b.data);
+        ensure!(
+            given.len() >= length,
+            "a gradient of {} elements for an output of {length}",
+            given.len()
+        );
+        current[..length].copy_from_slice(&given[..length]);
+        for index in (0..self.layers.len()).rev() {
+            let (before, rest) = self.layers.split_at_mut(index);
+            let layer = &mut rest[0];
+            let gradient = &mut current[..n * layer.block.output.len()];
+            layer.activate_backward(&self.inputs, weights, gradient);
+            if weights {
+                let input = before.last().map_or(&self.input.data, |l| &l.output.data);
+                layer.weight_backward(n, input, gradient);
+            }
+            if index > 0 {
+                layer.input_backward(gradient, &mut next[..n * layer.block.input.len()]);
+                std::mem::swap(current, next);
+            } else if wants_input {
+                let length = n * layer.block.input.len();
+                layer.input_backward(gradient, &mut self.input_gradient.data[..length]);
+            }
+        }
+        Ok(())
+    }
+
+    fn input_gradient(&self) -> &Buffer<T> {
+        &self.input_gradient
+    }
+
+    fn adam(&mut self, adam: &Adam) -> Result<()> {
+        self.trained()?;
+        if !self.parameters().iter().all(|(_, p, _)| p.is_finite()) {
+            self.steps.skipped += 1;
+            return Ok(());
+        }
+        self.steps.taken += 1;
+        let t = self.steps.taken;
+        self.parameters_mut().for_each(|p| p.step(adam, t));
+        Ok(())
+    }
+
+    fn average(&mut self, decay: f64) -> Result<()> {
+        self.trained()?;
+        self.parameters_mut().for_each(|p| p.follow(decay));
+        Ok(())
+    }
+
+    fn steps(&self) -> Result<Steps> {
+        Ok(self.steps)
+    }
+
+    fn set_steps(&mut self, steps: Steps) -> Result<()> {
+        self.steps = steps;
+        Ok(())
+    }
+
+    fn read(&self, state: State) -> Result<StateDict> {
+        if state != State::Parameters {
+            self.trained()?;
+        }
+        let mut dict = StateDict::default();
+        for (name, parameter, layer) in self.parameters() {
+            let values = chosen(parameter, state);
+            let tensor = match layer {
+                Some(layer) => Tensor::new(
+                    &layer.block.weight_shape(),
+                    to_pytorch(&layer.geometry, values),
+                ),
+                None => vector(values),
+            };
+            dict.tensors.insert(name, tensor);
+        }
+        if matches!(state, State::Parameters | State::Average) {
+            dict.batches_tracked = Some(self.batches_tracked);
+            let indices = self.architecture.sequential_indices();
+            for (layer, (_, index)) in self.layers.iter().zip(indices) {
+                if let (Some(index), Some(norm)) = (index, &layer.norm) {
+                    for (suffix, values) in [
+                        ("running_mean", &norm.running_mean),
+                        ("running_var", &norm.running_var),
+                    ] {
+                        dict.tensors
+                            .insert(format!("main.{index}.{suffix}"), vector(values));
+                    }
+                }
+            }
+        }
+        Ok(dict)
+    }
+
+    fn write(&mut self, state: State, dict: &StateDict) -> Result<()> {
+        if state != State::Parameters {
+            self.trained()?;
+        }
+        let buffers = matches!(state, State::Parameters | State::Average);
+        dict.check(&self.architecture, buffers)?;
+        let indices = self.architecture.sequential_indices();
+        for (layer, (convolution, index)) in self.layers.iter_mut().zip(indices) {
+            let weight = dict.get(&format!("main.{convolution}.weight"))?;
+            from_pytorch(
+                &layer.geometry,
+                &weight.data,
+                chosen_mut(&mut layer.weight, state),
+            );
+            let (Some(index), Some(norm)) = (index, &mut layer.norm) else {
+                continue;
+            };
+            let fill = |suffix: &str, out: &mut [T]| -> Result<()> {
+                let tensor = dict.get(&format!("main.{index}.{suffix}"))?;
+                for (out, &value) in out.iter_mut().zip(&tensor.data) {
+                    *out = T::of(f64::from(value));
+                }
+                Ok(())
+            };
+            fill("weight", chosen_mut(&mut norm.weight, state))?;
+            fill("bias", chosen_mut(&mut norm.bias, state))?;
+            // The average has no buffers of its own: it shares the network's.
+            if state == State::Parameters {
+                fill("running_mean", &mut norm.running_mean)?;
+                fill("running_var", &mut norm.running_var)?;
+            }
+        }
+        if state == State::Parameters {
+            self.batches_tracked = dict.batches_tracked.unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        let layers: usize = self
+            .layers
+            .iter()
+            .map(|l| {
+                let maps = (l.convolved.len() + l.output.data.len()) * size_of::<T>();
+                maps + l.weight.bytes() + l.norm.as_ref().map_or(0, BatchNorm::bytes)
+            })
+            .sum();
+        let maps =
+            self.input.data.len() + self.input_gradient.data.len() + self.loss_gradient.len();
+        let gradients: usize = self.gradients.iter().map(Vec::len).sum();
+        layers + (maps + gradients) * size_of::<T>()
+    }
+}
+
+fn vector<T: Real>(values: &[T]) -> Tensor {
+    Tensor::new(
+        &[values.len()],
+        values.iter().map(|v| v.f64() as f32).collect(),
+    )
+}

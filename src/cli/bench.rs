@@ -1,0 +1,171 @@
+//! `bench step`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use clap::{Args as ClapArgs, Subcommand};
+
+use super::device::{Device, pick};
+use super::train::set_threads;
+use crate::backend::cpu::Cpu;
+use crate::backend::{Adam, Backend};
+use crate::files;
+use crate::model::arch::Dimensions;
+use crate::random::Purpose;
+use crate::train::step::{Gan, Settings};
+
+/// Measure.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Throughput of the training iteration on random images that are already there.
+    Step(Step),
+}
+
+impl Command {
+    pub fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Step(step) => step.run(),
+        }
+    }
+}
+
+#[derive(ClapArgs)]
+pub struct Step {
+    /// Pixels a side
+    #[arg(long, default_value_t = 64)]
+    image_size: usize,
+    /// Channels next to the image
+    #[arg(long, default_value_t = 64)]
+    width: usize,
+    /// Length of z
+    #[arg(long, default_value_t = 100)]
+    latent_dim: usize,
+    /// Images of one iteration
+    #[arg(long, default_value_t = 64)]
+    batch_size: usize,
+    /// How long to measure, after a warm-up of two iterations
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Where to compute
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// Threads [default: one a core]
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Write the result as JSON as well; `-` prints it
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl Step {
+    fn run(self) -> Result<ExitCode> {
+        let dimensions = Dimensions {
+            image_size: self.image_size,
+            width: self.width,
+            latent_dim: self.latent_dim,
+            channels: 3,
+        };
+        dimensions.check()?;
+        ensure!(self.batch_size > 0, "--batch-size must be at least 1");
+        ensure!(
+            self.seconds.is_finite() && self.seconds > 0.0,
+            "--seconds must be positive"
+        );
+        pick(&self.device)?;
+        if let Some(workers) = self.workers {
+            set_threads(workers)?;
+        }
+        let backend = Cpu::<f32>::new();
+        let times = measure(&backend, &dimensions, self.batch_size, self.seconds)?;
+        let median = times[times.len() / 2].as_secs_f64();
+        let images_per_sec = self.batch_size as f64 / median;
+        let (g, d) = (dimensions.generator(), dimensions.discriminator());
+        let forward = |a: &crate::model::Architecture| a.blocks.iter().map(|b| b.flops()).sum::<u64>();
+        let first = |a: &crate::model::Architecture| a.blocks[0].flops();
+        // Forward, weight gradient and data gradient of each pass; nothing wants the gradient of z or of real images.
+        let flop = 3 * forward(&g) - first(&g) + 8 * forward(&d) - 2 * first(&d);
+        println!(
+            "{}: {} px, width {}, batch {}: {images_per_sec:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to \
+             {:.1}), {:.1} GFLOP/s, peak memory {:.0} MiB",
+            backend.describe(),
+            self.image_size,
+            self.width,
+            self.batch_size,
+            median * 1e3,
+            times.len(),
+            times[0].as_secs_f64() * 1e3,
+            times[times.len() - 1].as_secs_f64() * 1e3,
+            flop as f64 * images_per_sec / 1e9,
+            peak_rss() as f64 / f64::from(1 << 20)
+        );
+        if let Some(path) = &self.json {
+            let text = serde_json::json!({
+                "device": backend.describe(),
+                "image_size": self.image_size,
+                "width": self.width,
+                "batch_size": self.batch_size,
+                "images_per_sec": images_per_sec,
+                "ms": median * 1e3,
+                "iterations": times.len(),
+                "gflop_per_image": flop as f64 / 1e9,
+                "gflop_per_sec": flop as f64 * images_per_sec / 1e9,
+                "peak_rss_bytes": peak_rss(),
+                "version": env!("CARGO_PKG_VERSION"),
+            });
+            if path.as_os_str() == "-" {
+                println!("{text}");
+            } else {
+                files::write_atomically(path, format!("{text:#}\n").as_bytes())?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Times of single iterations, sorted.
+fn measure<B: Backend>(backend: &B, dimensions: &Dimensions, batch: usize, seconds: f64) -> Result<Vec<Duration>> {
+    let mut gan = Gan::new(backend, dimensions, batch, 0)?;
+    let bytes = batch * dimensions.image_size * dimensions.image_size * dimensions.channels;
+    let pixels: Vec<u8> = (0..bytes).map(|i| (i * 7919 % 251) as u8).collect();
+    backend.load_batch(&pixels, &vec![false; batch], &mut gan.real)?;
+    let adam = Adam {
+        lr: 2e-4,
+        beta1: 0.5,
+        beta2: 0.999,
+        eps: 1e-8,
+    };
+    let settings = Settings {
+        discriminator: adam,
+        generator: adam,
+        ema: 0.999,
+    };
+    let mut times = Vec::new();
+    let mut begin = Instant::now();
+    for step in 0.. {
+        if step == 2 {
+            begin = Instant::now();
+        }
+        let start = Instant::now();
+        backend.draw_latent(0, Purpose::Latent, step, &mut gan.z)?;
+        gan.iteration(&settings)?;
+        gan.losses(backend)?;
+        if step >= 2 {
+            times.push(start.elapsed());
+            if begin.elapsed().as_secs_f64() >= seconds && times.len() >= 3 {
+                break;
+            }
+        }
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// Peak resident memory of this process so far, bytes; 0 where the system does not tell.
+fn peak_rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}

@@ -1,0 +1,163 @@
+//! `sample`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args as ClapArgs;
+use image::RgbImage;
+
+use super::device::{Device, pick};
+use crate::backend::Statistics;
+use crate::backend::cpu::Cpu;
+use crate::files;
+use crate::model::arch::Dimensions;
+use crate::model::params::TensorFile;
+use crate::model::{StateDict, Tensor};
+use crate::random::{Purpose, Stream};
+use crate::train::checkpoint::{Weights, load_generator};
+use crate::train::run::Sampler;
+use crate::train::sheet;
+
+/// Images generated at a time.
+const BATCH: usize = 64;
+
+/// Generate images from a checkpoint.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// A checkpoint, a run (its newest checkpoint), or a folder with generator.safetensors
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// How many images of random noise
+    #[arg(long, value_name = "N", default_value_t = 64, conflicts_with = "latents")]
+    count: usize,
+    /// Noise from a file instead: tensor `z`, [n, latent_dim]
+    #[arg(long, value_name = "FILE.safetensors")]
+    latents: Option<PathBuf>,
+    /// FILE.png for one sheet, FILE.safetensors for the numbers (tensor `images`, [n, 3, h, w] in [−1, 1]), or a folder
+    /// for numbered PNGs
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// Whose weights
+    #[arg(long, value_enum, default_value = "ema")]
+    weights: Weights,
+    /// Batch norm by the statistics of each batch of at most 64 instead of the running ones
+    #[arg(long)]
+    batch_statistics: bool,
+    /// Of the noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where to compute
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// Print errors only
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+enum Out {
+    Sheet,
+    Tensors,
+    Folder,
+}
+
+impl Args {
+    pub fn run(self) -> Result<ExitCode> {
+        ensure!(
+            (1..=1_000_000).contains(&self.count),
+            "--count {} is out of range: use 1 to 1000000",
+            self.count
+        );
+        pick(&self.device)?;
+        let out = self.out_kind()?;
+        let (dict, dimensions) = load_generator(&self.checkpoint, self.weights)?;
+        let z = self.z(dimensions.latent_dim)?;
+        let count = z.len() / dimensions.latent_dim;
+        let images = generate(&dict, &dimensions, &z, self.batch_statistics)?;
+        let size = dimensions.image_size;
+        let channels = dimensions.channels;
+        match out {
+            Out::Sheet => sheet::write_png(&self.out, sheet::sheet(&images, channels, size))?,
+            Out::Tensors => {
+                let mut file = TensorFile::default();
+                let tensor = Tensor::new(&[count, channels, size, size], images);
+                file.floats.insert("images".into(), tensor);
+                files::write_atomically(&self.out, &file.to_bytes()?)?;
+            }
+            Out::Folder => write_folder(&self.out, &images, channels, size)?,
+        }
+        if !self.quiet {
+            println!("{count} images: {}", self.out.display());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// What `--out` asks for; nothing is overwritten.
+    fn out_kind(&self) -> Result<Out> {
+        let kind = match self.out.extension().and_then(|e| e.to_str()) {
+            Some("png") => Out::Sheet,
+            Some("safetensors") => Out::Tensors,
+            Some(other) => bail!(
+                "--out {} ends in .{other}: use .png, .safetensors, or a folder without an extension",
+                self.out.display()
+            ),
+            None => Out::Folder,
+        };
+        files::refuse_existing(&self.out)?;
+        Ok(kind)
+    }
+
+    /// The noise, one row of `latent_dim` an image.
+    fn z(&self, latent_dim: usize) -> Result<Vec<f32>> {
+        let Some(path) = &self.latents else {
+            let mut z = vec![0.0; self.count * latent_dim];
+            Stream::new(self.seed, Purpose::Sample, 0).fill_normal(&mut z);
+            return Ok(z);
+        };
+        let file = TensorFile::read(path)?;
+        let tensor = file
+            .floats
+            .get("z")
+            .with_context(|| format!("{} has no tensor `z`", path.display()))?;
+        ensure!(
+            matches!(tensor.shape[..], [n, nz] if n > 0 && nz == latent_dim),
+            "z in {} has shape {:?}, but this generator needs [n, {latent_dim}]",
+            path.display(),
+            tensor.shape
+        );
+        Ok(tensor.data.clone())
+    }
+}
+
+/// f32 NCHW images of `z`.
+fn generate(dict: &StateDict, dimensions: &Dimensions, z: &[f32], by_batch: bool) -> Result<Vec<f32>> {
+    let backend = Cpu::<f32>::new();
+    let statistics = if by_batch { Statistics::BatchOnly } else { Statistics::Running };
+    let mut images = Vec::new();
+    let mut sampler: Option<(usize, Sampler<Cpu<f32>>)> = None;
+    for z in z.chunks(BATCH * dimensions.latent_dim) {
+        let count = z.len() / dimensions.latent_dim;
+        let sampler = match &mut sampler {
+            Some((n, sampler)) if *n == count => sampler,
+            slot => {
+                let mut made = Sampler::new(&backend, dimensions, count)?;
+                made.load(dict)?;
+                &mut slot.insert((count, made)).1
+            }
+        };
+        sampler.set_z(&backend, z)?;
+        images.extend(sampler.images(&backend, statistics)?);
+    }
+    Ok(images)
+}
+
+/// `000001.png` … in a new folder.
+fn write_folder(folder: &Path, images: &[f32], channels: usize, size: usize) -> Result<()> {
+    std::fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (index, image) in images.chunks_exact(channels * size * size).enumerate() {
+        let pixels = sheet::to_pixels(image, channels, size);
+        let image = RgbImage::from_raw(size as u32, size as u32, pixels).context("an image of the wrong size")?;
+        sheet::write_png(&folder.join(format!("{:06}.png", index + 1)), image)?;
+    }
+    Ok(())
+}

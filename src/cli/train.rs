@@ -1,0 +1,470 @@
+//! `train`.
+
+use std::fmt::Display;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args as ClapArgs;
+
+use super::device::{Device, pick};
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, Network, Use};
+use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Source, Split};
+use crate::model::arch::Dimensions;
+use crate::model::{Architecture, StateDict};
+use crate::train::checkpoint::{self, Checkpoint};
+use crate::train::config::{Config, Precision};
+use crate::train::run::{self, Claim, Outcome, Plan, Start};
+use crate::train::stop::Stop;
+
+/// Train a DCGAN.
+///
+/// Without options: on synthetic faces, which need no download. Results go to a run folder: config.json, log.jsonl,
+/// samples/ and checkpoints/.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// What to train on [default: synthetic]
+    #[arg(long, value_enum)]
+    dataset: Option<Kind>,
+    /// Folder or zip of the images [default: data/celeba for celeba]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// CelebA's partition to use [default: train where there is a partition file, else all]
+    #[arg(long, value_enum)]
+    split: Option<Split>,
+    /// Centre-crop N×N pixels before resizing [default: none]
+    #[arg(long, value_name = "N")]
+    crop: Option<u32>,
+    /// How many synthetic faces to draw [default: 10000]
+    #[arg(long, value_name = "N")]
+    synthetic_count: Option<usize>,
+    /// Share of images that may be corrupt before it is an error [default: 0.01]
+    #[arg(long, value_name = "SHARE")]
+    max_bad: Option<f64>,
+
+    /// Run folder [default: the next free runs/NNNNN-DATASET-SIZEpx]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Continue the run in --out from its newest checkpoint, or from the checkpoint given
+    #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, conflicts_with_all = ["init_from", "record"])]
+    resume: Option<Option<PathBuf>>,
+    /// Start from the weights in a checkpoint, a run, or a folder of PyTorch state_dicts as safetensors
+    #[arg(long, value_name = "DIR")]
+    init_from: Option<PathBuf>,
+
+    /// Pixels a side: 32, 64, 128, 256 or 512 [default: 64]
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// Channels of the layers next to the image [default: 64]
+    #[arg(long)]
+    width: Option<usize>,
+    /// Length of the noise z [default: 100]
+    #[arg(long, value_name = "N")]
+    latent_dim: Option<usize>,
+    /// Images of one iteration [default: 128]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// How many times to go through the images [default: 25]
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    epochs: Option<u64>,
+    /// How many iterations, instead of --epochs
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Learning rate of both networks [default: 0.0002]
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Learning rate of the generator [default: --lr]
+    #[arg(long)]
+    lr_g: Option<f64>,
+    /// Learning rate of the discriminator [default: --lr]
+    #[arg(long)]
+    lr_d: Option<f64>,
+    /// Adam's β1 [default: 0.5]
+    #[arg(long)]
+    beta1: Option<f64>,
+    /// Adam's β2 [default: 0.999]
+    #[arg(long)]
+    beta2: Option<f64>,
+    /// Mirror images at random
+    #[arg(long)]
+    flip: bool,
+    /// Decay of the generator's moving average, which the sample sheets show; 0 for none [default: 0.999]
+    #[arg(long, value_name = "DECAY")]
+    ema: Option<f64>,
+    /// Of all random numbers: same seed, same device, same result [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
+
+    /// Where to train
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// Type of stored activations and weights [default: fp32 on the CPU]
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
+    /// Threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+
+    /// Iterations between sample sheets; 0 for only the first and last [default: 500]
+    #[arg(long, value_name = "N")]
+    sample_every: Option<u64>,
+    /// Iterations between checkpoints; 0 for only the last [default: 500]
+    #[arg(long, value_name = "N")]
+    checkpoint_every: Option<u64>,
+    /// How many of the newest checkpoints stay [default: 3]
+    #[arg(long, value_name = "N")]
+    keep_checkpoints: Option<usize>,
+    /// Iterations between reports [default: 50]
+    #[arg(long, value_name = "N")]
+    log_every: Option<u64>,
+    /// Write what it takes to check the run elsewhere (see scripts/replay_pytorch.py)
+    #[arg(long, value_name = "FILE.safetensors")]
+    record: Option<PathBuf>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print errors only
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Args {
+    pub fn run(self) -> Result<ExitCode> {
+        if let Some(workers) = self.workers {
+            set_threads(workers)?;
+        }
+        let (run, resumed) = self.place()?;
+        let mut config = self.config(resumed.as_ref().map(|r| &r.config))?;
+        // Counted once the images are known; until then any positive number will do for the checks.
+        let epochs = self.epochs.unwrap_or(25);
+        if let (None, Some(steps)) = (self.epochs, self.steps) {
+            config.steps = steps;
+        }
+        config.check()?;
+        ensure!(epochs > 0, "nothing to do: --epochs must be at least 1");
+        if config.precision != Precision::Fp32 {
+            bail!(
+                "the CPU computes in fp32: leave --precision {} out, or use --device cuda",
+                config.precision
+            );
+        }
+        if let Some(folder) = &self.init_from {
+            // Read again when the networks are made; here so that an error comes before the images are decoded.
+            checkpoint::load_networks(folder, &config.dimensions())?;
+        }
+        pick(&self.device)?;
+        let source = open(&config)?;
+        let epoch_steps = self.steps.is_none() && (resumed.is_none() || self.epochs.is_some());
+        let backend = Cpu::<f32>::new();
+        if self.dry_run {
+            let per_epoch = (source.len() / config.batch_size) as u64;
+            if epoch_steps {
+                config.steps = (epochs * per_epoch).max(1);
+            }
+            return describe(&backend, &config, &run, source.as_ref());
+        }
+
+        let claim = Claim::new(&run, self.resume.is_some())?;
+        let stop = Stop::install()?;
+        let dataset = match self.load(&config, source.as_ref(), &run, &stop) {
+            Ok(dataset) => dataset,
+            Err(error) => {
+                claim.abandon();
+                return match stop.exit_code() {
+                    Some(code) => Ok(ExitCode::from(code)),
+                    None => Err(error),
+                };
+            }
+        };
+        if epoch_steps {
+            config.steps = epochs * (dataset.len() / config.batch_size) as u64;
+        }
+        let start = match (resumed, &self.init_from) {
+            (Some(resumed), _) => resumed.start,
+            (None, Some(folder)) => Start::From(folder.clone()),
+            (None, None) => Start::Fresh,
+        };
+        self.say(format!(
+            "{}\n{}\n{} px, width {}, batch {}, {} iterations, into {}",
+            source.describe(),
+            backend.describe(),
+            config.image_size,
+            config.width,
+            config.batch_size,
+            config.steps,
+            run.display()
+        ));
+        let plan = Plan {
+            config,
+            run: run.clone(),
+            start,
+            record: self.record.clone(),
+            quiet: self.quiet,
+        };
+        match run::train(&backend, &dataset, plan, &claim, &stop) {
+            Ok(outcome) => Ok(self.finish(&run, &outcome)),
+            Err(error) => {
+                claim.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    fn say(&self, text: impl Display) {
+        if !self.quiet {
+            println!("{text}");
+        }
+    }
+
+    fn finish(&self, run: &Path, outcome: &Outcome) -> ExitCode {
+        if let Some(code) = outcome.stopped {
+            eprintln!(
+                "stopped after iteration {}; the checkpoint is {}; continue with: train --out {} --resume",
+                outcome.step,
+                outcome.checkpoint.display(),
+                run.display()
+            );
+            return ExitCode::from(code);
+        }
+        self.say(format!("checkpoint: {}", outcome.checkpoint.display()));
+        if let Some(sheet) = &outcome.sheet {
+            self.say(format!("samples:    {}", sheet.display()));
+        }
+        ExitCode::SUCCESS
+    }
+
+    /// The run folder, and what is resumed in it.
+    fn place(&self) -> Result<(PathBuf, Option<Resumed>)> {
+        let Some(resume) = &self.resume else {
+            let run = match &self.out {
+                Some(out) => out.clone(),
+                None => next_free(Path::new("runs"), self.dataset.unwrap_or(Kind::Synthetic), self.image_size)?,
+            };
+            if let Some(record) = &self.record {
+                crate::files::refuse_existing(record)?;
+            }
+            return Ok((run, None));
+        };
+        let run = match (&self.out, resume) {
+            (Some(out), _) => out.clone(),
+            // RUN/checkpoints/step-000500
+            (None, Some(path)) => path
+                .parent()
+                .and_then(Path::parent)
+                .with_context(|| format!("{} lies in no run: give the run folder as --out", path.display()))?
+                .to_path_buf(),
+            (None, None) => bail!("--resume needs to know which run: give its folder as --out, or a checkpoint"),
+        };
+        ensure!(
+            run.is_dir(),
+            "there is no run folder {}: start a run without --resume",
+            run.display()
+        );
+        let config = Config::read(&run)?;
+        let start = match resume {
+            Some(path) => {
+                let saved = Checkpoint::load(path)
+                    .with_context(|| format!("cannot resume from {}", path.display()))?;
+                Start::Resume(path.clone(), Box::new(saved))
+            }
+            // Killed before its first checkpoint: from the beginning, which gives the same run.
+            None if checkpoint::newest(&run)?.is_none() => Start::Fresh,
+            None => {
+                let (path, saved) = checkpoint::load_newest(&run)?;
+                Start::Resume(path, Box::new(saved))
+            }
+        };
+        if let Start::Resume(path, saved) = &start {
+            let state = &saved.state;
+            let found = Dimensions {
+                image_size: state.image_size,
+                width: state.width,
+                latent_dim: state.latent_dim,
+                channels: state.channels,
+            };
+            ensure!(
+                found == config.dimensions() && state.seed == config.seed,
+                "{} is of another run: {found:?} with seed {}, but {} is {:?} with seed {}",
+                path.display(),
+                state.seed,
+                run.display(),
+                config.dimensions(),
+                config.seed
+            );
+        }
+        Ok((run, Some(Resumed { config, start })))
+    }
+
+    /// The options given, over those of the resumed run, over the defaults.
+    fn config(&self, resumed: Option<&Config>) -> Result<Config> {
+        let base = resumed.cloned().unwrap_or_else(|| defaults(self));
+        let config = Config {
+            dataset: self.dataset.unwrap_or(base.dataset),
+            data: self.data.clone().or(base.data.clone()),
+            split: self.split.or(base.split),
+            crop: self.crop.or(base.crop),
+            synthetic_count: self.synthetic_count.unwrap_or(base.synthetic_count),
+            max_bad: self.max_bad.unwrap_or(base.max_bad),
+            image_size: self.image_size.unwrap_or(base.image_size),
+            width: self.width.unwrap_or(base.width),
+            latent_dim: self.latent_dim.unwrap_or(base.latent_dim),
+            batch_size: self.batch_size.unwrap_or(base.batch_size),
+            steps: self.steps.unwrap_or(base.steps),
+            lr_g: self.lr_g.or(self.lr).unwrap_or(base.lr_g),
+            lr_d: self.lr_d.or(self.lr).unwrap_or(base.lr_d),
+            beta1: self.beta1.unwrap_or(base.beta1),
+            beta2: self.beta2.unwrap_or(base.beta2),
+            eps: base.eps,
+            ema: self.ema.unwrap_or(base.ema),
+            flip: self.flip || base.flip,
+            seed: self.seed.unwrap_or(base.seed),
+            precision: self.precision.unwrap_or(base.precision),
+            sample_every: self.sample_every.unwrap_or(base.sample_every),
+            checkpoint_every: self.checkpoint_every.unwrap_or(base.checkpoint_every),
+            log_every: self.log_every.unwrap_or(base.log_every),
+            keep_checkpoints: self.keep_checkpoints.unwrap_or(base.keep_checkpoints),
+        };
+        if let Some(resumed) = resumed
+            && let Some((option, was, now)) = resumed.first_change(&config)
+        {
+            bail!(
+                "a resumed run keeps its options: {option} was {was}, not {now}; leave it out, or start another run from \
+                 this one with --init-from"
+            );
+        }
+        Ok(config)
+    }
+
+    fn load(&self, config: &Config, source: &dyn Source, run: &Path, stop: &Stop) -> Result<Dataset> {
+        let dataset = Dataset::load(
+            source,
+            &LoadOptions {
+                size: config.image_size,
+                max_bad: config.max_bad,
+                workers: self.workers,
+                progress: !self.quiet && std::io::stderr().is_terminal(),
+                spill_dir: Some(run.to_path_buf()),
+                stop: Some(stop.flag()),
+                ..LoadOptions::default()
+            },
+        )?;
+        if let Some(report) = dataset.skipped_report() {
+            eprintln!("{report}");
+        }
+        // Says so before anything is written into the run folder.
+        data::Loader::new(&dataset, config.batch_size, config.seed, config.flip)?;
+        Ok(dataset)
+    }
+}
+
+struct Resumed {
+    config: Config,
+    start: Start,
+}
+
+fn defaults(args: &Args) -> Config {
+    let dataset = args.dataset.unwrap_or(Kind::Synthetic);
+    Config {
+        dataset,
+        data: (dataset == Kind::Celeba).then(|| PathBuf::from("data/celeba")),
+        split: None,
+        crop: None,
+        synthetic_count: 10_000,
+        max_bad: 0.01,
+        image_size: 64,
+        width: 64,
+        latent_dim: 100,
+        batch_size: 128,
+        steps: 1,
+        lr_g: 2e-4,
+        lr_d: 2e-4,
+        beta1: 0.5,
+        beta2: 0.999,
+        eps: 1e-8,
+        ema: 0.999,
+        flip: false,
+        seed: 0,
+        precision: Precision::Fp32,
+        sample_every: 500,
+        checkpoint_every: 500,
+        log_every: 50,
+        keep_checkpoints: 3,
+    }
+}
+
+fn open(config: &Config) -> Result<Box<dyn Source>> {
+    data::open(&OpenOptions {
+        kind: config.dataset,
+        path: config.data.clone(),
+        split: config.split,
+        crop: config.crop,
+        seed: config.seed,
+        count: config.synthetic_count,
+    })
+}
+
+/// Uses `workers` threads from here on.
+pub fn set_threads(workers: usize) -> Result<()> {
+    ensure!(workers > 0, "--workers must be at least 1");
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(workers)
+        .build_global()
+        .context("cannot start the threads")
+}
+
+/// `runs/00000-synthetic-64px`, with the next number that no run has.
+fn next_free(parent: &Path, dataset: Kind, image_size: Option<usize>) -> Result<PathBuf> {
+    let mut next = 0;
+    if let Ok(entries) = std::fs::read_dir(parent) {
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|n| n.split('-').next()?.parse::<u64>().ok());
+            next = next.max(number.map_or(0, |n| n + 1));
+        }
+    }
+    Ok(parent.join(format!("{next:05}-{dataset}-{}px", image_size.unwrap_or(64))))
+}
+
+/// What `--dry-run` prints.
+fn describe<B: Backend>(backend: &B, config: &Config, run: &Path, source: &dyn Source) -> Result<ExitCode> {
+    println!("{}", source.describe());
+    println!("{}", backend.describe());
+    let dimensions = config.dimensions();
+    let (g, d) = (dimensions.generator(), dimensions.discriminator());
+    for (name, architecture, passes) in [("generator", &g, 1), ("discriminator", &d, 2)] {
+        print_architecture(name, architecture);
+        let network = backend.compile(architecture, passes * config.batch_size, Use::Training)?;
+        println!("  memory for training: {:.1} MiB", network.bytes() as f64 / f64::from(1 << 20));
+    }
+    let pixels = source.len() * config.image_size * config.image_size * 3;
+    println!("images in memory: {:.1} MiB", pixels as f64 / f64::from(1 << 20));
+    println!("run folder: {}", run.display());
+    println!("{}", serde_json::to_string_pretty(config)?);
+    println!("dry run: nothing was trained or written");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_architecture(name: &str, architecture: &Architecture) {
+    println!(
+        "{name}: {} parameters, {:.1} MFLOP an image forward",
+        StateDict::count(architecture),
+        architecture.blocks.iter().map(|b| b.flops()).sum::<u64>() as f64 / 1e6
+    );
+    for block in &architecture.blocks {
+        let name = if block.convolution.is_transposed() { "conv_transpose2d" } else { "conv2d" };
+        let (stride, padding) = block.convolution.stride_padding();
+        println!(
+            "  {name} 4×4 s{stride} p{padding}  {}×{}×{} → {}×{}×{}{}  {:?}",
+            block.input.h,
+            block.input.w,
+            block.input.c,
+            block.output.h,
+            block.output.w,
+            block.output.c,
+            if block.batch_norm { "  batch norm" } else { "" },
+            block.activation
+        );
+    }
+}

@@ -1,0 +1,371 @@
+//! Generator and discriminator on one screen, as data.
+//!
+//! The reference is the DCGAN of pytorch/examples; the paper is arXiv 1511.06434. No pooling, no biases; batch norm on
+//! all but the generator's last and the discriminator's first and last blocks.
+
+use anyhow::{Result, ensure};
+
+/// Image sizes, in pixels a side, for which there is a network.
+pub const IMAGE_SIZES: [usize; 5] = [32, 64, 128, 256, 512];
+
+/// Channels never exceed this.
+pub const CHANNEL_CAP: usize = 1024;
+
+/// Slope of the discriminator's LeakyReLU for negative inputs.
+pub const LEAKY_SLOPE: f64 = 0.2;
+
+/// A batch of feature maps, NHWC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub h: usize,
+    pub w: usize,
+    pub c: usize,
+}
+
+impl Shape {
+    pub const fn new(h: usize, w: usize, c: usize) -> Self {
+        Self { h, w, c }
+    }
+
+    /// Elements of one image.
+    pub const fn len(&self) -> usize {
+        self.h * self.w * self.c
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The kernel is always 4×4. `Down` halves the map, `Up` doubles it (stride 2, padding 1); `Collapse` takes 4×4 to 1×1
+/// and `Expand` 1×1 to 4×4 (stride 1, padding 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Convolution {
+    Down,
+    Collapse,
+    Up,
+    Expand,
+}
+
+impl Convolution {
+    /// Whether PyTorch calls it `ConvTranspose2d`.
+    pub const fn is_transposed(self) -> bool {
+        matches!(self, Self::Up | Self::Expand)
+    }
+
+    /// `(stride, padding)`.
+    pub const fn stride_padding(self) -> (usize, usize) {
+        match self {
+            Self::Down | Self::Up => (2, 1),
+            Self::Collapse | Self::Expand => (1, 0),
+        }
+    }
+
+    /// Height (or width) of the output for that of the input.
+    pub const fn output_side(self, input: usize) -> usize {
+        match self {
+            Self::Down => input / 2,
+            Self::Collapse => input - 3,
+            Self::Up => input * 2,
+            Self::Expand => input + 3,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    None,
+    Relu,
+    /// x for x > 0, else [`LEAKY_SLOPE`]·x.
+    LeakyRelu,
+    Tanh,
+}
+
+/// Convolution, then batch norm if any, then the activation: the unit that a backend may fuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    pub convolution: Convolution,
+    pub input: Shape,
+    pub output: Shape,
+    pub batch_norm: bool,
+    pub activation: Activation,
+}
+
+/// Which of the two networks; also the prefix of its tensors in a `--record` file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Generator,
+    Discriminator,
+}
+
+/// A network: its blocks in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Architecture {
+    pub role: Role,
+    pub blocks: Vec<Block>,
+}
+
+/// What determines both networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dimensions {
+    /// Pixels a side, one of [`IMAGE_SIZES`].
+    pub image_size: usize,
+    /// Channels of the layer next to the image; doubled towards 4×4, up to [`CHANNEL_CAP`].
+    pub width: usize,
+    /// Length of `z`.
+    pub latent_dim: usize,
+    /// Channels of an image.
+    pub channels: usize,
+}
+
+impl Dimensions {
+    /// Refuses what no network exists for.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            IMAGE_SIZES.contains(&self.image_size),
+            "image size {} is not supported: use {}",
+            self.image_size,
+            IMAGE_SIZES.map(|s| s.to_string()).join(", ")
+        );
+        ensure!(
+            (1..=CHANNEL_CAP).contains(&self.width),
+            "width {} is not supported: use 1 to {CHANNEL_CAP} (64 is the paper's)",
+            self.width
+        );
+        ensure!(
+            (1..=65536).contains(&self.latent_dim),
+            "latent dimension {} is not supported: use 1 to 65536 (100 is the paper's)",
+            self.latent_dim
+        );
+        ensure!(
+            (1..=4).contains(&self.channels),
+            "{} image channels are not supported: use 1 to 4",
+            self.channels
+        );
+        Ok(())
+    }
+
+    /// Channels at half the image's resolution, a quarter, … down to 4×4.
+    fn widths(&self) -> Vec<usize> {
+        let levels = self.image_size.ilog2() as usize - 2;
+        (0..levels)
+            .map(|level| (self.width << level).min(CHANNEL_CAP))
+            .collect()
+    }
+
+    /// z (1×1) → 4×4 → … → image, ReLU between, tanh at the end.
+    pub fn generator(&self) -> Architecture {
+        use Activation::{Relu, Tanh};
+        let mut widths = self.widths();
+        let mut net = Builder::new(Role::Generator, Shape::new(1, 1, self.latent_dim));
+        net.block(
+            Convolution::Expand,
+            widths.pop().unwrap_or(self.width),
+            true,
+            Relu,
+        );
+        while let Some(width) = widths.pop() {
+            net.block(Convolution::Up, width, true, Relu);
+        }
+        net.block(Convolution::Up, self.channels, false, Tanh);
+        net.finish()
+    }
+
+    /// image → … → 4×4 → one logit (no sigmoid: the loss takes logits), LeakyReLU between.
+    pub fn discriminator(&self) -> Architecture {
+        use Activation::{LeakyRelu, None};
+        let image = Shape::new(self.image_size, self.image_size, self.channels);
+        let mut net = Builder::new(Role::Discriminator, image);
+        for (level, width) in self.widths().into_iter().enumerate() {
+            net.block(Convolution::Down, width, level > 0, LeakyRelu);
+        }
+        net.block(Convolution::Collapse, 1, false, None);
+        net.finish()
+    }
+}
+
+struct Builder {
+    role: Role,
+    shape: Shape,
+    blocks: Vec<Block>,
+}
+
+impl Builder {
+    fn new(role: Role, shape: Shape) -> Self {
+        Self {
+            role,
+            shape,
+            blocks: Vec::new(),
+        }
+    }
+
+    fn block(
+        &mut self,
+        convolution: Convolution,
+        out_channels: usize,
+        batch_norm: bool,
+        activation: Activation,
+    ) {
+        let side = convolution.output_side(self.shape.h);
+        let output = Shape::new(side, side, out_channels);
+        self.blocks.push(Block {
+            convolution,
+            input: self.shape,
+            output,
+            batch_norm,
+            activation,
+        });
+        self.shape = output;
+    }
+
+    fn finish(self) -> Architecture {
+        Architecture {
+            role: self.role,
+            blocks: self.blocks,
+        }
+    }
+}
+
+impl Block {
+    /// The two maps a convolution lies between: `(small, large)`. A convolution reads the large and writes the small,
+    /// a transposed one the other way round; the weights, gradients and FLOPs are the same.
+    pub fn small_large(&self) -> (Shape, Shape) {
+        if self.convolution.is_transposed() {
+            (self.input, self.output)
+        } else {
+            (self.output, self.input)
+        }
+    }
+
+    /// Shape of the weight as PyTorch keeps it: `[k, c, 4, 4]`, or `[c_in, c_out, 4, 4]` where transposed; both are
+    /// channels of the small map, channels of the large map, r, s.
+    pub fn weight_shape(&self) -> [usize; 4] {
+        let (small, large) = self.small_large();
+        [small.c, large.c, 4, 4]
+    }
+
+    /// Multiply-adds of one image, times two; padding is counted as work.
+    pub fn flops(&self) -> u64 {
+        let (small, large) = self.small_large();
+        2 * 16 * (small.len() * large.c) as u64
+    }
+}
+
+impl Architecture {
+    pub fn input(&self) -> Shape {
+        self.blocks[0].input
+    }
+
+    pub fn output(&self) -> Shape {
+        self.blocks[self.blocks.len() - 1].output
+    }
+
+    /// `G` or `D`, as in the names of a `--record` file.
+    pub fn prefix(&self) -> &'static str {
+        match self.role {
+            Role::Generator => "G",
+            Role::Discriminator => "D",
+        }
+    }
+
+    /// Index in PyTorch's `nn.Sequential` of each block's convolution and of its batch norm, if any.
+    pub fn sequential_indices(&self) -> Vec<(usize, Option<usize>)> {
+        let mut next = 0;
+        self.blocks
+            .iter()
+            .map(|block| {
+                let convolution = next;
+                next += 1;
+                let norm = block.batch_norm.then_some(next);
+                next += usize::from(block.batch_norm)
+                    + usize::from(block.activation != Activation::None);
+                (convolution, norm)
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dims(image_size: usize, width: usize) -> Dimensions {
+        Dimensions {
+            image_size,
+            width,
+            latent_dim: 100,
+            channels: 3,
+        }
+    }
+
+    #[test]
+    fn the_64_px_networks_are_the_references() {
+        let generator = dims(64, 64).generator();
+        let weights: Vec<_> = generator.blocks.iter().map(Block::weight_shape).collect();
+        assert_eq!(
+            weights,
+            [
+                [100, 512, 4, 4],
+                [512, 256, 4, 4],
+                [256, 128, 4, 4],
+                [128, 64, 4, 4],
+                [64, 3, 4, 4]
+            ]
+        );
+        assert_eq!(
+            generator.sequential_indices(),
+            [
+                (0, Some(1)),
+                (3, Some(4)),
+                (6, Some(7)),
+                (9, Some(10)),
+                (12, None)
+            ]
+        );
+        let discriminator = dims(64, 64).discriminator();
+        let weights: Vec<_> = discriminator
+            .blocks
+            .iter()
+            .map(Block::weight_shape)
+            .collect();
+        assert_eq!(
+            weights,
+            [
+                [64, 3, 4, 4],
+                [128, 64, 4, 4],
+                [256, 128, 4, 4],
+                [512, 256, 4, 4],
+                [1, 512, 4, 4]
+            ]
+        );
+        assert_eq!(
+            discriminator.sequential_indices(),
+            [
+                (0, None),
+                (2, Some(3)),
+                (5, Some(6)),
+                (8, Some(9)),
+                (11, None)
+            ]
+        );
+    }
+
+    #[test]
+    fn every_size_ends_in_its_image_and_one_logit() {
+        for size in IMAGE_SIZES {
+            let d = dims(size, 64);
+            d.check().unwrap();
+            assert_eq!(d.generator().output(), Shape::new(size, size, 3));
+            assert_eq!(d.discriminator().input(), Shape::new(size, size, 3));
+            assert_eq!(d.discriminator().output(), Shape::new(1, 1, 1));
+            assert!(
+                d.generator()
+                    .blocks
+                    .iter()
+                    .all(|b| b.output.c <= CHANNEL_CAP)
+            );
+        }
+        assert!(dims(48, 64).check().is_err());
+        assert!(dims(64, 0).check().is_err());
+    }
+}

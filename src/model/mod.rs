@@ -1,0 +1,7 @@
+//! The networks as data, and their parameters as PyTorch knows them.
+
+pub mod arch;
+pub mod params;
+
+pub use arch::{Activation, Architecture, Block, Convolution, Shape};
+pub use params::{StateDict, Tensor};

@@ -1,0 +1,380 @@
+//! Parameters as PyTorch's `state_dict` names and lays them out, their initial values, and safetensors files of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::arch::{Architecture, Dimensions, Role};
+use crate::random::{Purpose, Stream};
+
+/// A named tensor on the host, in PyTorch's layout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub data: Vec<f32>,
+}
+
+impl Tensor {
+    pub fn new(shape: &[usize], data: Vec<f32>) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), data.len());
+        Self {
+            shape: shape.to_vec(),
+            data,
+        }
+    }
+
+    pub fn scalar(value: f32) -> Self {
+        Self::new(&[], vec![value])
+    }
+}
+
+/// Named f32 tensors: a network's weights and buffers, its gradients, or its Adam moments.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StateDict {
+    pub tensors: BTreeMap<String, Tensor>,
+    /// `num_batches_tracked` of the batch norms: the reference moves all of a network's together. `None` where the
+    /// dictionary holds no buffers (gradients, moments).
+    pub batches_tracked: Option<u64>,
+}
+
+/// One tensor that a network has: its name without the suffix that tells weight from buffer.
+struct Expected {
+    name: String,
+    shape: Vec<usize>,
+    learned: bool,
+}
+
+/// The tensors of `architecture` in `state_dict` order, except `num_batches_tracked`.
+fn expected(architecture: &Architecture) -> Vec<Expected> {
+    let mut all = Vec::new();
+    for (block, (convolution, norm)) in architecture
+        .blocks
+        .iter()
+        .zip(architecture.sequential_indices())
+    {
+        all.push(Expected {
+            name: format!("main.{convolution}.weight"),
+            shape: block.weight_shape().to_vec(),
+            learned: true,
+        });
+        if let Some(norm) = norm {
+            for (suffix, learned) in [
+                ("weight", true),
+                ("bias", true),
+                ("running_mean", false),
+                ("running_var", false),
+            ] {
+                all.push(Expected {
+                    name: format!("main.{norm}.{suffix}"),
+                    shape: vec![block.output.c],
+                    learned,
+                });
+            }
+        }
+    }
+    all
+}
+
+impl StateDict {
+    /// Initial values of the reference: convolutions N(0, 0.02), batch-norm weights N(1, 0.02) and biases 0, running
+    /// mean 0 and variance 1. Tensor `t` of the generator draws from Philox step `t`, of the discriminator from
+    /// `1000 + t`.
+    pub fn initial(architecture: &Architecture, seed: u64) -> Self {
+        let base = match architecture.role {
+            Role::Generator => 0,
+            Role::Discriminator => 1000,
+        };
+        let mut dict = Self {
+            batches_tracked: Some(0),
+            ..Self::default()
+        };
+        for (index, tensor) in expected(architecture).into_iter().enumerate() {
+            let mut data = vec![0.0; tensor.shape.iter().product()];
+            let norm = tensor.shape.len() == 1;
+            if tensor.name.ends_with(".weight") {
+                Stream::new(seed, Purpose::Initialise, base + index as u64).fill_normal(&mut data);
+                let mean = if norm { 1.0 } else { 0.0 };
+                data.iter_mut().for_each(|v| *v = mean + 0.02 * *v);
+            } else if tensor.name.ends_with(".running_var") {
+                data.fill(1.0);
+            }
+            dict.tensors
+                .insert(tensor.name, Tensor::new(&tensor.shape, data));
+        }
+        dict
+    }
+
+    /// How many learned parameters `architecture` has.
+    pub fn count(architecture: &Architecture) -> usize {
+        expected(architecture)
+            .iter()
+            .filter(|t| t.learned)
+            .map(|t| t.shape.iter().product::<usize>())
+            .sum()
+    }
+
+    /// The tensor `name`.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.tensors
+            .get(name)
+            .with_context(|| format!("tensor {name} is missing"))
+    }
+
+    /// Checks that the names and shapes are exactly those of `architecture` (with its buffers if `buffers`).
+    pub fn check(&self, architecture: &Architecture, buffers: bool) -> Result<()> {
+        let wanted: Vec<_> = expected(architecture)
+            .into_iter()
+            .filter(|t| buffers || t.learned)
+            .collect();
+        for tensor in &wanted {
+            let found = self.get(&tensor.name)?;
+            ensure!(
+                found.shape == tensor.shape,
+                "tensor {} has shape {:?}, but this network needs {:?}: it comes from other dimensions",
+                tensor.name,
+                found.shape,
+                tensor.shape
+            );
+        }
+        if let Some(name) = self
+            .tensors
+            .keys()
+            .find(|name| !wanted.iter().any(|t| &t.name == *name))
+        {
+            bail!("tensor {name} does not belong to this network: it comes from other dimensions");
+        }
+        Ok(())
+    }
+
+    /// The dimensions of the generator whose `state_dict` this is.
+    ///
+    /// # Errors
+    /// Where the tensors are no DCGAN generator's, saying which one is missing or misshapen.
+    pub fn generator_dimensions(&self) -> Result<Dimensions> {
+        let mut weights: Vec<(usize, &Tensor)> = self
+            .tensors
+            .iter()
+            .filter(|(_, t)| t.shape.len() == 4)
+            .filter_map(|(name, t)| {
+                let index = name.strip_prefix("main.")?.strip_suffix(".weight")?;
+                Some((index.parse().ok()?, t))
+            })
+            .collect();
+        weights.sort_by_key(|(index, _)| *index);
+        ensure!(
+            weights.len() >= 4,
+            "these are not the weights of a DCGAN generator: {} convolutions named main.N.weight, at least 4 needed",
+            weights.len()
+        );
+        let (_, first) = weights[0];
+        let (_, last) = weights[weights.len() - 1];
+        let dimensions = Dimensions {
+            image_size: 1usize.checked_shl(weights.len() as u32 + 1).unwrap_or(0),
+            width: last.shape[0],
+            latent_dim: first.shape[0],
+            channels: last.shape[1],
+        };
+        dimensions.check()?;
+        self.check(&dimensions.generator(), true)?;
+        Ok(dimensions)
+    }
+
+    /// Adds all tensors to `file` under `prefix`.
+    pub fn add_to(&self, prefix: &str, file: &mut TensorFile) {
+        for (name, tensor) in &self.tensors {
+            file.floats
+                .insert(format!("{prefix}{name}"), tensor.clone());
+            if let (Some(count), Some(norm)) =
+                (self.batches_tracked, name.strip_suffix(".running_var"))
+            {
+                file.counts
+                    .insert(format!("{prefix}{norm}.num_batches_tracked"), count as i64);
+            }
+        }
+    }
+
+    /// Takes the tensors whose names start with `prefix` out of `file`.
+    pub fn take_from(file: &TensorFile, prefix: &str) -> Self {
+        let tensors = file
+            .floats
+            .iter()
+            .filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), t.clone())))
+            .collect();
+        let batches_tracked = file
+            .counts
+            .iter()
+            .filter(|(name, _)| name.starts_with(prefix))
+            .map(|(_, &count)| count.max(0) as u64)
+            .max();
+        Self {
+            tensors,
+            batches_tracked,
+        }
+    }
+}
+
+/// The content of a safetensors file as this program reads and writes it: f32 tensors and i64 scalars.
+#[derive(Clone, Debug, Default)]
+pub struct TensorFile {
+    pub floats: BTreeMap<String, Tensor>,
+    pub counts: BTreeMap<String, i64>,
+    /// `__metadata__` of the header.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl TensorFile {
+    /// The file's bytes.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let counts: BTreeMap<&String, [u8; 8]> = self
+            .counts
+            .iter()
+            .map(|(name, count)| (name, count.to_le_bytes()))
+            .collect();
+        let mut views: Vec<(String, TensorView)> = Vec::new();
+        for (name, tensor) in &self.floats {
+            let bytes = bytemuck::cast_slice(&tensor.data);
+            views.push((
+                name.clone(),
+                TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?,
+            ));
+        }
+        for (name, bytes) in &counts {
+            views.push((
+                (*name).clone(),
+                TensorView::new(Dtype::I64, Vec::new(), bytes)?,
+            ));
+        }
+        let metadata: HashMap<String, String> = self.metadata.clone().into_iter().collect();
+        let metadata = (!metadata.is_empty()).then_some(metadata);
+        Ok(safetensors::serialize(views, metadata)?)
+    }
+
+    /// Reads `path`: f32, f16, bf16 and f64 tensors as f32, i64 scalars as counts.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::from_bytes(&bytes).with_context(|| {
+            format!(
+                "{} cannot be used; is it damaged, or from another program?",
+                path.display()
+            )
+        })
+    }
+
+    /// Parses a file's bytes.
+    ///
+    /// # Errors
+    /// Says what the bytes look like instead where they are no safetensors file: a pickle (`torch.save`) is refused,
+    /// since loading one can run code.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        ensure!(!bytes.is_empty(), "the file is empty");
+        let file = SafeTensors::deserialize(bytes).map_err(|error| {
+            let pickle = bytes.starts_with(b"PK\x03\x04") || bytes[0] == 0x80;
+            if pickle {
+                anyhow::anyhow!(
+                    "it is a pickle (torch.save), which can run code when loaded and is refused; convert it in PyTorch \
+                     with safetensors.torch.save_file(state_dict, …)"
+                )
+            } else {
+                anyhow::anyhow!("it is not a whole safetensors file ({error})")
+            }
+        })?;
+        let mut out = Self::default();
+        if let Ok((_, header)) = SafeTensors::read_metadata(bytes)
+            && let Some(metadata) = header.metadata()
+        {
+            out.metadata = metadata.clone().into_iter().collect();
+        }
+        for (name, view) in file.tensors() {
+            let data = view.data();
+            let f32s: Vec<f32> = match view.dtype() {
+                Dtype::F32 => words(data).map(f32::from_le_bytes).collect(),
+                Dtype::F64 => words(data).map(|w| f64::from_le_bytes(w) as f32).collect(),
+                Dtype::F16 => words(data)
+                    .map(|w| half::f16::from_le_bytes(w).to_f32())
+                    .collect(),
+                Dtype::BF16 => words(data)
+                    .map(|w| half::bf16::from_le_bytes(w).to_f32())
+                    .collect(),
+                Dtype::I64 if view.shape().iter().product::<usize>() == 1 => {
+                    let count = words(data).map(i64::from_le_bytes).next().unwrap_or(0);
+                    out.counts.insert(name, count);
+                    continue;
+                }
+                other => {
+                    bail!("tensor {name} has the type {other:?}; f32, f16, bf16 or f64 is needed")
+                }
+            };
+            out.floats.insert(name, Tensor::new(view.shape(), f32s));
+        }
+        Ok(out)
+    }
+}
+
+/// Little-endian words of `N` bytes.
+fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    bytes.as_chunks::<N>().0.iter().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dims() -> Dimensions {
+        Dimensions {
+            image_size: 32,
+            width: 4,
+            latent_dim: 10,
+            channels: 3,
+        }
+    }
+
+    #[test]
+    fn a_file_round_trips_and_tells_its_dimensions() {
+        let dict = StateDict::initial(&dims().generator(), 3);
+        let mut file = TensorFile::default();
+        dict.add_to("", &mut file);
+        assert_eq!(file.counts.len(), 3);
+        let back = TensorFile::from_bytes(&file.to_bytes().unwrap()).unwrap();
+        let back = StateDict::take_from(&back, "");
+        assert_eq!(back, dict);
+        assert_eq!(back.generator_dimensions().unwrap(), dims());
+    }
+
+    #[test]
+    fn other_dimensions_and_foreign_bytes_are_named() {
+        let dict = StateDict::initial(&dims().generator(), 3);
+        let wider = Dimensions { width: 8, ..dims() };
+        let error = dict.check(&wider.generator(), true).unwrap_err();
+        assert!(error.to_string().contains("other dimensions"), "{error}");
+        for (bytes, word) in [
+            (&b""[..], "empty"),
+            (b"PK\x03\x04rest", "pickle"),
+            (b"\x80\x02}q\x00.", "pickle"),
+            (b"<!DOCTYPE html>", "not a whole safetensors"),
+        ] {
+            let error = TensorFile::from_bytes(bytes).unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn initial_values_have_the_references_distribution() {
+        let wide = Dimensions {
+            width: 32,
+            ..dims()
+        };
+        let dict = StateDict::initial(&wide.discriminator(), 1);
+        let w = &dict.tensors["main.2.weight"].data;
+        let mean = w.iter().sum::<f32>() / w.len() as f32;
+        let std = (w.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / w.len() as f32).sqrt();
+        assert!(
+            mean.abs() < 5e-4 && (std - 0.02).abs() < 5e-4,
+            "{mean} {std}"
+        );
+        assert!((dict.tensors["main.3.weight"].data[0] - 1.0).abs() < 0.1);
+        assert!(dict.tensors["main.3.bias"].data.iter().all(|&v| v == 0.0));
+    }
+}

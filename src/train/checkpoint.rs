@@ -1,0 +1,534 @@
+//! Checkpoints that survive anything: written beside, synced, renamed; every file with its checksum.
+//!
+//! `checkpoints/step-000500/` holds `generator.safetensors`, `discriminator.safetensors`,
+//! `generator_ema.safetensors` (where an average is kept), `optimizer.safetensors` and `state.json`, which names the
+//! length and SHA-256 of each of the others, and its own. `checkpoints/latest` is a link to the newest.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::report::Window;
+use super::step::Gan;
+use crate::backend::{Backend, Network, State as NetworkState, Steps};
+use crate::data::files::hex;
+use crate::files::{sync_folder, write_atomically};
+use crate::model::arch::Dimensions;
+use crate::model::{StateDict, params::TensorFile};
+
+/// Of `state.json`; a program refuses what is newer than itself.
+pub const FORMAT: u32 = 1;
+
+const GENERATOR: &str = "generator.safetensors";
+const DISCRIMINATOR: &str = "discriminator.safetensors";
+const AVERAGE: &str = "generator_ema.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// Prefixes in `optimizer.safetensors`.
+const MOMENTS: [(NetworkState, &str); 2] = [
+    (NetworkState::FirstMoment, "exp_avg/"),
+    (NetworkState::SecondMoment, "exp_avg_sq/"),
+];
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct FileSum {
+    bytes: u64,
+    sha256: String,
+}
+
+/// `state.json`: all that a run needs besides its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub format: u32,
+    /// Iterations done.
+    pub step: u64,
+    pub images_seen: u64,
+    pub seed: u64,
+    pub image_size: usize,
+    pub width: usize,
+    pub latent_dim: usize,
+    pub channels: usize,
+    pub discriminator_steps: Steps,
+    pub generator_steps: Steps,
+    /// Of the data set, so that a resumed run notices a change.
+    pub data_fingerprint: String,
+    /// Losses since the last report.
+    pub window: Window,
+    files: BTreeMap<String, FileSum>,
+    /// SHA-256 of this file with this field empty.
+    checksum: String,
+}
+
+impl State {
+    /// A state whose checksums are still to be filled in.
+    pub fn new(step: u64, seed: u64, dimensions: &Dimensions) -> Self {
+        Self {
+            format: FORMAT,
+            step,
+            images_seen: 0,
+            seed,
+            image_size: dimensions.image_size,
+            width: dimensions.width,
+            latent_dim: dimensions.latent_dim,
+            channels: dimensions.channels,
+            discriminator_steps: Steps::default(),
+            generator_steps: Steps::default(),
+            data_fingerprint: String::new(),
+            window: Window::default(),
+            files: BTreeMap::new(),
+            checksum: String::new(),
+        }
+    }
+
+    fn dimensions(&self) -> Dimensions {
+        Dimensions {
+            image_size: self.image_size,
+            width: self.width,
+            latent_dim: self.latent_dim,
+            channels: self.channels,
+        }
+    }
+
+    fn sum(&self) -> Result<String> {
+        let mut bare = self.clone();
+        bare.checksum.clear();
+        Ok(sha256(serde_json::to_string(&bare)?.as_bytes()))
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// A checkpoint in memory.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    pub state: State,
+    pub generator: StateDict,
+    pub discriminator: StateDict,
+    pub average: Option<StateDict>,
+    optimizer: TensorFile,
+}
+
+impl Checkpoint {
+    /// Reads the state of both networks; `state` already says where the run is.
+    ///
+    /// # Errors
+    /// Where a weight or buffer is not finite: such a state is not worth keeping.
+    pub fn of<B: Backend>(gan: &Gan<B>, mut state: State, average: bool) -> Result<Self> {
+        state.discriminator_steps = gan.discriminator.steps()?;
+        state.generator_steps = gan.generator.steps()?;
+        let mut optimizer = TensorFile::default();
+        for (moment, prefix) in MOMENTS {
+            let (d, g) = (gan.discriminator.read(moment)?, gan.generator.read(moment)?);
+            d.add_to(&format!("D/{prefix}"), &mut optimizer);
+            g.add_to(&format!("G/{prefix}"), &mut optimizer);
+        }
+        let average = average.then(|| gan.generator.read(NetworkState::Average));
+        let checkpoint = Self {
+            generator: gan.generator.read(NetworkState::Parameters)?,
+            discriminator: gan.discriminator.read(NetworkState::Parameters)?,
+            average: average.transpose()?,
+            optimizer,
+            state,
+        };
+        for (network, dict) in [
+            ("generator", &checkpoint.generator),
+            ("discriminator", &checkpoint.discriminator),
+        ] {
+            for (name, tensor) in &dict.tensors {
+                ensure!(
+                    tensor.data.iter().all(|v| v.is_finite()),
+                    "the {network}'s {name} is no longer finite at step {}: training has diverged; try a smaller --lr",
+                    checkpoint.state.step
+                );
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// Puts everything back into networks of the same dimensions.
+    pub fn restore<B: Backend>(&self, gan: &mut Gan<B>) -> Result<()> {
+        let average = self.average.as_ref().unwrap_or(&self.generator);
+        gan.generator.write(NetworkState::Parameters, &self.generator)?;
+        gan.generator.write(NetworkState::Average, average)?;
+        gan.discriminator
+            .write(NetworkState::Parameters, &self.discriminator)?;
+        for (moment, prefix) in MOMENTS {
+            let take = |network: &str| StateDict::take_from(&self.optimizer, &format!("{network}/{prefix}"));
+            gan.discriminator.write(moment, &take("D"))?;
+            gan.generator.write(moment, &take("G"))?;
+        }
+        gan.discriminator.set_steps(self.state.discriminator_steps)?;
+        gan.generator.set_steps(self.state.generator_steps)?;
+        gan.set_iterations(self.state.step);
+        Ok(())
+    }
+
+    /// Writes `checkpoints/step-…` below `run`, moves `latest`, and removes all but the newest `keep`.
+    pub fn save(mut self, run: &Path, keep: usize) -> Result<PathBuf> {
+        let parent = run.join("checkpoints");
+        fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        let target = parent.join(folder_name(self.state.step));
+        self.write_into(&parent, &target).with_context(|| {
+            let last = match newest(run) {
+                Ok(Some(last)) => format!("the last whole one is {}", last.display()),
+                _ => "there is no earlier one".to_string(),
+            };
+            format!(
+                "cannot save the checkpoint {}; {last}; make room or give rights, then continue with --resume",
+                target.display()
+            )
+        })?;
+        prune(&parent, keep)?;
+        Ok(target)
+    }
+
+    fn write_into(&mut self, parent: &Path, target: &Path) -> Result<()> {
+        let partial = tempfile::Builder::new()
+            .prefix(".partial-")
+            .tempdir_in(parent)
+            .with_context(|| format!("cannot write into {}", parent.display()))?;
+        let folder = partial.path();
+        let mut files = vec![
+            (GENERATOR, network_file(&self.generator)?),
+            (DISCRIMINATOR, network_file(&self.discriminator)?),
+            (OPTIMIZER, self.optimizer.to_bytes()?),
+        ];
+        if let Some(average) = &self.average {
+            files.push((AVERAGE, network_file(average)?));
+        }
+        for (name, bytes) in files {
+            write_atomically(&folder.join(name), &bytes)?;
+            let sum = FileSum {
+                bytes: bytes.len() as u64,
+                sha256: sha256(&bytes),
+            };
+            self.state.files.insert(name.to_string(), sum);
+        }
+        self.state.checksum = self.state.sum()?;
+        let mut text = serde_json::to_string_pretty(&self.state)?;
+        text.push('\n');
+        write_atomically(&folder.join(STATE), text.as_bytes())?;
+        make_listable(folder)?;
+        if target.exists() {
+            // A run that was taken back to an earlier step comes by here again.
+            set_aside(target)?;
+        }
+        fs::rename(folder, target).with_context(|| format!("cannot rename into {}", target.display()))?;
+        // Renamed away, so there is nothing left to remove.
+        let _ = partial.keep();
+        sync_folder(parent)?;
+        point_latest(parent, target)
+    }
+
+    /// Reads and verifies the checkpoint in `folder`.
+    ///
+    /// # Errors
+    /// Where a file is missing, damaged, truncated or of other dimensions; the message names it.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let state = read_state(folder)?;
+        let read = |name: &str| -> Result<TensorFile> {
+            let path = folder.join(name);
+            let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            verify(&path, &bytes, state.files.get(name))?;
+            TensorFile::from_bytes(&bytes).with_context(|| format!("{} cannot be used", path.display()))
+        };
+        let dimensions = state.dimensions();
+        let check = |name: &str, dict: StateDict, architecture| -> Result<StateDict> {
+            dict.check(architecture, true)
+                .with_context(|| format!("{} cannot be used", folder.join(name).display()))?;
+            Ok(dict)
+        };
+        let (g, d) = (dimensions.generator(), dimensions.discriminator());
+        let take = |file: TensorFile| StateDict::take_from(&file, "");
+        let average = match state.files.contains_key(AVERAGE) {
+            true => Some(check(AVERAGE, take(read(AVERAGE)?), &g)?),
+            false => None,
+        };
+        Ok(Self {
+            generator: check(GENERATOR, take(read(GENERATOR)?), &g)?,
+            discriminator: check(DISCRIMINATOR, take(read(DISCRIMINATOR)?), &d)?,
+            average,
+            optimizer: read(OPTIMIZER)?,
+            state,
+        })
+    }
+}
+
+/// Whose weights to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Weights {
+    /// The moving average where there is one, else the generator as it is.
+    Ema,
+    /// The generator as it is.
+    Raw,
+}
+
+/// A network file on its own: from a checkpoint (then its checksum is checked), or a folder that another program made.
+fn read_network(folder: &Path, name: &str) -> Result<StateDict> {
+    let path = folder.join(name);
+    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    if folder.join(STATE).exists() {
+        verify(&path, &bytes, read_state(folder)?.files.get(name))?;
+    }
+    let file = TensorFile::from_bytes(&bytes).with_context(|| format!("{} cannot be used", path.display()))?;
+    Ok(StateDict::take_from(&file, ""))
+}
+
+/// The generator in `path`: a checkpoint folder, a run folder (its newest checkpoint), or any folder that holds
+/// `generator.safetensors`.
+///
+/// # Errors
+/// Where there is none, or it is damaged or no DCGAN generator.
+pub fn load_generator(path: &Path, weights: Weights) -> Result<(StateDict, Dimensions)> {
+    let folder = find(path)?;
+    let name = match weights {
+        Weights::Ema if folder.join(AVERAGE).exists() => AVERAGE,
+        _ => GENERATOR,
+    };
+    let dict = read_network(&folder, name)?;
+    let dimensions = dict
+        .generator_dimensions()
+        .with_context(|| format!("{} cannot be used", folder.join(name).display()))?;
+    Ok((dict, dimensions))
+}
+
+/// Weights to start another run from: generator, discriminator, and the average if there is one.
+pub fn load_networks(path: &Path, dimensions: &Dimensions) -> Result<(StateDict, StateDict, Option<StateDict>)> {
+    let folder = find(path)?;
+    let (g, d) = (dimensions.generator(), dimensions.discriminator());
+    let read = |name: &str, architecture| -> Result<StateDict> {
+        let dict = read_network(&folder, name)?;
+        dict.check(architecture, true).with_context(|| {
+            format!(
+                "{} does not fit this run ({} px, width {}, latent {})",
+                folder.join(name).display(),
+                dimensions.image_size,
+                dimensions.width,
+                dimensions.latent_dim
+            )
+        })?;
+        Ok(dict)
+    };
+    let average = match folder.join(AVERAGE).exists() {
+        true => Some(read(AVERAGE, &g)?),
+        false => None,
+    };
+    Ok((read(GENERATOR, &g)?, read(DISCRIMINATOR, &d)?, average))
+}
+
+/// The folder of weights that `path` means.
+fn find(path: &Path) -> Result<PathBuf> {
+    if path.join(GENERATOR).is_file() {
+        return Ok(path.to_path_buf());
+    }
+    if let Ok(Some(newest)) = newest(path) {
+        return Ok(newest);
+    }
+    ensure!(
+        path.exists(),
+        "there is no checkpoint {}: give a checkpoint folder (RUN/checkpoints/step-…), a run folder, or a folder with \
+         {GENERATOR}",
+        path.display()
+    );
+    bail!(
+        "{} is no checkpoint: there is no {GENERATOR} in it, and no checkpoints/step-… below it",
+        path.display()
+    )
+}
+
+fn folder_name(step: u64) -> String {
+    format!("step-{step:06}")
+}
+
+/// All checkpoints of the run in `run`, oldest first.
+pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let parent = run.join("checkpoints");
+    let entries = match fs::read_dir(&parent) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context(format!("cannot list {}", parent.display())),
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {}", parent.display()))?;
+        let name = entry.file_name();
+        let step = name.to_str().and_then(|n| n.strip_prefix("step-"));
+        if let Some(step) = step.and_then(|s| s.parse().ok()) {
+            all.push((step, entry.path()));
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// The newest checkpoint of the run in `run`.
+pub fn newest(run: &Path) -> Result<Option<PathBuf>> {
+    Ok(list(run)?.pop().map(|(_, path)| path))
+}
+
+/// Loads the newest checkpoint of `run`.
+///
+/// # Errors
+/// Where there is none, or it is damaged: then the newest whole one before it is named.
+pub fn load_newest(run: &Path) -> Result<(PathBuf, Checkpoint)> {
+    let mut all = list(run)?;
+    let Some((_, path)) = all.pop() else {
+        bail!(
+            "{} holds no checkpoint yet: start again without --resume, with another --out",
+            run.display()
+        );
+    };
+    match Checkpoint::load(&path) {
+        Ok(checkpoint) => Ok((path, checkpoint)),
+        Err(error) => {
+            let before = all.iter().rev().find(|(_, p)| Checkpoint::load(p).is_ok());
+            let remedy = match before {
+                Some((_, before)) => format!(
+                    "the one before it is whole: continue from there with --resume {}",
+                    before.display()
+                ),
+                None => "there is no whole one before it".to_string(),
+            };
+            Err(error.context(format!("the checkpoint {} is damaged; {remedy}", path.display())))
+        }
+    }
+}
+
+/// Moves the checkpoints of `run` after `step` out of the way, so that a run taken back to an earlier one does not
+/// mistake them for its own.
+pub fn set_aside_after(run: &Path, step: u64) -> Result<()> {
+    for (_, path) in list(run)?.iter().filter(|(s, _)| *s > step) {
+        set_aside(path)?;
+    }
+    Ok(())
+}
+
+/// Removes what an interrupted save left behind.
+pub fn clean(run: &Path) -> Result<()> {
+    let parent = run.join("checkpoints");
+    let Ok(entries) = fs::read_dir(&parent) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".partial-") {
+            let path = entry.path();
+            let removed = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+                _ => fs::remove_file(&path),
+            };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn set_aside(path: &Path) -> Result<()> {
+    for attempt in 1.. {
+        let name = format!("{}.superseded-{attempt}", path.display());
+        if !Path::new(&name).exists() {
+            return fs::rename(path, &name).with_context(|| format!("cannot rename {}", path.display()));
+        }
+    }
+    Ok(())
+}
+
+fn prune(parent: &Path, keep: usize) -> Result<()> {
+    let all = list(files_run(parent))?;
+    for (_, path) in &all[..all.len().saturating_sub(keep)] {
+        // Renamed first: a half-removed folder must not look like a checkpoint.
+        let doomed = parent.join(format!(".partial-old-{}", std::process::id()));
+        fs::rename(path, &doomed)
+            .and_then(|()| fs::remove_dir_all(&doomed))
+            .with_context(|| format!("cannot remove the old checkpoint {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The run folder that `checkpoints` lies in.
+fn files_run(checkpoints: &Path) -> &Path {
+    crate::files::parent(checkpoints)
+}
+
+#[cfg(unix)]
+fn point_latest(parent: &Path, target: &Path) -> Result<()> {
+    let name = target.file_name().ok_or_else(|| anyhow!("no name"))?;
+    let link = parent.join(format!(".partial-latest-{}", std::process::id()));
+    let latest = parent.join("latest");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(name, &link)
+        .and_then(|()| fs::rename(&link, &latest))
+        .with_context(|| format!("cannot move {}", latest.display()))?;
+    sync_folder(parent)
+}
+
+#[cfg(unix)]
+fn make_listable(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).context("cannot set permissions")
+}
+
+fn network_file(dict: &StateDict) -> Result<Vec<u8>> {
+    let mut file = TensorFile::default();
+    dict.add_to("", &mut file);
+    file.to_bytes()
+}
+
+fn read_state(folder: &Path) -> Result<State> {
+    let path = folder.join(STATE);
+    let damaged = || format!("{} is damaged", path.display());
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let value: serde_json::Value = serde_json::from_str(&text).with_context(damaged)?;
+    if let Some(format) = value.get("format").and_then(serde_json::Value::as_u64)
+        && format > u64::from(FORMAT)
+    {
+        bail!(
+            "{} has format {format}, this program knows up to {FORMAT}: use a newer version of it",
+            path.display()
+        );
+    }
+    let state: State = serde_json::from_value(value).with_context(damaged)?;
+    ensure!(
+        state.sum()? == state.checksum,
+        "{} is damaged: its checksum does not match",
+        path.display()
+    );
+    state.dimensions().check().with_context(damaged)?;
+    Ok(state)
+}
+
+fn verify(path: &Path, bytes: &[u8], sum: Option<&FileSum>) -> Result<()> {
+    // A pickle under our name is no damage: say what it is.
+    let Some(sum) = sum else {
+        bail!("{} does not belong to this checkpoint", path.display());
+    };
+    ensure!(
+        bytes.len() as u64 == sum.bytes,
+        "{} is damaged: it has {} bytes instead of {}{}",
+        path.display(),
+        bytes.len(),
+        sum.bytes,
+        pickle_note(bytes)
+    );
+    ensure!(
+        sha256(bytes) == sum.sha256,
+        "{} is damaged: its checksum does not match{}",
+        path.display(),
+        pickle_note(bytes)
+    );
+    Ok(())
+}
+
+/// Says so where the bytes are a pickle.
+fn pickle_note(bytes: &[u8]) -> String {
+    match TensorFile::from_bytes(bytes) {
+        Err(error) if error.to_string().contains("pickle") => format!(" ({error})"),
+        _ => String::new(),
+    }
+}

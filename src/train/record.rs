@@ -1,0 +1,105 @@
+//! `--record`: what it takes to check a short run elsewhere (design: names of `scripts/replay_pytorch.py`).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::config::Config;
+use super::step::Gan;
+use crate::backend::{Backend, Network, Slot, State};
+use crate::files;
+use crate::model::{StateDict, Tensor, params::TensorFile};
+
+/// No more iterations than this: every one keeps both networks twice.
+pub const MAX_STEPS: u64 = 1000;
+
+/// Collects the iterations in memory; [`Recorder::finish`] writes the file.
+pub struct Recorder {
+    path: PathBuf,
+    file: TensorFile,
+    step: u64,
+}
+
+impl Recorder {
+    /// # Errors
+    /// Where the file is there already, or the run is too long to record.
+    pub fn new(path: &Path, config: &Config) -> Result<Self> {
+        files::refuse_existing(path)?;
+        ensure!(
+            config.steps <= MAX_STEPS,
+            "--record keeps both networks for every iteration: at most {MAX_STEPS} can be recorded, not {}; use --steps",
+            config.steps
+        );
+        let mut file = TensorFile::default();
+        for (name, value) in [
+            ("format", "dcgan-cuda-record-1".to_string()),
+            ("image_size", config.image_size.to_string()),
+            ("width", config.width.to_string()),
+            ("latent_dim", config.latent_dim.to_string()),
+            ("batch_size", config.batch_size.to_string()),
+            ("steps", config.steps.to_string()),
+            ("lr_g", config.lr_g.to_string()),
+            ("lr_d", config.lr_d.to_string()),
+            ("beta1", config.beta1.to_string()),
+            ("beta2", config.beta2.to_string()),
+            ("eps", config.eps.to_string()),
+            ("precision", config.precision.to_string()),
+            ("seed", config.seed.to_string()),
+        ] {
+            file.metadata.insert(name.to_string(), value);
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            step: 0,
+        })
+    }
+
+    fn prefix(&self) -> String {
+        format!("step/{:06}/", self.step)
+    }
+
+    /// The state, the real batch and the noise that an iteration starts from.
+    pub fn before<B: Backend>(&mut self, backend: &B, gan: &Gan<B>, config: &Config) -> Result<()> {
+        let (n, size) = (config.batch_size, config.image_size);
+        let prefix = self.prefix();
+        let real = Tensor::new(&[n, 3, size, size], backend.read(&gan.real, n)?);
+        let z = Tensor::new(&[n, config.latent_dim], backend.read(&gan.z, n)?);
+        self.file.floats.insert(format!("{prefix}real"), real);
+        self.file.floats.insert(format!("{prefix}z"), z);
+        self.networks(gan, State::Parameters, &format!("{prefix}before/"))
+    }
+
+    /// The losses and gradients of the iteration.
+    pub fn after<B: Backend>(&mut self, backend: &B, gan: &Gan<B>) -> Result<()> {
+        let prefix = self.prefix();
+        let losses = gan.losses(backend)?;
+        for (name, slot) in [
+            ("loss_d_real", Slot::Real),
+            ("loss_d_fake", Slot::Fake),
+            ("loss_g", Slot::Generator),
+        ] {
+            let value = Tensor::scalar(losses[slot as usize].loss);
+            self.file.floats.insert(format!("{prefix}{name}"), value);
+        }
+        self.networks(gan, State::Gradients, &format!("{prefix}grad/"))?;
+        self.step += 1;
+        Ok(())
+    }
+
+    /// Adds the final state and writes the file.
+    pub fn finish<B: Backend>(mut self, gan: &Gan<B>) -> Result<()> {
+        self.networks(gan, State::Parameters, "final/")?;
+        files::write_atomically(&self.path, &self.file.to_bytes()?)
+            .with_context(|| format!("cannot write the record {}", self.path.display()))
+    }
+
+    fn networks<B: Backend>(&mut self, gan: &Gan<B>, state: State, prefix: &str) -> Result<()> {
+        let mut add = |name: &str, dict: StateDict| {
+            dict.add_to(&format!("{prefix}{name}/"), &mut self.file);
+        };
+        add("D", gan.discriminator.read(state)?);
+        add("G", gan.generator.read(state)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,208 @@
+//! What people see while it trains: a progress bar on a terminal, plain lines elsewhere, and `log.jsonl`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::{Deserialize, Serialize};
+
+use super::config::Config;
+use crate::backend::{Loss, Slot, Steps};
+use crate::files;
+
+/// Sums of the losses since the last report; part of a checkpoint, so that a resumed run reports the same means.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    count: u64,
+    /// By [`Slot`]: loss, D(x), accuracy. A sum that is not finite is `null` in JSON.
+    sums: [[Option<f64>; 3]; 3],
+}
+
+impl Window {
+    pub fn add(&mut self, losses: &[Loss; 3]) {
+        for (sums, loss) in self.sums.iter_mut().zip(losses) {
+            for (sum, value) in sums.iter_mut().zip([loss.loss, loss.probability, loss.accuracy]) {
+                let total = if self.count == 0 { Some(0.0) } else { *sum };
+                *sum = total
+                    .map(|t| t + f64::from(value))
+                    .filter(|t| t.is_finite());
+            }
+        }
+        self.count += 1;
+    }
+
+    fn mean(&self, slot: Slot) -> [Option<f64>; 3] {
+        self.sums[slot as usize].map(|sum| sum.map(|s| s / self.count as f64))
+    }
+}
+
+/// One line of `log.jsonl`. Means are over the iterations since the line before.
+#[derive(Clone, Debug, Serialize)]
+struct Line {
+    step: u64,
+    epoch: f64,
+    images_seen: u64,
+    loss_d_real: Option<f64>,
+    loss_d_fake: Option<f64>,
+    loss_g: Option<f64>,
+    /// Share of real images with D(x) > 1/2, of fakes with D(G(z)) ≤ 1/2.
+    d_real_accuracy: Option<f64>,
+    d_fake_accuracy: Option<f64>,
+    /// Mean D(x); mean D(G(z)) before D's step, and after it.
+    d_real: Option<f64>,
+    d_fake: Option<f64>,
+    d_fake_after: Option<f64>,
+    /// Steps left out so far, since a gradient was not finite.
+    d_skipped: u64,
+    g_skipped: u64,
+    images_per_sec: f64,
+    elapsed_sec: f64,
+}
+
+/// Writes reports.
+pub struct Reporter {
+    path: PathBuf,
+    log: File,
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    steps: u64,
+    batch: u64,
+    start: Instant,
+    last: (Instant, u64),
+}
+
+impl Reporter {
+    /// Opens `log.jsonl` of `run`, which has done `step` iterations; later lines are dropped.
+    pub fn new(run: &Path, config: &Config, step: u64, quiet: bool) -> Result<Self> {
+        let path = run.join("log.jsonl");
+        let context = || format!("cannot write {}", path.display());
+        truncate_log(&path, step)?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(context)?;
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(Some(config.steps), ProgressDrawTarget::stderr_with_hz(5));
+            let style = "{bar:30} {pos}/{len} {msg}  {eta_precise} left";
+            bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_position(step);
+            bar.reset_eta();
+            bar
+        });
+        Ok(Self {
+            path,
+            log,
+            bar,
+            quiet,
+            steps: config.steps,
+            batch: config.batch_size as u64,
+            start: Instant::now(),
+            last: (Instant::now(), step),
+        })
+    }
+
+    /// After every iteration.
+    pub fn tick(&self, step: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
+        }
+    }
+
+    /// The means of `window`, after iteration `step`.
+    pub fn report(&mut self, step: u64, epochs: f64, window: &Window, steps: [Steps; 2]) -> Result<()> {
+        let seconds = self.last.0.elapsed().as_secs_f64().max(1e-9);
+        let rate = ((step - self.last.1) * self.batch) as f64 / seconds;
+        self.last = (Instant::now(), step);
+        let [loss_d_real, d_real, d_real_accuracy] = window.mean(Slot::Real);
+        let [loss_d_fake, d_fake, d_fake_accuracy] = window.mean(Slot::Fake);
+        let [loss_g, d_fake_after, _] = window.mean(Slot::Generator);
+        let line = Line {
+            step,
+            epoch: epochs,
+            images_seen: step * self.batch,
+            loss_d_real,
+            loss_d_fake,
+            loss_g,
+            d_real_accuracy,
+            d_fake_accuracy,
+            d_real,
+            d_fake,
+            d_fake_after,
+            d_skipped: steps[0].skipped,
+            g_skipped: steps[1].skipped,
+            images_per_sec: rate,
+            elapsed_sec: self.start.elapsed().as_secs_f64(),
+        };
+        let mut text = serde_json::to_string(&line)?;
+        text.push('\n');
+        self.log
+            .write_all(text.as_bytes())
+            .with_context(|| format!("cannot write {}", self.path.display()))?;
+        let number = |v: Option<f64>| v.map_or("not finite".to_string(), |v| format!("{v:.3}"));
+        let loss_d = loss_d_real.zip(loss_d_fake).map(|(a, b)| a + b);
+        let skipped = match line.d_skipped + line.g_skipped {
+            0 => String::new(),
+            n => format!("  {n} steps skipped (gradient not finite)"),
+        };
+        let text = format!(
+            "loss D {} G {}  D(x) {} D(G(z)) {} → {}  {rate:.0} images/s{skipped}",
+            number(loss_d),
+            number(loss_g),
+            number(d_real),
+            number(d_fake),
+            number(d_fake_after)
+        );
+        match &self.bar {
+            Some(bar) => bar.set_message(text),
+            None if self.quiet => {}
+            None => println!("step {step}/{}  epoch {epochs:.2}  {text}{}", self.steps, self.eta(step, rate)),
+        }
+        Ok(())
+    }
+
+    fn eta(&self, step: u64, rate: f64) -> String {
+        let seconds = ((self.steps - step) * self.batch) as f64 / rate;
+        format!("  {}:{:02} left", seconds as u64 / 60, seconds as u64 % 60)
+    }
+
+    /// A line between the reports.
+    pub fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None if self.quiet => {}
+            None => println!("{text}"),
+        }
+    }
+
+    /// Leaves the terminal as it was.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Drops the lines after `step` and a last line cut short: what the run that is being resumed wrote after its
+/// checkpoint will be written again.
+fn truncate_log(path: &Path, step: u64) -> Result<()> {
+    let Ok(text) = fs::read_to_string(path) else {
+        return Ok(());
+    };
+    #[derive(Deserialize)]
+    struct Step {
+        step: u64,
+    }
+    let kept: String = text
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .filter(|line| serde_json::from_str::<Step>(line).is_ok_and(|l| l.step <= step))
+        .collect();
+    if kept.len() != text.len() {
+        files::write_atomically(path, kept.as_bytes())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! SIGINT and SIGTERM: the first asks the loop to finish its iteration and save, the second ends the process at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// Set by a signal.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    flag: Arc<AtomicBool>,
+    signal: Arc<AtomicUsize>,
+}
+
+impl Stop {
+    /// Catches both signals from here on.
+    pub fn install() -> Result<Self> {
+        let stop = Self::default();
+        for signal in [SIGINT, SIGTERM] {
+            let context = "cannot catch signals";
+            // The order matters: on the second signal the flag is already set, and the process ends.
+            let code = 128 + signal;
+            signal_hook::flag::register_conditional_shutdown(signal, code, stop.flag.clone()).context(context)?;
+            signal_hook::flag::register(signal, stop.flag.clone()).context(context)?;
+            signal_hook::flag::register_usize(signal, stop.signal.clone(), signal as usize).context(context)?;
+        }
+        Ok(stop)
+    }
+
+    /// What a loader or decoder polls.
+    pub fn flag(&self) -> &AtomicBool {
+        &self.flag
+    }
+
+    /// The exit code if a signal came: 130 or 143.
+    pub fn exit_code(&self) -> Option<u8> {
+        let signal = self.signal.load(Ordering::Acquire);
+        (self.flag.load(Ordering::Acquire)).then_some(128 + signal as u8)
+    }
+}
