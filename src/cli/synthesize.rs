@@ -88,25 +88,18 @@ impl Synthesize {
             .build()
             .context("the drawing threads can not be started: try fewer --workers")?;
         let progress = self.progress();
-        let faces = workers.install(|| {
-            (0..self.count)
-                .into_par_iter()
-                .map(|index| {
-                    let face = FaceAttributes::sample(self.seed, index);
-                    let bytes = self.encode(&face)?;
-                    write_whole(&images.join(self.file_name(index)), &bytes)?;
-                    progress.inc(1);
-                    Ok(face)
-                })
-                .collect::<Result<Vec<_>>>()
+        workers.install(|| {
+            (0..self.count).into_par_iter().try_for_each(|index| {
+                let bytes = self.encode(&self.face(index))?;
+                write_whole(&images.join(self.file_name(index)), &bytes)?;
+                progress.inc(1);
+                anyhow::Ok(())
+            })
         })?;
         progress.finish_and_clear();
-        write_whole(&self.out.join(YAW), self.yaw(&faces).as_bytes())?;
+        write_whole(&self.out.join(YAW), self.yaw().as_bytes())?;
         write_whole(&self.out.join(PARTITION), self.partition().as_bytes())?;
-        write_whole(
-            &self.out.join(ATTRIBUTES),
-            self.attributes(&faces).as_bytes(),
-        )?;
+        write_whole(&self.out.join(ATTRIBUTES), self.attributes().as_bytes())?;
         if !self.quiet {
             println!(
                 "{} faces of {size}x{size} px in {}",
@@ -178,6 +171,10 @@ impl Synthesize {
         Ok(bytes)
     }
 
+    fn face(&self, index: u64) -> FaceAttributes {
+        FaceAttributes::sample(self.seed, index)
+    }
+
     /// CelebA counts from 1.
     fn file_name(&self, index: u64) -> String {
         format!("{:06}.{}", index + 1, self.format.extension())
@@ -185,11 +182,11 @@ impl Synthesize {
 
     /// CelebA's `list_attr_celeba.txt`: the count, the names with a blank after each, then a line an image with 1 or
     /// −1, two characters wide.
-    fn attributes(&self, faces: &[FaceAttributes]) -> String {
-        let mut text = format!("{}\n{} \n", faces.len(), CELEBA_ATTRIBUTES.join(" "));
-        for (index, face) in faces.iter().enumerate() {
-            text.push_str(&self.file_name(index as u64));
-            for holds in celeba_attributes(face) {
+    fn attributes(&self) -> String {
+        let mut text = format!("{}\n{} \n", self.count, CELEBA_ATTRIBUTES.join(" "));
+        for index in 0..self.count {
+            text.push_str(&self.file_name(index));
+            for holds in celeba_attributes(&self.face(index)) {
                 text.push_str(if holds { "  1" } else { " -1" });
             }
             text.push('\n');
@@ -212,10 +209,11 @@ impl Synthesize {
         text
     }
 
-    fn yaw(&self, faces: &[FaceAttributes]) -> String {
+    fn yaw(&self) -> String {
         let mut text = String::from("image_id,yaw\n");
-        for (index, face) in faces.iter().enumerate() {
-            let _ = writeln!(text, "{},{:.6}", self.file_name(index as u64), face.yaw);
+        for index in 0..self.count {
+            let yaw = self.face(index).yaw;
+            let _ = writeln!(text, "{},{yaw:.6}", self.file_name(index));
         }
         text
     }

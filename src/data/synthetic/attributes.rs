@@ -22,7 +22,7 @@ pub enum HatStyle {
     Brimmed,
 }
 
-/// Everything that [`render`](super::render) draws. Numbers are without unit and, unless said otherwise, in 0..=1.
+/// Everything that [`render`](super::render()) draws. Numbers are without unit and, unless said otherwise, in 0..=1.
 /// Colours are sRGB in 0..=1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaceAttributes {

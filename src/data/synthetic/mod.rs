@@ -1,6 +1,6 @@
 //! Faces drawn in code: an endless data set with known attributes that needs no download.
 //!
-//! [`FaceAttributes`] says what a face looks like, [`render`] draws it at any size, [`celeba_attributes`] describes it
+//! [`FaceAttributes`] says what a face looks like, [`render()`] draws it at any size, [`celeba_attributes`] describes it
 //! in CelebA's terms, and [`Synthetic`] is the [`Source`] of the first `count` faces of a seed.
 
 mod attributes;

@@ -99,8 +99,8 @@ impl<'a> Head<'a> {
     fn new(face: &'a FaceAttributes) -> Self {
         let angle = face.yaw * FULL_TURN;
         let skin = skin_color(face.skin_tone);
-        let (x, y, z) = (0.75 * face.light, -0.45, 0.85);
-        let length = (x * x + y * y + z * z as f32).sqrt();
+        let (x, y, z) = (0.75 * face.light, -0.45_f32, 0.85_f32);
+        let length = (x * x + y * y + z * z).sqrt();
         let choose = |male, female| if face.male { male } else { female };
         Self {
             face,
