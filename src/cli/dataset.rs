@@ -4,11 +4,17 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::synthesize::Synthesize;
+
 #[derive(Subcommand)]
-pub enum Command {}
+pub enum Command {
+    Synthesize(Synthesize),
+}
 
 impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        match self {}
+        match self {
+            Self::Synthesize(command) => command.run(),
+        }
     }
 }

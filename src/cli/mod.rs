@@ -1,6 +1,7 @@
 //! The commands, one file each: its clap struct and its `run()`.
 
 pub mod dataset;
+mod synthesize;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,8 @@
 //! Images in: a [`Source`] reads and decodes them, a [`Dataset`] holds them as u8 NHWC at the training size, a
 //! [`Loader`] hands out shuffled batches.
 
+pub mod synthetic;
+
 use anyhow::Result;
 
 /// Where images come from: a folder, an archive, a renderer. `read` is called from many threads at once.

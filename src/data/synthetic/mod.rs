@@ -1,0 +1,73 @@
+//! Faces drawn in code: an endless data set with known attributes that needs no download.
+//!
+//! [`FaceAttributes`] says what a face looks like, [`render()`] draws it at any size, [`celeba_attributes`] describes it
+//! in CelebA's terms, and [`Synthetic`] is the [`Source`] of the first `count` faces of a seed.
+
+mod attributes;
+mod canvas;
+mod render;
+
+pub use attributes::{CELEBA_ATTRIBUTES, FaceAttributes, HairColor, HatStyle, celeba_attributes};
+pub use render::{SIZES, render};
+
+use anyhow::{Result, ensure};
+
+use crate::data::Source;
+
+/// Version of sampler and renderer together: raised when the same seed no longer gives the same pixels.
+const VERSION: u32 = 1;
+
+/// The first `count` faces of a seed, drawn at the size asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Synthetic {
+    seed: u64,
+    count: usize,
+}
+
+impl Synthetic {
+    pub fn new(seed: u64, count: usize) -> Self {
+        Self { seed, count }
+    }
+
+    /// The truth about face `index`.
+    pub fn attributes(&self, index: usize) -> FaceAttributes {
+        FaceAttributes::sample(self.seed, index as u64)
+    }
+}
+
+impl Source for Synthetic {
+    fn describe(&self) -> String {
+        format!("{} synthetic faces (seed {})", self.count, self.seed)
+    }
+
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn name(&self, index: usize) -> String {
+        format!("synthetic face {index} of seed {}", self.seed)
+    }
+
+    /// Draws face `index`. Fails where `index` or `size` is out of range.
+    fn read(&self, index: usize, size: usize) -> Result<Vec<u8>> {
+        ensure!(
+            index < self.count,
+            "there is no face {index}: the synthetic set holds {}",
+            self.count
+        );
+        ensure!(
+            SIZES.contains(&size),
+            "synthetic faces are drawn at {} to {} px, not at {size}",
+            SIZES.start(),
+            SIZES.end()
+        );
+        Ok(render(&self.attributes(index), size))
+    }
+
+    fn fingerprint(&self) -> String {
+        format!(
+            "synthetic:v{VERSION}:seed={}:count={}",
+            self.seed, self.count
+        )
+    }
+}
