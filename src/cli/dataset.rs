@@ -4,11 +4,17 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::inspect;
+
 #[derive(Subcommand)]
-pub enum Command {}
+pub enum Command {
+    Inspect(inspect::Args),
+}
 
 impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        match self {}
+        match self {
+            Self::Inspect(args) => args.run(),
+        }
     }
 }

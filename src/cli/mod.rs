@@ -1,6 +1,7 @@
 //! The commands, one file each: its clap struct and its `run()`.
 
 pub mod dataset;
+pub mod inspect;
 
 use std::process::ExitCode;
 
