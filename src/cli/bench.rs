@@ -82,7 +82,8 @@ impl Step {
         let median = times[times.len() / 2].as_secs_f64();
         let images_per_sec = self.batch_size as f64 / median;
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
-        let forward = |a: &crate::model::Architecture| a.blocks.iter().map(|b| b.flops()).sum::<u64>();
+        let forward =
+            |a: &crate::model::Architecture| a.blocks.iter().map(|b| b.flops()).sum::<u64>();
         let first = |a: &crate::model::Architecture| a.blocks[0].flops();
         // Forward, weight gradient and data gradient of each pass; nothing wants the gradient of z or of real images.
         let flop = 3 * forward(&g) - first(&g) + 8 * forward(&d) - 2 * first(&d);
@@ -125,7 +126,12 @@ impl Step {
 }
 
 /// Times of single iterations, sorted.
-fn measure<B: Backend>(backend: &B, dimensions: &Dimensions, batch: usize, seconds: f64) -> Result<Vec<Duration>> {
+fn measure<B: Backend>(
+    backend: &B,
+    dimensions: &Dimensions,
+    batch: usize,
+    seconds: f64,
+) -> Result<Vec<Duration>> {
     let mut gan = Gan::new(backend, dimensions, batch, 0)?;
     let bytes = batch * dimensions.image_size * dimensions.image_size * dimensions.channels;
     let pixels: Vec<u8> = (0..bytes).map(|i| (i * 7919 % 251) as u8).collect();

@@ -4,17 +4,19 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::synthesize::Synthesize;
+use super::{inspect, synthesize};
 
 #[derive(Subcommand)]
 pub enum Command {
-    Synthesize(Synthesize),
+    Synthesize(synthesize::Synthesize),
+    Inspect(inspect::Args),
 }
 
 impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Synthesize(command) => command.run(),
+            Self::Inspect(args) => args.run(),
         }
     }
 }

@@ -1,7 +1,12 @@
 //! The commands, one file each: its clap struct and its `run()`.
 
+pub mod bench;
 pub mod dataset;
-mod synthesize;
+pub mod device;
+pub mod inspect;
+pub mod sample;
+pub mod synthesize;
+pub mod train;
 
 use std::process::ExitCode;
 
@@ -17,9 +22,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Train(Box<train::Args>),
+    Sample(sample::Args),
     /// Make, check and describe data sets.
     #[command(subcommand)]
     Dataset(dataset::Command),
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Parses the command line, runs the command and turns its result into an exit code: 0 done, 1 failed, 2 wrong usage,
@@ -27,7 +36,10 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Train(args) => args.run(),
+        Command::Sample(args) => args.run(),
         Command::Dataset(command) => command.run(),
+        Command::Bench(command) => command.run(),
     };
     match result {
         Ok(code) => code,

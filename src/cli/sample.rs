@@ -29,7 +29,12 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// How many images of random noise
-    #[arg(long, value_name = "N", default_value_t = 64, conflicts_with = "latents")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 64,
+        conflicts_with = "latents"
+    )]
     count: usize,
     /// Noise from a file instead: tensor `z`, [n, latent_dim]
     #[arg(long, value_name = "FILE.safetensors")]
@@ -130,9 +135,18 @@ impl Args {
 }
 
 /// f32 NCHW images of `z`.
-fn generate(dict: &StateDict, dimensions: &Dimensions, z: &[f32], by_batch: bool) -> Result<Vec<f32>> {
+fn generate(
+    dict: &StateDict,
+    dimensions: &Dimensions,
+    z: &[f32],
+    by_batch: bool,
+) -> Result<Vec<f32>> {
     let backend = Cpu::<f32>::new();
-    let statistics = if by_batch { Statistics::BatchOnly } else { Statistics::Running };
+    let statistics = if by_batch {
+        Statistics::BatchOnly
+    } else {
+        Statistics::Running
+    };
     let mut images = Vec::new();
     let mut sampler: Option<(usize, Sampler<Cpu<f32>>)> = None;
     for z in z.chunks(BATCH * dimensions.latent_dim) {
@@ -156,7 +170,8 @@ fn write_folder(folder: &Path, images: &[f32], channels: usize, size: usize) -> 
     std::fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     for (index, image) in images.chunks_exact(channels * size * size).enumerate() {
         let pixels = sheet::to_pixels(image, channels, size);
-        let image = RgbImage::from_raw(size as u32, size as u32, pixels).context("an image of the wrong size")?;
+        let image = RgbImage::from_raw(size as u32, size as u32, pixels)
+            .context("an image of the wrong size")?;
         sheet::write_png(&folder.join(format!("{:06}.png", index + 1)), image)?;
     }
     Ok(())

@@ -240,7 +240,11 @@ impl Args {
         let Some(resume) = &self.resume else {
             let run = match &self.out {
                 Some(out) => out.clone(),
-                None => next_free(Path::new("runs"), self.dataset.unwrap_or(Kind::Synthetic), self.image_size)?,
+                None => next_free(
+                    Path::new("runs"),
+                    self.dataset.unwrap_or(Kind::Synthetic),
+                    self.image_size,
+                )?,
             };
             if let Some(record) = &self.record {
                 crate::files::refuse_existing(record)?;
@@ -253,9 +257,16 @@ impl Args {
             (None, Some(path)) => path
                 .parent()
                 .and_then(Path::parent)
-                .with_context(|| format!("{} lies in no run: give the run folder as --out", path.display()))?
+                .with_context(|| {
+                    format!(
+                        "{} lies in no run: give the run folder as --out",
+                        path.display()
+                    )
+                })?
                 .to_path_buf(),
-            (None, None) => bail!("--resume needs to know which run: give its folder as --out, or a checkpoint"),
+            (None, None) => {
+                bail!("--resume needs to know which run: give its folder as --out, or a checkpoint")
+            }
         };
         ensure!(
             run.is_dir(),
@@ -337,7 +348,13 @@ impl Args {
         Ok(config)
     }
 
-    fn load(&self, config: &Config, source: &dyn Source, run: &Path, stop: &Stop) -> Result<Dataset> {
+    fn load(
+        &self,
+        config: &Config,
+        source: &dyn Source,
+        run: &Path,
+        stop: &Stop,
+    ) -> Result<Dataset> {
         let dataset = Dataset::load(
             source,
             &LoadOptions {
@@ -420,15 +437,25 @@ fn next_free(parent: &Path, dataset: Kind, image_size: Option<usize>) -> Result<
     if let Ok(entries) = std::fs::read_dir(parent) {
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let number = name.to_str().and_then(|n| n.split('-').next()?.parse::<u64>().ok());
+            let number = name
+                .to_str()
+                .and_then(|n| n.split('-').next()?.parse::<u64>().ok());
             next = next.max(number.map_or(0, |n| n + 1));
         }
     }
-    Ok(parent.join(format!("{next:05}-{dataset}-{}px", image_size.unwrap_or(64))))
+    Ok(parent.join(format!(
+        "{next:05}-{dataset}-{}px",
+        image_size.unwrap_or(64)
+    )))
 }
 
 /// What `--dry-run` prints.
-fn describe<B: Backend>(backend: &B, config: &Config, run: &Path, source: &dyn Source) -> Result<ExitCode> {
+fn describe<B: Backend>(
+    backend: &B,
+    config: &Config,
+    run: &Path,
+    source: &dyn Source,
+) -> Result<ExitCode> {
     println!("{}", source.describe());
     println!("{}", backend.describe());
     let dimensions = config.dimensions();
@@ -436,10 +463,16 @@ fn describe<B: Backend>(backend: &B, config: &Config, run: &Path, source: &dyn S
     for (name, architecture, passes) in [("generator", &g, 1), ("discriminator", &d, 2)] {
         print_architecture(name, architecture);
         let network = backend.compile(architecture, passes * config.batch_size, Use::Training)?;
-        println!("  memory for training: {:.1} MiB", network.bytes() as f64 / f64::from(1 << 20));
+        println!(
+            "  memory for training: {:.1} MiB",
+            network.bytes() as f64 / f64::from(1 << 20)
+        );
     }
     let pixels = source.len() * config.image_size * config.image_size * 3;
-    println!("images in memory: {:.1} MiB", pixels as f64 / f64::from(1 << 20));
+    println!(
+        "images in memory: {:.1} MiB",
+        pixels as f64 / f64::from(1 << 20)
+    );
     println!("run folder: {}", run.display());
     println!("{}", serde_json::to_string_pretty(config)?);
     println!("dry run: nothing was trained or written");
@@ -453,7 +486,11 @@ fn print_architecture(name: &str, architecture: &Architecture) {
         architecture.blocks.iter().map(|b| b.flops()).sum::<u64>() as f64 / 1e6
     );
     for block in &architecture.blocks {
-        let name = if block.convolution.is_transposed() { "conv_transpose2d" } else { "conv2d" };
+        let name = if block.convolution.is_transposed() {
+            "conv_transpose2d"
+        } else {
+            "conv2d"
+        };
         let (stride, padding) = block.convolution.stride_padding();
         println!(
             "  {name} 4×4 s{stride} p{padding}  {}×{}×{} → {}×{}×{}{}  {:?}",

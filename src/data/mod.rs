@@ -1,9 +1,27 @@
 //! Images in: a [`Source`] reads and decodes them, a [`Dataset`] holds them as u8 NHWC at the training size, a
 //! [`Loader`] hands out shuffled batches.
 
+pub mod archive;
+pub mod celeba;
+pub mod dataset;
+pub mod decode;
+pub mod files;
+pub mod folder;
+pub mod loader;
 pub mod synthetic;
 
-use anyhow::Result;
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+pub use celeba::{Celeba, Split};
+pub use dataset::{Dataset, LoadOptions};
+pub use folder::Folder;
+pub use loader::Loader;
+pub use synthetic::Synthetic;
 
 /// Where images come from: a folder, an archive, a renderer. `read` is called from many threads at once.
 pub trait Source: Send + Sync {
@@ -23,6 +41,63 @@ pub trait Source: Send + Sync {
     /// Image `index` decoded, oriented, converted to RGB, resized and cropped: `size`·`size`·3 u8, HWC.
     fn read(&self, index: usize, size: usize) -> Result<Vec<u8>>;
 
-    /// Changes when the source does (names, lengths, modification times; not contents), so that a resumed run can tell.
+    /// Changes when the source does (names, lengths, modification times or checksums; not contents), so that a resumed
+    /// run can tell.
     fn fingerprint(&self) -> String;
+}
+
+/// The kinds of sources, as `--dataset` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// CelebA: img_align_celeba/ or img_align_celeba.zip.
+    Celeba,
+    /// Any tree of JPEG, PNG, BMP and WebP files, or a zip of them.
+    Folder,
+    /// Faces drawn by this program: no files needed.
+    Synthetic,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Celeba => "celeba",
+            Self::Folder => "folder",
+            Self::Synthetic => "synthetic",
+        })
+    }
+}
+
+/// Which source to open.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    pub kind: Kind,
+    /// Folder or zip; synthetic faces need none.
+    pub path: Option<PathBuf>,
+    /// For CelebA; `None` for train where a partition exists, else all.
+    pub split: Option<Split>,
+    /// Side of the centre crop before the resize, pixels; `None` for the whole image.
+    pub crop: Option<u32>,
+    /// Of synthetic faces.
+    pub seed: u64,
+    /// How many synthetic faces.
+    pub count: usize,
+}
+
+/// Opens a source; no image is decoded yet.
+///
+/// # Errors
+/// When it is missing, empty, damaged or hostile; the message names the file, the cause and the remedy.
+pub fn open(options: &OpenOptions) -> Result<Box<dyn Source>> {
+    let path = || {
+        options
+            .path
+            .as_deref()
+            .with_context(|| format!("--dataset {} needs --data, a folder or a zip", options.kind))
+    };
+    Ok(match options.kind {
+        Kind::Celeba => Box::new(Celeba::open(path()?, options.split, options.crop)?),
+        Kind::Folder => Box::new(Folder::open(path()?, options.crop)?),
+        Kind::Synthetic => Box::new(Synthetic::new(options.seed, options.count)),
+    })
 }

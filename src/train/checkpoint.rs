@@ -155,16 +155,20 @@ impl Checkpoint {
     /// Puts everything back into networks of the same dimensions.
     pub fn restore<B: Backend>(&self, gan: &mut Gan<B>) -> Result<()> {
         let average = self.average.as_ref().unwrap_or(&self.generator);
-        gan.generator.write(NetworkState::Parameters, &self.generator)?;
+        gan.generator
+            .write(NetworkState::Parameters, &self.generator)?;
         gan.generator.write(NetworkState::Average, average)?;
         gan.discriminator
             .write(NetworkState::Parameters, &self.discriminator)?;
         for (moment, prefix) in MOMENTS {
-            let take = |network: &str| StateDict::take_from(&self.optimizer, &format!("{network}/{prefix}"));
+            let take = |network: &str| {
+                StateDict::take_from(&self.optimizer, &format!("{network}/{prefix}"))
+            };
             gan.discriminator.write(moment, &take("D"))?;
             gan.generator.write(moment, &take("G"))?;
         }
-        gan.discriminator.set_steps(self.state.discriminator_steps)?;
+        gan.discriminator
+            .set_steps(self.state.discriminator_steps)?;
         gan.generator.set_steps(self.state.generator_steps)?;
         gan.set_iterations(self.state.step);
         Ok(())
@@ -220,7 +224,8 @@ impl Checkpoint {
             // A run that was taken back to an earlier step comes by here again.
             set_aside(target)?;
         }
-        fs::rename(folder, target).with_context(|| format!("cannot rename into {}", target.display()))?;
+        fs::rename(folder, target)
+            .with_context(|| format!("cannot rename into {}", target.display()))?;
         // Renamed away, so there is nothing left to remove.
         let _ = partial.keep();
         sync_folder(parent)?;
@@ -235,9 +240,11 @@ impl Checkpoint {
         let state = read_state(folder)?;
         let read = |name: &str| -> Result<TensorFile> {
             let path = folder.join(name);
-            let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let bytes =
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             verify(&path, &bytes, state.files.get(name))?;
-            TensorFile::from_bytes(&bytes).with_context(|| format!("{} cannot be used", path.display()))
+            TensorFile::from_bytes(&bytes)
+                .with_context(|| format!("{} cannot be used", path.display()))
         };
         let dimensions = state.dimensions();
         let check = |name: &str, dict: StateDict, architecture| -> Result<StateDict> {
@@ -277,7 +284,8 @@ fn read_network(folder: &Path, name: &str) -> Result<StateDict> {
     if folder.join(STATE).exists() {
         verify(&path, &bytes, read_state(folder)?.files.get(name))?;
     }
-    let file = TensorFile::from_bytes(&bytes).with_context(|| format!("{} cannot be used", path.display()))?;
+    let file = TensorFile::from_bytes(&bytes)
+        .with_context(|| format!("{} cannot be used", path.display()))?;
     Ok(StateDict::take_from(&file, ""))
 }
 
@@ -300,7 +308,10 @@ pub fn load_generator(path: &Path, weights: Weights) -> Result<(StateDict, Dimen
 }
 
 /// Weights to start another run from: generator, discriminator, and the average if there is one.
-pub fn load_networks(path: &Path, dimensions: &Dimensions) -> Result<(StateDict, StateDict, Option<StateDict>)> {
+pub fn load_networks(
+    path: &Path,
+    dimensions: &Dimensions,
+) -> Result<(StateDict, StateDict, Option<StateDict>)> {
     let folder = find(path)?;
     let (g, d) = (dimensions.generator(), dimensions.discriminator());
     let read = |name: &str, architecture| -> Result<StateDict> {
@@ -396,7 +407,10 @@ pub fn load_newest(run: &Path) -> Result<(PathBuf, Checkpoint)> {
                 ),
                 None => "there is no whole one before it".to_string(),
             };
-            Err(error.context(format!("the checkpoint {} is damaged; {remedy}", path.display())))
+            Err(error.context(format!(
+                "the checkpoint {} is damaged; {remedy}",
+                path.display()
+            )))
         }
     }
 }
@@ -433,7 +447,8 @@ fn set_aside(path: &Path) -> Result<()> {
     for attempt in 1.. {
         let name = format!("{}.superseded-{attempt}", path.display());
         if !Path::new(&name).exists() {
-            return fs::rename(path, &name).with_context(|| format!("cannot rename {}", path.display()));
+            return fs::rename(path, &name)
+                .with_context(|| format!("cannot rename {}", path.display()));
         }
     }
     Ok(())
@@ -483,7 +498,8 @@ fn network_file(dict: &StateDict) -> Result<Vec<u8>> {
 fn read_state(folder: &Path) -> Result<State> {
     let path = folder.join(STATE);
     let damaged = || format!("{} is damaged", path.display());
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let value: serde_json::Value = serde_json::from_str(&text).with_context(damaged)?;
     if let Some(format) = value.get("format").and_then(serde_json::Value::as_u64)
         && format > u64::from(FORMAT)

@@ -169,7 +169,10 @@ impl Config {
             "keep_checkpoints",
             "device",
         ];
-        let (a, b) = (serde_json::to_value(self).ok()?, serde_json::to_value(other).ok()?);
+        let (a, b) = (
+            serde_json::to_value(self).ok()?,
+            serde_json::to_value(other).ok()?,
+        );
         a.as_object()?.iter().find_map(|(name, value)| {
             let now = b.get(name)?;
             (value != now && !FREE.contains(&name.as_str())).then(|| {

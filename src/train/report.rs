@@ -24,7 +24,10 @@ pub struct Window {
 impl Window {
     pub fn add(&mut self, losses: &[Loss; 3]) {
         for (sums, loss) in self.sums.iter_mut().zip(losses) {
-            for (sum, value) in sums.iter_mut().zip([loss.loss, loss.probability, loss.accuracy]) {
+            for (sum, value) in sums
+                .iter_mut()
+                .zip([loss.loss, loss.probability, loss.accuracy])
+            {
                 let total = if self.count == 0 { Some(0.0) } else { *sum };
                 *sum = total
                     .map(|t| t + f64::from(value))
@@ -86,9 +89,15 @@ impl Reporter {
             .open(&path)
             .with_context(context)?;
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::with_draw_target(Some(config.steps), ProgressDrawTarget::stderr_with_hz(5));
+            let bar = ProgressBar::with_draw_target(
+                Some(config.steps),
+                ProgressDrawTarget::stderr_with_hz(5),
+            );
             let style = "{bar:30} {pos}/{len} {msg}  {eta_precise} left";
-            bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(
+                ProgressStyle::with_template(style)
+                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
             bar.set_position(step);
             bar.reset_eta();
             bar
@@ -113,7 +122,13 @@ impl Reporter {
     }
 
     /// The means of `window`, after iteration `step`.
-    pub fn report(&mut self, step: u64, epochs: f64, window: &Window, steps: [Steps; 2]) -> Result<()> {
+    pub fn report(
+        &mut self,
+        step: u64,
+        epochs: f64,
+        window: &Window,
+        steps: [Steps; 2],
+    ) -> Result<()> {
         let seconds = self.last.0.elapsed().as_secs_f64().max(1e-9);
         let rate = ((step - self.last.1) * self.batch) as f64 / seconds;
         self.last = (Instant::now(), step);
@@ -159,7 +174,11 @@ impl Reporter {
         match &self.bar {
             Some(bar) => bar.set_message(text),
             None if self.quiet => {}
-            None => println!("step {step}/{}  epoch {epochs:.2}  {text}{}", self.steps, self.eta(step, rate)),
+            None => println!(
+                "step {step}/{}  epoch {epochs:.2}  {text}{}",
+                self.steps,
+                self.eta(step, rate)
+            ),
         }
         Ok(())
     }

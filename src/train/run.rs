@@ -65,14 +65,27 @@ impl Claim {
     pub fn new(run: &Path, resume: bool) -> Result<Self> {
         let made = !run.exists();
         if resume {
-            ensure!(!made, "there is no run in {}: start one without --resume", run.display());
+            ensure!(
+                !made,
+                "there is no run in {}: start one without --resume",
+                run.display()
+            );
         } else if !made {
             refuse_used(run)?;
         }
-        fs::create_dir_all(run).with_context(|| format!("cannot make the run folder {}; choose another --out", run.display()))?;
+        fs::create_dir_all(run).with_context(|| {
+            format!(
+                "cannot make the run folder {}; choose another --out",
+                run.display()
+            )
+        })?;
         let path = run.join(".lock");
-        let lock = File::create(&path)
-            .with_context(|| format!("cannot write into the run folder {}; choose another --out", run.display()))?;
+        let lock = File::create(&path).with_context(|| {
+            format!(
+                "cannot write into the run folder {}; choose another --out",
+                run.display()
+            )
+        })?;
         if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
             bail!(
                 "another process is training in {}: wait for it, or choose another --out",
@@ -97,14 +110,19 @@ impl Claim {
 }
 
 fn refuse_used(run: &Path) -> Result<()> {
-    ensure!(run.is_dir(), "{} is a file: choose another --out", run.display());
+    ensure!(
+        run.is_dir(),
+        "{} is a file: choose another --out",
+        run.display()
+    );
     if Config::path(run).exists() {
         bail!(
             "{} already holds a run: continue it with --resume, or choose another --out",
             run.display()
         );
     }
-    let mut entries = fs::read_dir(run).with_context(|| format!("cannot list {}", run.display()))?;
+    let mut entries =
+        fs::read_dir(run).with_context(|| format!("cannot list {}", run.display()))?;
     if entries.any(|e| e.is_ok_and(|e| e.file_name() != ".lock")) {
         bail!(
             "{} is not empty, and nothing is overwritten: choose another --out",
@@ -165,7 +183,11 @@ impl<B: Backend> Sheets<B> {
         backend.draw_latent(config.seed, Purpose::Sheet, 0, &mut sampler.z)?;
         let folder = run.join("samples");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let state = if config.ema > 0.0 { State::Average } else { State::Parameters };
+        let state = if config.ema > 0.0 {
+            State::Average
+        } else {
+            State::Parameters
+        };
         Ok(Self {
             sampler,
             folder,
@@ -178,7 +200,10 @@ impl<B: Backend> Sheets<B> {
         self.sampler.load(&gan.generator.read(self.state)?)?;
         let images = self.sampler.images(backend, Statistics::Running)?;
         let path = self.folder.join(format!("step-{step:06}.png"));
-        sheet::write_png(&path, sheet::sheet(&images, self.sampler.channels, self.sampler.size))?;
+        sheet::write_png(
+            &path,
+            sheet::sheet(&images, self.sampler.channels, self.sampler.size),
+        )?;
         Ok(path)
     }
 }
@@ -187,7 +212,13 @@ impl<B: Backend> Sheets<B> {
 ///
 /// # Errors
 /// Where a file cannot be written, or training diverges; the last good checkpoint is named.
-pub fn train<B: Backend>(backend: &B, dataset: &Dataset, plan: Plan, claim: &Claim, stop: &Stop) -> Result<Outcome> {
+pub fn train<B: Backend>(
+    backend: &B,
+    dataset: &Dataset,
+    plan: Plan,
+    claim: &Claim,
+    stop: &Stop,
+) -> Result<Outcome> {
     let Plan {
         config,
         run,
@@ -204,7 +235,12 @@ pub fn train<B: Backend>(backend: &B, dataset: &Dataset, plan: Plan, claim: &Cla
     let mut flips = vec![false; config.batch_size];
 
     // Networks, and where they start.
-    let mut gan = Gan::new(backend, &config.dimensions(), config.batch_size, config.seed)?;
+    let mut gan = Gan::new(
+        backend,
+        &config.dimensions(),
+        config.batch_size,
+        config.seed,
+    )?;
     let mut window = Window::default();
     let mut step = 0;
     match start {
@@ -212,7 +248,8 @@ pub fn train<B: Backend>(backend: &B, dataset: &Dataset, plan: Plan, claim: &Cla
         Start::From(folder) => {
             let (g, d, average) = checkpoint::load_networks(&folder, &config.dimensions())?;
             gan.generator.write(State::Parameters, &g)?;
-            gan.generator.write(State::Average, average.as_ref().unwrap_or(&g))?;
+            gan.generator
+                .write(State::Average, average.as_ref().unwrap_or(&g))?;
             gan.discriminator.write(State::Parameters, &d)?;
         }
         Start::Resume(path, saved) => {
@@ -322,7 +359,11 @@ pub fn train<B: Backend>(backend: &B, dataset: &Dataset, plan: Plan, claim: &Cla
         step,
         checkpoint,
         sheet: latest_sheet,
-        stopped: if step < config.steps { stop.exit_code() } else { None },
+        stopped: if step < config.steps {
+            stop.exit_code()
+        } else {
+            None
+        },
     })
 }
 

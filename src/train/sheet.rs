@@ -67,6 +67,9 @@ mod tests {
         assert_eq!(sheet.get_pixel(2, 2).0, [0; 3]);
         assert_eq!(sheet.get_pixel(6, 2).0, [255; 3]);
         assert_eq!(sheet.get_pixel(2, 6).0, [0; 3]);
-        assert_eq!(to_pixels(&[0.0, 9.0, -9.0, 0.5], 1, 2)[..6], [128, 128, 128, 255, 255, 255]);
+        assert_eq!(
+            to_pixels(&[0.0, 9.0, -9.0, 0.5], 1, 2)[..6],
+            [128, 128, 128, 255, 255, 255]
+        );
     }
 }

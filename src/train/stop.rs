@@ -21,9 +21,11 @@ impl Stop {
             let context = "cannot catch signals";
             // The order matters: on the second signal the flag is already set, and the process ends.
             let code = 128 + signal;
-            signal_hook::flag::register_conditional_shutdown(signal, code, stop.flag.clone()).context(context)?;
+            signal_hook::flag::register_conditional_shutdown(signal, code, stop.flag.clone())
+                .context(context)?;
             signal_hook::flag::register(signal, stop.flag.clone()).context(context)?;
-            signal_hook::flag::register_usize(signal, stop.signal.clone(), signal as usize).context(context)?;
+            signal_hook::flag::register_usize(signal, stop.signal.clone(), signal as usize)
+                .context(context)?;
         }
         Ok(stop)
     }

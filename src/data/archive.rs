@@ -1,0 +1,214 @@
+//! Zip archives read in place: one memory map, a cheap reader for each thread, no lock. Archives are hostile until
+//! parsed: names, sizes and methods are checked when one is opened.
+
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use memmap2::Mmap;
+use zip::{CompressionMethod, ZipArchive};
+
+use super::decode::looks_like_html;
+
+/// Largest image file that is read, bytes, in an archive or a folder.
+pub const MAX_FILE_BYTES: u64 = 256 << 20;
+/// A larger entry may not be declared to expand more than this; image files hardly compress.
+const MAX_RATIO: u64 = 200;
+/// Entries and archives below this size may have any ratio: a blank bitmap compresses a thousand times.
+const RATIO_MATTERS_ABOVE: u64 = 16 << 20;
+
+#[derive(Clone)]
+struct Map(Arc<Mmap>);
+
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A file in an archive.
+#[derive(Debug)]
+pub struct Entry {
+    /// Path inside the archive, checked to stay inside it.
+    pub name: String,
+    /// Declared length unpacked, bytes.
+    pub size: u64,
+    /// Declared checksum of the unpacked bytes.
+    pub crc32: u32,
+    index: usize,
+}
+
+/// An open zip archive whose table of contents was checked.
+pub struct Archive {
+    path: PathBuf,
+    zip: ZipArchive<Cursor<Map>>,
+    entries: Vec<Entry>,
+}
+
+impl Archive {
+    /// Opens a zip and checks its table of contents; no entry is unpacked.
+    ///
+    /// # Errors
+    /// When the file is not a whole zip, or an entry has an absolute path or one with `..`, is encrypted, uses a
+    /// method other than stored and deflate, or declares an absurd size: then the whole archive is refused.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_unnamed(path).with_context(|| path.display().to_string())
+    }
+
+    fn open_unnamed(path: &Path) -> Result<Self> {
+        let file = File::open(path).context("cannot be opened")?;
+        let length = file.metadata().context("cannot be read")?.len();
+        ensure!(
+            length > 0,
+            "the file is empty (0 bytes): the download broke off; fetch it again"
+        );
+        // SAFETY: the map is only read, as bytes. Whoever shortens the file meanwhile stops the process (SIGBUS), and
+        // whoever changes it changes the images: neither breaks memory safety of what is built on it.
+        let map = unsafe { Mmap::map(&file) }.context("cannot be mapped into memory")?;
+        let head = map[..map.len().min(1024)].to_vec();
+        let mut zip = ZipArchive::new(Cursor::new(Map(Arc::new(map)))).map_err(|error| {
+            if looks_like_html(&head) {
+                anyhow!(
+                    "this is a web page (HTML), not a zip: the download host was over its quota or asked a question; \
+                     fetch the file again later or from another place"
+                )
+            } else if head.starts_with(b"PK") {
+                anyhow!(
+                    "the zip is truncated or damaged ({error}): the download or copy broke off; fetch it again"
+                )
+            } else {
+                anyhow!("not a zip archive ({error})")
+            }
+        })?;
+        let mut entries = Vec::with_capacity(zip.len());
+        let (mut packed, mut unpacked) = (0u64, 0u64);
+        for index in 0..zip.len() {
+            let entry = zip
+                .by_index_raw(index)
+                .with_context(|| format!("the zip is damaged at entry {index}; fetch it again"))?;
+            let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
+            check_name(&name)?;
+            if entry.is_dir() {
+                continue;
+            }
+            let (size, compressed) = (entry.size(), entry.compressed_size());
+            ensure!(
+                !entry.encrypted(),
+                "entry {name:?} is encrypted; unpack the archive with its password and give the folder"
+            );
+            match entry.compression() {
+                CompressionMethod::Stored | CompressionMethod::Deflated => {}
+                method => bail!(
+                    "entry {name:?} uses compression method {method:?}, which is not supported; unpack the archive and \
+                     give the folder, or pack it again with `zip -0`"
+                ),
+            }
+            ensure!(
+                size <= MAX_FILE_BYTES,
+                "entry {name:?} declares {} MiB unpacked, more than {} MiB: this archive expands absurdly and is refused",
+                size >> 20,
+                MAX_FILE_BYTES >> 20
+            );
+            ensure!(
+                size <= RATIO_MATTERS_ABOVE || size / MAX_RATIO <= compressed,
+                "entry {name:?} declares {size} bytes unpacked from {compressed}: this archive expands absurdly and is \
+                 refused"
+            );
+            packed = packed.saturating_add(compressed);
+            unpacked = unpacked.saturating_add(size);
+            entries.push(Entry {
+                name,
+                size,
+                crc32: entry.crc32(),
+                index,
+            });
+        }
+        ensure!(
+            packed <= length,
+            "the entries add up to {packed} packed bytes in a file of {length}: they overlap, as in a zip bomb; the \
+             archive is refused"
+        );
+        ensure!(
+            unpacked <= RATIO_MATTERS_ABOVE || unpacked / MAX_RATIO <= length,
+            "the entries add up to {unpacked} bytes unpacked from a file of {length}: this archive expands absurdly and \
+             is refused"
+        );
+        Ok(Self {
+            path: path.to_owned(),
+            zip,
+            entries,
+        })
+    }
+
+    /// Where the archive is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files in it, in the order of its table of contents.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Unpacks one file. Any number of threads may do so at once.
+    ///
+    /// # Errors
+    /// When the entry is damaged (its checksum is verified) or longer than it declares.
+    pub fn read(&self, entry: &Entry) -> Result<Vec<u8>> {
+        // Two reference counts: the table of contents and the map are shared.
+        let mut zip = self.zip.clone();
+        let file = zip
+            .by_index(entry.index)
+            .context("the zip entry is damaged")?;
+        let mut bytes = Vec::with_capacity(entry.size as usize);
+        file.take(entry.size + 1)
+            .read_to_end(&mut bytes)
+            .context("the zip entry is damaged")?;
+        ensure!(
+            bytes.len() as u64 == entry.size,
+            "the zip entry does not have the {} bytes that it declares",
+            entry.size
+        );
+        Ok(bytes)
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let drive = name.as_bytes().get(1) == Some(&b':');
+    let absolute = name.starts_with(['/', '\\']) || drive;
+    let climbs = name.split(['/', '\\']).any(|part| part == "..");
+    ensure!(
+        !absolute && !climbs && !name.contains('\0'),
+        "entry {name:?} has {} path, which could leave the archive's folder: the archive is refused; get it from \
+         another place",
+        if absolute { "an absolute" } else { "an unsafe" }
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_inside() {
+        for good in ["a.jpg", "img/a.jpg", "a..b/c", "..a", "img/"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "/a",
+            "\\a",
+            "C:\\a",
+            "C:a",
+            "../a",
+            "a/../../b",
+            "a\\..\\b",
+            "..",
+            "a\0b",
+        ] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}
