@@ -240,7 +240,12 @@ impl HairOutline {
             center: head.place(0.0, 0.06),
             // The skull is deeper than wide.
             rx: head.width * (1.0 + 0.12 * head.sin * head.sin) + volume,
-            ry: 0.80 + 0.5 * volume,
+            // A hat presses it down.
+            ry: if head.face.hat {
+                0.78
+            } else {
+                0.80 + 0.5 * volume
+            },
             middle: -0.12,
             flare: -0.35 + 0.47 * ramp(0.0, 0.5, length),
             end: 0.10 + 1.25 * length,
@@ -500,7 +505,7 @@ fn beard(canvas: &mut Canvas, head: &Head) {
         // Height where the beard begins: low on the cheeks, up along the sides, and up to the nose in the middle.
         let m = (x - mouth) / if x < mouth { left } else { right };
         let cheeks = 0.60 - 0.62 * u.abs().powi(3).min(1.0);
-        let top = cheeks - (cheeks - 0.415) * ramp(0.30, 0.20, m.abs());
+        let top = cheeks - (cheeks - 0.415) * ramp(0.40, 0.15, m.abs());
         let soft = ramp(-0.035, 0.055, y - top);
         let shade = head.lit(u.clamp(-1.0, 1.0) * 0.8, (v * 0.5).clamp(-0.6, 0.6))
             + strands * (wave(u * 9.0 + y) + wave(u * 17.0 - 2.0 * y));
@@ -622,12 +627,12 @@ fn eye(canvas: &mut Canvas, head: &Head, side: f32) {
                 over(pixel, color, alpha);
             }
         }
-        if arch > -0.25 {
+        if arch > -0.12 {
             // The upper lid, heavier towards the outer corner; the lower one is only a shadow.
             let weight = lashes * (1.0 + 0.5 * u * side);
             let slope = 2.0 * upper * u / half;
             let across = (1.0 + slope * slope).sqrt().recip();
-            let fade = ramp(-0.25, 0.05, arch);
+            let fade = ramp(-0.12, 0.12, arch);
             over(pixel, lid, fade * edge.stroke((y - top) * across, weight));
             over(
                 pixel,
@@ -799,7 +804,7 @@ fn hat(canvas: &mut Canvas, head: &Head) {
             dome(canvas, head, center, [rx, 0.70], color);
             let band = Band {
                 center: [center[0], -0.52],
-                half: [rx, 0.07],
+                half: [0.94 * rx, 0.07],
                 ribs: 0.0,
             };
             band.draw(canvas, head, dim(color, 0.45));
