@@ -116,8 +116,8 @@ def sample(folder: Path, seed: int) -> None:
             if p.dim() == 1:
                 p.add_(0.1 * torch.randn_like(p))
             else:
-                p.mul_(4)
-        for _ in range(4):
+                p.mul_(8)
+        for _ in range(20):
             g(1.2 * torch.randn(9, 16, dtype=torch.float64) + 0.1)
         round_to_f32(g)
         g.eval()
