@@ -28,6 +28,7 @@ any of a list of mistakes in it.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import sys
@@ -40,7 +41,7 @@ try:
     import numpy as np
     import torch
     from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
+    from safetensors.torch import save
     from torch import Tensor, nn
 except ImportError as error:
     sys.exit(f"error: {error}. This script needs PyTorch: pip install torch numpy safetensors")
@@ -406,7 +407,14 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
 
 
 def write(path: Path, tensors: dict[str, Tensor], s: Settings) -> None:
-    save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata=s.metadata())
+    """Writes a record file. The library orders metadata at random; sorted, equal runs give equal files."""
+    data = save({name: t.contiguous() for name, t in tensors.items()}, metadata=s.metadata())
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
 
 
 # ---------------------------------------------------------------------------------------------------- self-test
