@@ -8,9 +8,12 @@ For every iteration the recorded weights, buffers, images and z go through the i
 (D on real, D on G(z), Adam step of D; D on G(z) with the new D, Adam step of G), and these are compared:
 
   losses       relative error of loss_d_real, loss_d_fake and loss_g
-  gradients    relative L2 error of each tensor; the median over all tensors of the file, and the worst. One activation
-               that rounds to the other side of a (Leaky)ReLU's kink moves many tensors of that iteration by some 1e-3,
-               so the worst bound is wide; a tensor that is wrong always is caught by the bound on its best iteration
+  gradients    relative L2 error of each tensor. Where an activation rounds to the other side of a (Leaky)ReLU's kink,
+               both slopes are right, and the choice moves every gradient before it by some 1e-3: at 64 px, width 64,
+               batch 16 that happens to PyTorch's own f32 in most iterations. So the errors are taken twice: as they
+               are (`raw`), and with kinks resolved: inputs of a (Leaky)ReLU within --kink (relative to the root mean
+               square of that layer) of zero take the other slope where that brings the gradients nearer to the
+               recorded ones. The median and a tight bound on every tensor hold for the latter
   Adam         the step is replayed from the recorded gradients, with moments accumulated in f64 from iteration 0, and
                compared with the recorded weights after it by two measures, worst tensor of each:
                `weights`: L2 error against the L2 norm of the new weights. Rounding the weights to f32 alone costs 3e-8,
@@ -51,6 +54,8 @@ from reference_dcgan import IMAGE_SIZES, Discriminator, Generator, faces_like
 LOSSES = ("loss_d_real", "loss_d_fake", "loss_g")
 INTEGERS = ("image_size", "width", "latent_dim", "batch_size", "steps")
 REALS = ("lr_g", "lr_d", "beta1", "beta2", "eps")
+KINK = 4e-6  # some sixty roundings of f32, as sums of thousands of terms may have
+RESOLVED = 5e-6  # gradients that agree this well are not searched for kinks
 bce = nn.functional.binary_cross_entropy_with_logits
 
 
@@ -83,7 +88,7 @@ class Limits:
     losses: float = 1e-5
     gradient_median: float = 2e-5
     gradient_worst: float = 3e-2
-    gradient_best: float = 1e-4
+    gradient_resolved: float = 1e-4
     adam: float = 1e-5
     buffers: float = 1e-5
 
@@ -213,7 +218,9 @@ class Iteration:
     """Errors of one iteration, by tensor name."""
 
     losses: dict[str, float] = field(default_factory=dict)
+    raw_gradients: dict[str, float] = field(default_factory=dict)
     gradients: dict[str, float] = field(default_factory=dict)
+    flips: int = 0
     adam_weights: dict[str, float] = field(default_factory=dict)
     adam_update: dict[str, float] = field(default_factory=dict)
     buffers: dict[str, float] = field(default_factory=dict)
@@ -224,16 +231,82 @@ def worst(errors: dict[str, float]) -> tuple[float, str]:
     return errors[name], name
 
 
+class Slope(torch.autograd.Function):
+    """A (Leaky)ReLU whose derivative is a tensor that may be changed between backward passes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, slopes: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.slopes = slopes
+        return x * slopes
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return dy * ctx.slopes, None
+
+
+class Kinked(nn.Module):
+    """A ReLU (`slope` 0) or LeakyReLU that notes where its input comes within rounding of zero."""
+
+    def __init__(self, slope: float, reach: float, kinks: list[tuple[float, Tensor, int, float]]) -> None:
+        super().__init__()
+        self.slope, self.reach, self.kinks = slope, reach, kinks
+
+    def forward(self, x: Tensor) -> Tensor:
+        slopes = torch.where(x > 0, 1.0, self.slope).to(x.dtype)
+        distance = (x.detach().abs() / x.detach().square().mean().sqrt()).flatten()
+        for i in (distance < self.reach).nonzero().flatten().tolist():
+            self.kinks.append((distance[i].item(), slopes.view(-1), i, 1 + self.slope))
+        return Slope.apply(x, slopes)
+
+
+def with_kinks(network: nn.Module, reach: float, kinks: list[tuple[float, Tensor, int, float]]) -> None:
+    """Replaces the activations of a network with ones that note their kinks in `kinks`."""
+    for i, layer in enumerate(network.main):
+        if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
+            network.main[i] = Kinked(getattr(layer, "negative_slope", 0.0), reach, kinks)
+
+
+def gradient_errors(
+    loss: Tensor, network: nn.Module, recorded: dict[str, Tensor], kinks: list[tuple[float, Tensor, int, float]]
+) -> tuple[dict[str, float], dict[str, float], int]:
+    """Errors of the recorded gradients raw and with kinks resolved, and how many activations took the other slope.
+
+    The nearest kinks are tried first, one backward pass each, until every tensor agrees to `RESOLVED`.
+    """
+    names, parameters = zip(*network.named_parameters())
+
+    def errors() -> dict[str, float]:
+        found = torch.autograd.grad(loss, parameters, retain_graph=True)
+        return {name: relative(recorded[name], want) for name, want in zip(names, found)}
+
+    raw = best = errors()
+    flips = 0
+    for _, slopes, i, both in sorted(kinks, key=lambda kink: kink[0]):
+        if max(best.values()) <= RESOLVED:
+            break
+        slopes[i] = both - slopes[i]
+        tried = errors()
+        if sum(e * e for e in tried.values()) < sum(e * e for e in best.values()):
+            best, flips = tried, flips + 1
+        else:
+            slopes[i] = both - slopes[i]
+    return raw, best, flips
+
+
 def load_parameters(network: nn.Module, state: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, p in network.named_parameters():
             p.copy_(state[name])
 
 
-def replay(record: Record, dtype: torch.dtype) -> Iterator[Iteration]:
+def replay(record: Record, dtype: torch.dtype, kink: float) -> Iterator[Iteration]:
     """Replays every iteration from its recorded state."""
     s = record.settings
     d, g = build(record, dtype)
+    kinks_d: list[tuple[float, Tensor, int, float]] = []
+    kinks_g: list[tuple[float, Tensor, int, float]] = []
+    with_kinks(d, kink, kinks_d)
+    with_kinks(g, kink, kinks_g)
     adam_d, adam_g = Adam(s.lr_d, s), Adam(s.lr_g, s)
     before_d, before_g = (record.like(f"step/000000/before/{n}", state_shapes(m)) for n, m in (("D", d), ("G", g)))
     for k in range(s.steps):
@@ -247,16 +320,21 @@ def replay(record: Record, dtype: torch.dtype) -> Iterator[Iteration]:
         g.load_state_dict(before_g)
         one, zero = torch.ones(s.batch_size, dtype=dtype), torch.zeros(s.batch_size, dtype=dtype)
 
+        def compare_gradients(net: str, loss: Tensor, network: nn.Module, recorded: dict[str, Tensor]) -> None:
+            raw, resolved, flips = gradient_errors(loss, network, recorded, kinks_d + kinks_g * (net == "G"))
+            out.raw_gradients |= {f"{net}/{name}": error for name, error in raw.items()}
+            out.gradients |= {f"{net}/{name}": error for name, error in resolved.items()}
+            out.flips += flips
+
+        kinks_d.clear()
+        kinks_g.clear()
         fake = g(z)
         loss_real, loss_fake = bce(d(real), one), bce(d(fake.detach()), zero)
-        names, parameters = zip(*d.named_parameters())
-        for name, want in zip(names, torch.autograd.grad(loss_real + loss_fake, parameters)):
-            out.gradients[f"D/{name}"] = relative(grad_d[name], want)
+        compare_gradients("D", loss_real + loss_fake, d, grad_d)
+        kinks_d.clear()
         load_parameters(d, after_d)
         loss_g = bce(d(fake), one)
-        names, parameters = zip(*g.named_parameters())
-        for name, want in zip(names, torch.autograd.grad(loss_g, parameters)):
-            out.gradients[f"G/{name}"] = relative(grad_g[name], want)
+        compare_gradients("G", loss_g, g, grad_g)
 
         for name, want in zip(LOSSES, (loss_real, loss_fake, loss_g)):
             out.losses[name] = relative(record.tensor(f"{at}/{name}", (), (1,)).reshape(()), want.detach())
@@ -275,7 +353,7 @@ def replay(record: Record, dtype: torch.dtype) -> Iterator[Iteration]:
         yield out
 
 
-def check(path: Path, dtype: torch.dtype, limits: Limits, say: Callable[[str], None] = print) -> bool:
+def check(path: Path, dtype: torch.dtype, limits: Limits, kink: float, say: Callable[[str], None] = print) -> bool:
     """Replays the file, prints the table and says whether all is within the limits."""
     record = Record(path)
     s = record.settings
@@ -283,15 +361,16 @@ def check(path: Path, dtype: torch.dtype, limits: Limits, say: Callable[[str], N
         f"batch {s.batch_size}, {s.precision}; replayed in {str(dtype).removeprefix('torch.')} by PyTorch {torch.__version__}")
     if s.precision != "fp32":
         say(f"note: recorded at {s.precision}; the default limits are for fp32")
-    say(f"{'step':>4}  {'d_real':>8} {'d_fake':>8} {'loss_g':>8}  {'grad D':>8} {'grad G':>8} {'worst':>8} {'':26}  "
-        f"{'Adam:wts':>8} {'update':>8}  {'buffers':>8}")
+    say(f"{'':34}{'raw gradients':>17} {'resolved':>14}\n"
+        f"{'step':>4}  {'d_real':>8} {'d_fake':>8} {'loss_g':>8}  {'median':>8} {'worst':>8}  {'flips':>5} {'median':>8} "
+        f"{'worst':>8} {'':26}  {'Adam:wts':>8} {'update':>8}  {'buffers':>8}")
     rows = []
-    for k, row in enumerate(replay(record, dtype)):
+    for k, row in enumerate(replay(record, dtype, kink)):
         rows.append(row)
-        medians = [statistics.median(e for n, e in row.gradients.items() if n[0] == net) for net in "DG"]
         grad, name = worst(row.gradients)
         say(f"{k:>4}  " + " ".join(f"{row.losses[n]:8.1e}" for n in LOSSES)
-            + f"  {medians[0]:8.1e} {medians[1]:8.1e} {grad:8.1e} {name:26}  {worst(row.adam_weights)[0]:8.1e} "
+            + f"  {statistics.median(row.raw_gradients.values()):8.1e} {worst(row.raw_gradients)[0]:8.1e}  {row.flips:5} "
+            f"{statistics.median(row.gradients.values()):8.1e} {grad:8.1e} {name:26}  {worst(row.adam_weights)[0]:8.1e} "
             f"{worst(row.adam_update)[0]:8.1e}  {worst(row.buffers)[0]:8.1e}")
     if record.unused():
         say(f"note: {len(record.unused())} tensors were not checked, for instance {record.unused()[0]}")
@@ -301,13 +380,12 @@ def check(path: Path, dtype: torch.dtype, limits: Limits, say: Callable[[str], N
         error, name, k = max(found)
         return error, f"{name}, iteration {k}"
 
-    best = {name: min(row.gradients[name] for row in rows) for name in rows[0].gradients}
     verdicts = [
         ("losses, relative", *over_all(lambda r: r.losses), limits.losses),
-        ("gradients, median tensor", statistics.median(e for r in rows for e in r.gradients.values()), "",
-         limits.gradient_median),
-        ("gradients, worst tensor", *over_all(lambda r: r.gradients), limits.gradient_worst),
-        ("gradients, worst tensor in its best iteration", *worst(best), limits.gradient_best),
+        ("gradients, raw, worst tensor", *over_all(lambda r: r.raw_gradients), limits.gradient_worst),
+        ("gradients, kinks resolved, median tensor", *max((statistics.median(r.gradients.values()), f"iteration {k}")
+                                                          for k, r in enumerate(rows)), limits.gradient_median),
+        ("gradients, kinks resolved, worst tensor", *over_all(lambda r: r.gradients), limits.gradient_resolved),
         ("Adam, against the weights", *over_all(lambda r: r.adam_weights), limits.adam),
         ("Adam, against the update, beyond rounding", *over_all(lambda r: r.adam_update), limits.adam),
         ("batch norm's buffers", *over_all(lambda r: r.buffers), limits.buffers),
@@ -476,7 +554,7 @@ def edits(s: Settings) -> list[tuple[str, int, Callable[[dict[str, Tensor]], Non
 def verdict(path: Path, limits: Limits, say: Callable[[str], None]) -> int:
     """Exit code for a file."""
     try:
-        return 0 if check(path, torch.float64, limits, say) else 1
+        return 0 if check(path, torch.float64, limits, KINK, say) else 1
     except RecordError as error:
         say(f"error: {error}")
         return 2
@@ -525,13 +603,15 @@ def main() -> int:
     default = Limits()
     limits = ap.add_argument_group("limits (relative errors)")
     for name, what in (
-        ("losses", "each loss"), ("gradient_median", "the median gradient tensor"),
-        ("gradient_worst", "the worst gradient tensor"),
-        ("gradient_best", "each gradient tensor in its best iteration"),
+        ("losses", "each loss"), ("gradient_median", "the median gradient tensor of an iteration, kinks resolved"),
+        ("gradient_worst", "the worst gradient tensor, raw"),
+        ("gradient_resolved", "the worst gradient tensor, kinks resolved"),
         ("adam", "Adam's steps, by both measures"), ("buffers", "batch norm's running statistics"),
     ):
         limits.add_argument(f"--max-{name.replace('_', '-')}", type=float, default=getattr(default, name),
                             dest=name, metavar="X", help=f"{what} (default %(default)g)")
+    ap.add_argument("--kink", type=float, default=KINK, metavar="X", help="inputs of a (Leaky)ReLU this near zero may "
+                    "take either slope, relative to their layer's root mean square; 0: none (default %(default)g)")
     own = ap.add_argument_group("the run of --make-own")
     for name, value in (("image-size", 64), ("width", 64), ("latent-dim", 100), ("batch-size", 16), ("steps", 5)):
         own.add_argument(f"--{name}", type=int, default=value, help="default %(default)s")
@@ -539,7 +619,7 @@ def main() -> int:
     a = ap.parse_args()
     if sum((a.file is not None, a.make_own is not None, a.self_test)) != 1:
         ap.error("give a FILE, or --make-own FILE, or --self-test")
-    chosen = Limits(a.losses, a.gradient_median, a.gradient_worst, a.gradient_best, a.adam, a.buffers)
+    chosen = Limits(a.losses, a.gradient_median, a.gradient_worst, a.gradient_resolved, a.adam, a.buffers)
     if a.self_test:
         return 0 if self_test(chosen, a.seed, a.verbose) else 1
     if a.make_own is not None:
@@ -550,7 +630,7 @@ def main() -> int:
         print(f"wrote {a.make_own}")
         return 0
     try:
-        return 0 if check(a.file, torch.float64 if a.dtype == "f64" else torch.float32, chosen) else 1
+        return 0 if check(a.file, torch.float64 if a.dtype == "f64" else torch.float32, chosen, a.kink) else 1
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
