@@ -1,0 +1,640 @@
+#!/usr/bin/env python3
+"""Checks a `dcgan-cuda train --record FILE.safetensors` file in PyTorch, in f64, each iteration from its recorded state.
+
+    pip install torch numpy safetensors
+    scripts/replay_pytorch.py FILE.safetensors
+
+For every iteration the recorded weights, buffers, images and z go through the iteration of pytorch/examples' DCGAN
+(D on real, D on G(z), Adam step of D; D on G(z) with the new D, Adam step of G), and these are compared:
+
+  losses       relative error of loss_d_real, loss_d_fake and loss_g
+  gradients    relative L2 error of each tensor. Where an activation rounds to the other side of a (Leaky)ReLU's kink,
+               both slopes are right, and the choice moves every gradient before it by some 1e-3: at 64 px, width 64,
+               batch 16 that happens to PyTorch's own f32 in most iterations. So the errors are taken twice: as they
+               are (`raw`), and with kinks resolved: inputs of a (Leaky)ReLU within --kink (relative to the root mean
+               square of that layer) of zero take the other slope where that brings the gradients nearer to the
+               recorded ones. The median and a tight bound on every tensor hold for the latter
+  Adam         the step is replayed from the recorded gradients, with moments accumulated in f64 from iteration 0, and
+               compared with the recorded weights after it by two measures, worst tensor of each:
+               `weights`: L2 error against the L2 norm of the new weights. Rounding the weights to f32 alone costs 3e-8,
+               but a whole update is only some 1e-2 of a convolution's norm and 1e-4 of batch norm's weight
+               `update`: L2 error against the L2 norm of the update itself, counting of each element only what goes
+               beyond half a unit in the last place of its recorded f32 value, which no f32 weight can avoid
+  buffers      relative L2 error of batch norm's running mean and variance after the iteration (D's move three times an
+               iteration, G's once), and num_batches_tracked exactly
+
+Exit code 0: PASS, 1: FAIL, 2: the file cannot be checked (missing tensors, wrong shapes, NaN, …) or wrong usage.
+`--make-own` writes such a file from PyTorch in f32, and `--self-test` shows that this check passes it and fails it with
+any of a list of mistakes in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+try:
+    import numpy as np
+    import torch
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save
+    from torch import Tensor, nn
+except ImportError as error:
+    sys.exit(f"error: {error}. This script needs PyTorch: pip install torch numpy safetensors")
+
+from reference_dcgan import IMAGE_SIZES, Discriminator, Generator, faces_like
+
+LOSSES = ("loss_d_real", "loss_d_fake", "loss_g")
+INTEGERS = ("image_size", "width", "latent_dim", "batch_size", "steps")
+REALS = ("lr_g", "lr_d", "beta1", "beta2", "eps")
+KINK = 4e-6  # some sixty roundings of f32, as sums of thousands of terms may have
+RESOLVED = 5e-6  # gradients that agree this well are not searched for kinks
+bce = nn.functional.binary_cross_entropy_with_logits
+
+
+class RecordError(Exception):
+    """The file cannot be checked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the file's metadata says of the run."""
+
+    image_size: int
+    width: int
+    latent_dim: int
+    batch_size: int
+    steps: int
+    lr_g: float = 2e-4
+    lr_d: float = 2e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    eps: float = 1e-8
+    precision: str = "fp32"
+
+    def metadata(self) -> dict[str, str]:
+        return {name: str(value) for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Limits:
+    losses: float = 1e-5
+    gradient_median: float = 2e-5
+    gradient_worst: float = 3e-2
+    gradient_resolved: float = 1e-4
+    adam: float = 1e-5
+    buffers: float = 1e-5
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+class Record:
+    """A record file: every tensor is asked for by name and shape, and must be finite."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise RecordError(f"{path}: no such file")
+        try:
+            self._file = safe_open(path, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise RecordError(f"{path}: not a safetensors file ({error})") from error
+        self.names = set(self._file.keys())
+        self.settings = self._settings(self._file.metadata() or {})
+        self._used: set[str] = set()
+
+    def _settings(self, metadata: dict[str, str]) -> Settings:
+        missing = [name for name in (*INTEGERS, *REALS, "precision") if name not in metadata]
+        if missing:
+            raise RecordError(f"{self.path}: the metadata lacks {', '.join(missing)}")
+        try:
+            values: dict[str, int | float] = {name: int(metadata[name]) for name in INTEGERS}
+            values |= {name: float(metadata[name]) for name in REALS}
+        except ValueError as error:
+            raise RecordError(f"{self.path}: metadata: {error}") from error
+        s = Settings(**values, precision=metadata["precision"])  # type: ignore[arg-type]
+        first = min((n for n in self.names if n.startswith("step/")), default="").split("/")[1:2]
+        if metadata.get("first_step", "0") != "0" or first not in ([], ["000000"]):
+            raise RecordError(
+                f"{self.path}: starts at iteration {metadata.get('first_step', first[0])}, where Adam's moments are not "
+                "zero and not in the file; record a fresh run"
+            )
+        if s.image_size not in IMAGE_SIZES or min(s.width, s.latent_dim, s.batch_size, s.steps) < 1:
+            raise RecordError(f"{self.path}: metadata: impossible dimensions: {s}")
+        if not all(math.isfinite(getattr(s, name)) for name in REALS):
+            raise RecordError(f"{self.path}: metadata: a setting is not finite: {s}")
+        return s
+
+    def tensor(self, name: str, *shapes: tuple[int, ...]) -> Tensor:
+        """The tensor `name`, which must have one of `shapes` (where given)."""
+        if name not in self.names:
+            raise RecordError(f"{self.path}: tensor {name} is missing")
+        t = self._file.get_tensor(name)
+        if shapes and tuple(t.shape) not in shapes:
+            raise RecordError(f"{self.path}: tensor {name} has shape {tuple(t.shape)} instead of {shapes[0]}")
+        if not torch.isfinite(t).all():
+            raise RecordError(f"{self.path}: tensor {name} has values that are not finite (NaN or infinity)")
+        self._used.add(name)
+        return t
+
+    def like(self, prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        return {name: self.tensor(f"{prefix}/{name}", shape) for name, shape in shapes.items()}
+
+    def unused(self) -> list[str]:
+        return sorted(self.names - self._used)
+
+
+def state_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in network.state_dict().items()}
+
+
+def parameter_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in network.named_parameters()}
+
+
+def build(record: Record, dtype: torch.dtype) -> tuple[Discriminator, Generator]:
+    """Networks of the recorded dimensions; the cap on channels is read off the weights."""
+    s = record.settings
+    first = record.tensor("step/000000/before/G/main.0.weight")
+    if first.dim() != 4:
+        raise RecordError(f"{record.path}: step/000000/before/G/main.0.weight has {first.dim()} dimensions instead of 4")
+    cap = first.shape[1]
+    d, g = Discriminator(s.image_size, s.width, cap), Generator(s.image_size, s.width, s.latent_dim, cap)
+    return d.to(dtype).train(), g.to(dtype).train()
+
+
+# -------------------------------------------------------------------------------------------------- measuring
+
+
+def relative(got: Tensor, want: Tensor) -> float:
+    """Relative L2 error in f64."""
+    difference = torch.linalg.vector_norm(got.double() - want.double()).item()
+    norm = torch.linalg.vector_norm(want.double()).item()
+    return difference / norm if norm > 0 else (0.0 if difference == 0 else math.inf)
+
+
+class Adam:
+    """Adam as `torch.optim.Adam`, in f64, fed with recorded gradients."""
+
+    def __init__(self, lr: float, s: Settings) -> None:
+        self.lr, self.beta1, self.beta2, self.eps = lr, s.beta1, s.beta2, s.eps
+        self.t = 0
+        self.m: dict[str, Tensor] = {}
+        self.v: dict[str, Tensor] = {}
+
+    def updates(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this step adds to the weights."""
+        self.t += 1
+        out = {}
+        for name, gradient in gradients.items():
+            g = gradient.double()
+            self.m[name] = self.beta1 * self.m.get(name, torch.zeros_like(g)) + (1 - self.beta1) * g
+            self.v[name] = self.beta2 * self.v.get(name, torch.zeros_like(g)) + (1 - self.beta2) * g * g
+            m_hat = self.m[name] / (1 - self.beta1**self.t)
+            v_hat = self.v[name] / (1 - self.beta2**self.t)
+            out[name] = -self.lr * m_hat / (v_hat.sqrt() + self.eps)
+        return out
+
+
+def adam_errors(before: Tensor, update: Tensor, after: Tensor) -> tuple[float, float]:
+    """Error of the recorded new weights against their norm, and beyond f32 rounding against the update's norm."""
+    want = before.double() + update
+    half_ulp = 0.5 * np.spacing(np.abs(after.float().numpy())).astype(np.float64)
+    beyond = ((after.double() - want).abs() - torch.from_numpy(np.asarray(half_ulp))).clamp(min=0)
+    norm, excess = torch.linalg.vector_norm(update).item(), torch.linalg.vector_norm(beyond).item()
+    return relative(after, want), excess / norm if norm > 0 else (0.0 if excess == 0 else math.inf)
+
+
+@dataclass
+class Iteration:
+    """Errors of one iteration, by tensor name."""
+
+    losses: dict[str, float] = field(default_factory=dict)
+    raw_gradients: dict[str, float] = field(default_factory=dict)
+    gradients: dict[str, float] = field(default_factory=dict)
+    flips: int = 0
+    adam_weights: dict[str, float] = field(default_factory=dict)
+    adam_update: dict[str, float] = field(default_factory=dict)
+    buffers: dict[str, float] = field(default_factory=dict)
+
+
+def worst(errors: dict[str, float]) -> tuple[float, str]:
+    name = max(errors, key=lambda k: errors[k])
+    return errors[name], name
+
+
+class Slope(torch.autograd.Function):
+    """A (Leaky)ReLU whose derivative is a tensor that may be changed between backward passes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, slopes: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.slopes = slopes
+        return x * slopes
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return dy * ctx.slopes, None
+
+
+class Kinked(nn.Module):
+    """A ReLU (`slope` 0) or LeakyReLU that notes where its input comes within rounding of zero."""
+
+    def __init__(self, slope: float, reach: float, kinks: list[tuple[float, Tensor, int, float]]) -> None:
+        super().__init__()
+        self.slope, self.reach, self.kinks = slope, reach, kinks
+
+    def forward(self, x: Tensor) -> Tensor:
+        slopes = torch.where(x > 0, 1.0, self.slope).to(x.dtype)
+        distance = (x.detach().abs() / x.detach().square().mean().sqrt()).flatten()
+        for i in (distance < self.reach).nonzero().flatten().tolist():
+            self.kinks.append((distance[i].item(), slopes.view(-1), i, 1 + self.slope))
+        return Slope.apply(x, slopes)
+
+
+def with_kinks(network: nn.Module, reach: float, kinks: list[tuple[float, Tensor, int, float]]) -> None:
+    """Replaces the activations of a network with ones that note their kinks in `kinks`."""
+    for i, layer in enumerate(network.main):
+        if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
+            network.main[i] = Kinked(getattr(layer, "negative_slope", 0.0), reach, kinks)
+
+
+def gradient_errors(
+    loss: Tensor, network: nn.Module, recorded: dict[str, Tensor], kinks: list[tuple[float, Tensor, int, float]]
+) -> tuple[dict[str, float], dict[str, float], int]:
+    """Errors of the recorded gradients raw and with kinks resolved, and how many activations took the other slope.
+
+    The nearest kinks are tried first, one backward pass each, until every tensor agrees to `RESOLVED`.
+    """
+    names, parameters = zip(*network.named_parameters())
+
+    def errors() -> dict[str, float]:
+        found = torch.autograd.grad(loss, parameters, retain_graph=True)
+        return {name: relative(recorded[name], want) for name, want in zip(names, found)}
+
+    raw = best = errors()
+    flips = 0
+    for _, slopes, i, both in sorted(kinks, key=lambda kink: kink[0]):
+        if max(best.values()) <= RESOLVED:
+            break
+        slopes[i] = both - slopes[i]
+        tried = errors()
+        if sum(e * e for e in tried.values()) < sum(e * e for e in best.values()):
+            best, flips = tried, flips + 1
+        else:
+            slopes[i] = both - slopes[i]
+    return raw, best, flips
+
+
+def load_parameters(network: nn.Module, state: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            p.copy_(state[name])
+
+
+def replay(record: Record, dtype: torch.dtype, kink: float) -> Iterator[Iteration]:
+    """Replays every iteration from its recorded state."""
+    s = record.settings
+    d, g = build(record, dtype)
+    kinks_d: list[tuple[float, Tensor, int, float]] = []
+    kinks_g: list[tuple[float, Tensor, int, float]] = []
+    with_kinks(d, kink, kinks_d)
+    with_kinks(g, kink, kinks_g)
+    adam_d, adam_g = Adam(s.lr_d, s), Adam(s.lr_g, s)
+    before_d, before_g = (record.like(f"step/000000/before/{n}", state_shapes(m)) for n, m in (("D", d), ("G", g)))
+    for k in range(s.steps):
+        at, out = f"step/{k:06d}", Iteration()
+        next_at = f"step/{k + 1:06d}/before" if k + 1 < s.steps else "final"
+        after_d, after_g = (record.like(f"{next_at}/{n}", state_shapes(m)) for n, m in (("D", d), ("G", g)))
+        grad_d, grad_g = (record.like(f"{at}/grad/{n}", parameter_shapes(m)) for n, m in (("D", d), ("G", g)))
+        real = record.tensor(f"{at}/real", (s.batch_size, 3, s.image_size, s.image_size)).to(dtype)
+        z = record.tensor(f"{at}/z", (s.batch_size, s.latent_dim)).to(dtype)
+        d.load_state_dict(before_d)
+        g.load_state_dict(before_g)
+        one, zero = torch.ones(s.batch_size, dtype=dtype), torch.zeros(s.batch_size, dtype=dtype)
+
+        def compare_gradients(net: str, loss: Tensor, network: nn.Module, recorded: dict[str, Tensor]) -> None:
+            raw, resolved, flips = gradient_errors(loss, network, recorded, kinks_d + kinks_g * (net == "G"))
+            out.raw_gradients |= {f"{net}/{name}": error for name, error in raw.items()}
+            out.gradients |= {f"{net}/{name}": error for name, error in resolved.items()}
+            out.flips += flips
+
+        kinks_d.clear()
+        kinks_g.clear()
+        fake = g(z)
+        loss_real, loss_fake = bce(d(real), one), bce(d(fake.detach()), zero)
+        compare_gradients("D", loss_real + loss_fake, d, grad_d)
+        kinks_d.clear()
+        load_parameters(d, after_d)
+        loss_g = bce(d(fake), one)
+        compare_gradients("G", loss_g, g, grad_g)
+
+        for name, want in zip(LOSSES, (loss_real, loss_fake, loss_g)):
+            out.losses[name] = relative(record.tensor(f"{at}/{name}", (), (1,)).reshape(()), want.detach())
+        for net, adam, before, grad, after in (
+            ("D", adam_d, before_d, grad_d, after_d), ("G", adam_g, before_g, grad_g, after_g)
+        ):
+            for name, update in adam.updates(grad).items():
+                errors = adam_errors(before[name], update, after[name])
+                out.adam_weights[f"{net}/{name}"], out.adam_update[f"{net}/{name}"] = errors
+        for net, module, after in (("D", d, after_d), ("G", g, after_g)):
+            for name, want in module.named_buffers():
+                exact = name.endswith("num_batches_tracked")
+                error = relative(after[name], want)
+                out.buffers[f"{net}/{name}"] = math.inf if exact and error else error
+        before_d, before_g = after_d, after_g
+        yield out
+
+
+def check(path: Path, dtype: torch.dtype, limits: Limits, kink: float, say: Callable[[str], None] = print) -> bool:
+    """Replays the file, prints the table and says whether all is within the limits."""
+    record = Record(path)
+    s = record.settings
+    say(f"{path}: {s.steps} iterations at {s.image_size} px, width {s.width}, latent {s.latent_dim}, "
+        f"batch {s.batch_size}, {s.precision}; replayed in {str(dtype).removeprefix('torch.')} by PyTorch {torch.__version__}")
+    if s.precision != "fp32":
+        say(f"note: recorded at {s.precision}; the default limits are for fp32")
+    say(f"{'':34}{'raw gradients':>17} {'resolved':>14}\n"
+        f"{'step':>4}  {'d_real':>8} {'d_fake':>8} {'loss_g':>8}  {'median':>8} {'worst':>8}  {'flips':>5} {'median':>8} "
+        f"{'worst':>8} {'':26}  {'Adam:wts':>8} {'update':>8}  {'buffers':>8}")
+    rows = []
+    for k, row in enumerate(replay(record, dtype, kink)):
+        rows.append(row)
+        grad, name = worst(row.gradients)
+        say(f"{k:>4}  " + " ".join(f"{row.losses[n]:8.1e}" for n in LOSSES)
+            + f"  {statistics.median(row.raw_gradients.values()):8.1e} {worst(row.raw_gradients)[0]:8.1e}  {row.flips:5} "
+            f"{statistics.median(row.gradients.values()):8.1e} {grad:8.1e} {name:26}  {worst(row.adam_weights)[0]:8.1e} "
+            f"{worst(row.adam_update)[0]:8.1e}  {worst(row.buffers)[0]:8.1e}")
+    if record.unused():
+        say(f"note: {len(record.unused())} tensors were not checked, for instance {record.unused()[0]}")
+
+    def over_all(get: Callable[[Iteration], dict[str, float]]) -> tuple[float, str]:
+        found = [(*worst(get(row)), k) for k, row in enumerate(rows)]
+        error, name, k = max(found)
+        return error, f"{name}, iteration {k}"
+
+    verdicts = [
+        ("losses, relative", *over_all(lambda r: r.losses), limits.losses),
+        ("gradients, raw, worst tensor", *over_all(lambda r: r.raw_gradients), limits.gradient_worst),
+        ("gradients, kinks resolved, median tensor", *max((statistics.median(r.gradients.values()), f"iteration {k}")
+                                                          for k, r in enumerate(rows)), limits.gradient_median),
+        ("gradients, kinks resolved, worst tensor", *over_all(lambda r: r.gradients), limits.gradient_resolved),
+        ("Adam, against the weights", *over_all(lambda r: r.adam_weights), limits.adam),
+        ("Adam, against the update, beyond rounding", *over_all(lambda r: r.adam_update), limits.adam),
+        ("batch norm's buffers", *over_all(lambda r: r.buffers), limits.buffers),
+    ]
+    for what, error, where, limit in verdicts:
+        verdict = "ok  " if error <= limit else "FAIL"
+        say(f"{verdict} {what:45} {error:8.1e} (limit {limit:.0e})  {where}")
+    passed = all(error <= limit for _, error, _, limit in verdicts)
+    say("PASS" if passed else "FAIL")
+    return passed
+
+
+# ------------------------------------------------------------------------------------------------ PyTorch's own
+
+
+def snapshot(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """f32 (and int64) copies under prefixed names."""
+    return {
+        f"{prefix}/{name}": t.detach().clone().to(torch.float32 if t.is_floating_point() else t.dtype)
+        for name, t in tensors.items()
+    }
+
+
+def round_to_f32(network: nn.Module) -> None:
+    """Makes f64 weights and buffers what an f32 file holds of them."""
+    with torch.no_grad():
+        for t in (*network.parameters(), *network.buffers()):
+            if t.is_floating_point():
+                t.copy_(t.float())
+
+
+def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mistake: str = "") -> dict[str, Tensor]:
+    """The tensors of a record file, from a run of the reference iteration in PyTorch.
+
+    In f64, weights, buffers and gradients are rounded to f32 where the file holds them, so that each recorded iteration
+    is exact from its recorded state. `mistake` names an error to make, for the self-test.
+    """
+    random = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    d, g = Discriminator(s.image_size, s.width), Generator(s.image_size, s.width, s.latent_dim)
+    if mistake == "slope":
+        for layer in d.main:
+            if isinstance(layer, nn.LeakyReLU):
+                layer.negative_slope = 0.1
+    d.to(dtype).train()
+    g.to(dtype).train()
+    betas = (0.9 if mistake == "beta1" else s.beta1, s.beta2)
+    adam_d = torch.optim.Adam(d.parameters(), lr=s.lr_d, betas=betas, eps=s.eps)
+    adam_g = torch.optim.Adam(g.parameters(), lr=s.lr_g, betas=betas, eps=s.eps)
+    one, zero = torch.ones(s.batch_size, dtype=dtype), torch.zeros(s.batch_size, dtype=dtype)
+    out: dict[str, Tensor] = {}
+
+    def gradients(network: nn.Module) -> dict[str, Tensor]:
+        for p in network.parameters():
+            assert p.grad is not None, "every parameter is used"
+            p.grad.copy_(p.grad.float())
+        return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+    for k in range(s.steps):
+        at = f"step/{k:06d}"
+        real = faces_like(s.batch_size, s.image_size, random)
+        z = torch.randn(s.batch_size, s.latent_dim, generator=random)
+        out[f"{at}/real"], out[f"{at}/z"] = real, z
+        real, z = real.to(dtype), z.to(dtype)
+        round_to_f32(d)
+        round_to_f32(g)
+        out |= snapshot(f"{at}/before/D", d.state_dict()) | snapshot(f"{at}/before/G", g.state_dict())
+
+        adam_d.zero_grad()
+        adam_g.zero_grad()
+        fake = g(z)
+        if mistake == "joint statistics":
+            logits = d(torch.cat([real, fake.detach()]))
+            loss_real, loss_fake = bce(logits[: s.batch_size], one), bce(logits[s.batch_size :], zero)
+        else:
+            loss_real, loss_fake = bce(d(real), one), bce(d(fake.detach()), zero)
+        (loss_real + loss_fake).backward()
+        out |= snapshot(f"{at}/grad/D", gradients(d))
+        if mistake != "order":
+            adam_d.step()
+            round_to_f32(d)
+        for p in d.parameters():
+            p.requires_grad_(mistake == "order")
+        kept = {name: p.grad.clone() for name, p in d.named_parameters() if p.grad is not None}
+        loss_g = bce(d(fake), one)
+        loss_g.backward()
+        out |= snapshot(f"{at}/grad/G", gradients(g))
+        adam_g.step()
+        for name, p in d.named_parameters():
+            p.requires_grad_(True)
+            p.grad = kept[name]
+        if mistake == "order":
+            adam_d.step()
+        for name, loss in zip(LOSSES, (loss_real, loss_fake, loss_g)):
+            out[f"{at}/{name}"] = loss.detach().float()
+    return out | snapshot("final/D", d.state_dict()) | snapshot("final/G", g.state_dict())
+
+
+def write(path: Path, tensors: dict[str, Tensor], s: Settings) -> None:
+    """Writes a record file. The library orders metadata at random; sorted, equal runs give equal files."""
+    data = save({name: t.contiguous() for name, t in tensors.items()}, metadata=s.metadata())
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+
+
+# ---------------------------------------------------------------------------------------------------- self-test
+
+
+def biased_running_variance(t: dict[str, Tensor], s: Settings) -> None:
+    """What D's running variances would be with the biased variance, for every iteration."""
+    ends = [f"step/{k:06d}/before" for k in range(s.steps)] + ["final"]
+    for name in [n for n in t if n.startswith("final/D/") and n.endswith("running_var")]:
+        layer = name.removeprefix("final/")
+        size = s.image_size >> (1 + int(layer.split(".")[1]) // 3)
+        count = s.batch_size * size * size
+        true = [t[f"{end}/{layer}"].double() for end in ends]
+        wrong = true[0]
+        for k, end in enumerate(ends[1:]):
+            wrong = 0.9**3 * wrong + (true[k + 1] - 0.9**3 * true[k]) * (count - 1) / count
+            t[f"{end}/{layer}"] = wrong.float()
+
+
+def edits(s: Settings) -> list[tuple[str, int, Callable[[dict[str, Tensor]], None]]]:
+    """Mistakes made by editing a good file: what, the exit code that it must give, and the edit."""
+    last = f"step/{s.steps - 1:06d}"
+
+    def swap(t: dict[str, Tensor], a: str, b: str) -> None:
+        t[a], t[b] = t[b], t[a]
+
+    def add(name: str, value: float) -> Callable[[dict[str, Tensor]], None]:
+        def edit(t: dict[str, Tensor]) -> None:
+            t[name] = t[name].clone()
+            t[name].view(-1)[0] += value
+        return edit
+
+    def scale(name: str, value: float) -> Callable[[dict[str, Tensor]], None]:
+        return lambda t: t.update({name: t[name] * value})
+
+    def remove(prefix: str) -> Callable[[dict[str, Tensor]], None]:
+        def edit(t: dict[str, Tensor]) -> None:
+            for name in [n for n in t if n.startswith(prefix)]:
+                del t[name]
+        return edit
+
+    return [
+        ("a gradient of D scaled by 1.01 in the first iteration", 1, scale("step/000000/grad/D/main.2.weight", 1.01)),
+        ("a gradient of D scaled by 1.01 in the last iteration", 1, scale(f"{last}/grad/D/main.2.weight", 1.01)),
+        ("a gradient of G's batch norm scaled by 1.01", 1, scale(f"{last}/grad/G/main.1.bias", 1.01)),
+        ("biased running variances", 1, lambda t: biased_running_variance(t, s)),
+        ("loss_d_real and loss_d_fake swapped", 1, lambda t: swap(t, f"{last}/loss_d_real", f"{last}/loss_d_fake")),
+        ("one z changed by 0.01", 1, add("step/000000/z", 0.01)),
+        ("one pixel changed by 0.1", 1, add(f"{last}/real", 0.1)),
+        ("a final weight off by 1e-4", 1, add("final/G/main.1.weight", 1e-4)),
+        ("num_batches_tracked one off", 1, add("final/D/main.3.num_batches_tracked", 1)),
+        ("NaN in a gradient", 2, add("step/000000/grad/G/main.0.weight", math.nan)),
+        ("a tensor missing", 2, remove("final/D/main.3.running_mean")),
+        ("a tensor of another shape", 2, lambda t: t.update({f"{last}/z": t[f"{last}/z"].T.contiguous()})),
+        ("iterations that start at 1", 2, remove("step/000000/")),
+    ]
+
+
+def verdict(path: Path, limits: Limits, say: Callable[[str], None]) -> int:
+    """Exit code for a file."""
+    try:
+        return 0 if check(path, torch.float64, limits, KINK, say) else 1
+    except RecordError as error:
+        say(f"error: {error}")
+        return 2
+
+
+def self_test(limits: Limits, seed: int, verbose: bool) -> bool:
+    """Good files must pass and every mistake must not."""
+    say: Callable[[str], None] = print if verbose else lambda _: None
+    good = True
+
+    def expect(what: str, want: int, tensors: dict[str, Tensor], s: Settings) -> None:
+        nonlocal good
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "record.safetensors"
+            write(path, tensors, s)
+            got = verdict(path, limits, say)
+        good &= got == want
+        print(f"{'ok  ' if got == want else 'FAIL'} {what}: exit code {got}, expected {want}", flush=True)
+
+    s = Settings(image_size=32, width=8, latent_dim=20, batch_size=7, steps=3)
+    s64 = Settings(image_size=64, width=8, latent_dim=16, batch_size=4, steps=2)
+    run = record_run(s, seed)
+    expect("PyTorch's own run in f32, 32 px", 0, run, s)
+    expect("PyTorch's own run in f32, 64 px", 0, record_run(s64, seed), s64)
+    expect("PyTorch's own run in f64, stored as f32", 0, record_run(s, seed, torch.float64), s)
+    for what, want, edit in edits(s):
+        tensors = dict(run)
+        edit(tensors)
+        expect(what, want, tensors, s)
+    for what, mistake in (
+        ("beta1 0.9 where the metadata says 0.5", "beta1"), ("G's step before D's", "order"),
+        ("real and fake normalised together", "joint statistics"), ("LeakyReLU of slope 0.1", "slope"),
+    ):
+        expect(what, 1, record_run(s, seed, mistake=mistake), s)
+    print("PASS" if good else "FAIL")
+    return good
+
+
+def main() -> int:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("file", nargs="?", type=Path, help="the file that `train --record` wrote")
+    ap.add_argument("--dtype", choices=("f64", "f32"), default="f64", help="precision of the replay (default f64)")
+    ap.add_argument("--make-own", metavar="FILE", type=Path, help="write a record file from PyTorch in f32 instead")
+    ap.add_argument("--self-test", action="store_true", help="check the checker, in a temporary folder")
+    ap.add_argument("--verbose", action="store_true", help="show every table of --self-test")
+    default = Limits()
+    limits = ap.add_argument_group("limits (relative errors)")
+    for name, what in (
+        ("losses", "each loss"), ("gradient_median", "the median gradient tensor of an iteration, kinks resolved"),
+        ("gradient_worst", "the worst gradient tensor, raw"),
+        ("gradient_resolved", "the worst gradient tensor, kinks resolved"),
+        ("adam", "Adam's steps, by both measures"), ("buffers", "batch norm's running statistics"),
+    ):
+        limits.add_argument(f"--max-{name.replace('_', '-')}", type=float, default=getattr(default, name),
+                            dest=name, metavar="X", help=f"{what} (default %(default)g)")
+    ap.add_argument("--kink", type=float, default=KINK, metavar="X", help="inputs of a (Leaky)ReLU this near zero may "
+                    "take either slope, relative to their layer's root mean square; 0: none (default %(default)g)")
+    own = ap.add_argument_group("the run of --make-own")
+    for name, value in (("image-size", 64), ("width", 64), ("latent-dim", 100), ("batch-size", 16), ("steps", 5)):
+        own.add_argument(f"--{name}", type=int, default=value, help="default %(default)s")
+    ap.add_argument("--seed", type=int, default=1, help="of --make-own and --self-test (default 1)")
+    a = ap.parse_args()
+    if sum((a.file is not None, a.make_own is not None, a.self_test)) != 1:
+        ap.error("give a FILE, or --make-own FILE, or --self-test")
+    chosen = Limits(a.losses, a.gradient_median, a.gradient_worst, a.gradient_resolved, a.adam, a.buffers)
+    if a.self_test:
+        return 0 if self_test(chosen, a.seed, a.verbose) else 1
+    if a.make_own is not None:
+        if a.image_size not in IMAGE_SIZES:
+            ap.error(f"--image-size must be one of {IMAGE_SIZES}")
+        s = Settings(a.image_size, a.width, a.latent_dim, a.batch_size, a.steps)
+        write(a.make_own, record_run(s, a.seed), s)
+        print(f"wrote {a.make_own}")
+        return 0
+    try:
+        return 0 if check(a.file, torch.float64 if a.dtype == "f64" else torch.float32, chosen, a.kink) else 1
+    except RecordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
