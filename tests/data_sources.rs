@@ -149,15 +149,6 @@ fn corrupt_images_are_skipped_and_named_up_to_the_limit() {
     let root = tree();
     fs::write(root.path().join("c/bad.jpg"), b"").unwrap();
     let source = Folder::open(root.path(), None).unwrap();
-    let clean = Dataset::load(
-        &Folder::open(tree().path(), None).unwrap(),
-        &LoadOptions::default(),
-    );
-    assert!(
-        clean.is_err(),
-        "the folder of that source is gone: nothing can be read"
-    );
-
     let strict = Dataset::load(&source, &LoadOptions::default())
         .unwrap_err()
         .to_string();

@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::io::Cursor;
 
 use anyhow::{Context, Result, bail, ensure};
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 
 /// What a file may ask for before it is refused, checked against its header before anything is allocated.
@@ -206,18 +207,20 @@ pub fn fit(image: &RgbImage, size: usize, crop: Option<u32>) -> Result<Vec<u8>> 
     } else {
         (scaled_long, side)
     };
-    let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3)?;
-    let mut resized = Image::new(new_width, new_height, PixelType::U8x3);
+    // The typed calls: the untyped ones would compile the resizer for every pixel type there is, which takes minutes.
+    let source = TypedImageRef::<U8x3>::from_buffer(width, height, image.as_raw())?;
+    let mut resized = vec![0; new_width as usize * new_height as usize * 3];
+    let mut target = TypedImage::<U8x3>::from_buffer(new_width, new_height, &mut resized)?;
     RESIZER.with_borrow_mut(|resizer| {
         let bilinear = ResizeAlg::Convolution(FilterType::Bilinear);
-        resizer.resize(
+        resizer.resize_typed(
             &source,
-            &mut resized,
+            &mut target,
             &ResizeOptions::new().resize_alg(bilinear),
         )
     })?;
     if (new_width, new_height) == (side, side) {
-        return Ok(resized.into_vec());
+        return Ok(resized);
     }
     let (x, y) = (
         centre(new_width, side) as usize,
@@ -225,7 +228,7 @@ pub fn fit(image: &RgbImage, size: usize, crop: Option<u32>) -> Result<Vec<u8>> 
     );
     let stride = new_width as usize * 3;
     let mut out = Vec::with_capacity(size * size * 3);
-    for row in resized.buffer().chunks_exact(stride).skip(y).take(size) {
+    for row in resized.chunks_exact(stride).skip(y).take(size) {
         out.extend_from_slice(&row[x * 3..(x + size) * 3]);
     }
     Ok(out)
