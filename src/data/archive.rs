@@ -68,7 +68,7 @@ impl Archive {
         // whoever changes it changes the images: neither breaks memory safety of what is built on it.
         let map = unsafe { Mmap::map(&file) }.context("cannot be mapped into memory")?;
         let head = map[..map.len().min(1024)].to_vec();
-        let mut zip = ZipArchive::new(Cursor::new(Map(Arc::new(map)))).map_err(|error| {
+        let zip = ZipArchive::new(Cursor::new(Map(Arc::new(map)))).map_err(|error| {
             if looks_like_html(&head) {
                 anyhow!(
                     "this is a web page (HTML), not a zip: the download host was over its quota or asked a question; \
@@ -86,7 +86,7 @@ impl Archive {
         let (mut packed, mut unpacked) = (0u64, 0u64);
         for index in 0..zip.len() {
             let entry = zip
-                .by_index_raw(index)
+                .by_index_data(index)
                 .with_context(|| format!("the zip is damaged at entry {index}; fetch it again"))?;
             let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
             check_name(&name)?;

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::Cursor;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
@@ -68,8 +68,9 @@ fn decode_bytes(bytes: &[u8], limits: &Limits) -> Result<RgbImage> {
     let mut image_limits = image::Limits::no_limits();
     image_limits.max_alloc = Some(limits.max_bytes);
     reader.limits(image_limits);
-    let unreadable = || format!("the {} cannot be decoded", format_name(format));
-    let mut decoder = reader.into_decoder().with_context(unreadable)?;
+    // The crate's errors repeat their source in their own text: without the chain.
+    let unreadable = |error| anyhow!("the {} cannot be decoded: {error}", format_name(format));
+    let mut decoder = reader.into_decoder().map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
     ensure!(
         width > 0 && height > 0,
@@ -89,7 +90,7 @@ fn decode_bytes(bytes: &[u8], limits: &Limits) -> Result<RgbImage> {
     );
     // Damaged metadata does not make the pixels unusable.
     let orientation = decoder.orientation().ok();
-    let mut image = DynamicImage::from_decoder(decoder).with_context(unreadable)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
     if let Some(orientation) = orientation {
         image.apply_orientation(orientation);
     }
