@@ -107,7 +107,8 @@ impl Archive {
             }
             ensure!(
                 size <= MAX_FILE_BYTES,
-                "entry {name:?} declares {} MiB unpacked, more than {} MiB: this archive expands absurdly and is refused",
+                "entry {name:?} declares {} MiB unpacked, more than {} MiB: this archive expands absurdly and is \
+                 refused",
                 size >> 20,
                 MAX_FILE_BYTES >> 20
             );
@@ -132,8 +133,8 @@ impl Archive {
         );
         ensure!(
             unpacked <= RATIO_MATTERS_ABOVE || unpacked / MAX_RATIO <= length,
-            "the entries add up to {unpacked} bytes unpacked from a file of {length}: this archive expands absurdly and \
-             is refused"
+            "the entries add up to {unpacked} bytes unpacked from a file of {length}: this archive expands absurdly \
+             and is refused"
         );
         Ok(Self {
             path: path.to_owned(),

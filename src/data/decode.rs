@@ -37,7 +37,8 @@ pub fn format(bytes: &[u8]) -> Option<ImageFormat> {
 
 /// Decodes a JPEG, PNG, BMP or WebP file to 8-bit RGB, upright.
 ///
-/// - Grey and palette images are expanded. CMYK and YCCK JPEGs are read as Adobe writes them (inverted), as Pillow does.
+/// - Grey and palette images are expanded. CMYK and YCCK JPEGs are read as Adobe writes them (inverted), as by
+///   Pillow.
 /// - 16-bit samples are rounded to 8 bits.
 /// - Transparent pixels are laid over **white**, the page that cut-out pictures are drawn for.
 /// - EXIF orientation is applied; colour profiles are ignored, as in torchvision's loader.
