@@ -26,11 +26,22 @@ pub struct Args {
     #[arg(long, value_name = "PATH", default_value = "data/celeba")]
     data: PathBuf,
     /// Largest fraction of images that may be unusable, 0 to 1.
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.01)]
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.01, value_parser = fraction)]
     max_bad: f64,
     /// Write the first images that can be used, 64 at most, to a new PNG.
     #[arg(long, value_name = "FILE.png", value_parser = png_path)]
     sheet: Option<PathBuf>,
+}
+
+/// Parses a number between 0 and 1.
+///
+/// # Errors
+/// When it is not one; the message is for clap.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("must be a number between 0 and 1".to_owned()),
+    }
 }
 
 fn png_path(text: &str) -> Result<PathBuf, String> {
@@ -58,11 +69,6 @@ struct Image {
 impl Args {
     /// 0 when training can use the data set, else an error.
     pub fn run(self) -> Result<ExitCode> {
-        ensure!(
-            (0.0..=1.0).contains(&self.max_bad),
-            "--max-bad is a fraction between 0 and 1, not {}",
-            self.max_bad
-        );
         if let Some(sheet) = &self.sheet {
             ensure!(
                 !sheet.exists(),

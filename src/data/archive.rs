@@ -68,7 +68,7 @@ impl Archive {
         // whoever changes it changes the images: neither breaks memory safety of what is built on it.
         let map = unsafe { Mmap::map(&file) }.context("cannot be mapped into memory")?;
         let head = map[..map.len().min(1024)].to_vec();
-        let mut zip = ZipArchive::new(Cursor::new(Map(Arc::new(map)))).map_err(|error| {
+        let zip = ZipArchive::new(Cursor::new(Map(Arc::new(map)))).map_err(|error| {
             if looks_like_html(&head) {
                 anyhow!(
                     "this is a web page (HTML), not a zip: the download host was over its quota or asked a question; \
@@ -86,7 +86,7 @@ impl Archive {
         let (mut packed, mut unpacked) = (0u64, 0u64);
         for index in 0..zip.len() {
             let entry = zip
-                .by_index_raw(index)
+                .by_index_data(index)
                 .with_context(|| format!("the zip is damaged at entry {index}; fetch it again"))?;
             let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
             check_name(&name)?;
@@ -107,7 +107,8 @@ impl Archive {
             }
             ensure!(
                 size <= MAX_FILE_BYTES,
-                "entry {name:?} declares {} MiB unpacked, more than {} MiB: this archive expands absurdly and is refused",
+                "entry {name:?} declares {} MiB unpacked, more than {} MiB: this archive expands absurdly and is \
+                 refused",
                 size >> 20,
                 MAX_FILE_BYTES >> 20
             );
@@ -132,8 +133,8 @@ impl Archive {
         );
         ensure!(
             unpacked <= RATIO_MATTERS_ABOVE || unpacked / MAX_RATIO <= length,
-            "the entries add up to {unpacked} bytes unpacked from a file of {length}: this archive expands absurdly and \
-             is refused"
+            "the entries add up to {unpacked} bytes unpacked from a file of {length}: this archive expands absurdly \
+             and is refused"
         );
         Ok(Self {
             path: path.to_owned(),

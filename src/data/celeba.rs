@@ -84,7 +84,8 @@ impl AttributeTable {
             let first = columns.next();
             ensure!(
                 first == Some("image_id"),
-                "line {number} should be a header that starts with image_id, but starts with {:?}; fetch the file again",
+                "line {number} should be a header that starts with image_id, but starts with {:?}; fetch the file \
+                 again",
                 excerpt(first.unwrap_or_default())
             );
         }
@@ -300,8 +301,8 @@ pub struct Celeba {
 }
 
 const WHERE_TO_GET_IT: &str = "get img_align_celeba.zip from the CelebA project page \
-     (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) or its re-upload on Kaggle (jessicali9530/celeba-dataset), and \
-     lay it out as data/celeba/img_align_celeba.zip or, unpacked, data/celeba/img_align_celeba/000001.jpg …; \
+     (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) or its re-upload on Kaggle (jessicali9530/celeba-dataset), \
+     and lay it out as data/celeba/img_align_celeba.zip or, unpacked, data/celeba/img_align_celeba/000001.jpg …; \
      --dataset synthetic needs no data at all";
 
 impl Celeba {

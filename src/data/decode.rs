@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::io::Cursor;
 
-use anyhow::{Context, Result, bail, ensure};
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 
 /// What a file may ask for before it is refused, checked against its header before anything is allocated.
@@ -36,7 +37,8 @@ pub fn format(bytes: &[u8]) -> Option<ImageFormat> {
 
 /// Decodes a JPEG, PNG, BMP or WebP file to 8-bit RGB, upright.
 ///
-/// - Grey and palette images are expanded. CMYK and YCCK JPEGs are read as Adobe writes them (inverted), as Pillow does.
+/// - Grey and palette images are expanded. CMYK and YCCK JPEGs are read as Adobe writes them (inverted), as by
+///   Pillow.
 /// - 16-bit samples are rounded to 8 bits.
 /// - Transparent pixels are laid over **white**, the page that cut-out pictures are drawn for.
 /// - EXIF orientation is applied; colour profiles are ignored, as in torchvision's loader.
@@ -67,8 +69,9 @@ fn decode_bytes(bytes: &[u8], limits: &Limits) -> Result<RgbImage> {
     let mut image_limits = image::Limits::no_limits();
     image_limits.max_alloc = Some(limits.max_bytes);
     reader.limits(image_limits);
-    let unreadable = || format!("the {} cannot be decoded", format_name(format));
-    let mut decoder = reader.into_decoder().with_context(unreadable)?;
+    // The crate's errors repeat their source in their own text: without the chain.
+    let unreadable = |error| anyhow!("the {} cannot be decoded: {error}", format_name(format));
+    let mut decoder = reader.into_decoder().map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
     ensure!(
         width > 0 && height > 0,
@@ -88,7 +91,7 @@ fn decode_bytes(bytes: &[u8], limits: &Limits) -> Result<RgbImage> {
     );
     // Damaged metadata does not make the pixels unusable.
     let orientation = decoder.orientation().ok();
-    let mut image = DynamicImage::from_decoder(decoder).with_context(unreadable)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
     if let Some(orientation) = orientation {
         image.apply_orientation(orientation);
     }
@@ -206,18 +209,20 @@ pub fn fit(image: &RgbImage, size: usize, crop: Option<u32>) -> Result<Vec<u8>> 
     } else {
         (scaled_long, side)
     };
-    let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3)?;
-    let mut resized = Image::new(new_width, new_height, PixelType::U8x3);
+    // The typed calls: the untyped ones would compile the resizer for every pixel type there is, which takes minutes.
+    let source = TypedImageRef::<U8x3>::from_buffer(width, height, image.as_raw())?;
+    let mut resized = vec![0; new_width as usize * new_height as usize * 3];
+    let mut target = TypedImage::<U8x3>::from_buffer(new_width, new_height, &mut resized)?;
     RESIZER.with_borrow_mut(|resizer| {
         let bilinear = ResizeAlg::Convolution(FilterType::Bilinear);
-        resizer.resize(
+        resizer.resize_typed(
             &source,
-            &mut resized,
+            &mut target,
             &ResizeOptions::new().resize_alg(bilinear),
         )
     })?;
     if (new_width, new_height) == (side, side) {
-        return Ok(resized.into_vec());
+        return Ok(resized);
     }
     let (x, y) = (
         centre(new_width, side) as usize,
@@ -225,7 +230,7 @@ pub fn fit(image: &RgbImage, size: usize, crop: Option<u32>) -> Result<Vec<u8>> 
     );
     let stride = new_width as usize * 3;
     let mut out = Vec::with_capacity(size * size * 3);
-    for row in resized.buffer().chunks_exact(stride).skip(y).take(size) {
+    for row in resized.chunks_exact(stride).skip(y).take(size) {
         out.extend_from_slice(&row[x * 3..(x + size) * 3]);
     }
     Ok(out)
