@@ -93,7 +93,7 @@ def worker(a: argparse.Namespace) -> None:
     adam_d, adam_g = (torch.optim.Adam(network.parameters(), **options) for network in (d, g))
     mode = "max-autotune-no-cudagraphs" if cuda else None
     run_g, run_d = (torch.compile(n, mode=mode) for n in (g, d)) if c.compiled else (g, d)
-    data = torch.rand(4, a.batch_size, 3, a.image_size, a.image_size, device=device) * 2 - 1  # in turn, so no cache helps
+    data = torch.rand(4, a.batch_size, 3, a.image_size, a.image_size, device=device) * 2 - 1  # taken in turn
     real = data[0].clone(memory_format=torch.contiguous_format).contiguous(memory_format=layout)
     one, zero = torch.ones(a.batch_size, device=device), torch.zeros(a.batch_size, device=device)
     bce = nn.BCEWithLogitsLoss()
@@ -175,7 +175,8 @@ def run(command: list[str], threads: int) -> dict[str, Any]:
         result = json.loads(done.stdout.strip().splitlines()[-1])
         result["images_per_sec"] = float(result["images_per_sec"])
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise RuntimeError(f"`{' '.join(command)}`: its last line is not the expected JSON object ({error!r})") from error
+        what = f"`{' '.join(command)}`: its last line is not the expected JSON object ({error!r})"
+        raise RuntimeError(what) from error
     return result
 
 
