@@ -7,11 +7,11 @@
     scripts/bench-pytorch.py --device cuda --batch-size 128
 
 PyTorch runs the reference iteration (D on real, D on G(z), Adam; D on G(z), Adam; no weight gradients of D in G's step)
-in several configurations, the data already on the device. Each is measured once, and the fastest then takes turns with
-`dcgan-cuda bench step`, so that both see the same machine. Every measurement is a process of its own: peak memory
-is that process's. On a CPU both get the same number of threads and everything is f32; memory is the peak resident
-set, with what importing PyTorch alone takes shown beside. On a GPU, configurations with `amp` compute in bf16, as
-dcgan-cuda does by default, and PyTorch's memory is the peak its allocator handed out.
+in several configurations, the data already on the device. Each is measured once, and the one with the fastest iteration
+then takes turns with `dcgan-cuda bench step`, so that both see the same machine. Every measurement is a process of its
+own: peak memory is that process's. On a CPU both get the same number of threads and everything is f32; memory is the
+peak resident set, with what importing PyTorch alone takes shown beside. On a GPU, configurations with `amp` compute in
+bf16, as dcgan-cuda does by default, and PyTorch's memory is the peak its allocator handed out.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def worker(a: argparse.Namespace) -> None:
     adam_d, adam_g = (torch.optim.Adam(network.parameters(), **options) for network in (d, g))
     mode = "max-autotune-no-cudagraphs" if cuda else None
     run_g, run_d = (torch.compile(n, mode=mode) for n in (g, d)) if c.compiled else (g, d)
-    data = torch.rand(4, a.batch_size, 3, a.image_size, a.image_size, device=device) * 2 - 1  # in turn, so no cache helps
+    data = torch.rand(4, a.batch_size, 3, a.image_size, a.image_size, device=device) * 2 - 1  # taken in turn
     real = data[0].clone(memory_format=torch.contiguous_format).contiguous(memory_format=layout)
     one, zero = torch.ones(a.batch_size, device=device), torch.zeros(a.batch_size, device=device)
     bce = nn.BCEWithLogitsLoss()
@@ -152,6 +152,7 @@ def worker(a: argparse.Namespace) -> None:
         sys.exit("error: the losses are not finite")
     print(json.dumps({
         "images_per_sec": a.batch_size / statistics.median(seconds),
+        "fastest_images_per_sec": a.batch_size / min(seconds),
         "peak_bytes": torch.cuda.max_memory_allocated() if cuda else peak_resident_bytes(),
         "import_bytes": 0 if cuda else imported,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
@@ -174,7 +175,8 @@ def run(command: list[str], threads: int) -> dict[str, Any]:
         result = json.loads(done.stdout.strip().splitlines()[-1])
         result["images_per_sec"] = float(result["images_per_sec"])
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise RuntimeError(f"`{' '.join(command)}`: its last line is not the expected JSON object ({error!r})") from error
+        what = f"`{' '.join(command)}`: its last line is not the expected JSON object ({error!r})"
+        raise RuntimeError(what) from error
     return result
 
 
@@ -197,6 +199,10 @@ def compare(a: argparse.Namespace, binary: str) -> int:
 
     print(f"{a.image_size} px, width {a.width}, batch {a.batch_size}, {a.device}"
           + (f", {threads} threads" if threads else ""), flush=True)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if not cuda and load > 0.5:
+        print(f"note: the load average is {load:.1f}: other programs are running. They slow PyTorch down more than in "
+              "proportion, since its threads wait for each other; believe only what a quiet machine says")
     found: dict[str, dict[str, Any]] = {}
     for name in configurations:
         try:
@@ -204,12 +210,12 @@ def compare(a: argparse.Namespace, binary: str) -> int:
         except RuntimeError as error:
             print(f"  PyTorch {name:13} failed: {error}", flush=True)
             continue
-        print(f"  PyTorch {name:13} {found[name]['images_per_sec']:10.1f} images/s   peak "
-              f"{mib(found[name]['peak_bytes'])}", flush=True)
+        print(f"  PyTorch {name:13} {found[name]['images_per_sec']:10.1f} images/s (fastest "
+              f"{found[name]['fastest_images_per_sec']:.1f})   peak {mib(found[name]['peak_bytes'])}", flush=True)
     if not found:
         print("error: no configuration of PyTorch ran", file=sys.stderr)
         return 1
-    best = max(found, key=lambda n: found[n]["images_per_sec"])
+    best = max(found, key=lambda n: found[n]["fastest_images_per_sec"])
     print(f"strongest: {best}. Taking turns, {a.rounds} rounds:", flush=True)
     ours: list[dict[str, Any]] = []
     theirs: list[dict[str, Any]] = []
@@ -239,7 +245,8 @@ def compare(a: argparse.Namespace, binary: str) -> int:
         our_peak = statistics.median(float(r.get("peak_rss_bytes") or 0) for r in ours)
         memory = f", peak {mib(our_peak)} resident" if our_peak else ""
         print(f"dcgan-cuda on {ours[0].get('device', a.device)}: {our_speed:.1f} images/s{memory}")
-        print(f"ratio dcgan-cuda / PyTorch: speed {our_speed / their_speed:.2f}"
+        fastest = max(r["images_per_sec"] for r in ours) / max(r["images_per_sec"] for r in theirs)
+        print(f"ratio dcgan-cuda / PyTorch: speed {our_speed / their_speed:.2f} (of the fastest rounds {fastest:.2f})"
               + (f", memory {our_peak / their_peak:.2f}" if our_peak and not cuda else ""))
         summary |= {"images_per_sec": our_speed, "peak_rss_bytes": our_peak, "ratio": our_speed / their_speed}
     if a.json:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/pytorch/: small golden files by PyTorch, against which the tests hold the product without PyTorch.
+"""Makes tests/fixtures/pytorch/: small golden files by PyTorch, for tests that run without PyTorch.
 
     pip install torch numpy safetensors
     scripts/make_fixtures.py            # writes the files
@@ -146,7 +146,8 @@ what another PyTorch computes. Everything was computed in f64 from inputs that a
 Iteration files have the format of `train --record`; weights, buffers and gradients are rounded to f32 before they are
 used further, so each iteration is exact from its recorded state. `scripts/replay_pytorch.py` passes them.
 
-`blocks.safetensors`, names `<block>/<case>/<tensor>`; `dy` is the gradient that comes in, `dx` and so on those that go out:
+`blocks.safetensors`, names `<block>/<case>/<tensor>`; `dy` is the gradient that comes in, `dx` and so on those that
+go out:
 
 | block | case | tensors |
 | --- | --- | --- |

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks a `dcgan-cuda train --record FILE.safetensors` file in PyTorch, in f64, each iteration from its recorded state.
+"""Checks a file of `dcgan-cuda train --record` in PyTorch, in f64, each iteration from its recorded state.
 
     pip install torch numpy safetensors
     scripts/replay_pytorch.py FILE.safetensors
@@ -124,8 +124,8 @@ class Record:
         first = min((n for n in self.names if n.startswith("step/")), default="").split("/")[1:2]
         if metadata.get("first_step", "0") != "0" or first not in ([], ["000000"]):
             raise RecordError(
-                f"{self.path}: starts at iteration {metadata.get('first_step', first[0])}, where Adam's moments are not "
-                "zero and not in the file; record a fresh run"
+                f"{self.path}: starts at iteration {metadata.get('first_step', first[0])}, where Adam's moments "
+                "are not zero, and they are not in the file; record a fresh run"
             )
         if s.image_size not in IMAGE_SIZES or min(s.width, s.latent_dim, s.batch_size, s.steps) < 1:
             raise RecordError(f"{self.path}: metadata: impossible dimensions: {s}")
@@ -163,9 +163,10 @@ def parameter_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def build(record: Record, dtype: torch.dtype) -> tuple[Discriminator, Generator]:
     """Networks of the recorded dimensions; the cap on channels is read off the weights."""
     s = record.settings
-    first = record.tensor("step/000000/before/G/main.0.weight")
+    name = "step/000000/before/G/main.0.weight"
+    first = record.tensor(name)
     if first.dim() != 4:
-        raise RecordError(f"{record.path}: step/000000/before/G/main.0.weight has {first.dim()} dimensions instead of 4")
+        raise RecordError(f"{record.path}: tensor {name} has {first.dim()} dimensions instead of 4")
     cap = first.shape[1]
     d, g = Discriminator(s.image_size, s.width, cap), Generator(s.image_size, s.width, s.latent_dim, cap)
     return d.to(dtype).train(), g.to(dtype).train()
@@ -252,7 +253,7 @@ class Kinked(nn.Module):
         self.slope, self.reach, self.kinks = slope, reach, kinks
 
     def forward(self, x: Tensor) -> Tensor:
-        slopes = torch.where(x > 0, 1.0, self.slope).to(x.dtype)
+        slopes = torch.where(x > 0, torch.ones_like(x), torch.full_like(x, self.slope)).detach()
         distance = (x.detach().abs() / x.detach().square().mean().sqrt()).flatten()
         for i in (distance < self.reach).nonzero().flatten().tolist():
             self.kinks.append((distance[i].item(), slopes.view(-1), i, 1 + self.slope))
@@ -358,20 +359,25 @@ def check(path: Path, dtype: torch.dtype, limits: Limits, kink: float, say: Call
     record = Record(path)
     s = record.settings
     say(f"{path}: {s.steps} iterations at {s.image_size} px, width {s.width}, latent {s.latent_dim}, "
-        f"batch {s.batch_size}, {s.precision}; replayed in {str(dtype).removeprefix('torch.')} by PyTorch {torch.__version__}")
+        f"batch {s.batch_size}, {s.precision}; replayed in {str(dtype).removeprefix('torch.')} "
+        f"by PyTorch {torch.__version__}")
     if s.precision != "fp32":
-        say(f"note: recorded at {s.precision}; the default limits are for fp32")
-    say(f"{'':34}{'raw gradients':>17} {'resolved':>14}\n"
-        f"{'step':>4}  {'d_real':>8} {'d_fake':>8} {'loss_g':>8}  {'median':>8} {'worst':>8}  {'flips':>5} {'median':>8} "
-        f"{'worst':>8} {'':26}  {'Adam:wts':>8} {'update':>8}  {'buffers':>8}")
+        say(f"note: recorded at {s.precision}; the default limits are for fp32, and kinks are not resolved")
+        kink = 0.0
+    say(f"{'losses':>32} {'raw gradients':>19}  {'kinks resolved':>23} {'Adam':>46}\n{'step':>4}  {'d_real':>8} "
+        f"{'d_fake':>8} {'loss_g':>8}  {'median':>8} {'worst':>8}  {'flips':>5} {'median':>8} {'worst':>8} {'':26}  "
+        f"{'weights':>8} {'update':>8}  {'buffers':>8}")
     rows = []
     for k, row in enumerate(replay(record, dtype, kink)):
         rows.append(row)
-        grad, name = worst(row.gradients)
-        say(f"{k:>4}  " + " ".join(f"{row.losses[n]:8.1e}" for n in LOSSES)
-            + f"  {statistics.median(row.raw_gradients.values()):8.1e} {worst(row.raw_gradients)[0]:8.1e}  {row.flips:5} "
-            f"{statistics.median(row.gradients.values()):8.1e} {grad:8.1e} {name:26}  {worst(row.adam_weights)[0]:8.1e} "
-            f"{worst(row.adam_update)[0]:8.1e}  {worst(row.buffers)[0]:8.1e}")
+        losses = " ".join(f"{row.losses[name]:8.1e}" for name in LOSSES)
+        raw, resolved = (
+            f"{statistics.median(errors.values()):8.1e} {worst(errors)[0]:8.1e}"
+            for errors in (row.raw_gradients, row.gradients)
+        )
+        adam = f"{worst(row.adam_weights)[0]:8.1e} {worst(row.adam_update)[0]:8.1e}"
+        say(f"{k:>4}  {losses}  {raw}  {row.flips:5} {resolved} {worst(row.gradients)[1]:26}  {adam}  "
+            f"{worst(row.buffers)[0]:8.1e}")
     if record.unused():
         say(f"note: {len(record.unused())} tensors were not checked, for instance {record.unused()[0]}")
 
