@@ -455,7 +455,7 @@ fn set_aside(path: &Path) -> Result<()> {
 }
 
 fn prune(parent: &Path, keep: usize) -> Result<()> {
-    let all = list(files_run(parent))?;
+    let all = list(crate::files::parent(parent))?;
     for (_, path) in &all[..all.len().saturating_sub(keep)] {
         // Renamed first: a half-removed folder must not look like a checkpoint.
         let doomed = parent.join(format!(".partial-old-{}", std::process::id()));
@@ -464,11 +464,6 @@ fn prune(parent: &Path, keep: usize) -> Result<()> {
             .with_context(|| format!("cannot remove the old checkpoint {}", path.display()))?;
     }
     Ok(())
-}
-
-/// The run folder that `checkpoints` lies in.
-fn files_run(checkpoints: &Path) -> &Path {
-    crate::files::parent(checkpoints)
 }
 
 #[cfg(unix)]

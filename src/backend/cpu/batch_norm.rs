@@ -32,7 +32,7 @@ pub struct BatchNorm<T> {
 }
 
 /// Σ over rows of `f(row, channel)` twice, in f64, in a fixed order.
-fn column_sums<T: Real>(
+fn column_sums(
     rows: usize,
     c: usize,
     add: impl Fn(usize, &mut [f64], &mut [f64]) + Sync,
@@ -88,7 +88,7 @@ impl<T: Real> BatchNorm<T> {
         let rows = x.len() / c;
         self.by_batch = statistics != Statistics::Running;
         let (mean, variance) = if self.by_batch {
-            let (sum, square) = column_sums::<T>(rows, c, |row, sum, square| {
+            let (sum, square) = column_sums(rows, c, |row, sum, square| {
                 let x = &x[row * c..(row + 1) * c];
                 for ((&x, sum), square) in x.iter().zip(sum).zip(square) {
                     let x = x.f64();
@@ -152,7 +152,7 @@ impl<T: Real> BatchNorm<T> {
         let (mean, inverse) = &self.used[index];
         let (sum, product) = {
             let dy = &*dy;
-            column_sums::<T>(rows, c, |row, sum, product| {
+            column_sums(rows, c, |row, sum, product| {
                 let at = row * c..(row + 1) * c;
                 let (x, y, dy) = (&x[at.clone()], &y[at.clone()], &dy[at]);
                 for ch in 0..c {

@@ -29,6 +29,9 @@ struct Layer<T> {
     output: Buffer<T>,
 }
 
+/// Name, values, and the layer of a convolution's weight.
+type Named<'a, T> = (String, &'a Parameter<T>, Option<&'a Layer<T>>);
+
 /// A generator or discriminator with its parameters, gradients, moments and activations.
 pub struct CpuNetwork<T> {
     architecture: Architecture,
@@ -98,8 +101,8 @@ impl<T: Real> CpuNetwork<T> {
         }
     }
 
-    /// Every learned tensor with its name, in `state_dict` order.
-    fn parameters(&self) -> Vec<(String, &Parameter<T>, Option<&Layer<T>>)> {
+    /// Every learned tensor with its name, in `state_dict` order, and its layer where it is a convolution's.
+    fn parameters(&self) -> Vec<Named<'_, T>> {
         let mut all = Vec::new();
         let indices = self.architecture.sequential_indices();
         for (layer, (convolution, norm)) in self.layers.iter().zip(indices) {
