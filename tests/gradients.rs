@@ -1,0 +1,239 @@
+//! Each block's backward pass, and whole networks, against central differences in f64.
+
+use dcgan_cuda::backend::cpu::{Buffer, Cpu, CpuNetwork};
+use dcgan_cuda::backend::{Backend, Network, Slot, State, Statistics, Use, Want};
+use dcgan_cuda::model::arch::{Dimensions, Role};
+use dcgan_cuda::model::{Activation, Architecture, Block, Convolution, Shape, StateDict, Tensor};
+use dcgan_cuda::random::{Purpose, Stream};
+
+type Net = CpuNetwork<f64>;
+
+fn random(len: usize, step: u64) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    Stream::new(5, Purpose::Projection, step).fill_normal(&mut values);
+    values
+}
+
+fn filled(n: usize, shape: Shape, step: u64) -> Buffer<f64> {
+    let mut buffer = Buffer::new(n, shape);
+    let values = random(buffer.data.len(), step);
+    buffer.data = values.into_iter().map(f64::from).collect();
+    buffer
+}
+
+/// A state whose every weight matters: not the small initial ones.
+fn lively(architecture: &Architecture) -> StateDict {
+    let mut dict = StateDict::initial(architecture, 7);
+    for (index, (name, tensor)) in dict.tensors.iter_mut().enumerate() {
+        let values = random(tensor.data.len(), 100 + index as u64);
+        for (to, v) in tensor.data.iter_mut().zip(values) {
+            *to = match name {
+                n if n.ends_with("running_var") => 0.5 + v * v,
+                n if n.ends_with("bias") || n.ends_with("running_mean") => 0.3 * v,
+                _ if tensor.shape.len() == 1 => 1.0 + 0.3 * v,
+                _ => 0.2 * v,
+            };
+        }
+    }
+    dict
+}
+
+/// Checks dL/d(input) and dL/d(parameter) of `inputs` batches, where L = Σ weight·output or the GAN's loss. Every
+/// parameter tensor is tried at several elements.
+fn check(
+    architecture: &Architecture,
+    inputs: &[Buffer<f64>],
+    statistics: Statistics,
+    gan_loss: bool,
+) {
+    let backend = Cpu::<f64>::new();
+    let n: usize = inputs.iter().map(|b| b.n).sum();
+    let mut net: Net = backend.compile(architecture, n, Use::Training).unwrap();
+    let dict = lively(architecture);
+    net.write(State::Parameters, &dict).unwrap();
+    let weights = filled(n, architecture.output(), 3);
+    let targets: Vec<f32> = (0..inputs.len()).map(|i| (i % 2) as f32).collect();
+    // The loss in f64 from the logits: what `bce_with_logits` returns is rounded to f32.
+    let loss = |net: &mut Net, inputs: &[Buffer<f64>]| -> f64 {
+        let all: Vec<&Buffer<f64>> = inputs.iter().collect();
+        net.forward(&all, statistics).unwrap();
+        let out = &net.output().data;
+        if !gan_loss {
+            return out.iter().zip(&weights.data).map(|(o, w)| o * w).sum();
+        }
+        let mut first = 0;
+        let mut sum = 0.0;
+        for (input, target) in inputs.iter().zip(&targets) {
+            let y = f64::from(*target);
+            let part = &out[first..first + input.n];
+            sum += part
+                .iter()
+                .map(|x| x.max(0.0) - x * y + (-x.abs()).exp().ln_1p())
+                .sum::<f64>()
+                / input.n as f64;
+            first += input.n;
+        }
+        sum
+    };
+    loss(&mut net, inputs);
+    if gan_loss {
+        let mut losses = backend.losses().unwrap();
+        net.bce_with_logits(&targets, &mut losses, Slot::Real)
+            .unwrap();
+        net.backward(None, Want::Both).unwrap();
+    } else {
+        net.backward(Some(&weights), Want::Both).unwrap();
+    }
+    let gradients = net.read(State::Gradients).unwrap();
+    let input_gradient = net.input_gradient().data.clone();
+
+    let mut worst: f64 = 0.0;
+    let mut compare = |what: &str, difference: f64, gradient: f64, scale: f64| {
+        let error = (difference - gradient).abs() / scale;
+        assert!(
+            error < 2e-5,
+            "{architecture:?} {what}: {difference} and {gradient}"
+        );
+        worst = worst.max(error);
+    };
+    // A power of two that f32 weights of this size hold exactly when added.
+    let step = 2f64.powi(-13);
+    for (name, gradient) in &gradients.tensors {
+        let scale = rms(gradient);
+        for pick in 0..6 {
+            let index = (pick * 7919 + 13) % gradient.data.len();
+            let moved = |by: f64| {
+                let mut dict = dict.clone();
+                let value = &mut dict.tensors.get_mut(name).unwrap().data[index];
+                let before = f64::from(*value);
+                *value = (before + by) as f32;
+                let by = f64::from(*value) - before;
+                (dict, by)
+            };
+            let ((up, a), (down, b)) = (moved(step), moved(-step));
+            net.write(State::Parameters, &up).unwrap();
+            let high = loss(&mut net, inputs);
+            net.write(State::Parameters, &down).unwrap();
+            let low = loss(&mut net, inputs);
+            let got = f64::from(gradient.data[index]);
+            compare(name, (high - low) / (a - b), got, scale.max(1e-3));
+        }
+    }
+    net.write(State::Parameters, &dict).unwrap();
+    let scale =
+        (input_gradient.iter().map(|v| v * v).sum::<f64>() / input_gradient.len() as f64).sqrt();
+    for pick in 0..24 {
+        let index = (pick * 7919 + 5) % input_gradient.len();
+        let mut at = |by: f64| {
+            let mut inputs = inputs.to_vec();
+            let mut index = index;
+            let input = inputs
+                .iter_mut()
+                .find(|input| {
+                    let inside = index < input.data.len();
+                    if !inside {
+                        index -= input.data.len();
+                    }
+                    inside
+                })
+                .unwrap();
+            input.data[index] += by;
+            loss(&mut net, &inputs)
+        };
+        let step = 1e-5;
+        let difference = (at(step) - at(-step)) / (2.0 * step);
+        compare("input", difference, input_gradient[index], scale);
+    }
+    assert!(worst > 0.0, "nothing was compared");
+}
+
+fn rms(tensor: &Tensor) -> f64 {
+    let sum: f64 = tensor.data.iter().map(|&v| f64::from(v).powi(2)).sum();
+    (sum / tensor.data.len() as f64).sqrt()
+}
+
+fn block(
+    convolution: Convolution,
+    side: usize,
+    c: usize,
+    k: usize,
+    norm: bool,
+    activation: Activation,
+) -> Architecture {
+    let out = convolution.output_side(side);
+    Architecture {
+        role: Role::Discriminator,
+        blocks: vec![Block {
+            convolution,
+            input: Shape::new(side, side, c),
+            output: Shape::new(out, out, k),
+            batch_norm: norm,
+            activation,
+        }],
+    }
+}
+
+#[test]
+fn every_block_by_itself() {
+    use Activation::{LeakyRelu, Relu, Tanh};
+    for (convolution, side) in [
+        (Convolution::Down, 8),
+        (Convolution::Collapse, 4),
+        (Convolution::Up, 4),
+        (Convolution::Expand, 1),
+    ] {
+        for (norm, activation) in [
+            (false, Activation::None),
+            (false, Tanh),
+            (true, Activation::None),
+            (true, Tanh),
+        ] {
+            for (n, c, k) in [(3, 3, 5), (2, 1, 3), (5, 4, 1)] {
+                let architecture = block(convolution, side, c, k, norm, activation);
+                let inputs = [filled(n, architecture.input(), 1)];
+                check(&architecture, &inputs, Statistics::BatchOnly, false);
+                check(&architecture, &inputs, Statistics::Running, false);
+            }
+        }
+    }
+    // Kinked activations: a difference across the kink has no derivative, so the seeds keep clear of it.
+    for (norm, activation) in [(false, LeakyRelu), (true, LeakyRelu), (true, Relu)] {
+        let architecture = block(Convolution::Down, 4, 2, 3, norm, activation);
+        let inputs = [filled(2, architecture.input(), 1)];
+        check(&architecture, &inputs, Statistics::BatchOnly, false);
+    }
+}
+
+#[test]
+fn two_inputs_keep_their_own_statistics() {
+    let architecture = block(Convolution::Down, 8, 3, 4, true, Activation::Tanh);
+    let inputs = [
+        filled(3, architecture.input(), 1),
+        filled(2, architecture.input(), 2),
+    ];
+    check(&architecture, &inputs, Statistics::BatchOnly, false);
+}
+
+/// Whole networks with smooth activations, and D with the loss behind it.
+#[test]
+fn whole_networks() {
+    let dimensions = Dimensions {
+        image_size: 32,
+        width: 2,
+        latent_dim: 5,
+        channels: 3,
+    };
+    let smooth = |mut architecture: Architecture| {
+        for block in &mut architecture.blocks {
+            if block.activation != Activation::None {
+                block.activation = Activation::Tanh;
+            }
+        }
+        architecture
+    };
+    let g = smooth(dimensions.generator());
+    check(&g, &[filled(3, g.input(), 1)], Statistics::BatchOnly, false);
+    let d = smooth(dimensions.discriminator());
+    let inputs = [filled(3, d.input(), 1), filled(3, d.input(), 2)];
+    check(&d, &inputs, Statistics::BatchOnly, true);
+}
