@@ -225,7 +225,7 @@ fn doctor_names_the_device_and_finds_the_cpu_healthy() {
         let found = text.lines().find(|l| l.starts_with(label));
         found.unwrap_or_else(|| panic!("no {label:?} in {text}"))
     };
-    assert!(line("device ").contains(" cpu, since "), "{text}");
+    assert!(line("device auto ").contains(" cpu, since "), "{text}");
     assert!(line("CPU backend ").contains(" ok: "), "{text}");
     assert!(line("kernels ").contains("no CUDA kernels"), "{text}");
     for label in ["version ", "system ", "CPU ", "folder ", "driver "] {
