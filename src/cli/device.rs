@@ -31,12 +31,13 @@ impl FromStr for Device {
     }
 }
 
+/// Why `--device auto` takes the CPU.
+pub const NO_KERNELS: &str = "this build has no CUDA kernels yet";
+
 /// Refuses a device that this build cannot use.
 pub fn pick(device: &Device) -> Result<()> {
     if let Device::Cuda(_) = device {
-        bail!(
-            "this build has no CUDA kernels yet, so --device cuda cannot be used: leave it out to train on the CPU"
-        );
+        bail!("{NO_KERNELS}, so --device cuda cannot be used: leave it out to train on the CPU");
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod dataset;
 pub mod device;
+pub mod doctor;
 pub mod inspect;
 pub mod sample;
 pub mod synthesize;
@@ -14,7 +15,8 @@ use clap::{Parser, Subcommand};
 
 /// Train DCGAN-class image generators and use what came out.
 #[derive(Parser)]
-#[command(version, about, propagate_version = true)]
+// An option given twice: the last one wins, so that scripts can pass more options on.
+#[command(version, about, propagate_version = true, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,6 +31,7 @@ enum Command {
     Dataset(dataset::Command),
     #[command(subcommand)]
     Bench(bench::Command),
+    Doctor(doctor::Args),
 }
 
 /// Parses the command line, runs the command and turns its result into an exit code: 0 done, 1 failed, 2 wrong usage,
@@ -40,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Sample(args) => args.run(),
         Command::Dataset(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Doctor(args) => args.run(),
     };
     match result {
         Ok(code) => code,

@@ -1,0 +1,459 @@
+//! What a person types and sees: help, exit codes, names of files, shapes of outputs, silence.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use dcgan_cuda::model::params::TensorFile;
+use dcgan_cuda::model::{StateDict, Tensor, arch::Dimensions};
+use tempfile::TempDir;
+
+const SIZE: usize = 32;
+const LATENT: usize = 8;
+
+/// The smallest run that there is.
+const TINY: [&str; 13] = [
+    "train",
+    "--image-size=32",
+    "--width=2",
+    "--latent-dim=8",
+    "--batch-size=4",
+    "--synthetic-count=16",
+    "--steps=2",
+    "--log-every=1",
+    "--device=cpu",
+    "--workers=1",
+    "--dataset=synthetic",
+    "--precision=fp32",
+    "--ema=0.5",
+];
+
+/// Runs the program in `folder`, without standard input.
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dcgan-cuda"))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs the program, which must succeed; what it printed to stdout.
+#[track_caller]
+fn succeeds(folder: &Path, arguments: &[&str]) -> String {
+    let output = run(folder, arguments);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{arguments:?}: {}",
+        stderr(&output)
+    );
+    stdout(&output)
+}
+
+/// Runs the program, which must end with `code` and one message that holds all of `parts`.
+#[track_caller]
+fn fails(folder: &Path, arguments: &[&str], code: i32, parts: &[&str]) {
+    let output = run(folder, arguments);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    assert_eq!(message.matches("error:").count(), 1, "{message}");
+    assert_eq!(stdout(&output), "", "{arguments:?}");
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut all: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    all.sort();
+    all
+}
+
+/// Every file below `folder` that must not depend on the time, with its contents.
+fn results(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    walkdir::WalkDir::new(folder)
+        .into_iter()
+        .map(|e| e.unwrap())
+        .filter(|e| e.file_type().is_file() && e.file_name() != "log.jsonl")
+        .map(|e| {
+            let path = e.path().strip_prefix(folder).unwrap().to_owned();
+            (path, fs::read(e.path()).unwrap())
+        })
+        .collect()
+}
+
+/// A folder with the weights of a generator that was never trained.
+fn generator(folder: &Path) -> String {
+    let dimensions = Dimensions {
+        image_size: SIZE,
+        width: 2,
+        latent_dim: LATENT,
+        channels: 3,
+    };
+    let mut file = TensorFile::default();
+    StateDict::initial(&dimensions.generator(), 5).add_to("", &mut file);
+    fs::create_dir(folder.join("weights")).unwrap();
+    fs::write(
+        folder.join("weights/generator.safetensors"),
+        file.to_bytes().unwrap(),
+    )
+    .unwrap();
+    "--checkpoint=weights".to_owned()
+}
+
+#[test]
+fn help_of_every_command_works_and_names_defaults() {
+    let here = TempDir::new().unwrap();
+    let commands: [(&[&str], &[&str]); 10] = [
+        (&[], &["train", "sample", "dataset", "bench", "doctor"]),
+        (
+            &["train"],
+            &[
+                "[default: 64]",
+                "[default: 128]",
+                "[default: 0.0002]",
+                "[default: auto]",
+                "--resume",
+            ],
+        ),
+        (
+            &["sample"],
+            &["[default: 64]", "[default: ema]", "[default: auto]"],
+        ),
+        (&["dataset"], &["synthesize", "inspect"]),
+        (
+            &["dataset", "synthesize"],
+            &["[default: 64]", "[default: jpg]"],
+        ),
+        (
+            &["dataset", "inspect"],
+            &["[default: celeba]", "[default: 0.01]"],
+        ),
+        (&["bench"], &["step"]),
+        (&["bench", "step"], &["[default: 10]", "[default: auto]"]),
+        (&["doctor"], &["Exit code"]),
+        (&["help", "train"], &["--dry-run"]),
+    ];
+    for (command, parts) in commands {
+        let mut arguments = command.to_vec();
+        if command.first() != Some(&"help") {
+            arguments.push("--help");
+        }
+        let text = succeeds(here.path(), &arguments);
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+    }
+    assert!(names(here.path()).is_empty());
+}
+
+#[test]
+fn version_is_the_crates() {
+    let here = TempDir::new().unwrap();
+    assert_eq!(
+        succeeds(here.path(), &["--version"]),
+        format!("dcgan-cuda {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_wrong_values_with_1() {
+    let here = TempDir::new().unwrap();
+    for (arguments, part) in [
+        (&["paint"][..], "paint"),
+        (&["train", "--sizes", "64"], "--sizes"),
+        (&["train", "--image-size", "big"], "--image-size"),
+        (&["train", "--device", "tpu"], "auto, cuda, cuda:N or cpu"),
+        (&["train", "--dataset", "lsun"], "celeba"),
+        (&["train", "--epochs", "1", "--steps", "1"], "--steps"),
+        (&["sample", "--checkpoint", "x"], "--out"),
+        (
+            &["dataset", "synthesize", "--count", "0", "--out", "x"],
+            "--count",
+        ),
+    ] {
+        fails(here.path(), arguments, 2, &[part]);
+    }
+    for (arguments, parts) in [
+        (
+            &["train", "--image-size", "48"][..],
+            &["48", "32, 64, 128"][..],
+        ),
+        (&["train", "--steps", "0"], &["--steps"]),
+        (&["train", "--workers", "0"], &["--workers"]),
+        (&["train", "--lr", "0"], &["--lr", "positive"]),
+        (&["train", "--device", "cuda"], &["--device cuda", "CPU"]),
+        (&["train", "--resume"], &["--out"]),
+        (&["train", "--dataset", "folder"], &["--data"]),
+        (
+            &["sample", "--checkpoint", "gone", "--out", "a.png"],
+            &["gone", "run folder"],
+        ),
+    ] {
+        fails(here.path(), arguments, 1, parts);
+    }
+    assert!(names(here.path()).is_empty(), "{:?}", names(here.path()));
+}
+
+#[test]
+fn an_option_given_twice_takes_the_last_value() {
+    let here = TempDir::new().unwrap();
+    let mut arguments = TINY.to_vec();
+    arguments.extend(["--dry-run", "--width=3"]);
+    let text = succeeds(here.path(), &arguments);
+    assert!(text.contains("\"width\": 3,"), "{text}");
+}
+
+#[test]
+fn doctor_names_the_device_and_finds_the_cpu_healthy() {
+    let here = TempDir::new().unwrap();
+    let text = succeeds(here.path(), &["doctor"]);
+    let line = |label: &str| {
+        let found = text.lines().find(|l| l.starts_with(label));
+        found.unwrap_or_else(|| panic!("no {label:?} in {text}"))
+    };
+    assert!(line("device auto ").contains(" cpu, since "), "{text}");
+    assert!(line("CPU backend ").contains(" ok: "), "{text}");
+    assert!(line("kernels ").contains("no CUDA kernels"), "{text}");
+    for label in ["version ", "system ", "CPU ", "folder ", "driver "] {
+        line(label);
+    }
+    assert!(
+        text.contains("\nnothing is wrong\n") != text.contains("\nproblem: "),
+        "{text}"
+    );
+    assert!(names(here.path()).is_empty());
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
+    let here = TempDir::new().unwrap();
+    let mut arguments = TINY.to_vec();
+    arguments.extend(["--dry-run", "--out=run", "--record=record.safetensors"]);
+    let text = succeeds(here.path(), &arguments);
+    for part in [
+        "16 synthetic faces",
+        "generator: ",
+        "discriminator: ",
+        "conv_transpose2d 4×4 s1 p0  1×1×8 → 4×4×8",
+        "conv2d 4×4 s2 p1  32×32×3 → 16×16×2",
+        "memory for training: ",
+        "images in memory: ",
+        "run folder: run",
+        "nothing was trained or written",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let (open, close) = (text.find("{\n").unwrap(), text.rfind("\n}").unwrap());
+    let config: serde_json::Value = serde_json::from_str(&text[open..close + 2]).unwrap();
+    assert_eq!(config["image_size"], SIZE);
+    assert_eq!(config["steps"], 2);
+    assert_eq!(config["lr_d"], 2e-4);
+    assert!(names(here.path()).is_empty(), "{:?}", names(here.path()));
+}
+
+#[test]
+fn runs_without_a_name_are_numbered() {
+    let here = TempDir::new().unwrap();
+    let runs = here.path().join("runs");
+    succeeds(here.path(), &TINY);
+    assert_eq!(names(&runs), ["00000-synthetic-32px"]);
+    let text = succeeds(here.path(), &TINY);
+    assert_eq!(
+        names(&runs),
+        ["00000-synthetic-32px", "00001-synthetic-32px"]
+    );
+    for part in [
+        "runs/00001-synthetic-32px",
+        "step 1/2",
+        "step 2/2",
+        "loss D ",
+        "D(G(z)) ",
+        "checkpoint: ",
+        "samples: ",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let run = runs.join("00001-synthetic-32px");
+    let visible: Vec<String> = names(&run)
+        .into_iter()
+        .filter(|n| !n.starts_with('.'))
+        .collect();
+    assert_eq!(
+        visible,
+        ["checkpoints", "config.json", "log.jsonl", "samples"]
+    );
+    assert_eq!(
+        names(&run.join("samples")),
+        ["step-000000.png", "step-000002.png"]
+    );
+    assert_eq!(names(&run.join("checkpoints")), ["latest", "step-000002"]);
+    assert_eq!(
+        names(&run.join("checkpoints/latest")),
+        [
+            "discriminator.safetensors",
+            "generator.safetensors",
+            "generator_ema.safetensors",
+            "optimizer.safetensors",
+            "state.json"
+        ]
+    );
+    let log = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 2);
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        for field in [
+            "step",
+            "epoch",
+            "images_seen",
+            "loss_d_real",
+            "loss_d_fake",
+            "loss_g",
+            "d_real_accuracy",
+            "d_fake_accuracy",
+            "images_per_sec",
+        ] {
+            assert!(line[field].is_number(), "{field} in {line}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_repeats_a_run_and_another_one_does_not() {
+    let here = TempDir::new().unwrap();
+    for (out, seed) in [
+        ("--out=a", "--seed=3"),
+        ("--out=b", "--seed=3"),
+        ("--out=c", "--seed=4"),
+    ] {
+        let mut arguments = TINY.to_vec();
+        arguments.extend([out, seed]);
+        succeeds(here.path(), &arguments);
+    }
+    let [a, b, c] = ["a", "b", "c"].map(|run| results(&here.path().join(run)));
+    assert!(a.len() >= 8, "{:?}", a.keys());
+    assert!(a == b, "the same seed gave another run");
+    for file in [
+        "checkpoints/step-000002/generator.safetensors",
+        "samples/step-000002.png",
+    ] {
+        assert_ne!(a[Path::new(file)], c[Path::new(file)], "{file}");
+    }
+}
+
+#[test]
+fn quiet_prints_nothing() {
+    let here = TempDir::new().unwrap();
+    let weights = generator(here.path());
+    let train: Vec<&str> = TINY.iter().copied().chain(["--quiet"]).collect();
+    let sample = ["sample", &weights, "--count=2", "--out=a.png", "--quiet"];
+    let synthesize = [
+        "dataset",
+        "synthesize",
+        "--count=2",
+        "--out=faces",
+        "--quiet",
+    ];
+    for arguments in [&train[..], &sample, &synthesize] {
+        let output = run(here.path(), arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(stdout(&output) + &stderr(&output), "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn samples_come_as_a_sheet_as_numbers_or_as_files() {
+    let here = TempDir::new().unwrap();
+    let weights = generator(here.path());
+    let sample = |rest: &[&str]| {
+        let mut arguments = vec!["sample", &weights];
+        arguments.extend(rest);
+        succeeds(here.path(), &arguments)
+    };
+
+    // Five images: three columns, two rows, two pixels between.
+    let text = sample(&["--count=5", "--out=five.png"]);
+    assert_eq!(text, "5 images: five.png\n");
+    let sheet = image::open(here.path().join("five.png")).unwrap().to_rgb8();
+    assert_eq!(sheet.dimensions(), (3 * 34 + 2, 2 * 34 + 2));
+
+    sample(&["--count=5", "--out=five.safetensors"]);
+    let file = TensorFile::read(&here.path().join("five.safetensors")).unwrap();
+    let images = &file.floats["images"];
+    assert_eq!(images.shape, [5, 3, SIZE, SIZE]);
+    assert!(images.data.iter().all(|v| (-1.0..=1.0).contains(v)));
+
+    sample(&["--count=5", "--out=five"]);
+    let files = [
+        "000001.png",
+        "000002.png",
+        "000003.png",
+        "000004.png",
+        "000005.png",
+    ];
+    assert_eq!(names(&here.path().join("five")), files);
+
+    // All three show the same images: value v is pixel 127.5·(v + 1), to the nearest.
+    for (index, file) in files.iter().enumerate() {
+        let picture = image::open(here.path().join("five").join(file)).unwrap();
+        let picture = picture.to_rgb8();
+        assert_eq!(picture.dimensions(), (SIZE as u32, SIZE as u32));
+        let corner = (2 + index as u32 % 3 * 34, 2 + index as u32 / 3 * 34);
+        for (x, y, pixel) in picture.enumerate_pixels() {
+            assert_eq!(sheet.get_pixel(corner.0 + x, corner.1 + y), pixel);
+            for (channel, &value) in pixel.0.iter().enumerate() {
+                let at = ((index * 3 + channel) * SIZE + y as usize) * SIZE + x as usize;
+                let want = 127.5 * (f64::from(images.data[at]) + 1.0);
+                assert!((want - f64::from(value)).abs() < 0.501, "{want} {value}");
+            }
+        }
+    }
+
+    // The seed decides, nothing is overwritten, and --latents takes the place of the seed.
+    sample(&["--count=5", "--seed=0", "--out=same.png"]);
+    sample(&["--count=5", "--seed=1", "--out=other.png"]);
+    let bytes = |name: &str| fs::read(here.path().join(name)).unwrap();
+    assert_eq!(bytes("five.png"), bytes("same.png"));
+    assert_ne!(bytes("five.png"), bytes("other.png"));
+    for out in ["--out=five.png", "--out=five.safetensors", "--out=five"] {
+        fails(here.path(), &["sample", &weights, out], 1, &["overwritten"]);
+    }
+    let mut latents = TensorFile::default();
+    let z = (0..2 * LATENT).map(|i| i as f32 * 0.1 - 0.7).collect();
+    latents
+        .floats
+        .insert("z".into(), Tensor::new(&[2, LATENT], z));
+    fs::write(
+        here.path().join("z.safetensors"),
+        latents.to_bytes().unwrap(),
+    )
+    .unwrap();
+    for (statistics, out) in [
+        (None, "by-running.safetensors"),
+        (Some("--batch-statistics"), "by-batch.safetensors"),
+    ] {
+        let out = format!("--out={out}");
+        let mut rest = vec!["--latents=z.safetensors", &out];
+        rest.extend(statistics);
+        sample(&rest);
+    }
+    let [running, batch] = ["by-running.safetensors", "by-batch.safetensors"].map(|name| {
+        let file = TensorFile::read(&here.path().join(name)).unwrap();
+        assert_eq!(file.floats["images"].shape, [2, 3, SIZE, SIZE]);
+        file.floats["images"].data.clone()
+    });
+    assert_ne!(running, batch);
+}
