@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use super::Real;
+use super::{Real, widest};
 use crate::backend::Adam;
 
 /// One tensor's weights and what Adam keeps for them.
@@ -61,11 +61,16 @@ impl<T: Real> Parameter<T> {
                     .zip(self.v.par_chunks_mut(CHUNK)),
             )
             .for_each(|((w, g), (m, v))| {
-                for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-                    *m = b1 * *m + a1 * g;
-                    *v = b2 * *v + a2 * g * g;
-                    *w -= step_size * *m / (v.sqrt() / root + eps);
-                }
+                widest(
+                    #[inline(always)]
+                    || {
+                        for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                            *m = b1 * *m + a1 * g;
+                            *v = b2 * *v + a2 * g * g;
+                            *w -= step_size * *m / (v.sqrt() / root + eps);
+                        }
+                    },
+                );
             });
     }
 

@@ -6,9 +6,9 @@
 
 use rayon::prelude::*;
 
-use super::Real;
 use super::adam::Parameter;
 use super::leaky_relu::{apply, derivative};
+use super::{Real, widest};
 use crate::backend::Statistics;
 use crate::model::Activation;
 
@@ -41,9 +41,14 @@ fn column_sums(
         .into_par_iter()
         .map(|block| {
             let mut sums = (vec![0.0; c], vec![0.0; c]);
-            for row in block * ROWS..rows.min((block + 1) * ROWS) {
-                add(row, &mut sums.0, &mut sums.1);
-            }
+            widest(
+                #[inline(always)]
+                || {
+                    for row in block * ROWS..rows.min((block + 1) * ROWS) {
+                        add(row, &mut sums.0, &mut sums.1);
+                    }
+                },
+            );
             sums
         })
         .collect();
@@ -127,12 +132,19 @@ impl<T: Real> BatchNorm<T> {
         y.par_chunks_mut(ROWS * c)
             .zip(x.par_chunks(ROWS * c))
             .for_each(|(y, x)| {
-                for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                    for ch in 0..c {
-                        let normal = (x[ch] - mean[ch]) * inverse[ch];
-                        y[ch] = apply(activation, normal * weight[ch] + bias[ch]);
-                    }
-                }
+                let (mean, inverse) = (&mean[..c], &inverse[..c]);
+                let (weight, bias) = (&weight[..c], &bias[..c]);
+                widest(
+                    #[inline(always)]
+                    || {
+                        for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+                            for ch in 0..c {
+                                let normal = (x[ch] - mean[ch]) * inverse[ch];
+                                y[ch] = apply(activation, normal * weight[ch] + bias[ch]);
+                            }
+                        }
+                    },
+                );
             });
         self.used.push((mean, inverse));
     }
@@ -155,6 +167,8 @@ impl<T: Real> BatchNorm<T> {
             column_sums(rows, c, |row, sum, product| {
                 let at = row * c..(row + 1) * c;
                 let (x, y, dy) = (&x[at.clone()], &y[at.clone()], &dy[at]);
+                let (mean, inverse) = (&mean[..c], &inverse[..c]);
+                let (sum, product) = (&mut sum[..c], &mut product[..c]);
                 for ch in 0..c {
                     let g = dy[ch] * derivative(activation, y[ch]);
                     sum[ch] += g.f64();
@@ -184,16 +198,24 @@ impl<T: Real> BatchNorm<T> {
         dy.par_chunks_mut(ROWS * c)
             .zip(x.par_chunks(ROWS * c).zip(y.par_chunks(ROWS * c)))
             .for_each(|(dy, (x, y))| {
+                let (mean, inverse, weight) = (&mean[..c], &inverse[..c], &weight[..c]);
+                let (mean_g, mean_gx) = (&mean_g[..c], &mean_gx[..c]);
                 let rows = dy
                     .chunks_exact_mut(c)
                     .zip(x.chunks_exact(c).zip(y.chunks_exact(c)));
-                for (dy, (x, y)) in rows {
-                    for ch in 0..c {
-                        let g = dy[ch] * derivative(activation, y[ch]);
-                        let normal = (x[ch] - mean[ch]) * inverse[ch];
-                        dy[ch] = weight[ch] * inverse[ch] * (g - mean_g[ch] - normal * mean_gx[ch]);
-                    }
-                }
+                widest(
+                    #[inline(always)]
+                    || {
+                        for (dy, (x, y)) in rows {
+                            for ch in 0..c {
+                                let g = dy[ch] * derivative(activation, y[ch]);
+                                let normal = (x[ch] - mean[ch]) * inverse[ch];
+                                let centred = g - mean_g[ch] - normal * mean_gx[ch];
+                                dy[ch] = weight[ch] * inverse[ch] * centred;
+                            }
+                        }
+                    },
+                );
             });
     }
 }

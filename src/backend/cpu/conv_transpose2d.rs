@@ -7,9 +7,9 @@
 
 use rayon::prelude::*;
 
-use super::Real;
 use super::conv2d::{Geometry, TAPS};
 use super::gemm::{Matrix, gemm};
+use super::{Real, widest};
 
 /// `large = Σ_taps small · w`: fprop of the transposed convolution, dgrad of the convolution.
 ///
@@ -46,16 +46,21 @@ fn add_columns<T: Real>(geometry: &Geometry, columns: &[T], large: &mut [T]) {
     let images = large
         .chunks_exact_mut(geometry.large.len())
         .zip(columns.chunks_exact(h * w * row));
-    for (image, columns) in images {
-        for (pixel, column) in columns.chunks_exact(row).enumerate() {
-            geometry.for_each_run(pixel / w, pixel % w, |first, length, offset| {
-                let sums = image[first..first + length].iter_mut();
-                for (sum, &value) in sums.zip(&column[offset..offset + length]) {
-                    *sum += value;
+    widest(
+        #[inline(always)]
+        || {
+            for (image, columns) in images {
+                for (pixel, column) in columns.chunks_exact(row).enumerate() {
+                    geometry.for_each_run(pixel / w, pixel % w, |first, length, offset| {
+                        let sums = image[first..first + length].iter_mut();
+                        for (sum, &value) in sums.zip(&column[offset..offset + length]) {
+                            *sum += value;
+                        }
+                    });
                 }
-            });
-        }
-    }
+            }
+        },
+    );
 }
 
 /// 1×1 → 4×4: one product, its columns are the output; cut by taps, since there are few rows.

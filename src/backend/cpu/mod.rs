@@ -57,6 +57,13 @@ impl Real for f64 {
     }
 }
 
+/// Runs `body` compiled for the widest vectors that this processor has. Rust never contracts or reorders floating-point
+/// arithmetic, so the results do not depend on which those are. Mark the closure `#[inline(always)]`.
+#[inline(always)]
+fn widest(body: impl FnOnce()) {
+    pulp::Arch::new().dispatch(body);
+}
+
 /// A batch of feature maps, NHWC.
 #[derive(Clone, Debug)]
 pub struct Buffer<T> {

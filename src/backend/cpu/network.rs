@@ -10,7 +10,7 @@ use super::conv_transpose2d::scatter;
 use super::conv_wgrad::weight_gradient;
 use super::conv2d::{Geometry, TAPS, gather};
 use super::leaky_relu::{apply, derivative};
-use super::{Buffer, Losses, Real};
+use super::{Buffer, Losses, Real, widest};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Steps, Use, Want};
 use crate::model::{Activation, Architecture, Block, StateDict, Tensor};
 
@@ -223,7 +223,12 @@ impl<T: Real> Layer<T> {
                 let end = inputs.iter().sum::<usize>() * length;
                 self.output.data[..end]
                     .par_chunks_mut(CHUNK)
-                    .for_each(|values| values.iter_mut().for_each(|v| *v = apply(activation, *v)));
+                    .for_each(|values| {
+                        widest(
+                            #[inline(always)]
+                            || values.iter_mut().for_each(|v| *v = apply(activation, *v)),
+                        );
+                    });
             }
         }
     }
@@ -248,9 +253,14 @@ impl<T: Real> Layer<T> {
                     .par_chunks_mut(CHUNK)
                     .zip(self.output.data.par_chunks(CHUNK))
                     .for_each(|(gradient, y)| {
-                        for (gradient, &y) in gradient.iter_mut().zip(y) {
-                            *gradient *= derivative(activation, y);
-                        }
+                        widest(
+                            #[inline(always)]
+                            || {
+                                for (gradient, &y) in gradient.iter_mut().zip(y) {
+                                    *gradient *= derivative(activation, y);
+                                }
+                            },
+                        );
                     });
             }
         }
