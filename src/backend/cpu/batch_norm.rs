@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::adam::Parameter;
-use super::leaky_relu::{apply, derivative};
+use super::leaky_relu::{Function, per_activation};
 use super::{Real, widest};
 use crate::backend::Statistics;
 use crate::model::Activation;
@@ -89,6 +89,10 @@ impl<T: Real> BatchNorm<T> {
         x: &[T],
         y: &mut [T],
     ) {
+        per_activation!(activation, f => self.forward_with(f, statistics, x, y));
+    }
+
+    fn forward_with(&mut self, f: impl Function<T>, statistics: Statistics, x: &[T], y: &mut [T]) {
         let c = self.running_mean.len();
         let rows = x.len() / c;
         self.by_batch = statistics != Statistics::Running;
@@ -140,7 +144,7 @@ impl<T: Real> BatchNorm<T> {
                         for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
                             for ch in 0..c {
                                 let normal = (x[ch] - mean[ch]) * inverse[ch];
-                                y[ch] = apply(activation, normal * weight[ch] + bias[ch]);
+                                y[ch] = f.apply(normal * weight[ch] + bias[ch]);
                             }
                         }
                     },
@@ -159,6 +163,18 @@ impl<T: Real> BatchNorm<T> {
         y: &[T],
         dy: &mut [T],
     ) {
+        per_activation!(activation, f => self.backward_with(f, index, weights, x, y, dy));
+    }
+
+    fn backward_with(
+        &mut self,
+        f: impl Function<T>,
+        index: usize,
+        weights: bool,
+        x: &[T],
+        y: &[T],
+        dy: &mut [T],
+    ) {
         let c = self.running_mean.len();
         let rows = x.len() / c;
         let (mean, inverse) = &self.used[index];
@@ -170,7 +186,7 @@ impl<T: Real> BatchNorm<T> {
                 let (mean, inverse) = (&mean[..c], &inverse[..c]);
                 let (sum, product) = (&mut sum[..c], &mut product[..c]);
                 for ch in 0..c {
-                    let g = dy[ch] * derivative(activation, y[ch]);
+                    let g = dy[ch] * f.derivative(y[ch]);
                     sum[ch] += g.f64();
                     product[ch] += (g * ((x[ch] - mean[ch]) * inverse[ch])).f64();
                 }
@@ -208,7 +224,7 @@ impl<T: Real> BatchNorm<T> {
                     || {
                         for (dy, (x, y)) in rows {
                             for ch in 0..c {
-                                let g = dy[ch] * derivative(activation, y[ch]);
+                                let g = dy[ch] * f.derivative(y[ch]);
                                 let normal = (x[ch] - mean[ch]) * inverse[ch];
                                 let centred = g - mean_g[ch] - normal * mean_gx[ch];
                                 dy[ch] = weight[ch] * inverse[ch] * centred;

@@ -9,8 +9,8 @@ use super::bce_loss::bce_with_logits;
 use super::conv_transpose2d::scatter;
 use super::conv_wgrad::weight_gradient;
 use super::conv2d::{Geometry, TAPS, gather};
-use super::leaky_relu::{apply, derivative};
-use super::{Buffer, Losses, Real, widest};
+use super::leaky_relu::{backward, forward, per_activation};
+use super::{Buffer, Losses, Real};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Steps, Use, Want};
 use crate::model::{Activation, Architecture, Block, StateDict, Tensor};
 
@@ -221,14 +221,8 @@ impl<T: Real> Layer<T> {
             None if activation == Activation::None => {}
             None => {
                 let end = inputs.iter().sum::<usize>() * length;
-                self.output.data[..end]
-                    .par_chunks_mut(CHUNK)
-                    .for_each(|values| {
-                        widest(
-                            #[inline(always)]
-                            || values.iter_mut().for_each(|v| *v = apply(activation, *v)),
-                        );
-                    });
+                let chunks = self.output.data[..end].par_chunks_mut(CHUNK);
+                per_activation!(activation, f => chunks.for_each(|values| forward(f, values)));
             }
         }
     }
@@ -249,19 +243,10 @@ impl<T: Real> Layer<T> {
             }
             None if activation == Activation::None => {}
             None => {
-                gradient
+                let chunks = gradient
                     .par_chunks_mut(CHUNK)
-                    .zip(self.output.data.par_chunks(CHUNK))
-                    .for_each(|(gradient, y)| {
-                        widest(
-                            #[inline(always)]
-                            || {
-                                for (gradient, &y) in gradient.iter_mut().zip(y) {
-                                    *gradient *= derivative(activation, y);
-                                }
-                            },
-                        );
-                    });
+                    .zip(self.output.data.par_chunks(CHUNK));
+                per_activation!(activation, f => chunks.for_each(|(gradient, y)| backward(f, y, gradient)));
             }
         }
     }
