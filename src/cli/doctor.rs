@@ -21,7 +21,7 @@ use crate::train::step::{Gan, Settings};
 #[derive(clap::Args)]
 pub struct Args {}
 
-/// Below this there is no room for a run: at 64 px and width 64, three checkpoints take some 280 MB.
+/// Below this there is no room for a run: at 64 px and width 64, three checkpoints take some 270 MB.
 const LITTLE: f64 = 1.0;
 
 /// Lines of the report, and what is wrong.
