@@ -125,6 +125,12 @@ pub trait Backend {
         usage: Use,
     ) -> Result<Self::Network>;
 
+    /// Bytes that such a network takes, without making it.
+    fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64;
+
+    /// Bytes of memory that are free for networks, where the system tells.
+    fn available(&self) -> Option<u64>;
+
     /// u8 NHWC pixels → [−1, 1] (x/127.5 − 1), the images with `flips` set mirrored left to right.
     fn load_batch(&self, pixels: &[u8], flips: &[bool], images: &mut Self::Buffer) -> Result<()>;
 
@@ -190,7 +196,4 @@ pub trait Network {
     /// # Errors
     /// Where names or shapes are not this network's.
     fn write(&mut self, state: State, dict: &StateDict) -> Result<()>;
-
-    /// Bytes that the network holds.
-    fn bytes(&self) -> usize;
 }

@@ -10,7 +10,7 @@ use clap::Args as ClapArgs;
 
 use super::device::{Device, pick};
 use crate::backend::cpu::Cpu;
-use crate::backend::{Backend, Network, Use};
+use crate::backend::{Backend, Use};
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Source, Split};
 use crate::model::arch::Dimensions;
 use crate::model::{Architecture, StateDict};
@@ -462,10 +462,10 @@ fn describe<B: Backend>(
     let (g, d) = (dimensions.generator(), dimensions.discriminator());
     for (name, architecture, passes) in [("generator", &g, 1), ("discriminator", &d, 2)] {
         print_architecture(name, architecture);
-        let network = backend.compile(architecture, passes * config.batch_size, Use::Training)?;
+        let bytes = backend.bytes(architecture, passes * config.batch_size, Use::Training);
         println!(
             "  memory for training: {:.1} MiB",
-            network.bytes() as f64 / f64::from(1 << 20)
+            bytes as f64 / f64::from(1 << 20)
         );
     }
     let pixels = source.len() * config.image_size * config.image_size * 3;

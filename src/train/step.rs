@@ -48,6 +48,15 @@ impl<B: Backend> Gan<B> {
         Ok(gan)
     }
 
+    /// Bytes that [`Gan::new`] takes for batches of `batch` images, without making it.
+    pub fn bytes(backend: &B, dimensions: &Dimensions, batch: usize) -> u64 {
+        let (g, d) = (dimensions.generator(), dimensions.discriminator());
+        let networks =
+            backend.bytes(&g, batch, Use::Training) + backend.bytes(&d, 2 * batch, Use::Training);
+        let buffers = batch * (g.input().len() + d.input().len()) * size_of::<f32>();
+        networks + buffers as u64
+    }
+
     /// How many iterations there have been; a resumed run sets it.
     pub fn set_iterations(&mut self, iterations: u64) {
         self.iterations = iterations;

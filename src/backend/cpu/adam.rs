@@ -32,10 +32,6 @@ impl<T: Real> Parameter<T> {
         }
     }
 
-    pub fn bytes(&self) -> usize {
-        (self.weight.len() + 4 * self.gradient.len()) * size_of::<T>()
-    }
-
     /// Whether every gradient is a finite number.
     pub fn is_finite(&self) -> bool {
         self.gradient

@@ -72,10 +72,6 @@ impl<T: Real> BatchNorm<T> {
         }
     }
 
-    pub fn bytes(&self) -> usize {
-        self.weight.bytes() + self.bias.bytes() + 2 * self.running_mean.len() * size_of::<T>()
-    }
-
     /// Forgets the inputs of the pass before.
     pub fn begin(&mut self) {
         self.used.clear();

@@ -1,6 +1,6 @@
 //! Convolution 4×4, forward; the same arithmetic is the data gradient of the transposed convolution.
 //!
-//! y[n,i,j,k] = Σ_{r,s,c} x[n, stride·i − pad + r, stride·j − pad + s, c] · w[r,s,c,k]
+//! `y[n,i,j,k] = Σ_{r,s,c} x[n, stride·i − pad + r, stride·j − pad + s, c] · w[r,s,c,k]`
 //!
 //! Every convolution here lies between a *small* map (the output of a convolution, the input of a transposed one) and a
 //! *large* one. Weights are kept as `[r, s, c, k]`: c channels of the large map, k of the small one. Columns are

@@ -1,6 +1,6 @@
 //! Transposed convolution 4×4, forward; the same arithmetic is the data gradient of the convolution.
 //!
-//! y[n, stride·i − pad + r, stride·j − pad + s, c] += Σ_k x[n,i,j,k] · w[r,s,c,k]
+//! `y[n, stride·i − pad + r, stride·j − pad + s, c] += Σ_k x[n,i,j,k] · w[r,s,c,k]`
 //!
 //! `columns = small · wᵀ`, then every column is added where its tap lies. One task owns whole images, so no two add to
 //! the same element and the order of the sums is fixed.

@@ -1,6 +1,6 @@
 //! Weight gradient of both convolutions.
 //!
-//! dw[r,s,c,k] = Σ_{n,i,j} large[n, stride·i − pad + r, stride·j − pad + s, c] · small[n,i,j,k]
+//! `dw[r,s,c,k] = Σ_{n,i,j} large[n, stride·i − pad + r, stride·j − pad + s, c] · small[n,i,j,k]`
 
 use rayon::prelude::*;
 

@@ -130,6 +130,17 @@ impl<T: Real> Backend for Cpu<T> {
         Ok(CpuNetwork::new(architecture, batch, usage))
     }
 
+    fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64 {
+        network::bytes::<T>(architecture, batch, usage)
+    }
+
+    /// `MemAvailable` of Linux.
+    fn available(&self) -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    }
+
     fn load_batch(&self, pixels: &[u8], flips: &[bool], images: &mut Buffer<T>) -> Result<()> {
         ensure!(
             pixels.len() == images.data.len() && flips.len() == images.n,

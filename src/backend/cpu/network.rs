@@ -51,6 +51,36 @@ pub struct CpuNetwork<T> {
     usage: Use,
 }
 
+/// Elements of the largest map between blocks.
+fn largest_map(architecture: &Architecture) -> usize {
+    let outputs = architecture.blocks.iter().map(|b| b.output.len());
+    outputs.max().unwrap_or(0)
+}
+
+/// Bytes that [`CpuNetwork::new`] allocates.
+pub fn bytes<T>(architecture: &Architecture, batch: usize, usage: Use) -> u64 {
+    let (copies, kept) = match usage {
+        Use::Training => (5, batch as u64),
+        Use::Inference => (1, 0),
+    };
+    let (batch, mut elements) = (batch as u64, 0);
+    for block in &architecture.blocks {
+        let map = block.output.len() as u64;
+        let norm = if block.batch_norm {
+            block.output.c as u64
+        } else {
+            0
+        };
+        let convolved = if block.batch_norm { batch * map } else { 0 };
+        let weights = Geometry::of(block).weights() as u64 + 2 * norm;
+        elements += batch * map + convolved + copies * weights + 2 * norm;
+    }
+    let input = architecture.input().len() as u64;
+    elements += (batch + kept) * input;
+    elements += kept * (architecture.output().len() + 2 * largest_map(architecture)) as u64;
+    elements * size_of::<T>() as u64
+}
+
 impl<T: Real> CpuNetwork<T> {
     pub fn new(architecture: &Architecture, batch: usize, usage: Use) -> Self {
         let training = usage == Use::Training;
@@ -78,11 +108,7 @@ impl<T: Real> CpuNetwork<T> {
             .collect();
         let kept = if training { batch } else { 0 };
         // A gradient lies between blocks, so the image itself needs none of these two.
-        let largest = layers
-            .iter()
-            .map(|l| l.block.output.len())
-            .max()
-            .unwrap_or(0);
+        let largest = largest_map(architecture);
         Self {
             input: Buffer::new(batch, architecture.input()),
             input_gradient: Buffer::new(kept, architecture.input()),
@@ -480,21 +506,6 @@ impl<T: Real> Network for CpuNetwork<T> {
             self.batches_tracked = dict.batches_tracked.unwrap_or(0);
         }
         Ok(())
-    }
-
-    fn bytes(&self) -> usize {
-        let layers: usize = self
-            .layers
-            .iter()
-            .map(|l| {
-                let maps = (l.convolved.len() + l.output.data.len()) * size_of::<T>();
-                maps + l.weight.bytes() + l.norm.as_ref().map_or(0, BatchNorm::bytes)
-            })
-            .sum();
-        let maps =
-            self.input.data.len() + self.input_gradient.data.len() + self.loss_gradient.len();
-        let gradients: usize = self.gradients.iter().map(Vec::len).sum();
-        layers + (maps + gradients) * size_of::<T>()
     }
 }
 
