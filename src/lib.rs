@@ -2,11 +2,12 @@
 //!
 //! Data flows one way: [`data`] decodes images to u8 NHWC and hands out shuffled batches, [`model`] describes the
 //! networks as data, a [`backend`] compiles them, [`train`] holds the iteration and the loop, written once for every
-//! backend, and [`cli`] is what a person types.
+//! backend, [`evaluate`] measures what came out, and [`cli`] is what a person types.
 
 pub mod backend;
 pub mod cli;
 pub mod data;
+pub mod evaluate;
 pub mod files;
 pub mod model;
 pub mod random;

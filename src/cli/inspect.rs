@@ -330,7 +330,7 @@ fn write_sheet(path: &Path, files: &Files, good: &[(usize, &Image)]) -> Result<(
 }
 
 /// Prints to stdout; whoever closes the pipe early (`head`) has read enough.
-fn print(text: &str) -> Result<()> {
+pub(super) fn print(text: &str) -> Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to stdout")

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod dataset;
 pub mod device;
 pub mod doctor;
+pub mod evaluate;
 pub mod inspect;
 pub mod sample;
 pub mod synthesize;
@@ -26,6 +27,7 @@ struct Cli {
 enum Command {
     Train(Box<train::Args>),
     Sample(sample::Args),
+    Evaluate(Box<evaluate::Args>),
     /// Make, check and describe data sets.
     #[command(subcommand)]
     Dataset(dataset::Command),
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Train(args) => args.run(),
         Command::Sample(args) => args.run(),
+        Command::Evaluate(args) => args.run(),
         Command::Dataset(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Doctor(args) => args.run(),

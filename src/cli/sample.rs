@@ -135,7 +135,7 @@ impl Args {
 }
 
 /// f32 NCHW images of `z`.
-fn generate(
+pub(crate) fn generate(
     dict: &StateDict,
     dimensions: &Dimensions,
     z: &[f32],

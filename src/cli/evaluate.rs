@@ -1,0 +1,283 @@
+//! `evaluate`.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::{Args as ClapArgs, ValueEnum, value_parser};
+use serde::Serialize;
+
+use super::device::{Device, pick};
+use super::inspect::{fraction, print};
+use super::sample::generate;
+use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Split};
+use crate::evaluate::{Images, Settings, Subset, sliced_wasserstein};
+use crate::files;
+use crate::model::StateDict;
+use crate::model::arch::Dimensions;
+use crate::random::{Purpose, Stream};
+use crate::train::checkpoint::{Weights, load_generator};
+use crate::train::sheet;
+
+/// Images compared where nothing else is said.
+const COUNT: usize = 2048;
+
+/// Images generated at a time.
+const BATCH: usize = 64;
+
+/// Measure how near a generator's images come to real ones: sliced Wasserstein distance.
+///
+/// The sliced Wasserstein distance of Karras et al. 2018 (arXiv 1710.10196, section 5), × 1000, at each level of a
+/// Laplacian pyramid from full size (texture) down to 16 px (large structures), and the mean. Smaller is better. The
+/// distance between two disjoint sets of real images of the same number is given beside it: the floor, which no
+/// generator can be expected to get below.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// A checkpoint, a run (its newest checkpoint), or a folder with generator.safetensors
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Whose weights
+    #[arg(long, value_enum, default_value = "ema")]
+    weights: Weights,
+
+    /// What the real images are: best those that the generator was trained on
+    #[arg(long, value_enum)]
+    dataset: Kind,
+    /// Folder or zip of the images [default: data/celeba for celeba]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// CelebA's partition to use [default: train where there is a partition file, else all]
+    #[arg(long, value_enum)]
+    split: Option<Split>,
+    /// Centre-crop N×N pixels before resizing [default: none]
+    #[arg(long, value_name = "N")]
+    crop: Option<u32>,
+    /// How many synthetic faces to choose from
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    synthetic_count: usize,
+    /// Share of images that may be corrupt before it is an error
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = fraction)]
+    max_bad: f64,
+
+    /// Generated images, and as many real ones twice [default: 2048, or half of the real images where there are fewer]
+    ///
+    /// More lower the floor and the scatter, in proportion to the time and to the memory (about 0.25 MB each). Only
+    /// distances of the same count compare. The paper has 16384.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(2..=16384))]
+    count: Option<u32>,
+    /// Of the noise, the choice of images, the patches, the projections, and the synthetic faces
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where to generate
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// Write the numbers as JSON to a new file, or to the standard output (-) in place of the table
+    #[arg(long, value_name = "FILE|-")]
+    json: Option<PathBuf>,
+    /// Print errors only
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// What `--json` writes. Distances are × 1000.
+#[derive(Serialize)]
+struct Report {
+    metric: &'static str,
+    checkpoint: String,
+    weights: String,
+    dataset: String,
+    /// Of each set.
+    count: usize,
+    seed: u64,
+    image_size: usize,
+    /// Finest first.
+    levels: Vec<Row>,
+    mean: Pair,
+}
+
+#[derive(Serialize)]
+struct Row {
+    size: usize,
+    #[serde(flatten)]
+    distance: Pair,
+}
+
+#[derive(Serialize)]
+struct Pair {
+    /// Between generated and real images.
+    generated: f64,
+    /// Between real and other real images.
+    real: f64,
+}
+
+impl Args {
+    pub fn run(self) -> Result<ExitCode> {
+        let to_stdout = self.json.as_deref() == Some(Path::new("-"));
+        if let Some(path) = &self.json
+            && !to_stdout
+        {
+            files::refuse_existing(path)?;
+        }
+        pick(&self.device)?;
+        let (dict, dimensions) = load_generator(&self.checkpoint, self.weights)?;
+        let size = dimensions.image_size;
+
+        let (described, dataset) = self.real_images(size)?;
+        let count = self.count(dataset.len(), &described)?;
+        self.progress(format_args!("generating {count} images"));
+        let generated = self.generated_images(&dict, &dimensions, count)?;
+        self.progress(format_args!("comparing"));
+        let half = count * size * size * 3;
+        let real = Images::new(&dataset.pixels()[..half], size)?;
+        let more_real = Images::new(&dataset.pixels()[half..2 * half], size)?;
+        let generated = Images::new(&generated, size)?;
+        let settings = Settings {
+            seed: self.seed,
+            ..Settings::default()
+        };
+        let distances = sliced_wasserstein(real, &[generated, more_real], &settings)?;
+
+        let pair = |of: &dyn Fn(usize) -> f64| Pair {
+            generated: of(0),
+            real: of(1),
+        };
+        let weights = self.weights.to_possible_value();
+        let report = Report {
+            metric: "sliced Wasserstein distance x1e3",
+            checkpoint: self.checkpoint.display().to_string(),
+            weights: weights.map_or(String::new(), |v| v.get_name().to_string()),
+            dataset: described,
+            count,
+            seed: self.seed,
+            image_size: size,
+            levels: (0..distances[0].levels.len())
+                .map(|level| Row {
+                    size: distances[0].levels[level].size,
+                    distance: pair(&|set| distances[set].levels[level].distance),
+                })
+                .collect(),
+            mean: pair(&|set| distances[set].mean()),
+        };
+        if let Some(path) = &self.json {
+            let json = serde_json::to_string_pretty(&report)? + "\n";
+            if to_stdout {
+                print(&json)?;
+            } else {
+                files::write_atomically(path, json.as_bytes())?;
+            }
+        }
+        if !self.quiet && !to_stdout {
+            print(&report.table())?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn progress(&self, what: std::fmt::Arguments) {
+        if !self.quiet && std::io::stderr().is_terminal() {
+            eprintln!("{what} …");
+        }
+    }
+
+    /// As many real images as are needed, chosen at random, and where they come from.
+    fn real_images(&self, size: usize) -> Result<(String, Dataset)> {
+        let default_path = || (self.dataset == Kind::Celeba).then(|| PathBuf::from("data/celeba"));
+        let source = data::open(&OpenOptions {
+            kind: self.dataset,
+            path: self.data.clone().or_else(default_path),
+            split: self.split,
+            crop: self.crop,
+            seed: self.seed,
+            count: self.synthetic_count,
+        })?;
+        let count = self.count(source.len(), &source.describe())?;
+        // Enough, even if as many are corrupt as may be.
+        let wanted = ((2 * count) as f64 / (1.0 - self.max_bad)).ceil() + 1.0;
+        let chosen = Subset::new(source.as_ref(), wanted as usize, self.seed);
+        let dataset = Dataset::load(
+            &chosen,
+            &LoadOptions {
+                size,
+                max_bad: self.max_bad,
+                progress: !self.quiet,
+                spill_dir: Some(std::env::temp_dir()),
+                ..LoadOptions::default()
+            },
+        )?;
+        if let Some(report) = dataset.skipped_report() {
+            eprintln!("{report}");
+        }
+        Ok((source.describe(), dataset))
+    }
+
+    /// Images of each set, where there are `available` real ones.
+    fn count(&self, available: usize, source: &str) -> Result<usize> {
+        let Some(count) = self.count else {
+            ensure!(
+                available >= 4,
+                "{source}: {available} real images are too few to compare with: at least 4 are needed"
+            );
+            return Ok(COUNT.min(available / 2));
+        };
+        let count = count as usize;
+        ensure!(
+            2 * count <= available,
+            "{source}: --count {count} needs {} real images (two disjoint sets), but there are {available}: use --count \
+             {} or less, or more images",
+            2 * count,
+            available / 2
+        );
+        Ok(count)
+    }
+
+    /// u8 NHWC images: those that `sample` makes with the same seed.
+    fn generated_images(
+        &self,
+        dict: &StateDict,
+        dimensions: &Dimensions,
+        count: usize,
+    ) -> Result<Vec<u8>> {
+        let (size, channels) = (dimensions.image_size, dimensions.channels);
+        let mut z = vec![0.0; count * dimensions.latent_dim];
+        Stream::new(self.seed, Purpose::Sample, 0).fill_normal(&mut z);
+        let mut pixels = Vec::with_capacity(count * size * size * 3);
+        for z in z.chunks(BATCH * dimensions.latent_dim) {
+            let images = generate(dict, dimensions, z, false)?;
+            ensure!(
+                images.iter().all(|v| v.is_finite()),
+                "the generator in {} gives values that are not finite: use an earlier checkpoint",
+                self.checkpoint.display()
+            );
+            for image in images.chunks_exact(channels * size * size) {
+                pixels.extend(sheet::to_pixels(image, channels, size));
+            }
+        }
+        Ok(pixels)
+    }
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let mut text = format!(
+            "{}, {} weights\n{}\nsliced Wasserstein distance ×1000, {} images a set, {} px\n",
+            self.checkpoint, self.weights, self.dataset, self.count, self.image_size
+        );
+        let mut line = |name: &str, generated: &str, real: &str| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{name:<8}{generated:>20}{real:>20}");
+        };
+        line("level", "generated and real", "real and real");
+        for row in &self.levels {
+            let (name, pair) = (format!("{} px", row.size), &row.distance);
+            line(
+                &name,
+                &format!("{:.2}", pair.generated),
+                &format!("{:.2}", pair.real),
+            );
+        }
+        let Pair { generated, real } = &self.mean;
+        line("mean", &format!("{generated:.2}"), &format!("{real:.2}"));
+        text
+    }
+}
