@@ -19,13 +19,14 @@ impl Stop {
         let stop = Self::default();
         for signal in [SIGINT, SIGTERM] {
             let context = "cannot catch signals";
-            // The order matters: on the second signal the flag is already set, and the process ends.
+            // The order matters. On the second signal the flag is already set, and the process ends. Whoever sees the
+            // flag sees which signal it was, too.
             let code = 128 + signal;
             signal_hook::flag::register_conditional_shutdown(signal, code, stop.flag.clone())
                 .context(context)?;
-            signal_hook::flag::register(signal, stop.flag.clone()).context(context)?;
             signal_hook::flag::register_usize(signal, stop.signal.clone(), signal as usize)
                 .context(context)?;
+            signal_hook::flag::register(signal, stop.flag.clone()).context(context)?;
         }
         Ok(stop)
     }
@@ -37,7 +38,9 @@ impl Stop {
 
     /// The exit code if a signal came: 130 or 143.
     pub fn exit_code(&self) -> Option<u8> {
-        let signal = self.signal.load(Ordering::Acquire);
-        (self.flag.load(Ordering::Acquire)).then_some(128 + signal as u8)
+        match self.signal.load(Ordering::SeqCst) {
+            0 => None,
+            signal => Some(128 + signal as u8),
+        }
     }
 }
