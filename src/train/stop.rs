@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 /// Set by a signal.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,8 @@ impl Stop {
                 .context(context)?;
             signal_hook::flag::register(signal, stop.flag.clone()).context(context)?;
         }
+        // A limit on the size of files (`ulimit -f`) is then an error of the write, reported as a full disk is.
+        signal_hook::flag::register(SIGXFSZ, Arc::default()).context("cannot catch signals")?;
         Ok(stop)
     }
 
