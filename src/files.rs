@@ -34,7 +34,7 @@ fn write_partial(path: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile> {
         .tempfile_in(folder)
         .with_context(|| format!("cannot write into {}", folder.display()))?;
     let whole = (|| {
-        file.write_all(bytes)?;
+        file.as_file_mut().write_all(bytes)?;
         file.as_file().sync_all()
     })();
     whole.with_context(|| format!("cannot write {} ({} bytes)", path.display(), bytes.len()))?;

@@ -766,7 +766,7 @@ fn files_may_not_grow_any_more() {
     let last = checkpoint(&out, 6);
     let parts = [
         "cannot save the checkpoint",
-        "step-000009",
+        "step-000008",
         "File too large",
         last.to_str().unwrap(),
         "--resume",

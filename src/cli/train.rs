@@ -196,7 +196,6 @@ impl Args {
         let dataset = match self.load(&config, source.as_ref(), claim.run(), &stop) {
             Ok(dataset) => dataset,
             Err(error) => {
-                claim.abandon();
                 let Some(code) = stop.exit_code() else {
                     return Err(error);
                 };
@@ -239,13 +238,8 @@ impl Args {
             record: self.record.clone(),
             quiet: self.quiet,
         };
-        match run::train(&backend, &dataset, plan, &claim, &stop) {
-            Ok(outcome) => Ok(self.finish(&run, &outcome)),
-            Err(error) => {
-                claim.abandon();
-                Err(error)
-            }
-        }
+        let outcome = run::train(&backend, &dataset, plan, &claim, &stop)?;
+        Ok(self.finish(&run, &outcome))
     }
 
     fn say(&self, text: impl Display) {

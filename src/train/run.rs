@@ -129,9 +129,11 @@ impl Claim {
     pub fn run(&self) -> &Path {
         &self.run
     }
+}
 
+impl Drop for Claim {
     /// Removes the folder again if nothing was put into it.
-    pub fn abandon(self) {
+    fn drop(&mut self) {
         if self.made && refuse_used(&self.run).is_ok() {
             // Best effort: an empty folder left behind does no harm.
             let _ = files::remove_partial(&self.run);
