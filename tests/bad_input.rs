@@ -342,12 +342,12 @@ fn three_checkpoints() -> (TempDir, PathBuf) {
     (root, run)
 }
 
-/// The path behind `--resume` in an error.
+/// The path in the command at the end of an error.
 fn offered(text: &str) -> String {
-    let (_, rest) = text
-        .split_once("continue from there with --resume ")
+    let (_, path) = text
+        .split_once("continue from there with: dcgan-cuda train --resume ")
         .unwrap();
-    rest.split(": ").next().unwrap().to_string()
+    path.trim_end().to_string()
 }
 
 const PICKLES: [&[u8]; 2] = [
@@ -443,7 +443,7 @@ fn damaged_checkpoints_are_refused_and_the_one_before_is_offered() {
     refuses(
         &train(&run, &["--resume"]),
         1,
-        &["step-000006", "no other one is whole", "--out"],
+        &["step-000006", "no other checkpoint is whole", "--out"],
     );
 }
 

@@ -88,9 +88,12 @@ fn killed_again_and_again() {
         at = now;
         // No more is lost than since the last checkpoint: what was reported is at most two iterations ahead of it.
         if let Ok(text) = std::fs::read_to_string(run.join("log.jsonl")) {
-            let whole_lines = text.lines().filter_map(|l| serde_json::from_str(l).ok());
-            let last = whole_lines
-                .last()
+            let mut whole = text
+                .lines()
+                .rev()
+                .filter_map(|l| serde_json::from_str(l).ok());
+            let last = whole
+                .next()
                 .map_or(0, |l: serde_json::Value| l["step"].as_u64().unwrap());
             assert!(last <= at.unwrap_or(0) + 2, "{last} reported, {at:?} saved");
         }

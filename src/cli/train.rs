@@ -549,7 +549,7 @@ fn describe<B: Backend>(
         pixels as f64 / f64::from(1 << 20)
     ));
     print_line(format!("run folder: {}", run.display()));
-    print_line(format!("{}", serde_json::to_string_pretty(config)?));
+    print_line(serde_json::to_string_pretty(config)?);
     print_line("dry run: nothing was trained or written");
     Ok(ExitCode::SUCCESS)
 }

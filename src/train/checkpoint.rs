@@ -300,12 +300,8 @@ pub fn load_generator(path: &Path, weights: Weights) -> Result<(StateDict, Dimen
         Weights::Ema if average => AVERAGE,
         _ => GENERATOR,
     };
-    let dict = read_network(&folder, name, state.as_ref()).with_context(|| {
-        format!(
-            "cannot use the checkpoint {}; give another one",
-            folder.display()
-        )
-    })?;
+    let dict = read_network(&folder, name, state.as_ref())
+        .map_err(|error| anyhow!("{error:#}; give another checkpoint"))?;
     let dimensions = dict
         .generator_dimensions()
         .with_context(|| format!("{} cannot be used", folder.join(name).display()))?;
@@ -431,15 +427,12 @@ pub fn load_of(run: &Path, path: &Path) -> Result<Checkpoint> {
             .find(|(_, p)| Checkpoint::load(p).is_ok());
         let remedy = match whole {
             Some((step, whole)) => format!(
-                "the one of iteration {step} is whole: continue from there with --resume {}",
+                "the checkpoint of iteration {step} is whole, continue from there with: dcgan-cuda train --resume {}",
                 whole.display()
             ),
-            None => "no other one is whole: start another run with another --out".to_string(),
+            None => "no other checkpoint is whole: start another run with another --out".to_string(),
         };
-        error.context(format!(
-            "cannot resume from the checkpoint {}; {remedy}",
-            path.display()
-        ))
+        anyhow!("cannot resume from {}: {error:#}; {remedy}", path.display())
     })
 }
 
