@@ -1,27 +1,108 @@
 //! Files that are whole or not there.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+/// What the names of files and folders start with that are not whole yet.
+pub const PARTIAL: &str = ".partial-";
+
 /// Writes `bytes` beside `path`, syncs, and renames it into place: a reader sees the old file or the new one.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_partial(path, bytes)?
+        .persist(path)
+        .with_context(|| format!("cannot rename into {}", path.display()))?;
+    sync_folder(parent(path))
+}
+
+/// As [`write_atomically`], but never replaces a file that came to be there in the meantime.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_partial(path, bytes)?
+        .persist_noclobber(path)
+        .with_context(|| format!("cannot rename into {}", path.display()))?;
+    sync_folder(parent(path))
+}
+
+/// A synced temporary file beside `path`, removed when it is dropped.
+fn write_partial(path: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile> {
     let folder = parent(path);
     let mut file = tempfile::Builder::new()
-        .prefix(".partial-")
+        .prefix(PARTIAL)
         .tempfile_in(folder)
         .with_context(|| format!("cannot write into {}", folder.display()))?;
     let whole = (|| {
-        file.write_all(bytes)?;
+        file.as_file_mut().write_all(bytes)?;
         file.as_file().sync_all()
     })();
     whole.with_context(|| format!("cannot write {} ({} bytes)", path.display(), bytes.len()))?;
     make_readable(file.as_file())?;
-    file.persist(path)
-        .with_context(|| format!("cannot rename into {}", path.display()))?;
-    sync_folder(folder)
+    Ok(file)
+}
+
+/// A folder that is being filled, removed when it is dropped before [`PartialFolder::finish`].
+pub struct PartialFolder(tempfile::TempDir);
+
+impl PartialFolder {
+    /// An empty folder beside `path`.
+    pub fn beside(path: &Path) -> Result<Self> {
+        let folder = parent(path);
+        tempfile::Builder::new()
+            .prefix(PARTIAL)
+            .tempdir_in(folder)
+            .map(Self)
+            .with_context(|| format!("cannot write into {}", folder.display()))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Renames it to `path`, which is not there yet.
+    pub fn finish(self, path: &Path) -> Result<()> {
+        make_listable(self.0.path())?;
+        fs::rename(self.0.path(), path)
+            .with_context(|| format!("cannot rename into {}", path.display()))?;
+        // Renamed away, so there is nothing left to remove.
+        let _ = self.0.keep();
+        sync_folder(parent(path))
+    }
+}
+
+#[cfg(unix)]
+fn make_listable(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).context("cannot set permissions")
+}
+
+#[cfg(not(unix))]
+fn make_listable(_folder: &Path) -> Result<()> {
+    Ok(())
+}
+
+/// Removes from `folder` what an interrupted writer left behind.
+pub fn remove_partial(folder: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        if is_partial(&entry.file_name()) {
+            let path = entry.path();
+            let removed = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+                _ => fs::remove_file(&path),
+            };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file of this name is what an interrupted writer left behind.
+pub fn is_partial(name: &OsStr) -> bool {
+    name.to_string_lossy().starts_with(PARTIAL)
 }
 
 /// Temporary files are private; what a user asked for has the usual rights.

@@ -24,9 +24,6 @@ use crate::train::sheet;
 /// Images compared where nothing else is said.
 const COUNT: usize = 2048;
 
-/// Images generated at a time.
-const BATCH: usize = 64;
-
 /// Measure how near a generator's images come to real ones: sliced Wasserstein distance.
 ///
 /// The sliced Wasserstein distance of Karras et al. 2018 (arXiv 1710.10196, section 5), × 1000, at each level of a
@@ -242,8 +239,7 @@ impl Args {
         let mut z = vec![0.0; count * dimensions.latent_dim];
         Stream::new(self.seed, Purpose::Sample, 0).fill_normal(&mut z);
         let mut pixels = Vec::with_capacity(count * size * size * 3);
-        for z in z.chunks(BATCH * dimensions.latent_dim) {
-            let images = generate(dict, dimensions, z, false)?;
+        generate(dict, dimensions, &z, false, &mut |images| {
             ensure!(
                 images.iter().all(|v| v.is_finite()),
                 "the generator in {} gives values that are not finite: use an earlier checkpoint",
@@ -252,7 +248,8 @@ impl Args {
             for image in images.chunks_exact(channels * size * size) {
                 pixels.extend(sheet::to_pixels(image, channels, size));
             }
-        }
+            Ok(())
+        })?;
         Ok(pixels)
     }
 }

@@ -10,14 +10,18 @@ use image::RgbImage;
 use super::device::{Device, pick};
 use crate::backend::Statistics;
 use crate::backend::cpu::Cpu;
-use crate::files;
+use crate::files::{self, PartialFolder};
 use crate::model::arch::Dimensions;
 use crate::model::params::TensorFile;
 use crate::model::{StateDict, Tensor};
 use crate::random::{Purpose, Stream};
 use crate::train::checkpoint::{Weights, load_generator};
+use crate::train::report::print_line;
 use crate::train::run::Sampler;
 use crate::train::sheet;
+
+/// Numbers in one file at most: 4 GiB as f32.
+const ONE_FILE: usize = 1 << 30;
 
 /// Images generated at a time.
 const BATCH: usize = 64;
@@ -78,21 +82,46 @@ impl Args {
         let (dict, dimensions) = load_generator(&self.checkpoint, self.weights)?;
         let z = self.z(dimensions.latent_dim)?;
         let count = z.len() / dimensions.latent_dim;
-        let images = generate(&dict, &dimensions, &z, self.batch_statistics)?;
         let size = dimensions.image_size;
         let channels = dimensions.channels;
+        let image = channels * size * size;
+        ensure!(
+            matches!(out, Out::Folder) || count.saturating_mul(image) <= ONE_FILE,
+            "{count} images of {size} px are too many for one file: use at most {}, or a folder as --out",
+            ONE_FILE / image
+        );
+        let generate = |each: &mut dyn FnMut(Vec<f32>) -> Result<()>| {
+            generate(&dict, &dimensions, &z, self.batch_statistics, each)
+        };
+        let all = || -> Result<Vec<f32>> {
+            let mut images = Vec::with_capacity(count * image);
+            generate(&mut |batch| {
+                images.extend(batch);
+                Ok(())
+            })?;
+            Ok(images)
+        };
         match out {
-            Out::Sheet => sheet::write_png(&self.out, sheet::sheet(&images, channels, size))?,
+            Out::Sheet => sheet::write_png(&self.out, sheet::sheet(&all()?, channels, size))?,
             Out::Tensors => {
                 let mut file = TensorFile::default();
-                let tensor = Tensor::new(&[count, channels, size, size], images);
+                let tensor = Tensor::new(&[count, channels, size, size], all()?);
                 file.floats.insert("images".into(), tensor);
-                files::write_atomically(&self.out, &file.to_bytes()?)?;
+                files::write_new(&self.out, &file.to_bytes()?)?;
             }
-            Out::Folder => write_folder(&self.out, &images, channels, size)?,
+            Out::Folder => {
+                let folder = PartialFolder::beside(&self.out)?;
+                let mut done = 0;
+                generate(&mut |batch| {
+                    write_images(folder.path(), done, &batch, channels, size)?;
+                    done += batch.len() / image;
+                    Ok(())
+                })?;
+                folder.finish(&self.out)?;
+            }
         }
         if !self.quiet {
-            println!("{count} images: {}", self.out.display());
+            print_line(format!("{count} images: {}", self.out.display()));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -130,24 +159,29 @@ impl Args {
             path.display(),
             tensor.shape
         );
+        ensure!(
+            tensor.data.iter().all(|v| v.is_finite()),
+            "z in {} holds numbers that are not finite",
+            path.display()
+        );
         Ok(tensor.data.clone())
     }
 }
 
-/// f32 NCHW images of `z`.
+/// Hands f32 NCHW images of `z` to `each`, [`BATCH`] at a time.
 pub(crate) fn generate(
     dict: &StateDict,
     dimensions: &Dimensions,
     z: &[f32],
     by_batch: bool,
-) -> Result<Vec<f32>> {
+    each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
+) -> Result<()> {
     let backend = Cpu::<f32>::new();
     let statistics = if by_batch {
         Statistics::BatchOnly
     } else {
         Statistics::Running
     };
-    let mut images = Vec::new();
     let mut sampler: Option<(usize, Sampler<Cpu<f32>>)> = None;
     for z in z.chunks(BATCH * dimensions.latent_dim) {
         let count = z.len() / dimensions.latent_dim;
@@ -160,19 +194,25 @@ pub(crate) fn generate(
             }
         };
         sampler.set_z(&backend, z)?;
-        images.extend(sampler.images(&backend, statistics)?);
+        each(sampler.images(&backend, statistics)?)?;
     }
-    Ok(images)
+    Ok(())
 }
 
-/// `000001.png` … in a new folder.
-fn write_folder(folder: &Path, images: &[f32], channels: usize, size: usize) -> Result<()> {
-    std::fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+/// PNGs into `folder`, numbered on from `done`: the first of all is `000001.png`.
+fn write_images(
+    folder: &Path,
+    done: usize,
+    images: &[f32],
+    channels: usize,
+    size: usize,
+) -> Result<()> {
     for (index, image) in images.chunks_exact(channels * size * size).enumerate() {
         let pixels = sheet::to_pixels(image, channels, size);
         let image = RgbImage::from_raw(size as u32, size as u32, pixels)
             .context("an image of the wrong size")?;
-        sheet::write_png(&folder.join(format!("{:06}.png", index + 1)), image)?;
+        let name = format!("{:06}.png", done + index + 1);
+        sheet::write_png(&folder.join(name), image)?;
     }
     Ok(())
 }

@@ -14,10 +14,15 @@ use crate::backend::{Backend, Use};
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Source, Split};
 use crate::model::arch::Dimensions;
 use crate::model::{Architecture, StateDict};
-use crate::train::checkpoint::{self, Checkpoint};
+use crate::train::checkpoint;
 use crate::train::config::{Config, Precision};
+use crate::train::report::{print_error_line, print_line};
 use crate::train::run::{self, Claim, Outcome, Plan, Start};
+use crate::train::step::Gan;
 use crate::train::stop::Stop;
+
+/// Where run folders go that --out does not name.
+const RUNS: &str = "runs";
 
 /// Train a DCGAN.
 ///
@@ -135,7 +140,14 @@ impl Args {
         if let Some(workers) = self.workers {
             set_threads(workers)?;
         }
-        let (run, resumed) = self.place()?;
+        pick(&self.device)?;
+        if let Some(record) = &self.record {
+            crate::files::refuse_existing(record)?;
+        }
+        let mut resumed = match &self.resume {
+            Some(from) => Some(self.resumed(from.as_deref())?),
+            None => None,
+        };
         let mut config = self.config(resumed.as_ref().map(|r| &r.config))?;
         // Counted once the images are known; until then any positive number will do for the checks.
         let epochs = self.epochs.unwrap_or(25);
@@ -144,48 +156,67 @@ impl Args {
         }
         config.check()?;
         ensure!(epochs > 0, "nothing to do: --epochs must be at least 1");
-        if config.precision != Precision::Fp32 {
-            bail!(
-                "the CPU computes in fp32: leave --precision {} out, or use --device cuda",
-                config.precision
-            );
-        }
+        ensure!(
+            config.precision == Precision::Fp32,
+            "the CPU computes in fp32: leave --precision {} out",
+            config.precision
+        );
         if let Some(folder) = &self.init_from {
             // Read again when the networks are made; here so that an error comes before the images are decoded.
             checkpoint::load_networks(folder, &config.dimensions())?;
+            config.init_from = Some(checkpoint::find(folder)?);
         }
-        pick(&self.device)?;
-        let source = open(&config)?;
         let epoch_steps = self.steps.is_none() && (resumed.is_none() || self.epochs.is_some());
-        let backend = Cpu::<f32>::new();
-        if self.dry_run {
-            let per_epoch = (source.len() / config.batch_size) as u64;
-            if epoch_steps {
-                config.steps = (epochs * per_epoch).max(1);
-            }
-            return describe(&backend, &config, &run, source.as_ref());
+        if let Some(resumed) = &resumed
+            && !epoch_steps
+        {
+            resumed.has_not_gone_beyond(config.steps)?;
         }
+        let source = open(&config)?;
+        let backend = Cpu::<f32>::new();
+        let name = format!("{}-{}px", config.dataset, config.image_size);
+        if self.dry_run {
+            let run = match (&resumed, &self.out) {
+                (Some(resumed), _) => resumed.run.clone(),
+                (None, Some(out)) => out.clone(),
+                (None, None) => run::next_free(Path::new(RUNS), &name),
+            };
+            if epoch_steps {
+                config.steps = epoch_count(epochs, source.len(), &config)?.max(1);
+            }
+            describe(&backend, &config, &run, source.as_ref())?;
+            enough_memory(&backend, &config, source.len())?;
+            print_line("dry run: nothing was trained or written");
+            return Ok(ExitCode::SUCCESS);
+        }
+        enough_memory(&backend, &config, source.len())?;
 
-        let claim = Claim::new(&run, self.resume.is_some())?;
+        let claimed = resumed.as_mut().and_then(|r| r.claim.take());
+        let claim = match (claimed, &self.out) {
+            (Some(claim), _) => claim,
+            (None, Some(out)) => Claim::new(out)?,
+            (None, None) => Claim::next(Path::new(RUNS), &name)?,
+        };
         let stop = Stop::install()?;
-        let dataset = match self.load(&config, source.as_ref(), &run, &stop) {
+        let dataset = match self.load(&config, source.as_ref(), claim.run(), &stop) {
             Ok(dataset) => dataset,
             Err(error) => {
-                claim.abandon();
-                return match stop.exit_code() {
-                    Some(code) => Ok(ExitCode::from(code)),
-                    None => Err(error),
+                let Some(code) = stop.exit_code() else {
+                    return Err(error);
                 };
+                print_error_line("stopped before the first iteration; nothing was changed");
+                return Ok(ExitCode::from(code));
             }
         };
         if epoch_steps {
-            config.steps = epochs * (dataset.len() / config.batch_size) as u64;
+            config.steps = epoch_count(epochs, dataset.len(), &config)?;
         }
-        let start = match (resumed, &self.init_from) {
+        let start = match (resumed, &config.init_from) {
             (Some(resumed), _) => resumed.start,
             (None, Some(folder)) => Start::From(folder.clone()),
             (None, None) => Start::Fresh,
         };
+        let run = claim.run().to_path_buf();
         self.say(format!(
             "{}\n{}\n{} px, width {}, batch {}, {} iterations, into {}",
             source.describe(),
@@ -196,36 +227,40 @@ impl Args {
             config.steps,
             run.display()
         ));
+        match &start {
+            Start::Resume(path, saved) if saved.state.step == config.steps => self.say(format!(
+                "{} has all {} iterations: raise --steps or --epochs to go on",
+                path.display(),
+                config.steps
+            )),
+            Start::Resume(path, _) => self.say(format!("going on from {}", path.display())),
+            Start::From(folder) => self.say(format!("starting from {}", folder.display())),
+            Start::Fresh => {}
+        }
         let plan = Plan {
             config,
-            run: run.clone(),
             start,
             record: self.record.clone(),
             quiet: self.quiet,
         };
-        match run::train(&backend, &dataset, plan, &claim, &stop) {
-            Ok(outcome) => Ok(self.finish(&run, &outcome)),
-            Err(error) => {
-                claim.abandon();
-                Err(error)
-            }
-        }
+        let outcome = run::train(&backend, &dataset, plan, &claim, &stop)?;
+        Ok(self.finish(&run, &outcome))
     }
 
     fn say(&self, text: impl Display) {
         if !self.quiet {
-            println!("{text}");
+            print_line(text);
         }
     }
 
     fn finish(&self, run: &Path, outcome: &Outcome) -> ExitCode {
         if let Some(code) = outcome.stopped {
-            eprintln!(
-                "stopped after iteration {}; the checkpoint is {}; continue with: train --out {} --resume",
+            print_error_line(format!(
+                "stopped after iteration {}; the checkpoint is {}; continue with: dcgan-cuda train --out {} --resume",
                 outcome.step,
                 outcome.checkpoint.display(),
                 run.display()
-            );
+            ));
             return ExitCode::from(code);
         }
         self.say(format!("checkpoint: {}", outcome.checkpoint.display()));
@@ -235,57 +270,43 @@ impl Args {
         ExitCode::SUCCESS
     }
 
-    /// The run folder, and what is resumed in it.
-    fn place(&self) -> Result<(PathBuf, Option<Resumed>)> {
-        let Some(resume) = &self.resume else {
-            let run = match &self.out {
-                Some(out) => out.clone(),
-                None => next_free(
-                    Path::new("runs"),
-                    self.dataset.unwrap_or(Kind::Synthetic),
-                    self.image_size,
-                )?,
-            };
-            if let Some(record) = &self.record {
-                crate::files::refuse_existing(record)?;
-            }
-            return Ok((run, None));
-        };
-        let run = match (&self.out, resume) {
-            (Some(out), _) => out.clone(),
-            // RUN/checkpoints/step-000500
-            (None, Some(path)) => path
-                .parent()
-                .and_then(Path::parent)
-                .with_context(|| {
-                    format!(
-                        "{} lies in no run: give the run folder as --out",
-                        path.display()
-                    )
-                })?
-                .to_path_buf(),
+    /// The run that `--resume` means, held against other processes (not for a dry run), and where it goes on.
+    fn resumed(&self, from: Option<&Path>) -> Result<Resumed> {
+        let (run, checkpoint) = match (&self.out, from) {
             (None, None) => {
                 bail!("--resume needs to know which run: give its folder as --out, or a checkpoint")
             }
-        };
-        ensure!(
-            run.is_dir(),
-            "there is no run folder {}: start a run without --resume",
-            run.display()
-        );
-        let config = Config::read(&run)?;
-        let start = match resume {
-            Some(path) => {
-                let saved = Checkpoint::load(path)
-                    .with_context(|| format!("cannot resume from {}", path.display()))?;
-                Start::Resume(path.clone(), Box::new(saved))
+            (Some(out), None) => (out.clone(), None),
+            // A run folder, where a checkpoint was asked for: its newest.
+            (None, Some(path)) if Config::path(path).is_file() => (path.to_path_buf(), None),
+            (out, Some(path)) => {
+                let run = match out {
+                    Some(out) => out.clone(),
+                    None => run_of(path)?,
+                };
+                (run, Some(path))
             }
-            // Killed before its first checkpoint: from the beginning, which gives the same run.
-            None if checkpoint::newest(&run)?.is_none() => Start::Fresh,
-            None => {
+        };
+        let claim = match self.dry_run {
+            true => None,
+            false => Some(Claim::existing(&run)?),
+        };
+        let config = Config::read(&run)?;
+        let start = match checkpoint {
+            Some(path) => {
+                let path = inside(&run, path)?;
+                let saved = checkpoint::load_of(&run, &path)?;
+                Start::Resume(path, Box::new(saved))
+            }
+            None if checkpoint::newest(&run)?.is_some() => {
                 let (path, saved) = checkpoint::load_newest(&run)?;
                 Start::Resume(path, Box::new(saved))
             }
+            // Killed before its first checkpoint: from the beginning, which gives the same run.
+            None => match &config.init_from {
+                Some(folder) => Start::From(folder.clone()),
+                None => Start::Fresh,
+            },
         };
         if let Start::Resume(path, saved) = &start {
             let state = &saved.state;
@@ -295,17 +316,27 @@ impl Args {
                 latent_dim: state.latent_dim,
                 channels: state.channels,
             };
+            let say = |d: Dimensions, seed: u64| {
+                format!(
+                    "{} px, width {}, latent {}, seed {seed}",
+                    d.image_size, d.width, d.latent_dim
+                )
+            };
             ensure!(
                 found == config.dimensions() && state.seed == config.seed,
-                "{} is of another run: {found:?} with seed {}, but {} is {:?} with seed {}",
+                "{} is of another run ({}) than {} ({}): give one of this run's checkpoints",
                 path.display(),
-                state.seed,
+                say(found, state.seed),
                 run.display(),
-                config.dimensions(),
-                config.seed
+                say(config.dimensions(), config.seed)
             );
         }
-        Ok((run, Some(Resumed { config, start })))
+        Ok(Resumed {
+            run,
+            claim,
+            config,
+            start,
+        })
     }
 
     /// The options given, over those of the resumed run, over the defaults.
@@ -318,6 +349,7 @@ impl Args {
             crop: self.crop.or(base.crop),
             synthetic_count: self.synthetic_count.unwrap_or(base.synthetic_count),
             max_bad: self.max_bad.unwrap_or(base.max_bad),
+            init_from: base.init_from.clone(),
             image_size: self.image_size.unwrap_or(base.image_size),
             width: self.width.unwrap_or(base.width),
             latent_dim: self.latent_dim.unwrap_or(base.latent_dim),
@@ -368,7 +400,7 @@ impl Args {
             },
         )?;
         if let Some(report) = dataset.skipped_report() {
-            eprintln!("{report}");
+            print_error_line(report);
         }
         // Says so before anything is written into the run folder.
         data::Loader::new(&dataset, config.batch_size, config.seed, config.flip)?;
@@ -377,8 +409,70 @@ impl Args {
 }
 
 struct Resumed {
+    run: PathBuf,
+    claim: Option<Claim>,
     config: Config,
     start: Start,
+}
+
+impl Resumed {
+    fn has_not_gone_beyond(&self, steps: u64) -> Result<()> {
+        if let Start::Resume(path, saved) = &self.start {
+            ensure!(
+                saved.state.step <= steps,
+                "{} has {} iterations already, more than the {steps} asked for: raise --steps",
+                path.display(),
+                saved.state.step
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The run that the checkpoint in `path` belongs to: RUN of RUN/checkpoints/step-000500.
+fn run_of(path: &Path) -> Result<PathBuf> {
+    let given = path.parent().and_then(Path::parent);
+    let whole = std::path::absolute(path).ok();
+    let run = match given {
+        Some(run) if !run.as_os_str().is_empty() => Some(run),
+        _ => whole.as_deref().and_then(|p| p.parent()?.parent()),
+    };
+    run.filter(|run| Config::path(run).is_file())
+        .map(Path::to_path_buf)
+        .with_context(|| {
+            format!(
+                "{} is no checkpoint of a run (RUN/checkpoints/step-…): give one, or the run folder as --out",
+                path.display()
+            )
+        })
+}
+
+/// `path` as one of `run`'s own checkpoints, with links (`latest`) followed.
+fn inside(run: &Path, path: &Path) -> Result<PathBuf> {
+    let folder = run.join("checkpoints");
+    let found = path.canonicalize().with_context(|| {
+        let newest = match checkpoint::newest(run) {
+            Ok(Some(newest)) => format!("the newest of {} is {}", run.display(), newest.display()),
+            _ => format!("{} has none yet: use --resume alone", run.display()),
+        };
+        format!("there is no checkpoint {}; {newest}", path.display())
+    })?;
+    match (found.parent(), folder.canonicalize(), found.file_name()) {
+        (Some(parent), Ok(own), Some(name)) if parent == own => Ok(folder.join(name)),
+        _ => bail!(
+            "{} is none of the checkpoints of {}: give one of its own, or start another run from this one with \
+             --init-from",
+            path.display(),
+            run.display()
+        ),
+    }
+}
+
+fn epoch_count(epochs: u64, images: usize, config: &Config) -> Result<u64> {
+    let per_epoch = (images / config.batch_size) as u64;
+    epochs
+        .checked_mul(per_epoch)
+        .with_context(|| format!("--epochs {epochs} is out of range"))
 }
 
 fn defaults(args: &Args) -> Config {
@@ -390,6 +484,7 @@ fn defaults(args: &Args) -> Config {
         crop: None,
         synthetic_count: 10_000,
         max_bad: 0.01,
+        init_from: None,
         image_size: 64,
         width: 64,
         latent_dim: 100,
@@ -424,29 +519,14 @@ fn open(config: &Config) -> Result<Box<dyn Source>> {
 
 /// Uses `workers` threads from here on.
 pub fn set_threads(workers: usize) -> Result<()> {
-    ensure!(workers > 0, "--workers must be at least 1");
+    ensure!(
+        (1..=1024).contains(&workers),
+        "--workers {workers} is out of range: use 1 to 1024"
+    );
     rayon::ThreadPoolBuilder::new()
         .num_threads(workers)
         .build_global()
         .context("cannot start the threads")
-}
-
-/// `runs/00000-synthetic-64px`, with the next number that no run has.
-fn next_free(parent: &Path, dataset: Kind, image_size: Option<usize>) -> Result<PathBuf> {
-    let mut next = 0;
-    if let Ok(entries) = std::fs::read_dir(parent) {
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let number = name
-                .to_str()
-                .and_then(|n| n.split('-').next()?.parse::<u64>().ok());
-            next = next.max(number.map_or(0, |n| n + 1));
-        }
-    }
-    Ok(parent.join(format!(
-        "{next:05}-{dataset}-{}px",
-        image_size.unwrap_or(64)
-    )))
 }
 
 /// What `--dry-run` prints.
@@ -455,36 +535,64 @@ fn describe<B: Backend>(
     config: &Config,
     run: &Path,
     source: &dyn Source,
-) -> Result<ExitCode> {
-    println!("{}", source.describe());
-    println!("{}", backend.describe());
+) -> Result<()> {
+    print_line(source.describe());
+    print_line(backend.describe());
     let dimensions = config.dimensions();
     let (g, d) = (dimensions.generator(), dimensions.discriminator());
     for (name, architecture, passes) in [("generator", &g, 1), ("discriminator", &d, 2)] {
         print_architecture(name, architecture);
         let bytes = backend.bytes(architecture, passes * config.batch_size, Use::Training);
-        println!(
+        print_line(format!(
             "  memory for training: {:.1} MiB",
             bytes as f64 / f64::from(1 << 20)
-        );
+        ));
     }
     let pixels = source.len() * config.image_size * config.image_size * 3;
-    println!(
+    print_line(format!(
         "images in memory: {:.1} MiB",
         pixels as f64 / f64::from(1 << 20)
-    );
-    println!("run folder: {}", run.display());
-    println!("{}", serde_json::to_string_pretty(config)?);
-    println!("dry run: nothing was trained or written");
-    Ok(ExitCode::SUCCESS)
+    ));
+    print_line(format!("run folder: {}", run.display()));
+    print_line(serde_json::to_string_pretty(config)?);
+    Ok(())
+}
+
+/// Refuses a run that needs more memory than is free, and says what would fit.
+fn enough_memory<B: Backend>(backend: &B, config: &Config, images: usize) -> Result<()> {
+    let Some(free) = backend.available() else {
+        return Ok(());
+    };
+    let dimensions = config.dimensions();
+    // More pixels than `memory_limit` go to a file.
+    let pixels = (images * config.image_size * config.image_size * 3) as u64;
+    let fixed = pixels.min(LoadOptions::default().memory_limit)
+        + backend.bytes(&dimensions.generator(), run::SHEET_IMAGES, Use::Inference);
+    let needed = |batch| fixed + Gan::bytes(backend, &dimensions, batch);
+    if needed(config.batch_size) <= free {
+        return Ok(());
+    }
+    let fits = (1..config.batch_size)
+        .rev()
+        .find(|&batch| needed(batch) <= free);
+    let mib = |bytes: u64| bytes >> 20;
+    bail!(
+        "this run needs {} MiB of memory, and {} MiB are free: {}",
+        mib(needed(config.batch_size)),
+        mib(free),
+        match fits {
+            Some(batch) => format!("the largest batch that fits is --batch-size {batch}"),
+            None => "not even one image fits; use a smaller --width or --image-size".to_string(),
+        }
+    )
 }
 
 fn print_architecture(name: &str, architecture: &Architecture) {
-    println!(
+    print_line(format!(
         "{name}: {} parameters, {:.1} MFLOP an image forward",
         StateDict::count(architecture),
         architecture.blocks.iter().map(|b| b.flops()).sum::<u64>() as f64 / 1e6
-    );
+    ));
     for block in &architecture.blocks {
         let name = if block.convolution.is_transposed() {
             "conv_transpose2d"
@@ -492,7 +600,7 @@ fn print_architecture(name: &str, architecture: &Architecture) {
             "conv2d"
         };
         let (stride, padding) = block.convolution.stride_padding();
-        println!(
+        print_line(format!(
             "  {name} 4×4 s{stride} p{padding}  {}×{}×{} → {}×{}×{}{}  {:?}",
             block.input.h,
             block.input.w,
@@ -502,6 +610,6 @@ fn print_architecture(name: &str, architecture: &Architecture) {
             block.output.c,
             if block.batch_norm { "  batch norm" } else { "" },
             block.activation
-        );
+        ));
     }
 }

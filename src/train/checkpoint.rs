@@ -16,7 +16,7 @@ use super::report::Window;
 use super::step::Gan;
 use crate::backend::{Backend, Network, State as NetworkState, Steps};
 use crate::data::files::hex;
-use crate::files::{sync_folder, write_atomically};
+use crate::files::{PARTIAL, PartialFolder, sync_folder, write_atomically};
 use crate::model::arch::Dimensions;
 use crate::model::{StateDict, params::TensorFile};
 
@@ -137,14 +137,20 @@ impl Checkpoint {
             optimizer,
             state,
         };
-        for (network, dict) in [
-            ("generator", &checkpoint.generator),
-            ("discriminator", &checkpoint.discriminator),
-        ] {
-            for (name, tensor) in &dict.tensors {
+        let average = checkpoint.average.iter().map(|a| (AVERAGE, &a.tensors));
+        for (file, tensors) in [
+            (GENERATOR, &checkpoint.generator.tensors),
+            (DISCRIMINATOR, &checkpoint.discriminator.tensors),
+            (OPTIMIZER, &checkpoint.optimizer.floats),
+        ]
+        .into_iter()
+        .chain(average)
+        {
+            for (name, tensor) in tensors {
                 ensure!(
                     tensor.data.iter().all(|v| v.is_finite()),
-                    "the {network}'s {name} is no longer finite at step {}: training has diverged; try a smaller --lr",
+                    "training has diverged: after iteration {} {name} of {file} is not finite, which is not worth \
+                     saving; start again with a smaller --lr",
                     checkpoint.state.step
                 );
             }
@@ -179,25 +185,14 @@ impl Checkpoint {
         let parent = run.join("checkpoints");
         fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
         let target = parent.join(folder_name(self.state.step));
-        self.write_into(&parent, &target).with_context(|| {
-            let last = match newest(run) {
-                Ok(Some(last)) => format!("the last whole one is {}", last.display()),
-                _ => "there is no earlier one".to_string(),
-            };
-            format!(
-                "cannot save the checkpoint {}; {last}; make room or give rights, then continue with --resume",
-                target.display()
-            )
-        })?;
+        self.write_into(&parent, &target)
+            .with_context(|| format!("cannot save the checkpoint {}", target.display()))?;
         prune(&parent, keep)?;
         Ok(target)
     }
 
     fn write_into(&mut self, parent: &Path, target: &Path) -> Result<()> {
-        let partial = tempfile::Builder::new()
-            .prefix(".partial-")
-            .tempdir_in(parent)
-            .with_context(|| format!("cannot write into {}", parent.display()))?;
+        let partial = PartialFolder::beside(target)?;
         let folder = partial.path();
         let mut files = vec![
             (GENERATOR, network_file(&self.generator)?),
@@ -219,16 +214,10 @@ impl Checkpoint {
         let mut text = serde_json::to_string_pretty(&self.state)?;
         text.push('\n');
         write_atomically(&folder.join(STATE), text.as_bytes())?;
-        make_listable(folder)?;
         if target.exists() {
-            // A run that was taken back to an earlier step comes by here again.
             set_aside(target)?;
         }
-        fs::rename(folder, target)
-            .with_context(|| format!("cannot rename into {}", target.display()))?;
-        // Renamed away, so there is nothing left to remove.
-        let _ = partial.keep();
-        sync_folder(parent)?;
+        partial.finish(target)?;
         point_latest(parent, target)
     }
 
@@ -278,15 +267,25 @@ pub enum Weights {
 }
 
 /// A network file on its own: from a checkpoint (then its checksum is checked), or a folder that another program made.
-fn read_network(folder: &Path, name: &str) -> Result<StateDict> {
+fn read_network(folder: &Path, name: &str, state: Option<&State>) -> Result<StateDict> {
     let path = folder.join(name);
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    if folder.join(STATE).exists() {
-        verify(&path, &bytes, read_state(folder)?.files.get(name))?;
+    if let Some(state) = state {
+        verify(&path, &bytes, state.files.get(name))?;
     }
     let file = TensorFile::from_bytes(&bytes)
         .with_context(|| format!("{} cannot be used", path.display()))?;
     Ok(StateDict::take_from(&file, ""))
+}
+
+/// The state where `folder` is a checkpoint, and whether it has an average.
+fn look_into(folder: &Path) -> Result<(Option<State>, bool)> {
+    if !folder.join(STATE).exists() {
+        return Ok((None, folder.join(AVERAGE).exists()));
+    }
+    let state = read_state(folder)?;
+    let average = state.files.contains_key(AVERAGE);
+    Ok((Some(state), average))
 }
 
 /// The generator in `path`: a checkpoint folder, a run folder (its newest checkpoint), or any folder that holds
@@ -296,11 +295,13 @@ fn read_network(folder: &Path, name: &str) -> Result<StateDict> {
 /// Where there is none, or it is damaged or no DCGAN generator.
 pub fn load_generator(path: &Path, weights: Weights) -> Result<(StateDict, Dimensions)> {
     let folder = find(path)?;
+    let (state, average) = look_into(&folder)?;
     let name = match weights {
-        Weights::Ema if folder.join(AVERAGE).exists() => AVERAGE,
+        Weights::Ema if average => AVERAGE,
         _ => GENERATOR,
     };
-    let dict = read_network(&folder, name)?;
+    let dict = read_network(&folder, name, state.as_ref())
+        .map_err(|error| anyhow!("{error:#}; give another checkpoint"))?;
     let dimensions = dict
         .generator_dimensions()
         .with_context(|| format!("{} cannot be used", folder.join(name).display()))?;
@@ -313,9 +314,16 @@ pub fn load_networks(
     dimensions: &Dimensions,
 ) -> Result<(StateDict, StateDict, Option<StateDict>)> {
     let folder = find(path)?;
+    ensure!(
+        folder.join(DISCRIMINATOR).exists(),
+        "there is no {DISCRIMINATOR} in {}: a run starts from both networks, so put it there, or start without \
+         --init-from",
+        folder.display()
+    );
     let (g, d) = (dimensions.generator(), dimensions.discriminator());
+    let (state, average) = look_into(&folder)?;
     let read = |name: &str, architecture| -> Result<StateDict> {
-        let dict = read_network(&folder, name)?;
+        let dict = read_network(&folder, name, state.as_ref())?;
         dict.check(architecture, true).with_context(|| {
             format!(
                 "{} does not fit this run ({} px, width {}, latent {})",
@@ -327,15 +335,18 @@ pub fn load_networks(
         })?;
         Ok(dict)
     };
-    let average = match folder.join(AVERAGE).exists() {
+    let average = match average {
         true => Some(read(AVERAGE, &g)?),
         false => None,
     };
     Ok((read(GENERATOR, &g)?, read(DISCRIMINATOR, &d)?, average))
 }
 
-/// The folder of weights that `path` means.
-fn find(path: &Path) -> Result<PathBuf> {
+/// The folder of weights that `path` means: a checkpoint, a run's newest one, or a folder of weights.
+///
+/// # Errors
+/// Where there is none.
+pub fn find(path: &Path) -> Result<PathBuf> {
     if path.join(GENERATOR).is_file() {
         return Ok(path.to_path_buf());
     }
@@ -389,58 +400,70 @@ pub fn newest(run: &Path) -> Result<Option<PathBuf>> {
 /// # Errors
 /// Where there is none, or it is damaged: then the newest whole one before it is named.
 pub fn load_newest(run: &Path) -> Result<(PathBuf, Checkpoint)> {
-    let mut all = list(run)?;
-    let Some((_, path)) = all.pop() else {
+    let Some(path) = newest(run)? else {
         bail!(
             "{} holds no checkpoint yet: start again without --resume, with another --out",
             run.display()
         );
     };
-    match Checkpoint::load(&path) {
-        Ok(checkpoint) => Ok((path, checkpoint)),
-        Err(error) => {
-            let before = all.iter().rev().find(|(_, p)| Checkpoint::load(p).is_ok());
-            let remedy = match before {
-                Some((_, before)) => format!(
-                    "the one before it is whole: continue from there with --resume {}",
-                    before.display()
-                ),
-                None => "there is no whole one before it".to_string(),
-            };
-            Err(error.context(format!(
-                "the checkpoint {} is damaged; {remedy}",
-                path.display()
-            )))
-        }
-    }
+    let checkpoint = load_of(run, &path)?;
+    Ok((path, checkpoint))
 }
 
-/// Moves the checkpoints of `run` after `step` out of the way, so that a run taken back to an earlier one does not
-/// mistake them for its own.
-pub fn set_aside_after(run: &Path, step: u64) -> Result<()> {
-    for (_, path) in list(run)?.iter().filter(|(s, _)| *s > step) {
-        set_aside(path)?;
-    }
-    Ok(())
+/// Loads the checkpoint `path` of `run`.
+///
+/// # Errors
+/// Where it is missing or damaged: then the newest whole one before it, or else after it, is named.
+pub fn load_of(run: &Path, path: &Path) -> Result<Checkpoint> {
+    Checkpoint::load(path).map_err(|error| {
+        let name = path.file_name();
+        let all = list(run).unwrap_or_default();
+        let at = all.iter().position(|(_, p)| p.file_name() == name);
+        let (before, after) = all.split_at(at.unwrap_or(all.len()));
+        let whole = before
+            .iter()
+            .rev()
+            .chain(after.iter().skip(1).rev())
+            .find(|(_, p)| Checkpoint::load(p).is_ok());
+        let remedy = match whole {
+            Some((step, whole)) => format!(
+                "the checkpoint of iteration {step} is whole, continue from there with: dcgan-cuda train --resume {}",
+                whole.display()
+            ),
+            None => "no other checkpoint is whole: start another run with another --out".to_string(),
+        };
+        anyhow!("cannot resume from {}: {error:#}; {remedy}", path.display())
+    })
 }
 
-/// Removes what an interrupted save left behind.
-pub fn clean(run: &Path) -> Result<()> {
+/// Makes the checkpoint `path`, of iteration `step`, the newest of `run`: later ones are moved out of the way, so that
+/// a run taken back to an earlier one does not mistake them for its own. `latest` names a whole one throughout.
+pub fn take_back_to(run: &Path, path: &Path, step: u64) -> Result<()> {
     let parent = run.join("checkpoints");
-    let Ok(entries) = fs::read_dir(&parent) else {
-        return Ok(());
-    };
-    for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(".partial-") {
-            let path = entry.path();
-            let removed = match entry.file_type() {
-                Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
-                _ => fs::remove_file(&path),
-            };
-            removed.with_context(|| format!("cannot remove {}", path.display()))?;
-        }
+    point_latest(&parent, path)?;
+    for (_, later) in list(run)?.iter().filter(|(s, _)| *s > step) {
+        set_aside(later)?;
     }
-    Ok(())
+    let target = parent.join(folder_name(step));
+    if path.file_name() == target.file_name() {
+        return Ok(());
+    }
+    // It had itself been set aside: copied, since `latest` must not lose it on the way.
+    if target.exists() {
+        set_aside(&target)?;
+    }
+    let partial = PartialFolder::beside(&target)?;
+    let entries = fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
+    for entry in entries {
+        let from = entry
+            .with_context(|| format!("cannot list {}", path.display()))?
+            .path();
+        let bytes = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        let name = from.file_name().unwrap_or_default();
+        write_atomically(&partial.path().join(name), &bytes)?;
+    }
+    partial.finish(&target)?;
+    point_latest(&parent, &target)
 }
 
 fn set_aside(path: &Path) -> Result<()> {
@@ -458,7 +481,7 @@ fn prune(parent: &Path, keep: usize) -> Result<()> {
     let all = list(crate::files::parent(parent))?;
     for (_, path) in &all[..all.len().saturating_sub(keep)] {
         // Renamed first: a half-removed folder must not look like a checkpoint.
-        let doomed = parent.join(format!(".partial-old-{}", std::process::id()));
+        let doomed = parent.join(format!("{PARTIAL}old-{}", std::process::id()));
         fs::rename(path, &doomed)
             .and_then(|()| fs::remove_dir_all(&doomed))
             .with_context(|| format!("cannot remove the old checkpoint {}", path.display()))?;
@@ -469,19 +492,13 @@ fn prune(parent: &Path, keep: usize) -> Result<()> {
 #[cfg(unix)]
 fn point_latest(parent: &Path, target: &Path) -> Result<()> {
     let name = target.file_name().ok_or_else(|| anyhow!("no name"))?;
-    let link = parent.join(format!(".partial-latest-{}", std::process::id()));
+    let link = parent.join(format!("{PARTIAL}latest-{}", std::process::id()));
     let latest = parent.join("latest");
     let _ = fs::remove_file(&link);
     std::os::unix::fs::symlink(name, &link)
         .and_then(|()| fs::rename(&link, &latest))
         .with_context(|| format!("cannot move {}", latest.display()))?;
     sync_folder(parent)
-}
-
-#[cfg(unix)]
-fn make_listable(folder: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).context("cannot set permissions")
 }
 
 fn network_file(dict: &StateDict) -> Result<Vec<u8>> {
@@ -515,7 +532,6 @@ fn read_state(folder: &Path) -> Result<State> {
 }
 
 fn verify(path: &Path, bytes: &[u8], sum: Option<&FileSum>) -> Result<()> {
-    // A pickle under our name is no damage: say what it is.
     let Some(sum) = sum else {
         bail!("{} does not belong to this checkpoint", path.display());
     };
@@ -536,7 +552,7 @@ fn verify(path: &Path, bytes: &[u8], sum: Option<&FileSum>) -> Result<()> {
     Ok(())
 }
 
-/// Says so where the bytes are a pickle.
+/// Says so where the bytes are a pickle under our name, which is no mere damage.
 fn pickle_note(bytes: &[u8]) -> String {
     match TensorFile::from_bytes(bytes) {
         Err(error) if error.to_string().contains("pickle") => format!(" ({error})"),

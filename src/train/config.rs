@@ -32,6 +32,15 @@ impl fmt::Display for Precision {
     }
 }
 
+/// A value as a person would type it.
+fn shown(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => "not given".to_string(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// Everything that determines a run, and how it reports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -43,6 +52,9 @@ pub struct Config {
     /// How many synthetic faces there are.
     pub synthetic_count: usize,
     pub max_bad: f64,
+    /// The folder of weights that the run started from, if it did.
+    #[serde(default)]
+    pub init_from: Option<PathBuf>,
     pub image_size: usize,
     pub width: usize,
     pub latent_dim: usize,
@@ -178,8 +190,8 @@ impl Config {
             (value != now && !FREE.contains(&name.as_str())).then(|| {
                 (
                     format!("--{}", name.replace('_', "-")),
-                    value.to_string(),
-                    now.to_string(),
+                    shown(value),
+                    shown(now),
                 )
             })
         })

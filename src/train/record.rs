@@ -37,7 +37,6 @@ impl Recorder {
             ("width", config.width.to_string()),
             ("latent_dim", config.latent_dim.to_string()),
             ("batch_size", config.batch_size.to_string()),
-            ("steps", config.steps.to_string()),
             ("lr_g", config.lr_g.to_string()),
             ("lr_d", config.lr_d.to_string()),
             ("beta1", config.beta1.to_string()),
@@ -90,7 +89,11 @@ impl Recorder {
     /// Adds the final state and writes the file.
     pub fn finish<B: Backend>(mut self, gan: &Gan<B>) -> Result<()> {
         self.networks(gan, State::Parameters, "final/")?;
-        files::write_atomically(&self.path, &self.file.to_bytes()?)
+        // Fewer than asked for where a signal stopped the run.
+        self.file
+            .metadata
+            .insert("steps".to_string(), self.step.to_string());
+        files::write_new(&self.path, &self.file.to_bytes()?)
             .with_context(|| format!("cannot write the record {}", self.path.display()))
     }
 

@@ -1,5 +1,6 @@
 //! What people see while it trains: a progress bar on a terminal, plain lines elsewhere, and `log.jsonl`.
 
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -65,6 +66,16 @@ struct Line {
     elapsed_sec: f64,
 }
 
+/// A line on stdout. Where nobody reads it any more (`train … | head`), training goes on.
+pub fn print_line(text: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// As [`print_line`], on stderr.
+pub fn print_error_line(text: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Writes reports.
 pub struct Reporter {
     path: PathBuf,
@@ -78,11 +89,19 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Opens `log.jsonl` of `run`, which has done `step` iterations; later lines are dropped.
-    pub fn new(run: &Path, config: &Config, step: u64, quiet: bool) -> Result<Self> {
+    /// Opens `log.jsonl` of `run`, which has done `step` iterations; later lines are dropped, and the one of `step`
+    /// where training goes on within the `window` that it tells of.
+    pub fn new(
+        run: &Path,
+        config: &Config,
+        step: u64,
+        window: &Window,
+        quiet: bool,
+    ) -> Result<Self> {
         let path = run.join("log.jsonl");
         let context = || format!("cannot write {}", path.display());
-        truncate_log(&path, step)?;
+        let goes_on = window.count > 0 && step < config.steps;
+        truncate_log(&path, step, goes_on)?;
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -174,26 +193,21 @@ impl Reporter {
         match &self.bar {
             Some(bar) => bar.set_message(text),
             None if self.quiet => {}
-            None => println!(
+            None => print_line(format!(
                 "step {step}/{}  epoch {epochs:.2}  {text}{}",
                 self.steps,
                 self.eta(step, rate)
-            ),
+            )),
         }
         Ok(())
     }
 
     fn eta(&self, step: u64, rate: f64) -> String {
-        let seconds = ((self.steps - step) * self.batch) as f64 / rate;
-        format!("  {}:{:02} left", seconds as u64 / 60, seconds as u64 % 60)
-    }
-
-    /// A line between the reports.
-    pub fn say(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None if self.quiet => {}
-            None => println!("{text}"),
+        let seconds = ((self.steps - step) as f64 * self.batch as f64 / rate) as u64;
+        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        match hours {
+            0 => format!("  {minutes}:{seconds:02} left"),
+            _ => format!("  {hours}:{minutes:02}:{seconds:02} left"),
         }
     }
 
@@ -206,8 +220,8 @@ impl Reporter {
 }
 
 /// Drops the lines after `step` and a last line cut short: what the run that is being resumed wrote after its
-/// checkpoint will be written again.
-fn truncate_log(path: &Path, step: u64) -> Result<()> {
+/// checkpoint will be written again, and so will a last line before its interval was full.
+fn truncate_log(path: &Path, step: u64, goes_on: bool) -> Result<()> {
     let Ok(text) = fs::read_to_string(path) else {
         return Ok(());
     };
@@ -218,7 +232,10 @@ fn truncate_log(path: &Path, step: u64) -> Result<()> {
     let kept: String = text
         .split_inclusive('\n')
         .filter(|line| line.ends_with('\n'))
-        .filter(|line| serde_json::from_str::<Step>(line).is_ok_and(|l| l.step <= step))
+        .filter(|line| {
+            serde_json::from_str::<Step>(line)
+                .is_ok_and(|l| l.step < step || (l.step == step && !goes_on))
+        })
         .collect();
     if kept.len() != text.len() {
         files::write_atomically(path, kept.as_bytes())?;

@@ -1,9 +1,10 @@
 //! The training loop, written once for every backend.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
@@ -14,6 +15,7 @@ use super::step::Gan;
 use super::stop::Stop;
 use crate::backend::{Backend, Network, State, Statistics, Use};
 use crate::data::{Dataset, Loader};
+use crate::files;
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::random::Purpose;
@@ -37,7 +39,6 @@ pub enum Start {
 /// What to run.
 pub struct Plan {
     pub config: Config,
-    pub run: PathBuf,
     pub start: Start,
     pub record: Option<PathBuf>,
     pub quiet: bool,
@@ -61,60 +62,134 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Makes or takes over `run`. A folder for a new run must be empty.
-    pub fn new(run: &Path, resume: bool) -> Result<Self> {
-        let made = !run.exists();
-        if resume {
-            ensure!(
-                !made,
-                "there is no run in {}: start one without --resume",
-                run.display()
-            );
-        } else if !made {
-            refuse_used(run)?;
-        }
-        fs::create_dir_all(run).with_context(|| {
-            format!(
-                "cannot make the run folder {}; choose another --out",
-                run.display()
-            )
-        })?;
-        let path = run.join(".lock");
-        let lock = File::create(&path).with_context(|| {
-            format!(
-                "cannot write into the run folder {}; choose another --out",
-                run.display()
-            )
-        })?;
-        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-            bail!(
-                "another process is training in {}: wait for it, or choose another --out",
-                run.display()
-            );
-        }
-        Ok(Self {
-            run: run.to_path_buf(),
-            _lock: lock,
-            made,
-        })
+    /// Makes `run`, or takes it over where it is an empty folder.
+    ///
+    /// # Errors
+    /// Where it holds anything, cannot be made, or another process has it.
+    pub fn new(run: &Path) -> Result<Self> {
+        let made = make_run_folder(run)?;
+        let claim = Self::lock(run, made)?;
+        // With the lock: until now another process may have trained here.
+        refuse_used(run)?;
+        Ok(claim)
     }
 
+    /// Makes the next of `parent`'s numbered run folders: `00000-NAME`, `00001-NAME`, …
+    pub fn next(parent: &Path, name: &str) -> Result<Self> {
+        loop {
+            let run = next_free(parent, name);
+            // Another process may have been faster.
+            if make_run_folder(&run)? {
+                return Self::lock(&run, true);
+            }
+        }
+    }
+
+    /// Takes over the run in `run`.
+    ///
+    /// # Errors
+    /// Where there is none, or another process has it.
+    pub fn existing(run: &Path) -> Result<Self> {
+        if !Config::path(run).is_file() {
+            bail!(
+                "there is no run in {} to continue (no config.json): start one without --resume",
+                run.display()
+            );
+        }
+        Self::lock(run, false)
+    }
+
+    fn lock(run: &Path, made: bool) -> Result<Self> {
+        let path = run.join(".lock");
+        loop {
+            let lock = File::create(&path).with_context(|| {
+                format!(
+                    "cannot write into the run folder {}; give rights to it, or choose another --out",
+                    run.display()
+                )
+            })?;
+            // A file system without locks is no reason not to train.
+            if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
+                bail!(
+                    "another process is training in {}: wait for it, or choose another --out",
+                    run.display()
+                );
+            }
+            if is_still(&lock, &path) {
+                return Ok(Self {
+                    run: run.to_path_buf(),
+                    _lock: lock,
+                    made,
+                });
+            }
+        }
+    }
+
+    /// The run folder.
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+}
+
+impl Drop for Claim {
     /// Removes the folder again if nothing was put into it.
-    pub fn abandon(self) {
+    fn drop(&mut self) {
         if self.made && refuse_used(&self.run).is_ok() {
             // Best effort: an empty folder left behind does no harm.
+            let _ = files::remove_partial(&self.run);
             let _ = fs::remove_file(self.run.join(".lock"));
             let _ = fs::remove_dir(&self.run);
         }
     }
 }
 
+/// Makes `run` and says whether it was not there yet.
+fn make_run_folder(run: &Path) -> Result<bool> {
+    let made = fs::create_dir_all(files::parent(run)).and_then(|()| fs::create_dir(run));
+    match made {
+        Ok(()) => Ok(true),
+        Err(error) if run.is_dir() && error.kind() == std::io::ErrorKind::AlreadyExists => {
+            refuse_used(run).map(|()| false)
+        }
+        Err(_) if run.exists() && !run.is_dir() => {
+            bail!("{} is a file: choose another --out", run.display())
+        }
+        Err(error) => Err(error).with_context(|| {
+            format!(
+                "cannot make the run folder {}; choose another --out",
+                run.display()
+            )
+        }),
+    }
+}
+
+/// Whether `path` still names the open file `lock`: a process that gave up may have removed it.
+#[cfg(unix)]
+fn is_still(lock: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (lock.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+/// `PARENT/00000-NAME`, with the next number that no run in `parent` has.
+pub fn next_free(parent: &Path, name: &str) -> PathBuf {
+    let mut next = 0;
+    if let Ok(entries) = fs::read_dir(parent) {
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let number = name
+                .to_str()
+                .and_then(|n| n.split('-').next()?.parse::<u64>().ok());
+            next = next.max(number.map_or(0, |n| n.saturating_add(1)));
+        }
+    }
+    parent.join(format!("{next:05}-{name}"))
+}
+
+/// Refuses a folder that holds anything but what a run leaves behind that was interrupted before it began.
 fn refuse_used(run: &Path) -> Result<()> {
-    ensure!(
-        run.is_dir(),
-        "{} is a file: choose another --out",
-        run.display()
-    );
     if Config::path(run).exists() {
         bail!(
             "{} already holds a run: continue it with --resume, or choose another --out",
@@ -123,7 +198,8 @@ fn refuse_used(run: &Path) -> Result<()> {
     }
     let mut entries =
         fs::read_dir(run).with_context(|| format!("cannot list {}", run.display()))?;
-    if entries.any(|e| e.is_ok_and(|e| e.file_name() != ".lock")) {
+    let ours = |name: &OsStr| name == ".lock" || files::is_partial(name);
+    if entries.any(|e| e.is_ok_and(|e| !ours(&e.file_name()))) {
         bail!(
             "{} is not empty, and nothing is overwritten: choose another --out",
             run.display()
@@ -221,18 +297,13 @@ pub fn train<B: Backend>(
 ) -> Result<Outcome> {
     let Plan {
         config,
-        run,
         start,
         record,
         quiet,
     } = plan;
-    debug_assert_eq!(claim.run, run);
 
     // Data.
-    let mut loader = Loader::new(dataset, config.batch_size, config.seed, config.flip)?;
-    let per_epoch = loader.batches_per_epoch();
-    let mut pixels = vec![0; config.batch_size * config.image_size * config.image_size * 3];
-    let mut flips = vec![false; config.batch_size];
+    let loader = Loader::new(dataset, config.batch_size, config.seed, config.flip)?;
 
     // Networks, and where they start.
     let mut gan = Gan::new(
@@ -243,10 +314,10 @@ pub fn train<B: Backend>(
     )?;
     let mut window = Window::default();
     let mut step = 0;
-    match start {
+    match &start {
         Start::Fresh => {}
         Start::From(folder) => {
-            let (g, d, average) = checkpoint::load_networks(&folder, &config.dimensions())?;
+            let (g, d, average) = checkpoint::load_networks(folder, &config.dimensions())?;
             gan.generator.write(State::Parameters, &g)?;
             gan.generator
                 .write(State::Average, average.as_ref().unwrap_or(&g))?;
@@ -266,105 +337,192 @@ pub fn train<B: Backend>(
                 path.display(),
                 config.steps
             );
-            saved.restore(&mut gan)?;
+            saved
+                .restore(&mut gan)
+                .with_context(|| format!("cannot resume from {}", path.display()))?;
             window = saved.state.window.clone();
-            checkpoint::clean(&run)?;
-            checkpoint::set_aside_after(&run, step)?;
         }
     }
-    let first = step;
-
-    // Outputs.
-    config.write(&run)?;
-    let mut recorder = match &record {
+    let recorder = match &record {
         Some(path) => Some(Recorder::new(path, &config)?),
         None => None,
     };
-    let mut reporter = Reporter::new(&run, &config, step, quiet)?;
-    let mut sheets = Sheets::new(backend, &config, &run)?;
-    let mut latest_sheet = None;
-    let mut saved_at = None;
-    let mut moved = (0, step);
-    if step == 0 {
-        sheets.write(backend, &gan, 0)?;
-    }
-    let save = |gan: &Gan<B>, step: u64, window: &Window| -> Result<PathBuf> {
-        let _range = nvtx::range!("checkpoint");
-        let mut state = checkpoint::State::new(step, config.seed, &config.dimensions());
-        state.images_seen = step * config.batch_size as u64;
-        state.data_fingerprint = dataset.fingerprint().to_string();
-        state.window = window.clone();
-        Checkpoint::of(gan, state, config.ema > 0.0)?.save(&run, config.keep_checkpoints)
+
+    let run = claim.run();
+    let training = Training {
+        backend,
+        dataset,
+        config: &config,
+        run,
+        stop,
+        quiet,
+        loader,
+        gan,
+        recorder,
+        window,
+        step,
     };
-    let last_good = || match checkpoint::newest(&run) {
+    training
+        .go(&start)
+        .map_err(|error| anyhow!("{error:#}; {}", what_is_left(run, &error)))
+}
+
+/// What a run that failed can go on from, and how.
+fn what_is_left(run: &Path, error: &anyhow::Error) -> String {
+    let last = match checkpoint::newest(run) {
         Ok(Some(path)) => format!("the last good checkpoint is {}", path.display()),
         _ => "there is no checkpoint yet".to_string(),
     };
+    // The disk, not the numbers.
+    let files = error.chain().any(|cause| cause.is::<std::io::Error>());
+    match (files, Config::path(run).exists()) {
+        (false, _) => last,
+        (true, false) => format!("{last}; make room or give rights, then start again"),
+        (true, true) => format!(
+            "{last}; make room or give rights, then continue with: dcgan-cuda train --out {} --resume",
+            run.display()
+        ),
+    }
+}
 
-    // The loop.
-    let settings = config.settings();
-    while step < config.steps && stop.exit_code().is_none() {
-        let iteration = nvtx::range!("iteration");
-        loader.fill(step, &mut pixels, &mut flips);
-        backend.load_batch(&pixels, &flips, &mut gan.real)?;
-        backend.draw_latent(config.seed, Purpose::Latent, step, &mut gan.z)?;
-        if let Some(recorder) = &mut recorder {
-            recorder.before(backend, &gan, &config)?;
-        }
-        gan.iteration(&settings)?;
-        if let Some(recorder) = &mut recorder {
-            recorder.after(backend, &gan)?;
-        }
-        window.add(&gan.losses(backend)?);
-        drop(iteration);
-        step += 1;
-        reporter.tick(step);
+/// A run under way.
+struct Training<'a, B: Backend> {
+    backend: &'a B,
+    dataset: &'a Dataset,
+    config: &'a Config,
+    run: &'a Path,
+    stop: &'a Stop,
+    quiet: bool,
+    loader: Loader<'a>,
+    gan: Gan<B>,
+    recorder: Option<Recorder>,
+    /// Losses since the last report.
+    window: Window,
+    /// Iterations done.
+    step: u64,
+}
 
-        let last = step == config.steps;
-        if step.is_multiple_of(config.log_every) || last {
-            let steps = [gan.discriminator.steps()?, gan.generator.steps()?];
-            reporter.report(step, step as f64 / per_epoch as f64, &window, steps)?;
-            window = Window::default();
-            let taken = steps[0].taken.min(steps[1].taken);
-            if taken > moved.0 {
-                moved = (taken, step);
+impl<B: Backend> Training<'_, B> {
+    fn go(mut self, start: &Start) -> Result<Outcome> {
+        let (backend, config, run, stop) = (self.backend, self.config, self.run, self.stop);
+        let per_epoch = self.loader.batches_per_epoch();
+        let mut pixels = vec![0; config.batch_size * config.image_size * config.image_size * 3];
+        let mut flips = vec![false; config.batch_size];
+
+        // Outputs.
+        for folder in ["", "samples", "checkpoints"] {
+            files::remove_partial(&run.join(folder))?;
+        }
+        config.write(run)?;
+        let mut saved_at = None;
+        match start {
+            Start::Fresh => {}
+            // The folder may change before this run is resumed.
+            Start::From(_) => {
+                self.save()?;
+                saved_at = Some(0);
             }
-            ensure!(
-                step - moved.1 < HOPELESS,
-                "training has diverged: no gradient was finite for the last {} iterations; {}; try a smaller --lr",
-                step - moved.1,
-                last_good()
-            );
+            Start::Resume(path, _) => {
+                checkpoint::take_back_to(run, path, self.step)?;
+                saved_at = Some(self.step);
+            }
         }
-        if due(step, config.sample_every) || last {
-            latest_sheet = Some(sheets.write(backend, &gan, step)?);
+        let mut reporter = Reporter::new(run, config, self.step, &self.window, self.quiet)?;
+        let mut sheets = Sheets::new(backend, config, run)?;
+        let mut latest_sheet = None;
+        if self.step == 0 {
+            sheets.write(backend, &self.gan, 0)?;
         }
-        if due(step, config.checkpoint_every) && !last {
-            save(&gan, step, &window).with_context(last_good)?;
-            saved_at = Some(step);
+        // Adam steps when they last moved both networks, and the iteration of it.
+        let mut moved = (taken(&self.gan)?, self.step);
+
+        // The loop.
+        let settings = config.settings();
+        while self.step < config.steps && stop.exit_code().is_none() {
+            let iteration = nvtx::range!("iteration");
+            self.loader.fill(self.step, &mut pixels, &mut flips);
+            let gan = &mut self.gan;
+            backend.load_batch(&pixels, &flips, &mut gan.real)?;
+            backend.draw_latent(config.seed, Purpose::Latent, self.step, &mut gan.z)?;
+            if let Some(recorder) = &mut self.recorder {
+                recorder.before(backend, gan, config)?;
+            }
+            gan.iteration(&settings)?;
+            if let Some(recorder) = &mut self.recorder {
+                recorder.after(backend, gan)?;
+            }
+            self.window.add(&gan.losses(backend)?);
+            drop(iteration);
+            self.step += 1;
+            let step = self.step;
+            reporter.tick(step);
+
+            let last = step == config.steps;
+            let full = step.is_multiple_of(config.log_every);
+            if full || last {
+                let steps = [self.gan.discriminator.steps()?, self.gan.generator.steps()?];
+                reporter.report(step, step as f64 / per_epoch as f64, &self.window, steps)?;
+                // The last report may come early: then a resumed run goes on with the same window.
+                if full {
+                    self.window = Window::default();
+                }
+                let taken = taken(&self.gan)?;
+                if taken > moved.0 {
+                    moved = (taken, step);
+                }
+                ensure!(
+                    step - moved.1 < HOPELESS,
+                    "training has diverged: no gradient was finite for the last {} iterations; start again with a \
+                     smaller --lr",
+                    step - moved.1
+                );
+            }
+            if due(step, config.sample_every) || last {
+                latest_sheet = Some(sheets.write(backend, &self.gan, step)?);
+            }
+            if due(step, config.checkpoint_every) && !last {
+                self.save()?;
+                saved_at = Some(step);
+            }
         }
+
+        // The end, or a signal.
+        reporter.finish();
+        let checkpoint = if saved_at == Some(self.step) {
+            checkpoint::newest(run)?.unwrap_or_default()
+        } else {
+            self.save()?
+        };
+        if let Some(recorder) = self.recorder {
+            recorder.finish(&self.gan)?;
+        }
+        Ok(Outcome {
+            step: self.step,
+            checkpoint,
+            sheet: latest_sheet,
+            stopped: if self.step < config.steps {
+                stop.exit_code()
+            } else {
+                None
+            },
+        })
     }
 
-    // The end, or a signal.
-    reporter.finish();
-    let checkpoint = if saved_at == Some(step) || (step == first && first > 0) {
-        checkpoint::newest(&run)?.unwrap_or_default()
-    } else {
-        save(&gan, step, &window).with_context(last_good)?
-    };
-    if let Some(recorder) = recorder {
-        recorder.finish(&gan)?;
+    fn save(&self) -> Result<PathBuf> {
+        let _range = nvtx::range!("checkpoint");
+        let config = self.config;
+        let mut state = checkpoint::State::new(self.step, config.seed, &config.dimensions());
+        state.images_seen = self.step * config.batch_size as u64;
+        state.data_fingerprint = self.dataset.fingerprint().to_string();
+        state.window = self.window.clone();
+        Checkpoint::of(&self.gan, state, config.ema > 0.0)?.save(self.run, config.keep_checkpoints)
     }
-    Ok(Outcome {
-        step,
-        checkpoint,
-        sheet: latest_sheet,
-        stopped: if step < config.steps {
-            stop.exit_code()
-        } else {
-            None
-        },
-    })
+}
+
+/// Adam steps that moved both networks.
+fn taken<B: Backend>(gan: &Gan<B>) -> Result<u64> {
+    let (d, g) = (gan.discriminator.steps()?, gan.generator.steps()?);
+    Ok(d.taken.min(g.taken))
 }
 
 fn due(step: u64, every: u64) -> bool {

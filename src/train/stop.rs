@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 /// Set by a signal.
 #[derive(Clone, Debug, Default)]
@@ -19,14 +19,17 @@ impl Stop {
         let stop = Self::default();
         for signal in [SIGINT, SIGTERM] {
             let context = "cannot catch signals";
-            // The order matters: on the second signal the flag is already set, and the process ends.
+            // The order matters. On the second signal the flag is already set, and the process ends. Whoever sees the
+            // flag sees which signal it was, too.
             let code = 128 + signal;
             signal_hook::flag::register_conditional_shutdown(signal, code, stop.flag.clone())
                 .context(context)?;
-            signal_hook::flag::register(signal, stop.flag.clone()).context(context)?;
             signal_hook::flag::register_usize(signal, stop.signal.clone(), signal as usize)
                 .context(context)?;
+            signal_hook::flag::register(signal, stop.flag.clone()).context(context)?;
         }
+        // A limit on the size of files (`ulimit -f`) is then an error of the write, reported as a full disk is.
+        signal_hook::flag::register(SIGXFSZ, Arc::default()).context("cannot catch signals")?;
         Ok(stop)
     }
 
@@ -37,7 +40,9 @@ impl Stop {
 
     /// The exit code if a signal came: 130 or 143.
     pub fn exit_code(&self) -> Option<u8> {
-        let signal = self.signal.load(Ordering::Acquire);
-        (self.flag.load(Ordering::Acquire)).then_some(128 + signal as u8)
+        match self.signal.load(Ordering::SeqCst) {
+            0 => None,
+            signal => Some(128 + signal as u8),
+        }
     }
 }

@@ -515,3 +515,44 @@ fn vector<T: Real>(values: &[T]) -> Tensor {
         values.iter().map(|v| v.f64() as f32).collect(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::arch::Dimensions;
+
+    /// What is announced is what is allocated.
+    #[test]
+    fn bytes_are_those_of_the_vectors() {
+        let dimensions = Dimensions {
+            image_size: 32,
+            width: 3,
+            latent_dim: 7,
+            channels: 3,
+        };
+        for architecture in [dimensions.generator(), dimensions.discriminator()] {
+            for usage in [Use::Training, Use::Inference] {
+                let network = CpuNetwork::<f32>::new(&architecture, 5, usage);
+                let parameter = |p: &Parameter<f32>| {
+                    let lens = [&p.weight, &p.gradient, &p.m, &p.v, &p.average];
+                    lens.iter().map(|v| v.len()).sum::<usize>()
+                };
+                let layer = |l: &Layer<f32>| {
+                    let norm = l.norm.as_ref().map_or(0, |n| {
+                        let learned = parameter(&n.weight) + parameter(&n.bias);
+                        learned + n.running_mean.len() + n.running_var.len()
+                    });
+                    parameter(&l.weight) + norm + l.convolved.len() + l.output.data.len()
+                };
+                let [a, b] = &network.gradients;
+                let maps = network.input.data.len() + network.input_gradient.data.len();
+                let all = network.layers.iter().map(layer).sum::<usize>()
+                    + maps
+                    + network.loss_gradient.len()
+                    + a.len()
+                    + b.len();
+                assert_eq!(bytes::<f32>(&architecture, 5, usage), 4 * all as u64);
+            }
+        }
+    }
+}
