@@ -60,7 +60,7 @@ pub struct Args {
 
     /// Generated images, and as many real ones twice [default: 2048, or half of the real images where there are fewer]
     ///
-    /// More lower the floor and the scatter, in proportion to the time and to the memory (about 0.25 MB each). Only
+    /// More lower the floor and the scatter, in proportion to the time and to the memory (about 0.3 MB each). Only
     /// distances of the same count compare. The paper has 16384.
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(2..=16384))]
     count: Option<u32>,
