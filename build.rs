@@ -202,7 +202,8 @@ fn compile(
     let name = name_of(source);
     let mut command = Command::new(nvcc);
     command.args(["-fatbin", "-O3", "-std=c++17", "-lineinfo"]);
-    command.args(["-Xptxas", "-v,-warn-spills", "-Werror", "all-warnings"]);
+    // The report is read by tests; another nvcc may warn of what this one does not, and that is no error.
+    command.args(["-Xptxas", "-v"]);
     command.arg("-I").arg(root.join("cuda/include"));
     for a in architectures {
         command.args(["-gencode", &format!("arch=compute_{a},code=sm_{a}")]);
@@ -223,9 +224,15 @@ fn compile(
         .map_err(|e| format!("cannot run {}: {e}", nvcc.display()))?;
     let report = String::from_utf8_lossy(&done.stderr);
     if !done.status.success() {
+        // What ptxas says of the functions that did compile would hide the reason.
+        let reason: Vec<&str> = report
+            .lines()
+            .filter(|line| !line.starts_with("ptxas info") && !line.contains("bytes stack frame"))
+            .collect();
         return Err(format!(
-            "nvcc does not compile {}:\n{report}{}",
+            "nvcc does not compile {}:\n{}\n{}",
             source.display(),
+            reason.join("\n"),
             String::from_utf8_lossy(&done.stdout)
         ));
     }
