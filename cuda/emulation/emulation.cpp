@@ -293,7 +293,8 @@ void thread_main() {
     running->call(running->function, running_arguments);
     Thread& self = *current;
     for (const auto& group : self.copies) {
-        if (!group.empty()) fail("%s: thread %u exits before cp.async copies were waited for", running->name, self.number);
+        if (group.empty()) continue;
+        fail("%s: thread %u exits before cp.async copies were waited for", running->name, self.number);
     }
     self.state = State::DONE;
     bool all_done = choose_warp() == warp_count;
@@ -435,7 +436,9 @@ void complete_shuffle(Lane* const lanes[32], unsigned mask) {
     for (unsigned i = 0; i < 32; ++i) {
         if (!(mask >> i & 1u)) continue;
         const unsigned source = static_cast<const Shuffle*>(lanes[i]->in)->source;
-        if (!(mask >> source & 1u)) fail("%s: lane %u shuffles from lane %u, which is not in mask %08x", running->name, i, source, mask);
+        if (!(mask >> source & 1u)) {
+            fail("%s: lane %u shuffles from lane %u, which is not in mask %08x", running->name, i, source, mask);
+        }
         *static_cast<uint64_t*>(lanes[i]->out) = static_cast<const Shuffle*>(lanes[source]->in)->value;
     }
 }
@@ -518,7 +521,8 @@ extern "C" int emulate_launch(const char* kernel, uint3 grid, uint3 block, size_
         }
         for (size_t i = 0; i < count; ++i) {
             if (sizes[i] != registered.argument_sizes[i]) {
-                return refuse("%s: argument %zu has %zu bytes, not %zu", kernel, i, registered.argument_sizes[i], sizes[i]);
+                return refuse("%s: argument %zu has %zu bytes, not %zu", kernel, i, registered.argument_sizes[i],
+                              sizes[i]);
             }
         }
     }
