@@ -1,0 +1,50 @@
+//! The machine code of `cuda/*.cu`, compiled by build.rs and embedded.
+//!
+//! Empty where the program was built without nvcc: `scripts/bootstrap` fetches one.
+
+/// One compiled file of `cuda/`. Its functions have plain C names: operation, layout, storage type, as
+/// `leaky_relu_forward_nhwc_bf16`.
+pub struct Kernel {
+    /// Name of the file without `.cu`.
+    pub name: &'static str,
+    /// Machine code for [`ARCHITECTURES`] and PTX for compute capability 8.0, as `cuModuleLoadData` takes it.
+    pub fatbin: &'static [u8],
+    /// What `ptxas -v` says of each function: registers, shared memory, spills.
+    pub ptxas_report: &'static str,
+}
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A spilled register costs local memory in the innermost loop.
+    #[test]
+    fn no_kernel_spills_and_nvcc_does_not_warn() {
+        if KERNELS.is_empty() {
+            eprintln!("SKIPPED: built without nvcc, run scripts/bootstrap first");
+            return;
+        }
+        for kernel in KERNELS {
+            let mut function = "";
+            let mut functions = 0;
+            for line in kernel.ptxas_report.lines() {
+                if let Some((_, name)) = line.split_once("Compiling entry function ") {
+                    function = name;
+                    functions += 1;
+                }
+                let spills = line.contains("bytes spill stores")
+                    && !line.contains(" 0 bytes spill stores, 0 bytes spill loads");
+                assert!(!spills, "{}: {function} spills: {line}", kernel.name);
+                assert!(!line.contains("warning"), "{}: {line}", kernel.name);
+            }
+            assert!(
+                functions >= ARCHITECTURES.len(),
+                "{}: no report",
+                kernel.name
+            );
+            assert!(!kernel.fatbin.is_empty());
+        }
+    }
+}
