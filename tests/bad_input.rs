@@ -111,8 +111,12 @@ fn options_out_of_range() {
             "bf16",
             &["the CPU computes in fp32", "--precision bf16"],
         ),
-        ("--device", "cuda", &["no CUDA kernels", "leave it out"]),
-        ("--device", "cuda:1", &["no CUDA kernels"]),
+        (
+            "--device",
+            "cuda",
+            &["cannot train on a GPU yet", "leave it out"],
+        ),
+        ("--device", "cuda:1", &["cannot train on a GPU yet"]),
         ("--dataset", "folder", &["--dataset folder needs --data"]),
         (
             "--dataset",
@@ -591,7 +595,7 @@ fn sample_with_bad_arguments() {
         ),
         (
             &["--out", "a.png", "--device", "cuda"],
-            &["no CUDA kernels"],
+            &["cannot train on a GPU yet"],
         ),
         (
             &["--out", "a.png", "--latents", "lost.safetensors"],

@@ -229,7 +229,11 @@ fn doctor_names_the_device_and_finds_the_cpu_healthy() {
     };
     assert!(line("device auto ").contains(" cpu, since "), "{text}");
     assert!(line("CPU backend ").contains(" ok: "), "{text}");
-    assert!(line("kernels ").contains("no CUDA kernels"), "{text}");
+    let kernels = line("kernels ");
+    assert!(
+        kernels.contains("none in this build") || kernels.contains("sm_"),
+        "{text}"
+    );
     for label in ["version ", "system ", "CPU ", "folder ", "driver "] {
         line(label);
     }

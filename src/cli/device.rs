@@ -32,12 +32,12 @@ impl FromStr for Device {
 }
 
 /// Why `--device auto` takes the CPU.
-pub const NO_KERNELS: &str = "this build has no CUDA kernels yet";
+pub const NO_CUDA: &str = "this version cannot train on a GPU yet";
 
 /// Refuses a device that this build cannot use.
 pub fn pick(device: &Device) -> Result<()> {
     if let Device::Cuda(_) = device {
-        bail!("{NO_KERNELS}, so --device cuda cannot be used: leave it out to train on the CPU");
+        bail!("{NO_CUDA}, so --device cuda cannot be used: leave it out to train on the CPU");
     }
     Ok(())
 }

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use cudarc::driver::{result, sys};
 
-use super::device::NO_KERNELS;
+use super::device::NO_CUDA;
 use crate::backend::cpu::{Cpu, Real};
+use crate::backend::cuda::kernels::{ARCHITECTURES, KERNELS};
 use crate::backend::{Adam, Backend, Network, State};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -48,13 +49,13 @@ impl Args {
         system(&mut report);
         folder(&mut report);
         gpus(&mut report);
-        report.line("kernels", NO_KERNELS);
+        report.line("kernels", kernels());
         let tested = self_test();
         match &tested {
             Ok(text) => {
                 let cpu = Cpu::<f32>::new().describe();
                 report.line("CPU backend", text);
-                report.line("device auto", format!("cpu, since {NO_KERNELS} ({cpu})"));
+                report.line("device auto", format!("cpu, since {NO_CUDA} ({cpu})"));
             }
             Err(error) => {
                 let remedy = "build again with `cargo clean && cargo build --release`; if it stays, please report it";
@@ -137,6 +138,16 @@ fn free_bytes(path: &Path) -> Option<u64> {
 }
 
 /// NVIDIA driver and GPUs.
+/// What build.rs embedded.
+fn kernels() -> String {
+    if KERNELS.is_empty() {
+        return "none in this build: it was made without nvcc; `scripts/bootstrap` fetches one, then build again"
+            .to_string();
+    }
+    let architectures: Vec<String> = ARCHITECTURES.iter().map(|a| format!("sm_{a}")).collect();
+    format!("{} files, for {}", KERNELS.len(), architectures.join(", "))
+}
+
 fn gpus(report: &mut Report) {
     // SAFETY: looks for a shared library under its well-known names. cudarc panics where it is missing, so this first.
     if !unsafe { sys::is_culib_present() } {
@@ -151,7 +162,7 @@ fn gpus(report: &mut Report) {
         Ok(0) => report.line("GPU", "none that the driver knows"),
         Ok(_) => {
             let remedy = "wait for a version that can; until then training uses the CPU";
-            report.problem(format!("the GPU is not used, since {NO_KERNELS}"), remedy);
+            report.problem(format!("the GPU is not used, since {NO_CUDA}"), remedy);
         }
         Err(error) => {
             let text = error.error_string().map(|text| text.to_string_lossy());

@@ -1,6 +1,7 @@
 //! Activations. Each derivative is a function of the activation's output, so the input need not be kept.
 
 use super::{Real, widest};
+use crate::model::Activation;
 use crate::model::arch::LEAKY_SLOPE;
 
 /// An activation as a type, so that loops over it have no branch inside: choose it outside, with [`per_activation`].
@@ -78,7 +79,6 @@ impl<T: Real> Function<T> for Tanh {
 macro_rules! per_activation {
     ($activation:expr, $f:ident => $body:expr) => {{
         use $crate::backend::cpu::leaky_relu::{Identity, LeakyRelu, Relu, Tanh};
-        use $crate::model::Activation;
         match $activation {
             Activation::None => {
                 let $f = Identity;
@@ -119,4 +119,14 @@ pub fn backward<T: Real>(f: impl Function<T>, y: &[T], gradient: &mut [T]) {
             }
         },
     );
+}
+
+/// f(x) of one number.
+pub fn apply<T: Real>(activation: Activation, x: T) -> T {
+    per_activation!(activation, f => f.apply(x))
+}
+
+/// f′(x) of one number, from y = f(x).
+pub fn derivative<T: Real>(activation: Activation, y: T) -> T {
+    per_activation!(activation, f => f.derivative(y))
 }
