@@ -5,6 +5,7 @@
 //! asynchronous: only the `read…` methods wait.
 
 pub mod cpu;
+pub mod cuda;
 
 use anyhow::Result;
 

@@ -1,0 +1,61 @@
+// Activations on their own, where no batch norm or convolution takes them in: LeakyReLU, ReLU, tanh.
+//
+//   forward   y = f(x)            backward   dx = dy · f'(x), f' from y
+//     leaky_relu   f = x < 0 ? 0.2 x : x      f' = y > 0 ? 1 : 0.2
+//     relu         f = x < 0 ? 0 : x          f' = y > 0 ? 1 : 0
+//     tanh         f = tanh x                 f' = 1 - y²
+//
+// Layout: any (NHWC here), `count` elements in a row; in place is allowed. Types: T in memory, f32 arithmetic.
+// Launch: ceil(count / (THREADS · VECTOR<T>)) blocks of THREADS; pointers 16-byte aligned.
+// Bound: memory; 2·sizeof(T) bytes an element forward, 3·sizeof(T) backward.
+// Neighbours: behind the first convolution of the discriminator and the last of the generator, where those do not
+// apply it in their epilogue; batch_norm.cu has its own.
+#include "activation.cuh"
+#include "kernel.cuh"
+#include "types.cuh"
+
+namespace {
+
+constexpr int THREADS = 256;
+
+// The elements of this thread: a full vector, or the tail one by one.
+template <typename T>
+__device__ __forceinline__ void forward(int activation, const T* x, T* y, uint64_t count) {
+    const uint64_t first = (uint64_t{blockIdx.x} * THREADS + threadIdx.x) * VECTOR<T>;
+    if (first >= count) return;
+    const int valid = static_cast<int>(min(count - first, uint64_t{VECTOR<T>}));
+    float v[VECTOR<T>];
+    load_some(x + first, valid, true, 0.0f, v);
+#pragma unroll
+    for (int i = 0; i < VECTOR<T>; ++i) v[i] = activate(activation, v[i]);
+    store_some(y + first, valid, true, v);
+}
+
+template <typename T>
+__device__ __forceinline__ void backward(int activation, const T* y, const T* dy, T* dx, uint64_t count) {
+    const uint64_t first = (uint64_t{blockIdx.x} * THREADS + threadIdx.x) * VECTOR<T>;
+    if (first >= count) return;
+    const int valid = static_cast<int>(min(count - first, uint64_t{VECTOR<T>}));
+    float v[VECTOR<T>], gradient[VECTOR<T>];
+    load_some(y + first, valid, true, 0.0f, v);
+    load_some(dy + first, valid, true, 0.0f, gradient);
+#pragma unroll
+    for (int i = 0; i < VECTOR<T>; ++i) gradient[i] *= activation_derivative(activation, v[i]);
+    store_some(dx + first, valid, true, gradient);
+}
+
+}  // namespace
+
+// leaky_relu_forward_nhwc_bf16, leaky_relu_backward_nhwc_bf16, relu_…, tanh_…; for f32, f16 and bf16.
+#define ACTIVATION(NAME, VALUE, T)                                                                              \
+    KERNEL(NAME##_forward_nhwc_##T, THREADS, (const T* x, T* y, uint64_t count)) { forward(VALUE, x, y, count); } \
+    KERNEL(NAME##_backward_nhwc_##T, THREADS, (const T* y, const T* dy, T* dx, uint64_t count)) {                \
+        backward(VALUE, y, dy, dx, count);                                                                      \
+    }
+#define ACTIVATION_ALL(T)                                 \
+    ACTIVATION(leaky_relu, ACTIVATION_LEAKY_RELU, T)      \
+    ACTIVATION(relu, ACTIVATION_RELU, T)                  \
+    ACTIVATION(tanh, ACTIVATION_TANH, T)
+ACTIVATION_ALL(f32)
+ACTIVATION_ALL(f16)
+ACTIVATION_ALL(bf16)

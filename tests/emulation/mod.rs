@@ -1,0 +1,465 @@
+//! Compiles `cuda/*.cu` with g++ against `cuda/emulation/`, loads the library, and launches its kernels.
+//!
+//! With EMULATION_SANITIZERS set the library is built with AddressSanitizer and UBSan; the process must then have
+//! been started with their runtime preloaded, as `run_under_sanitizers` does.
+
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use half::{bf16, f16};
+use libloading::Library;
+
+const SANITIZERS: &str = "EMULATION_SANITIZERS";
+
+/// Whether this process runs kernels under AddressSanitizer and UBSan.
+pub fn sanitized() -> bool {
+    std::env::var_os(SANITIZERS).is_some()
+}
+
+/// Runs tests of this executable in a child process under AddressSanitizer and UBSan.
+pub fn run_under_sanitizers(arguments: &[&str]) -> Output {
+    let runtime = |name: &str| {
+        let out = Command::new("g++")
+            .arg(format!("-print-file-name={name}"))
+            .output()
+            .expect("g++ runs");
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    };
+    let preload = [runtime("libasan.so"), runtime("libubsan.so")].join(":");
+    Command::new(std::env::current_exe().unwrap())
+        .args(arguments)
+        .env(SANITIZERS, "1")
+        .env("LD_PRELOAD", preload)
+        // What the test harness itself leaves allocated is not of interest here.
+        .env(
+            "ASAN_OPTIONS",
+            "detect_leaks=0:detect_stack_use_after_return=0",
+        )
+        .env("UBSAN_OPTIONS", "print_stacktrace=1")
+        .output()
+        .unwrap()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The `.cu` files of the project, and the emulation's own for tests.
+fn sources() -> Vec<PathBuf> {
+    let mut sources: Vec<PathBuf> = fs::read_dir(root().join("cuda"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "cu"))
+        .collect();
+    sources.push(root().join("cuda/emulation/self_test.cu"));
+    sources.push(root().join("cuda/emulation/emulation.cpp"));
+    sources.sort();
+    sources
+}
+
+/// The name of the library: a hash of all that goes into it, so that a built one is used again.
+fn fingerprint(flags: &[&str], sources: &[PathBuf]) -> u64 {
+    let mut files = sources.to_vec();
+    for folder in ["cuda/include", "cuda/emulation"] {
+        for entry in fs::read_dir(root().join(folder)).unwrap() {
+            files.push(entry.unwrap().path());
+        }
+    }
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    flags.hash(&mut hasher);
+    for file in files {
+        file.file_name().hash(&mut hasher);
+        fs::read(file).unwrap().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn build() -> PathBuf {
+    let mut flags = vec!["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-strict-aliasing"];
+    flags.extend(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
+    // Contracting a·b + c is nvcc's habit too, but the host need not have the instruction.
+    flags.push("-ffp-contract=off");
+    if sanitized() {
+        flags.push("-fsanitize=address,undefined");
+        flags.push("-fno-sanitize-recover=undefined");
+    }
+    let sources = sources();
+    let name = format!("emulated-{:016x}", fingerprint(&flags, &sources));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
+    let library = folder.join("libkernels.so");
+    if library.exists() {
+        return library;
+    }
+    // Built under another name and renamed, so that a build cut short is never taken for a library.
+    fs::create_dir_all(&folder).unwrap();
+    let include = root().join("cuda/include");
+    let emulation = root().join("cuda/emulation");
+    let compile = |source: &Path| -> PathBuf {
+        let object = folder.join(source.file_stem().unwrap()).with_extension("o");
+        let mut command = Command::new("g++");
+        command
+            .args(&flags)
+            .arg("-I")
+            .arg(&include)
+            .arg("-I")
+            .arg(&emulation);
+        if source.extension().is_some_and(|e| e == "cu") {
+            command
+                .args(["-x", "c++", "-include"])
+                .arg(emulation.join("emulation.h"));
+        }
+        run(command.arg("-c").arg(source).arg("-o").arg(&object));
+        object
+    };
+    let queue = Mutex::new(sources);
+    let objects = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let Some(source) = queue.lock().unwrap().pop() else {
+                        break;
+                    };
+                    let object = compile(&source);
+                    objects.lock().unwrap().push(object);
+                }
+            });
+        }
+    });
+    let partial = folder.join(format!("partial-{}.so", std::process::id()));
+    let mut link = Command::new("g++");
+    link.args(&flags).arg("-shared").arg("-o").arg(&partial);
+    run(link.args(objects.into_inner().unwrap()));
+    fs::rename(&partial, &library).unwrap();
+    library
+}
+
+fn run(command: &mut Command) {
+    // A preloaded AddressSanitizer is for this process, not for the compiler.
+    let out = command.env_remove("LD_PRELOAD").output().expect("g++ runs");
+    assert!(
+        out.status.success(),
+        "{command:?}\n{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+/// `uint3` of CUDA.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Uint3(u32, u32, u32);
+
+type EmulateLaunch = unsafe extern "C" fn(
+    *const c_char,
+    Uint3,
+    Uint3,
+    usize,
+    *mut *mut c_void,
+    *const usize,
+    usize,
+    u64,
+) -> c_int;
+
+fn library() -> &'static Mutex<Library> {
+    static LIBRARY: OnceLock<Mutex<Library>> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        // SAFETY: the library's initialisers only register kernels.
+        Mutex::new(unsafe { Library::new(build()) }.unwrap())
+    })
+}
+
+/// Names of all kernels.
+pub fn kernel_names() -> Vec<String> {
+    let library = library().lock().unwrap_or_else(PoisonError::into_inner);
+    let mut names = Vec::new();
+    // SAFETY: the signature is that of emulation.cpp; the strings live as long as the library.
+    unsafe {
+        let name_of = library
+            .get::<unsafe extern "C" fn(usize) -> *const c_char>(b"emulate_kernel")
+            .unwrap();
+        loop {
+            let name = name_of(names.len());
+            if name.is_null() {
+                return names;
+            }
+            names.push(CStr::from_ptr(name).to_string_lossy().into_owned());
+        }
+    }
+}
+
+/// One launch in the making. Arguments are copied as they are given, in the kernel's order.
+pub struct Launch {
+    kernel: String,
+    grid: Uint3,
+    threads: u32,
+    shared: usize,
+    arguments: Vec<Vec<u8>>,
+}
+
+/// A type that a kernel takes by value.
+pub trait Argument {
+    fn bytes(self) -> Vec<u8>;
+}
+
+macro_rules! argument {
+    ($($t:ty),*) => { $(impl Argument for $t {
+        fn bytes(self) -> Vec<u8> { self.to_ne_bytes().to_vec() }
+    })* };
+}
+argument!(i32, u32, u64, f32, f64);
+
+impl Launch {
+    /// `blocks` of `threads`.
+    pub fn new(kernel: impl Into<String>, blocks: (usize, usize, usize), threads: usize) -> Self {
+        let [x, y, z] = [blocks.0, blocks.1, blocks.2].map(|v| u32::try_from(v).unwrap());
+        Self {
+            kernel: kernel.into(),
+            grid: Uint3(x, y, z),
+            threads: threads as u32,
+            shared: 0,
+            arguments: Vec::new(),
+        }
+    }
+
+    /// Bytes of dynamic shared memory.
+    pub fn shared(mut self, bytes: usize) -> Self {
+        self.shared = bytes;
+        self
+    }
+
+    pub fn value(mut self, value: impl Argument) -> Self {
+        self.arguments.push(value.bytes());
+        self
+    }
+
+    /// A struct by value.
+    pub fn plain<T: bytemuck::NoUninit>(mut self, value: T) -> Self {
+        self.arguments.push(bytemuck::bytes_of(&value).to_vec());
+        self
+    }
+
+    pub fn buffer(self, buffer: &Memory) -> Self {
+        self.value(buffer.address())
+    }
+
+    pub fn null(self) -> Self {
+        self.value(0u64)
+    }
+
+    /// Runs it with the threads in an order drawn from `seed`.
+    pub fn run(self, seed: u64) -> Result<(), String> {
+        let kernel = CString::new(self.kernel).unwrap();
+        // 16 bytes a place: every argument finds its alignment.
+        let mut places: Vec<Vec<u128>> = self
+            .arguments
+            .iter()
+            .map(|bytes| {
+                let mut place = vec![0u128; bytes.len().div_ceil(16)];
+                bytemuck::cast_slice_mut::<_, u8>(&mut place)[..bytes.len()].copy_from_slice(bytes);
+                place
+            })
+            .collect();
+        let sizes: Vec<usize> = self.arguments.iter().map(Vec::len).collect();
+        let mut pointers: Vec<*mut c_void> =
+            places.iter_mut().map(|p| p.as_mut_ptr().cast()).collect();
+        let library = library().lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the signatures are those of emulation.cpp; sizes and number of arguments are checked there; the
+        // pointers among the arguments are to Memory that the caller keeps.
+        unsafe {
+            let launch = library.get::<EmulateLaunch>(b"emulate_launch").unwrap();
+            let code = launch(
+                kernel.as_ptr(),
+                self.grid,
+                Uint3(self.threads, 1, 1),
+                self.shared,
+                pointers.as_mut_ptr(),
+                sizes.as_ptr(),
+                sizes.len(),
+                seed,
+            );
+            if code == 0 {
+                return Ok(());
+            }
+            let error = library
+                .get::<unsafe extern "C" fn() -> *const c_char>(b"emulate_error")
+                .unwrap();
+            Err(CStr::from_ptr(error()).to_string_lossy().into_owned())
+        }
+    }
+}
+
+/// Storage types of the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    F32,
+    F16,
+    Bf16,
+}
+
+pub const TYPES: [Type; 3] = [Type::F32, Type::F16, Type::Bf16];
+
+impl Type {
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    pub fn size(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+
+    /// Elements of one 16-byte access.
+    pub fn vector(self) -> usize {
+        16 / self.size()
+    }
+
+    /// Largest relative L2 error of one kernel: rounding to this type once, with room for a sum's own rounding.
+    pub fn tolerance(self) -> f64 {
+        match self {
+            Self::F32 => 1e-5,
+            Self::F16 => 2e-3,
+            Self::Bf16 => 1e-2,
+        }
+    }
+
+    /// `value` as this type holds it.
+    pub fn round(self, value: f64) -> f64 {
+        match self {
+            Self::F32 => f64::from(value as f32),
+            Self::F16 => f16::from_f32(value as f32).to_f64(),
+            Self::Bf16 => bf16::from_f32(value as f32).to_f64(),
+        }
+    }
+}
+
+/// Memory of the emulated device. Between guards that are checked when it is read, or, under AddressSanitizer, exactly
+/// as long as asked for.
+pub struct Memory {
+    bytes: Vec<u8>,
+    guard: usize,
+}
+
+/// Both NaN in every type and nothing that a kernel writes by accident.
+const POISON: u8 = 0xff;
+
+impl Memory {
+    /// `bytes` of poison.
+    pub fn poisoned(bytes: usize) -> Self {
+        let guard = if sanitized() { 0 } else { 256 };
+        let memory = vec![POISON; bytes + 2 * guard];
+        assert_eq!(
+            memory.as_ptr().align_offset(16),
+            0,
+            "malloc aligns to 16 bytes"
+        );
+        Self {
+            bytes: memory,
+            guard,
+        }
+    }
+
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        let mut memory = Self::poisoned(bytes.len());
+        let guard = memory.guard;
+        memory.bytes[guard..guard + bytes.len()].copy_from_slice(bytes);
+        memory
+    }
+
+    pub fn of<T: bytemuck::NoUninit>(values: &[T]) -> Self {
+        Self::of_bytes(bytemuck::cast_slice(values))
+    }
+
+    /// `values` in storage type `t`.
+    pub fn typed(t: Type, values: &[f64]) -> Self {
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|&v| match t {
+                Type::F32 => (v as f32).to_ne_bytes().to_vec(),
+                Type::F16 => f16::from_f32(v as f32).to_ne_bytes().to_vec(),
+                Type::Bf16 => bf16::from_f32(v as f32).to_ne_bytes().to_vec(),
+            })
+            .collect();
+        Self::of_bytes(&bytes)
+    }
+
+    pub fn address(&self) -> u64 {
+        self.bytes.as_ptr() as u64 + self.guard as u64
+    }
+
+    /// What it holds.
+    ///
+    /// # Panics
+    /// Where a kernel wrote before or behind it.
+    pub fn bytes(&self) -> &[u8] {
+        let end = self.bytes.len() - self.guard;
+        let guards = self.bytes[..self.guard].iter().chain(&self.bytes[end..]);
+        assert!(
+            guards.copied().all(|b| b == POISON),
+            "written beyond the buffer"
+        );
+        &self.bytes[self.guard..end]
+    }
+
+    pub fn values<T: bytemuck::AnyBitPattern>(&self) -> Vec<T> {
+        self.bytes()
+            .chunks_exact(size_of::<T>())
+            .map(bytemuck::pod_read_unaligned)
+            .collect()
+    }
+
+    /// The elements as f64.
+    ///
+    /// # Panics
+    /// Where an element still holds poison.
+    pub fn read(&self, t: Type) -> Vec<f64> {
+        let bytes = self.bytes();
+        let values: Vec<f64> = bytes
+            .chunks_exact(t.size())
+            .enumerate()
+            .map(|(i, b)| {
+                assert!(
+                    b.iter().any(|&b| b != POISON),
+                    "element {i} was not written"
+                );
+                match t {
+                    Type::F32 => f64::from(f32::from_ne_bytes(b.try_into().unwrap())),
+                    Type::F16 => f16::from_ne_bytes(b.try_into().unwrap()).to_f64(),
+                    Type::Bf16 => bf16::from_ne_bytes(b.try_into().unwrap()).to_f64(),
+                }
+            })
+            .collect();
+        values
+    }
+}
+
+/// ‖got − want‖₂ / ‖want‖₂.
+pub fn relative_error(got: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let square = |v: f64| v * v;
+    let difference: f64 = got.iter().zip(want).map(|(g, w)| square(g - w)).sum();
+    let norm: f64 = want.iter().copied().map(square).sum();
+    if difference == 0.0 {
+        0.0
+    } else {
+        (difference / norm).sqrt()
+    }
+}
+
+/// # Panics
+/// Where the relative L2 error is not below `most` (a NaN is not).
+pub fn assert_close(what: &str, got: &[f64], want: &[f64], most: f64) {
+    let error = relative_error(got, want);
+    assert!(
+        error < most,
+        "{what}: relative error {error:e}, at most {most:e}"
+    );
+}
