@@ -6,8 +6,12 @@
 
 mod emulation;
 
-use dcgan_cuda::backend::cpu::leaky_relu;
-use dcgan_cuda::model::Activation;
+use dcgan_cuda::backend::cpu::adam::Parameter;
+use dcgan_cuda::backend::cpu::batch_norm::{BatchNorm, EPS, MOMENTUM};
+use dcgan_cuda::backend::cpu::bce_loss::bce_with_logits;
+use dcgan_cuda::backend::cpu::{Buffer, batch, leaky_relu};
+use dcgan_cuda::backend::{Adam, Statistics};
+use dcgan_cuda::model::{Activation, Shape};
 use dcgan_cuda::random::{Purpose, Stream};
 use emulation::{Launch, Memory, TYPES, Type, assert_close, run_under_sanitizers, sanitized};
 
@@ -349,7 +353,7 @@ fn activations_let_nan_through() {
         for (name, _) in ACTIVATIONS {
             // NaN in other bits than the poison.
             let x = Memory::typed(t, &[f64::from(f32::from_bits(0x7fc0_0000)); 5]);
-            let y = Memory::of_bytes(&vec![0; 5 * t.size()]);
+            let y = Memory::of(&vec![0u8; 5 * t.size()]);
             Launch::new(
                 format!("{name}_forward_nhwc_{}", t.suffix()),
                 (1, 1, 1),
@@ -362,5 +366,694 @@ fn activations_let_nan_through() {
             .unwrap();
             assert!(y.read(t).iter().all(|v| v.is_nan()), "{name} {t:?}");
         }
+    }
+}
+
+#[test]
+fn latent_noise_is_that_of_the_reference() {
+    for t in TYPES {
+        for (rows, channels, stored) in [
+            (1usize, 1, 1),
+            (1, 5, 8),
+            (3, 100, 104),
+            (7, 12, 12),
+            (64, 100, 100),
+        ] {
+            let (seed, step) = (0x0123_4567_89ab_cdef_u64, 5_u64 << 32 | 9);
+            let counter = Memory::of(&[step]);
+            let blocks = ((rows * channels).div_ceil(4 * 256), 1, 1);
+            let z = run_twice(&[rows * stored * t.size()], |out| {
+                vec![
+                    Launch::new(format!("latent_nhwc_{}", t.suffix()), blocks, 256)
+                        .buffer(&out[0])
+                        .value(rows as u32)
+                        .value(channels as u32)
+                        .value(stored as u32)
+                        .value(seed)
+                        .value(Purpose::Latent as u32)
+                        .buffer(&counter),
+                ]
+            });
+            let mut want = vec![0.0; rows * channels];
+            Stream::new(seed, Purpose::Latent, step).fill_normal(&mut want);
+            let z = z[0].read(t);
+            let mut got = Vec::new();
+            for row in z.chunks(stored) {
+                got.extend_from_slice(&row[..channels]);
+                assert!(row[channels..].iter().all(|&pad| pad == 0.0));
+            }
+            let want: Vec<f64> = want.iter().map(|&v| f64::from(v)).collect();
+            // In f32 only the functions' own last place differs.
+            let most = if t == Type::F32 { 1e-6 } else { t.tolerance() };
+            assert_close("latent", &got, &want, most);
+        }
+    }
+}
+
+#[test]
+fn batches_are_gathered_flipped_and_normalised() {
+    let images = 9;
+    for t in TYPES {
+        for (n, h, w, c, stored) in [
+            (1, 4, 4, 1, 1),
+            (3, 5, 7, 3, 3),
+            (7, 16, 16, 3, 8),
+            (3, 64, 64, 1, 8),
+            (2, 8, 4, 12, 16),
+        ] {
+            let length = h * w * c;
+            let pixels: Vec<u8> = (0..images * length).map(|i| (i * 31 % 256) as u8).collect();
+            let index: Vec<u32> = (0..n as u32).map(|i| (i * 5 + 8) % images as u32).collect();
+            let flips: Vec<bool> = (0..n).map(|i| i % 3 != 1).collect();
+            let (pixel_memory, index_memory) = (Memory::of(&pixels), Memory::of(&index));
+            let flip_memory = Memory::of(&flips.iter().map(|&f| u8::from(f)).collect::<Vec<_>>());
+            for gathered in [true, false] {
+                let out = run_twice(&[n * h * w * stored * t.size()], |out| {
+                    let launch = Launch::new(
+                        format!("batch_nhwc_{}", t.suffix()),
+                        ((h * w).div_ceil(256), n, 1),
+                        256,
+                    );
+                    let launch = launch.buffer(&pixel_memory);
+                    let launch = if gathered {
+                        launch.buffer(&index_memory).buffer(&flip_memory)
+                    } else {
+                        launch.null().null()
+                    };
+                    let launch = launch.buffer(&out[0]).value(h as i32).value(w as i32);
+                    vec![launch.value(c as i32).value(stored as i32)]
+                });
+                let mut want = Buffer::<f32>::new(n, Shape { h, w, c });
+                let chosen: Vec<u8> = (0..n)
+                    .flat_map(|i| {
+                        let source = if gathered { index[i] as usize } else { i };
+                        pixels[source * length..(source + 1) * length].to_vec()
+                    })
+                    .collect();
+                let none = vec![false; n];
+                batch::normalise(&chosen, if gathered { &flips } else { &none }, &mut want);
+                // Rounding to T aside, every bit is the reference's.
+                for (pixel, (got, want)) in out[0]
+                    .read(t)
+                    .chunks(stored)
+                    .zip(want.data.chunks(c))
+                    .enumerate()
+                {
+                    for (i, &got) in got.iter().enumerate() {
+                        let want = want.get(i).map_or(0.0, |&v| t.round(f64::from(v)));
+                        assert_eq!(
+                            got, want,
+                            "{t:?} {n}×{h}×{w}×{c}, pixel {pixel} channel {i}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn launch_bce(
+    t: Type,
+    logits: &Memory,
+    n: usize,
+    stored: usize,
+    segments: usize,
+    scale: &Memory,
+) -> Launch {
+    Launch::new(
+        format!("bce_loss_nhwc_{}", t.suffix()),
+        (segments, 1, 1),
+        256,
+    )
+    .buffer(logits)
+    .value(n as u32)
+    .value(stored as u32)
+    .value(1.0f32)
+    .value(0.0f32)
+    .buffer(scale)
+}
+
+#[test]
+fn bce_loss_agrees_with_the_reference() {
+    for t in TYPES {
+        for (n, stored, segments) in [(1, 1, 1), (3, 8, 2), (7, 1, 2), (300, 8, 2), (513, 1, 1)] {
+            let logits: Vec<f64> = normal(t, segments * n, 3)
+                .iter()
+                .map(|v| t.round(6.0 * v))
+                .collect();
+            // What lies behind a logit must not matter.
+            let mut spread = vec![f64::NAN; segments * n * stored];
+            for (i, &logit) in logits.iter().enumerate() {
+                spread[i * stored] = logit;
+            }
+            let scale = if t == Type::F16 { 1024.0 } else { 1.0 };
+            let (memory, scale_memory) = (Memory::typed(t, &spread), Memory::of(&[scale as f32]));
+            let out = run_twice(&[segments * n * stored * t.size(), segments * 12], |out| {
+                let launch = launch_bce(t, &memory, n, stored, segments, &scale_memory);
+                vec![launch.buffer(&out[0]).buffer(&out[1])]
+            });
+            let gradient = out[0].read(t);
+            for segment in 0..segments {
+                let target = if segment == 0 { 1.0 } else { 0.0 };
+                let mut want = vec![f64::NAN; n];
+                let loss =
+                    bce_with_logits(&logits[segment * n..(segment + 1) * n], target, &mut want);
+                let rows =
+                    gradient[segment * n * stored..(segment + 1) * n * stored].chunks(stored);
+                let mut got = Vec::new();
+                for row in rows {
+                    got.push(row[0] / scale);
+                    assert!(row[1..].iter().all(|&pad| pad == 0.0));
+                }
+                assert_close("gradient", &got, &want, t.tolerance());
+                let losses = &out[1].read(Type::F32)[3 * segment..3 * segment + 3];
+                let want = [loss.loss, loss.probability, loss.accuracy].map(f64::from);
+                assert_close("losses", losses, &want, 1e-6);
+            }
+        }
+        let bad = Memory::typed(t, &[0.5, f64::NAN, 1.0]);
+        let (gradient, losses) = (Memory::poisoned(3 * t.size()), Memory::of(&[0.0f32; 3]));
+        let scale = Memory::of(&[1.0f32]);
+        let launch = launch_bce(t, &bad, 3, 1, 1, &scale);
+        launch.buffer(&gradient).buffer(&losses).run(1).unwrap();
+        assert!(losses.values::<f32>()[0].is_nan(), "the loss hides a NaN");
+    }
+}
+
+/// `AdamTensor` of adam.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+struct AdamTensor {
+    gradient: u64,
+    weight: u64,
+    m: u64,
+    v: u64,
+    average: u64,
+    cast: u64,
+    count: u64,
+    first_block: u32,
+    unused: u32,
+}
+
+/// `AdamState` of adam.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+struct AdamState {
+    taken: u64,
+    skipped: u64,
+    loss_scale: f32,
+    steady: u32,
+    not_finite: u32,
+    correction1: f32,
+    correction2: f32,
+    unused: u32,
+}
+
+/// Device memory of one tensor.
+struct AdamBuffers {
+    gradient: Memory,
+    weight: Memory,
+    m: Memory,
+    v: Memory,
+    average: Memory,
+    cast: Memory,
+}
+
+const ADAM: Adam = Adam {
+    lr: 0.01,
+    beta1: 0.5,
+    beta2: 0.999,
+    eps: 1e-8,
+};
+
+/// Weights as they start out: so small that the f32 of the weight itself does not hide what a step did to it.
+fn initial(tensor: usize, count: usize) -> Vec<f64> {
+    let values = normal(Type::F32, count, 10 + tensor as u64);
+    values.iter().map(|v| Type::F32.round(0.02 * v)).collect()
+}
+
+/// The launches of one step and of the average.
+fn adam_step(
+    t: Type,
+    tensors: &Memory,
+    count: usize,
+    blocks: usize,
+    state: &Memory,
+    growth: u32,
+) -> Vec<Launch> {
+    let over = |kernel: String| {
+        Launch::new(kernel, (blocks, 1, 1), 256)
+            .buffer(tensors)
+            .value(count as u32)
+    };
+    vec![
+        over("adam_finite".into()).buffer(state),
+        over(format!("adam_{}", t.suffix()))
+            .buffer(state)
+            .value(ADAM.lr)
+            .value(ADAM.beta1)
+            .value(ADAM.beta2)
+            .value(ADAM.eps),
+        over("adam_average".into()).value(0.9f64),
+        Launch::new("adam_finish", (1, 1, 1), 32)
+            .buffer(state)
+            .value(ADAM.beta1)
+            .value(ADAM.beta2)
+            .value(growth),
+    ]
+}
+
+#[test]
+fn adam_agrees_with_the_reference_and_skips_what_is_not_finite() {
+    // More blocks than one for some, more tensors than one block for others, tails of every length.
+    let counts = [1usize, 7, 4096, 4097, 9002, 64, 3];
+    for t in TYPES {
+        for seed in SEEDS {
+            let scale = 1024.0;
+            let mut reference: Vec<Parameter<f64>> = Vec::new();
+            let mut buffers: Vec<AdamBuffers> = Vec::new();
+            let mut table = Vec::new();
+            let mut blocks = 0;
+            for (i, &count) in counts.iter().enumerate() {
+                let weight = initial(i, count);
+                let mut parameter = Parameter::new(count, true);
+                parameter.weight.clone_from(&weight);
+                parameter.average.clone_from(&weight);
+                let f32s = |values: &[f64]| Memory::typed(Type::F32, values);
+                let memory = AdamBuffers {
+                    gradient: f32s(&vec![0.0; count]),
+                    weight: f32s(&weight),
+                    m: f32s(&vec![0.0; count]),
+                    v: f32s(&vec![0.0; count]),
+                    average: f32s(&weight),
+                    cast: Memory::poisoned(count * t.size()),
+                };
+                table.push(AdamTensor {
+                    gradient: memory.gradient.address(),
+                    weight: memory.weight.address(),
+                    m: memory.m.address(),
+                    v: memory.v.address(),
+                    average: memory.average.address(),
+                    cast: memory.cast.address(),
+                    count: count as u64,
+                    first_block: blocks as u32,
+                    unused: 0,
+                });
+                blocks += count.div_ceil(4096);
+                reference.push(parameter);
+                buffers.push(memory);
+            }
+            let tensors = Memory::of(&table);
+            let state = Memory::of(&[AdamState {
+                loss_scale: scale as f32,
+                ..AdamState::default()
+            }]);
+            Launch::new("adam_prepare", (1, 1, 1), 32)
+                .buffer(&state)
+                .value(ADAM.beta1)
+                .value(ADAM.beta2)
+                .run(seed)
+                .unwrap();
+            for step in 1..=3u64 {
+                for (i, (parameter, memory)) in reference.iter_mut().zip(&buffers).enumerate() {
+                    let gradient = normal(Type::F32, counts[i], 100 * step + i as u64);
+                    let scale = f64::from(state.values::<AdamState>()[0].loss_scale);
+                    let scaled: Vec<f32> = gradient.iter().map(|g| (g * scale) as f32).collect();
+                    memory.gradient.fill(&scaled);
+                    parameter.gradient = gradient;
+                    parameter.step(&ADAM, step);
+                    parameter.follow(0.9);
+                }
+                for launch in adam_step(t, &tensors, counts.len(), blocks, &state, 2) {
+                    launch.run(seed).unwrap();
+                }
+            }
+            // Two steady steps double the scale; the third is the first of the next two.
+            let now = state.values::<AdamState>()[0];
+            assert_eq!(
+                (now.taken, now.skipped, now.steady, now.not_finite),
+                (3, 0, 1, 0)
+            );
+            assert_eq!(f64::from(now.loss_scale), 2.0 * scale);
+            for (i, (parameter, memory)) in reference.iter().zip(&buffers).enumerate() {
+                let start = initial(i, counts[i]);
+                let change =
+                    |w: &[f64]| -> Vec<f64> { w.iter().zip(&start).map(|(w, s)| w - s).collect() };
+                let read = |m: &Memory| m.read(Type::F32);
+                let close =
+                    |what: &str, got: &[f64], want: &[f64]| assert_close(what, got, want, 1e-5);
+                close("m", &read(&memory.m), &parameter.m);
+                close("v", &read(&memory.v), &parameter.v);
+                close(
+                    "weight",
+                    &change(&read(&memory.weight)),
+                    &change(&parameter.weight),
+                );
+                close(
+                    "average",
+                    &change(&read(&memory.average)),
+                    &change(&parameter.average),
+                );
+                let rounded: Vec<f64> = read(&memory.weight).iter().map(|&w| t.round(w)).collect();
+                assert_eq!(memory.cast.read(t), rounded);
+            }
+            // One infinite gradient, the last of all: nothing but the counts and the scale moves, and the average.
+            for bad in [f32::INFINITY, f32::NAN] {
+                let mut gradient = vec![1.0f32; 3];
+                gradient[2] = bad;
+                buffers.last().unwrap().gradient.fill(&gradient);
+                let held = |b: &AdamBuffers| [&b.weight, &b.m, &b.v, &b.cast].map(Memory::bytes);
+                let before: Vec<_> = buffers.iter().map(held).collect();
+                let was = state.values::<AdamState>()[0];
+                for launch in adam_step(t, &tensors, counts.len(), blocks, &state, 2) {
+                    launch.run(seed).unwrap();
+                }
+                let now = state.values::<AdamState>()[0];
+                assert!(before == buffers.iter().map(held).collect::<Vec<_>>());
+                assert_eq!((now.taken, now.skipped), (was.taken, was.skipped + 1));
+                assert_eq!((now.loss_scale, now.steady), (was.loss_scale / 2.0, 0));
+                assert_eq!(now.not_finite, 0);
+            }
+        }
+    }
+}
+
+/// Inputs of a batch-norm test.
+struct NormCase {
+    t: Type,
+    segments: usize,
+    rows: usize,
+    c: usize,
+    rows_per_chunk: usize,
+    activation: Activation,
+}
+
+impl NormCase {
+    /// Grid of the passes over the maps.
+    fn grid(&self) -> (usize, usize, usize) {
+        let v = self.t.vector();
+        let lanes = self.c.div_ceil(v).next_power_of_two().min(32);
+        (self.c.div_ceil(lanes * v), self.chunks(), self.segments)
+    }
+
+    fn chunks(&self) -> usize {
+        self.rows.div_ceil(self.rows_per_chunk)
+    }
+
+    fn launch(&self, pass: &str) -> Launch {
+        Launch::new(
+            format!("batch_norm_{pass}_nhwc_{}", self.t.suffix()),
+            self.grid(),
+            256,
+        )
+    }
+
+    /// Arguments that all passes over the maps end with.
+    fn sizes(&self, launch: Launch) -> Launch {
+        launch
+            .value(self.rows as u32)
+            .value(self.c as u32)
+            .value(self.rows_per_chunk as u32)
+    }
+
+    fn code(&self) -> i32 {
+        match self.activation {
+            Activation::None => 0,
+            Activation::Relu => 1,
+            Activation::LeakyRelu => 2,
+            Activation::Tanh => 3,
+        }
+    }
+}
+
+/// Forward and backward of `case` against the reference in f64, with the batch's statistics or the running ones.
+fn check_batch_norm(case: &NormCase, statistics: Statistics) {
+    let NormCase {
+        t,
+        segments,
+        rows,
+        c,
+        ..
+    } = *case;
+    let by_batch = statistics != Statistics::Running;
+    let len = segments * rows * c;
+    // A mean well away from zero, another for each channel.
+    let x: Vec<f64> = normal(t, len, 20)
+        .iter()
+        .enumerate()
+        .map(|(i, v)| t.round(0.5 * v + (i % c % 7) as f64))
+        .collect();
+    let dy = normal(t, len, 21);
+    let f32s = |which| normal(Type::F32, c, which);
+    let mut reference = BatchNorm::<f64>::new(c, true);
+    reference.weight.weight = f32s(22);
+    reference.bias.weight = f32s(23);
+    reference.running_mean = f32s(24);
+    reference.running_var = f32s(25)
+        .iter()
+        .map(|v| v * v + 0.1)
+        .map(|v| f64::from(v as f32))
+        .collect();
+    let memory = |values: &[f64]| Memory::typed(Type::F32, values);
+    let (weight, bias) = (
+        memory(&reference.weight.weight),
+        memory(&reference.bias.weight),
+    );
+    let running = [
+        memory(&reference.running_mean),
+        memory(&reference.running_var),
+    ];
+    let (x_memory, dy_memory) = (Memory::typed(t, &x), Memory::typed(t, &dy));
+
+    let map = len * t.size();
+    let partial = segments * case.chunks() * 2 * c * 4;
+    let per_segment = segments * c * 4;
+    // y, dx, mean, inverse, mean_g, mean_gx, dγ, dβ, moved running mean and variance, partial sums of both passes.
+    let sizes = [
+        map,
+        map,
+        per_segment,
+        per_segment,
+        per_segment,
+        per_segment,
+        4 * c,
+        4 * c,
+        4 * c,
+        4 * c,
+        partial,
+        partial,
+    ];
+    let channel_blocks = (c.div_ceil(32), 1, 1);
+    let out = run_twice(&sizes, |out| {
+        let [
+            y,
+            dx,
+            mean,
+            inverse,
+            mean_g,
+            mean_gx,
+            dw,
+            db,
+            run_mean,
+            run_var,
+            sums,
+            back,
+        ] = out
+        else {
+            unreachable!("twelve sizes were given");
+        };
+        run_mean.copy_from(&running[0]);
+        run_var.copy_from(&running[1]);
+        let mut launches = Vec::new();
+        if by_batch {
+            let launch = case.launch("statistics").buffer(&x_memory).buffer(sums);
+            launches.push(case.sizes(launch));
+            let name = format!("batch_norm_finalize_nhwc_{}", t.suffix());
+            let launch = Launch::new(name, channel_blocks, 256)
+                .buffer(sums)
+                .buffer(&x_memory)
+                .buffer(mean)
+                .buffer(inverse);
+            let launch = if statistics == Statistics::Batch {
+                launch.buffer(run_mean).buffer(run_var)
+            } else {
+                launch.null().null()
+            };
+            launches.push(
+                launch
+                    .value(segments as u32)
+                    .value(case.chunks() as u32)
+                    .value(rows as u32)
+                    .value(c as u32)
+                    .value(EPS)
+                    .value(MOMENTUM),
+            );
+        } else {
+            launches.push(
+                Launch::new(
+                    "batch_norm_running",
+                    ((segments * c).div_ceil(256), 1, 1),
+                    256,
+                )
+                .buffer(run_mean)
+                .buffer(run_var)
+                .buffer(mean)
+                .buffer(inverse)
+                .value(segments as u32)
+                .value(c as u32)
+                .value(EPS),
+            );
+        }
+        let normed = |launch: Launch| {
+            launch
+                .buffer(mean)
+                .buffer(inverse)
+                .buffer(&weight)
+                .buffer(&bias)
+        };
+        let launch = normed(case.launch("apply").buffer(&x_memory).buffer(y));
+        launches.push(case.sizes(launch).value(case.code()));
+        let launch = normed(
+            case.launch("backward_reduce")
+                .buffer(&x_memory)
+                .buffer(&dy_memory),
+        );
+        launches.push(case.sizes(launch.buffer(back)).value(case.code()));
+        launches.push(
+            Launch::new("batch_norm_backward_finalize", channel_blocks, 256)
+                .buffer(back)
+                .buffer(mean_g)
+                .buffer(mean_gx)
+                .buffer(dw)
+                .buffer(db)
+                .value(segments as u32)
+                .value(case.chunks() as u32)
+                .value(rows as u32)
+                .value(c as u32)
+                .value(i32::from(by_batch)),
+        );
+        // In place, as a plan would.
+        dx.copy_from(&dy_memory);
+        let launch = normed(
+            case.launch("backward_apply")
+                .buffer(&x_memory)
+                .buffer(dx)
+                .buffer(dx),
+        );
+        let launch = launch.buffer(mean_g).buffer(mean_gx);
+        launches.push(case.sizes(launch).value(case.code()));
+        launches
+    });
+
+    let what = format!(
+        "{t:?}, {segments} × {rows} rows of {c}, {:?}, {statistics:?}",
+        case.activation
+    );
+    let (mut y, mut dx) = (vec![f64::NAN; len], dy);
+    let segment = rows * c;
+    for s in 0..segments {
+        let at = s * segment..(s + 1) * segment;
+        reference.forward(statistics, case.activation, &x[at.clone()], &mut y[at]);
+    }
+    for s in 0..segments {
+        let at = s * segment..(s + 1) * segment;
+        let (x, y) = (&x[at.clone()], &y[at.clone()]);
+        reference.backward(s, case.activation, true, x, y, &mut dx[at]);
+    }
+    let close = |name: &str, got: &Memory, t: Type, want: &[f64]| {
+        assert_close(
+            &format!("{what}: {name}"),
+            &got.read(t),
+            want,
+            t.tolerance(),
+        );
+    };
+    close("y", &out[0], t, &y);
+    close("running mean", &out[8], Type::F32, &reference.running_mean);
+    close(
+        "running variance",
+        &out[9],
+        Type::F32,
+        &reference.running_var,
+    );
+    if by_batch {
+        out[10].read(Type::F32);
+    }
+    out[11].read(Type::F32);
+    if rows == 1 && by_batch {
+        // One value normalises to 0, and its gradient is 0 but for rounding: nothing to divide by.
+        assert!(out[1].read(t).iter().all(|v| v.abs() < 1e-3), "{what}: dx");
+    } else {
+        close("dx", &out[1], t, &dx);
+        close(
+            "weight gradient",
+            &out[6],
+            Type::F32,
+            &reference.weight.gradient,
+        );
+    }
+    close(
+        "bias gradient",
+        &out[7],
+        Type::F32,
+        &reference.bias.gradient,
+    );
+}
+
+#[test]
+fn batch_norm_agrees_with_the_reference() {
+    for t in TYPES {
+        for c in [1, 3, 5, 8, 12, 64, 200, 520] {
+            for (segments, rows, rows_per_chunk) in
+                [(1, 16, 16), (2, 3 * 5 * 7, 32), (2, 7 * 16, 100)]
+            {
+                for activation in [Activation::None, Activation::Relu, Activation::LeakyRelu] {
+                    for statistics in [Statistics::Batch, Statistics::Running] {
+                        let case = NormCase {
+                            t,
+                            segments,
+                            rows,
+                            c,
+                            rows_per_chunk,
+                            activation,
+                        };
+                        check_batch_norm(&case, statistics);
+                    }
+                }
+            }
+        }
+        for (rows, activation) in [(1, Activation::None), (7 * 64 * 64, Activation::Tanh)] {
+            let case = NormCase {
+                t,
+                segments: 1,
+                rows,
+                c: 3,
+                rows_per_chunk: 1024,
+                activation,
+            };
+            check_batch_norm(&case, Statistics::BatchOnly);
+        }
+    }
+}
+
+#[test]
+fn every_kernel_has_a_test() {
+    let tests = include_str!("kernels_emulated.rs");
+    for kernel in emulation::kernel_names() {
+        // Names are put together in the tests, so it is their parts that are looked for.
+        let stem = TYPES
+            .iter()
+            .find_map(|t| kernel.strip_suffix(&format!("_{}", t.suffix())))
+            .unwrap_or(&kernel);
+        let stem = stem.trim_end_matches("_nhwc");
+        let parts = ["leaky_relu_", "relu_", "tanh_", "batch_norm_"];
+        let stem = parts
+            .iter()
+            .find_map(|p| stem.strip_prefix(p))
+            .unwrap_or(stem);
+        assert!(
+            tests.contains(&format!("\"{stem}")) || tests.contains(&format!("_{stem}")),
+            "no test names {kernel}"
+        );
     }
 }

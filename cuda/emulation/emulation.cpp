@@ -127,7 +127,13 @@ namespace {
 
 std::vector<Thread> threads;
 unsigned thread_count = 0;
-std::vector<unsigned> ready;
+// Bit l of word w: lane l of warp w can run.
+uint32_t ready[MOST_THREADS / 32];
+unsigned warp_count = 0;
+// Every second block lets warps run ahead in this order instead of all at random: a hazard between a warp that is
+// already at its next write and one that has yet to read is otherwise all but never met.
+unsigned warp_order[MOST_THREADS / 32];
+bool by_warp = false;
 Context host;
 void* host_fake_stack = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
@@ -143,6 +149,9 @@ std::string message;
 uint64_t random_state = 0;
 // Over all launches.
 uint64_t blocks_run = 0;
+// This launch's own: seeds that follow each other give a block both kinds of order.
+uint64_t blocks_of_launch = 0;
+uint64_t launch_seed = 0;
 
 uint64_t draw() {
     // xorshift64* (Vigna, arXiv 1402.6246).
@@ -197,6 +206,11 @@ const char* base_name(const char* path) {
     return slash ? slash + 1 : path;
 }
 
+void set_ready(unsigned thread) {
+    threads[thread].state = State::READY;
+    ready[thread / 32] |= 1u << thread % 32;
+}
+
 // Nobody can run, and not everybody is done: either all are at one barrier, which opens, or the kernel is wrong.
 void open_barrier() {
     const Thread* waiting = nullptr;
@@ -231,18 +245,30 @@ void open_barrier() {
         fail("%s: thread %u waits at the barrier %s:%d, but thread %u at %s:%d", running->name, waiting->number,
              base_name(waiting->file), waiting->line, other->number, base_name(other->file), other->line);
     }
-    for (unsigned i = 0; i < thread_count; ++i) {
-        threads[i].state = State::READY;
-        ready.push_back(i);
+    for (unsigned i = 0; i < thread_count; ++i) set_ready(i);
+}
+
+// The number of a warp of which a lane can run, or warp_count.
+unsigned choose_warp() {
+    const unsigned start = by_warp ? 0 : draw_below(warp_count);
+    for (unsigned i = 0; i < warp_count; ++i) {
+        const unsigned place = start + i < warp_count ? start + i : start + i - warp_count;
+        if (ready[warp_order[place]] != 0) return warp_order[place];
     }
+    return warp_count;
 }
 
 Thread& take_ready() {
-    if (ready.empty()) open_barrier();
-    std::swap(ready[draw_below(static_cast<unsigned>(ready.size()))], ready.back());
-    const unsigned next = ready.back();
-    ready.pop_back();
-    return threads[next];
+    unsigned warp = choose_warp();
+    if (warp == warp_count) {
+        open_barrier();
+        warp = choose_warp();
+    }
+    const unsigned turn = draw_below(32);
+    const uint32_t turned = ready[warp] >> turn | ready[warp] << (32 - turn) % 32;
+    const unsigned lane = (static_cast<unsigned>(__builtin_ctz(turned)) + turn) % 32;
+    ready[warp] &= ~(1u << lane);
+    return threads[warp * 32 + lane];
 }
 
 // The current thread has said what it waits for: lets another one run until this one is ready and drawn.
@@ -267,10 +293,11 @@ void thread_main() {
     running->call(running->function, running_arguments);
     Thread& self = *current;
     for (const auto& group : self.copies) {
-        if (!group.empty()) fail("%s: thread %u exits before cp.async copies were waited for", running->name, self.number);
+        if (group.empty()) continue;
+        fail("%s: thread %u exits before cp.async copies were waited for", running->name, self.number);
     }
     self.state = State::DONE;
-    bool all_done = ready.empty();
+    bool all_done = choose_warp() == warp_count;
     for (unsigned i = 0; all_done && i < thread_count; ++i) all_done = threads[i].state == State::DONE;
     if (all_done) go_to_host(true);
     Thread& next = take_ready();
@@ -292,19 +319,24 @@ void run_block(const Registered& kernel, void** arguments) {
     // The next launch may come from another of the test's threads.
     host_stack = nullptr;
 #endif
-    ready.clear();
+    warp_count = thread_count / 32;
+    by_warp = (blocks_of_launch++ + launch_seed) % 2 == 0;
+    for (unsigned i = 0; i < warp_count; ++i) {
+        ready[i] = 0;
+        warp_order[i] = i;
+    }
+    for (unsigned i = warp_count - 1; i > 0; --i) std::swap(warp_order[i], warp_order[draw_below(i + 1)]);
     for (unsigned i = 0; i < thread_count; ++i) {
         Thread& thread = threads[i];
         thread.number = i;
         thread.index = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
-        thread.state = State::READY;
         thread.copies.assign(1, {});
 #if defined(__SANITIZE_ADDRESS__)
         // What an earlier block, or a failed launch, left marked on this stack.
         __asan_unpoison_memory_region(thread.stack, STACK);
 #endif
         prepare(thread.context, thread.stack, STACK, thread_main);
-        ready.push_back(i);
+        set_ready(i);
     }
     go_to_thread(host, &host_fake_stack, take_ready());
     arrived(host_fake_stack);
@@ -385,8 +417,7 @@ void warp_operation(unsigned mask, Complete complete, Lane& lane, const char* fi
     if (complete) complete(lanes, mask);
     for (unsigned i = 0; i < 32; ++i) {
         if (!(mask >> i & 1u)) continue;
-        threads[first + i].state = State::READY;
-        ready.push_back(first + i);
+        set_ready(first + i);
     }
     wait_for_turn();
 }
@@ -405,7 +436,9 @@ void complete_shuffle(Lane* const lanes[32], unsigned mask) {
     for (unsigned i = 0; i < 32; ++i) {
         if (!(mask >> i & 1u)) continue;
         const unsigned source = static_cast<const Shuffle*>(lanes[i]->in)->source;
-        if (!(mask >> source & 1u)) fail("%s: lane %u shuffles from lane %u, which is not in mask %08x", running->name, i, source, mask);
+        if (!(mask >> source & 1u)) {
+            fail("%s: lane %u shuffles from lane %u, which is not in mask %08x", running->name, i, source, mask);
+        }
         *static_cast<uint64_t*>(lanes[i]->out) = static_cast<const Shuffle*>(lanes[source]->in)->value;
     }
 }
@@ -488,13 +521,16 @@ extern "C" int emulate_launch(const char* kernel, uint3 grid, uint3 block, size_
         }
         for (size_t i = 0; i < count; ++i) {
             if (sizes[i] != registered.argument_sizes[i]) {
-                return refuse("%s: argument %zu has %zu bytes, not %zu", kernel, i, registered.argument_sizes[i], sizes[i]);
+                return refuse("%s: argument %zu has %zu bytes, not %zu", kernel, i, registered.argument_sizes[i],
+                              sizes[i]);
             }
         }
     }
     thread_count = static_cast<unsigned>(block_threads);
     if (!make_threads(thread_count)) return refuse("no memory for %u stacks", thread_count);
     failed = false;
+    blocks_of_launch = 0;
+    launch_seed = seed;
     random_state = seed * 2 + 1;
     for (int i = 0; i < 8; ++i) draw();
     grid_size = grid;

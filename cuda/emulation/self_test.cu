@@ -119,4 +119,6 @@ KERNEL(self_test_product_bf16, 32, (const bf16* a, const bf16* b, float* c, int 
     product(a, b, c, transposed, wait);
 }
 KERNEL(self_test_round_f16, 256, (const float* from, float* to, unsigned count)) { round_trip<f16>(from, to, count); }
-KERNEL(self_test_round_bf16, 256, (const float* from, float* to, unsigned count)) { round_trip<bf16>(from, to, count); }
+KERNEL(self_test_round_bf16, 256, (const float* from, float* to, unsigned count)) {
+    round_trip<bf16>(from, to, count);
+}

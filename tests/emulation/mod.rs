@@ -3,6 +3,7 @@
 //! With EMULATION_SANITIZERS set the library is built with AddressSanitizer and UBSan; the process must then have
 //! been started with their runtime preloaded, as `run_under_sanitizers` does.
 
+use std::cell::Cell;
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
@@ -238,12 +239,6 @@ impl Launch {
         self
     }
 
-    /// A struct by value.
-    pub fn plain<T: bytemuck::NoUninit>(mut self, value: T) -> Self {
-        self.arguments.push(bytemuck::bytes_of(&value).to_vec());
-        self
-    }
-
     pub fn buffer(self, buffer: &Memory) -> Self {
         self.value(buffer.address())
     }
@@ -344,38 +339,31 @@ impl Type {
 /// Memory of the emulated device. Between guards that are checked when it is read, or, under AddressSanitizer, exactly
 /// as long as asked for.
 pub struct Memory {
-    bytes: Vec<u8>,
+    /// Cells, since kernels write to them behind Rust's back.
+    cells: Box<[Cell<u8>]>,
     guard: usize,
 }
 
-/// Both NaN in every type and nothing that a kernel writes by accident.
+/// NaN in every type.
 const POISON: u8 = 0xff;
 
 impl Memory {
     /// `bytes` of poison.
     pub fn poisoned(bytes: usize) -> Self {
         let guard = if sanitized() { 0 } else { 256 };
-        let memory = vec![POISON; bytes + 2 * guard];
+        let cells = vec![Cell::new(POISON); bytes + 2 * guard].into_boxed_slice();
         assert_eq!(
-            memory.as_ptr().align_offset(16),
+            cells.as_ptr().align_offset(16),
             0,
             "malloc aligns to 16 bytes"
         );
-        Self {
-            bytes: memory,
-            guard,
-        }
-    }
-
-    pub fn of_bytes(bytes: &[u8]) -> Self {
-        let mut memory = Self::poisoned(bytes.len());
-        let guard = memory.guard;
-        memory.bytes[guard..guard + bytes.len()].copy_from_slice(bytes);
-        memory
+        Self { cells, guard }
     }
 
     pub fn of<T: bytemuck::NoUninit>(values: &[T]) -> Self {
-        Self::of_bytes(bytemuck::cast_slice(values))
+        let memory = Self::poisoned(size_of_val(values));
+        memory.fill(values);
+        memory
     }
 
     /// `values` in storage type `t`.
@@ -388,25 +376,42 @@ impl Memory {
                 Type::Bf16 => bf16::from_f32(v as f32).to_ne_bytes().to_vec(),
             })
             .collect();
-        Self::of_bytes(&bytes)
+        Self::of(&bytes)
+    }
+
+    fn inside(&self) -> &[Cell<u8>] {
+        &self.cells[self.guard..self.cells.len() - self.guard]
+    }
+
+    /// Overwrites all of it.
+    pub fn fill<T: bytemuck::NoUninit>(&self, values: &[T]) {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        assert_eq!(bytes.len(), self.inside().len());
+        for (cell, &byte) in self.inside().iter().zip(bytes) {
+            cell.set(byte);
+        }
+    }
+
+    pub fn copy_from(&self, other: &Self) {
+        self.fill(&other.bytes());
     }
 
     pub fn address(&self) -> u64 {
-        self.bytes.as_ptr() as u64 + self.guard as u64
+        self.inside().as_ptr() as u64
     }
 
     /// What it holds.
     ///
     /// # Panics
     /// Where a kernel wrote before or behind it.
-    pub fn bytes(&self) -> &[u8] {
-        let end = self.bytes.len() - self.guard;
-        let guards = self.bytes[..self.guard].iter().chain(&self.bytes[end..]);
+    pub fn bytes(&self) -> Vec<u8> {
+        let end = self.cells.len() - self.guard;
+        let mut guards = self.cells[..self.guard].iter().chain(&self.cells[end..]);
         assert!(
-            guards.copied().all(|b| b == POISON),
+            guards.all(|b| b.get() == POISON),
             "written beyond the buffer"
         );
-        &self.bytes[self.guard..end]
+        self.inside().iter().map(Cell::get).collect()
     }
 
     pub fn values<T: bytemuck::AnyBitPattern>(&self) -> Vec<T> {

@@ -14,3 +14,37 @@ pub struct Kernel {
 }
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A spilled register costs local memory in the innermost loop.
+    #[test]
+    fn no_kernel_spills_and_nvcc_does_not_warn() {
+        if KERNELS.is_empty() {
+            eprintln!("SKIPPED: built without nvcc, run scripts/bootstrap first");
+            return;
+        }
+        for kernel in KERNELS {
+            let mut function = "";
+            let mut functions = 0;
+            for line in kernel.ptxas_report.lines() {
+                if let Some((_, name)) = line.split_once("Compiling entry function ") {
+                    function = name;
+                    functions += 1;
+                }
+                let spills = line.contains("bytes spill stores")
+                    && !line.contains(" 0 bytes spill stores, 0 bytes spill loads");
+                assert!(!spills, "{}: {function} spills: {line}", kernel.name);
+                assert!(!line.contains("warning"), "{}: {line}", kernel.name);
+            }
+            assert!(
+                functions >= ARCHITECTURES.len(),
+                "{}: no report",
+                kernel.name
+            );
+            assert!(!kernel.fatbin.is_empty());
+        }
+    }
+}

@@ -1,0 +1,196 @@
+// Adam over all tensors of a network in one launch, with what goes with it (arXiv 1412.6980, as torch.optim.Adam).
+//
+//   g = gradient / loss_scale       m ← β₁m + (1 − β₁)g       v ← β₂v + (1 − β₂)g²
+//   w ← w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)            cast ← w as T
+//
+// A step: adam_finite (sets state.not_finite where a gradient is not a finite number), adam_<T> (leaves everything as
+// it is then), adam_finish (counts, moves the loss scale, prepares the next step's corrections). adam_average moves
+// the average of the weights. adam_prepare makes the corrections fit `taken` after the host has set it.
+//
+// Layout: `tensors` describes each tensor; all arrays of one have `count` elements in the same order, 16-byte aligned.
+// Block b takes elements CHUNK·(b − first_block) and on of the tensor with the last first_block ≤ b.
+// Types: f32 state and gradient, T cast. Launch: Σ ceil(count / CHUNK) blocks of THREADS; adam_prepare and adam_finish
+// one thread of one warp.
+// Bound: memory; 28 bytes an element (4 read, 3 written, f32) + sizeof(T), and 4 for the check. At width 64, 64 px
+// (6.3 M parameters in both networks): 215 MB an iteration in bf16.
+// Neighbours: behind the weight gradients and batch norm's; before the next forward pass, which reads `cast`.
+#include "kernel.cuh"
+#include "types.cuh"
+
+namespace {
+
+constexpr int THREADS = 256;
+constexpr uint32_t CHUNK = 4096;
+
+}  // namespace
+
+// Shared with src/backend/cuda/adam.rs.
+struct AdamTensor {
+    const float* gradient;
+    float* weight;
+    float* m;
+    float* v;
+    // Null where the network keeps none.
+    float* average;
+    // The weight as the convolutions read it; null in f32.
+    void* cast;
+    uint64_t count;
+    uint32_t first_block;
+    uint32_t unused;
+};
+
+struct AdamState {
+    // Steps that moved the weights, and those left out.
+    uint64_t taken;
+    uint64_t skipped;
+    // What gradients are multiplied by; a power of two.
+    float loss_scale;
+    // Steps since the loss scale last moved.
+    uint32_t steady;
+    uint32_t not_finite;
+    // 1 − β₁ᵗ and √(1 − β₂ᵗ) for t = taken + 1.
+    float correction1;
+    float correction2;
+    uint32_t unused;
+};
+
+namespace {
+
+struct Chunk {
+    AdamTensor tensor;
+    uint64_t first, end;
+};
+
+__device__ __forceinline__ Chunk find_chunk(const AdamTensor* tensors, uint32_t count) {
+    STATIC_SHARED(uint32_t, found, [1]);
+    for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
+        const bool begun = tensors[i].first_block <= blockIdx.x;
+        const bool over = i + 1 < count && tensors[i + 1].first_block <= blockIdx.x;
+        if (begun && !over) found[0] = i;
+    }
+    __syncthreads();
+    Chunk chunk;
+    chunk.tensor = tensors[found[0]];
+    chunk.first = uint64_t{blockIdx.x - chunk.tensor.first_block} * CHUNK;
+    chunk.end = min(chunk.tensor.count, chunk.first + CHUNK);
+    return chunk;
+}
+
+struct Coefficients {
+    float beta1, beta2, one_minus_beta1, one_minus_beta2, step_size, root, eps, unscale;
+};
+
+__device__ __forceinline__ void update(const Coefficients& k, float gradient, float& w, float& m, float& v) {
+    const float g = gradient * k.unscale;
+    m = k.beta1 * m + k.one_minus_beta1 * g;
+    v = k.beta2 * v + k.one_minus_beta2 * g * g;
+    w -= k.step_size * m / (sqrtf(v) / k.root + k.eps);
+}
+
+template <typename T>
+__device__ void adam(const AdamTensor* tensors, uint32_t count, const AdamState* state, double lr, double beta1,
+                     double beta2, double eps) {
+    const Chunk chunk = find_chunk(tensors, count);
+    if (state->not_finite != 0) return;
+    const AdamTensor& a = chunk.tensor;
+    const Coefficients k = {static_cast<float>(beta1),
+                            static_cast<float>(beta2),
+                            static_cast<float>(1.0 - beta1),
+                            static_cast<float>(1.0 - beta2),
+                            static_cast<float>(lr) / state->correction1,
+                            state->correction2,
+                            static_cast<float>(eps),
+                            1.0f / state->loss_scale};
+    T* const cast = static_cast<T*>(a.cast);
+    for (uint64_t i = chunk.first + 4 * threadIdx.x; i < chunk.end; i += 4 * THREADS) {
+        const int valid = static_cast<int>(min(chunk.end - i, uint64_t{4}));
+        float g[4], w[4], m[4], v[4];
+        load_some(a.gradient + i, valid, true, 0.0f, g);
+        load_some(a.weight + i, valid, true, 0.0f, w);
+        load_some(a.m + i, valid, true, 0.0f, m);
+        load_some(a.v + i, valid, true, 0.0f, v);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) update(k, g[j], w[j], m[j], v[j]);
+        store_some(a.weight + i, valid, true, w);
+        store_some(a.m + i, valid, true, m);
+        store_some(a.v + i, valid, true, v);
+        if (cast != nullptr) {
+            for (int j = 0; j < valid; ++j) cast[i + j] = from_float<T>(w[j]);
+        }
+    }
+}
+
+__device__ void prepare(AdamState* state, double beta1, double beta2) {
+    const double t = static_cast<double>(state->taken + 1);
+    state->correction1 = static_cast<float>(1.0 - pow(beta1, t));
+    state->correction2 = static_cast<float>(sqrt(1.0 - pow(beta2, t)));
+}
+
+}  // namespace
+
+// Every block that finds one writes the same 1: the order does not matter.
+KERNEL(adam_finite, THREADS, (const AdamTensor* tensors, uint32_t count, AdamState* state)) {
+    const Chunk chunk = find_chunk(tensors, count);
+    bool finite = true;
+    for (uint64_t i = chunk.first + 4 * threadIdx.x; i < chunk.end; i += 4 * THREADS) {
+        float g[4];
+        load_some(chunk.tensor.gradient + i, static_cast<int>(min(chunk.end - i, uint64_t{4})), true, 0.0f, g);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) finite = finite && isfinite(g[j]);
+    }
+    if (!finite) state->not_finite = 1;
+}
+
+KERNEL(adam_prepare, 32, (AdamState* state, double beta1, double beta2)) {
+    if (threadIdx.x != 0) return;
+    state->not_finite = 0;
+    prepare(state, beta1, beta2);
+}
+
+// `growth_interval` steps without a skip double the loss scale and a skipped one halves it; 0 keeps it as it is.
+KERNEL(adam_finish, 32, (AdamState* state, double beta1, double beta2, uint32_t growth_interval)) {
+    if (threadIdx.x != 0) return;
+    const bool skip = state->not_finite != 0;
+    if (skip) {
+        state->skipped += 1;
+    } else {
+        state->taken += 1;
+    }
+    if (growth_interval != 0) {
+        state->steady = skip ? 0 : state->steady + 1;
+        if (skip) state->loss_scale *= 0.5f;
+        if (state->steady == growth_interval) {
+            state->loss_scale *= 2.0f;
+            state->steady = 0;
+        }
+    }
+    state->not_finite = 0;
+    prepare(state, beta1, beta2);
+}
+
+// average ← decay·average + (1 − decay)·weight.
+KERNEL(adam_average, THREADS, (const AdamTensor* tensors, uint32_t count, double decay)) {
+    const Chunk chunk = find_chunk(tensors, count);
+    const AdamTensor& a = chunk.tensor;
+    if (a.average == nullptr) return;
+    const float keep = static_cast<float>(decay), take = static_cast<float>(1.0 - decay);
+    for (uint64_t i = chunk.first + 4 * threadIdx.x; i < chunk.end; i += 4 * THREADS) {
+        const int valid = static_cast<int>(min(chunk.end - i, uint64_t{4}));
+        float average[4], w[4];
+        load_some(a.average + i, valid, true, 0.0f, average);
+        load_some(a.weight + i, valid, true, 0.0f, w);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) average[j] = keep * average[j] + take * w[j];
+        store_some(a.average + i, valid, true, average);
+    }
+}
+
+#define ADAM(T)                                                                                                    \
+    KERNEL(adam_##T, THREADS,                                                                                      \
+           (const AdamTensor* tensors, uint32_t count, const AdamState* state, double lr, double beta1,            \
+            double beta2, double eps)) {                                                                           \
+        adam<T>(tensors, count, state, lr, beta1, beta2, eps);                                                     \
+    }
+ADAM(f32)
+ADAM(f16)
+ADAM(bf16)
