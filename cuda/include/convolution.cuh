@@ -7,7 +7,7 @@
 
 #include "implicit_gemm.cuh"
 
-// Passed by value; src/backend/cuda/conv2d.rs has its twin.
+// Passed by value: nine 32-bit integers in this order.
 struct Convolution {
     uint32_t n;
     // The small map.
