@@ -3,6 +3,9 @@
 //! With EMULATION_SANITIZERS set the library is built with AddressSanitizer and UBSan; the process must then have
 //! been started with their runtime preloaded, as `run_under_sanitizers` does.
 
+// Each test that has this module uses a part of it.
+#![allow(dead_code)]
+
 use std::cell::Cell;
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -236,6 +239,12 @@ impl Launch {
 
     pub fn value(mut self, value: impl Argument) -> Self {
         self.arguments.push(value.bytes());
+        self
+    }
+
+    /// A struct by value.
+    pub fn plain<T: bytemuck::NoUninit>(mut self, value: T) -> Self {
+        self.arguments.push(bytemuck::bytes_of(&value).to_vec());
         self
     }
 
