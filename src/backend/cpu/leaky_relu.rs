@@ -4,7 +4,8 @@ use super::{Real, widest};
 use crate::model::Activation;
 use crate::model::arch::LEAKY_SLOPE;
 
-/// An activation as a type, so that loops over it have no branch inside: choose it outside, with [`per_activation`].
+/// An activation as a type, so that loops over it have no branch inside: choose it outside, with
+/// `per_activation`.
 pub trait Function<T>: Copy + Send + Sync {
     /// y = f(x). NaN goes through, as in PyTorch.
     fn apply(self, x: T) -> T;
