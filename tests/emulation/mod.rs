@@ -9,6 +9,9 @@
 
 pub mod mutations;
 
+// Each test that has this module uses a part of it.
+#![allow(dead_code)]
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
@@ -293,6 +296,12 @@ impl Launch {
 
     pub fn value(mut self, value: impl Argument) -> Self {
         self.arguments.push(value.bytes());
+        self
+    }
+
+    /// A struct by value.
+    pub fn plain<T: bytemuck::NoUninit>(mut self, value: T) -> Self {
+        self.arguments.push(bytemuck::bytes_of(&value).to_vec());
         self
     }
 
