@@ -304,6 +304,24 @@ fn every_mutation_is_seen() {
     emulation::mutations::check(env!("CARGO_CRATE_NAME"));
 }
 
+#[test]
+fn changes_that_prove_nothing_are_refused() {
+    if sanitized() {
+        return;
+    }
+    let bound = "if (at >= h * w) return;";
+    let refused = |old: &str, new: &str, with: &str| {
+        let test = "batches_are_gathered_flipped_and_normalised";
+        let message = emulation::mutations::verdict("batch.cu", old, new, test).unwrap_err();
+        assert!(message.contains(with), "{message}");
+    };
+    refused(bound, "if (h * w <= at) return;", "SURVIVES");
+    refused(bound, "if (at >= nothing) return;", "does not compile");
+    refused(bound, "__builtin_trap();", "no assertion or report");
+    refused("no such text", "", "occurs 0 times");
+    refused("flips", "", "times in batch.cu, not once");
+}
+
 // ---- Kernels ------------------------------------------------------------------------------------------------
 
 const ACTIVATIONS: [(&str, Activation); 3] = [

@@ -9,9 +9,6 @@
 
 pub mod mutations;
 
-// Each test that has this module uses a part of it.
-#![allow(dead_code)]
-
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
