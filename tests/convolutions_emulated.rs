@@ -1,8 +1,8 @@
 //! The convolution kernels, run on the CPU from their very source and compared with the CPU backend in f64.
 //!
 //! Inputs are rounded to the storage type first, outputs poisoned; each launch runs twice with the threads in different
-//! orders, and the results must have the same bits. `under_sanitizers` runs all of it again under AddressSanitizer and
-//! UBSan. Every tile of every kernel takes every case that it can.
+//! orders, and the results must have the same bits. `under_sanitizers` runs all of it once more under AddressSanitizer
+//! and UBSan. Every tile of every kernel takes every case that it can.
 
 mod emulation;
 
@@ -17,8 +17,10 @@ use dcgan_cuda::model::Shape;
 use dcgan_cuda::random::{Purpose, Stream};
 use emulation::{Launch, Memory, TYPES, Type, assert_close, run_under_sanitizers, sanitized};
 
-/// Two orders of the threads.
-const SEEDS: [u64; 2] = [1, 2];
+/// Two orders of the threads; one suffices where it is addresses that are watched.
+fn seeds() -> &'static [u64] {
+    if sanitized() { &[1] } else { &[1, 2] }
+}
 
 /// Suffix of the kernel, M, N, and whether it takes channel counts that are no multiple of a vector.
 const TILES: [(&str, usize, usize, bool); 3] = [
@@ -197,7 +199,7 @@ fn run_twice(
     mut launches: impl FnMut(u64) -> Vec<Launch>,
 ) -> Vec<f64> {
     let mut last: Option<Vec<u8>> = None;
-    for seed in SEEDS {
+    for &seed in seeds() {
         let output = Memory::poisoned((skipped + len) * t.size());
         for launch in launches(output.address() + (skipped * t.size()) as u64) {
             launch.run(seed).unwrap();
