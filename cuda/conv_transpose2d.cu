@@ -1,10 +1,10 @@
 // Transposed convolution 4×4, forward; the same arithmetic is the data gradient of the convolution.
 //
-//   large[n, stride·i − pad + r, stride·j − pad + s, c] = f( Σ_{i,j,r,s that meet there} Σ_k small[n,i,j,k] · w[k,r,s,c] )
+//   large[n,h,w,c] = f( Σ_{i,j,r,s: stride·i − pad + r = h, stride·j − pad + s = w} Σ_k small[n,i,j,k] · w[k,r,s,c] )
 //
 // stride 2, pad 1 (hl = 2·hs, wl = 2·ws): only every other tap meets a given output pixel, so each of the four parities
 // (p, q) of the output is a 2×2 convolution of its own, an implicit GEMM with M = (n,i,j), N = c, K = (a,b,k):
-//   large[n, 2i + p, 2j + q, c] = Σ_{a,b ∈ {0,1}} Σ_k small[n, i + p − a, j + q − b, k] · w[k, 2a + 1 − p, 2b + 1 − q, c]
+//   large[n, 2i+p, 2j+q, c] = f( Σ_{a,b ∈ {0,1}} Σ_k small[n, i+p−a, j+q−b, k] · w[k, 2a+1−p, 2b+1−q, c] )
 // No product with a zero that the stride put in, no scatter, no atomics.
 // stride 1, pad 0, 1×1 → 4×4: a plain GEMM with M = n, N = (r,s,c), K = k.
 // Layout: small and large NHWC, w [k][r][s][c]. f is an Activation (activation.cuh). `large` is overwritten.

@@ -4,7 +4,7 @@
 //             cp.async (16 bytes a copy) while older stages are multiplied; one barrier a stage
 //   f16, bf16 ldmatrix and mma.m16n8k16, four warps as 2×2, each with M/2 × N/2 of C
 //   f32       fused multiply-adds, threads as 16×8, each with M/16 × N/8 of C
-//   epilogue  C goes through shared memory, so that a thread writes 16 bytes of one row; activation; rounding to storage
+//   epilogue  C goes through shared memory, so that a thread writes 16 bytes of a row; activation; rounding
 //
 // Accumulation is in f32, in an order that depends on the shape alone.
 //
