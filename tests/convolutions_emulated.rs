@@ -230,9 +230,12 @@ fn placed(t: Type, values: &[f64], skipped: usize) -> (Memory, u64) {
     (memory, address)
 }
 
-/// Holds every kernel that takes `case` to the reference, and notes its name. `skipped` elements before each tensor
-/// take away its alignment.
-fn check(case: &Convolution, t: Type, skipped: usize, run: &mut BTreeSet<String>) {
+/// What the names of kernels begin with, and of the files that they are in.
+const OPERATIONS: [&str; 3] = ["conv2d", "conv_transpose2d", "conv_wgrad"];
+
+/// Holds every kernel of `operation` that takes `case` to the reference, and notes its name. `skipped` elements before
+/// each tensor take away its alignment.
+fn check(operation: &str, case: &Convolution, t: Type, skipped: usize, run: &mut BTreeSet<String>) {
     let reference = Reference::new(case, t);
     let (_small, small) = placed(t, &reference.small, skipped);
     let (_large, large) = placed(t, &reference.large, skipped);
@@ -245,7 +248,7 @@ fn check(case: &Convolution, t: Type, skipped: usize, run: &mut BTreeSet<String>
         // A different one for each tile.
         let activation = (m + n + usize::from(any) + k) as i32 % 4;
 
-        if any || whole(c) {
+        if operation == "conv2d" && (any || whole(c)) {
             let blocks = case.pixels().div_ceil(m) * k.div_ceil(n);
             let got = run_twice(t, case.small_len(), skipped, |output| {
                 let launch = Launch::new(name("conv2d_fprop"), (blocks, 1, 1), 128);
@@ -259,7 +262,7 @@ fn check(case: &Convolution, t: Type, skipped: usize, run: &mut BTreeSet<String>
         if !(any || whole(c) && whole(k)) {
             continue;
         }
-        if case.has_transpose() {
+        if operation == "conv_transpose2d" && case.has_transpose() {
             let (parities, columns) = if case.stride == 2 {
                 (4, c)
             } else {
@@ -274,6 +277,9 @@ fn check(case: &Convolution, t: Type, skipped: usize, run: &mut BTreeSet<String>
             let want = activate(activation, &reference.transposed);
             assert_close(&what("conv_transpose2d_fprop"), &got, &want, t.tolerance());
             run.insert(name("conv_transpose2d_fprop"));
+        }
+        if operation != "conv_wgrad" {
+            continue;
         }
         // In one split straight into dw; and in several, of which none is a whole number of stages.
         for pixels_per_split in [case.pixels(), case.pixels().div_ceil(3) | 1] {
@@ -307,25 +313,69 @@ fn check(case: &Convolution, t: Type, skipped: usize, run: &mut BTreeSet<String>
     }
 }
 
-#[test]
-fn every_convolution_agrees_with_the_reference() {
+fn check_all(operation: &str) {
     let mut run = BTreeSet::new();
     for t in TYPES {
         for case in cases() {
             let start = std::time::Instant::now();
-            check(&case, t, 0, &mut run);
+            check(operation, &case, t, 0, &mut run);
             eprintln!("{t:?} {case:?}: {:?}", start.elapsed());
         }
         // Channels that would make whole vectors, at addresses that do not.
-        check(&Convolution::halving(3, (2, 2), 8, 16), t, 1, &mut run);
-        check(&Convolution::collapsing(3, (1, 1), 8, 16), t, 1, &mut run);
+        check(
+            operation,
+            &Convolution::halving(3, (2, 2), 8, 16),
+            t,
+            1,
+            &mut run,
+        );
+        check(
+            operation,
+            &Convolution::collapsing(3, (1, 1), 8, 16),
+            t,
+            1,
+            &mut run,
+        );
     }
     let all = emulation::kernel_names().into_iter();
-    let all: BTreeSet<String> = all.filter(|name| name.starts_with("conv")).collect();
+    let all: BTreeSet<String> = all
+        .filter(|name| name.starts_with(&format!("{operation}_")))
+        .collect();
     assert_eq!(
         run, all,
         "kernels that were run, and kernels that there are"
     );
+}
+
+#[test]
+fn conv2d_agrees_with_the_reference() {
+    check_all("conv2d");
+}
+
+#[test]
+fn conv_transpose2d_agrees_with_the_reference() {
+    check_all("conv_transpose2d");
+}
+
+#[test]
+fn conv_wgrad_agrees_with_the_reference() {
+    check_all("conv_wgrad");
+}
+
+#[test]
+fn every_convolution_belongs_to_an_operation() {
+    for kernel in emulation::kernel_names() {
+        let known = |operation: &str| kernel.starts_with(&format!("{operation}_"));
+        assert!(
+            !kernel.starts_with("conv") || OPERATIONS.iter().any(|o| known(o)),
+            "no test runs {kernel}"
+        );
+    }
+}
+
+#[test]
+fn every_mutation_is_seen() {
+    emulation::mutations::check(env!("CARGO_CRATE_NAME"));
 }
 
 #[test]

@@ -299,6 +299,29 @@ fn reads_beyond_shared_memory() {
     launch.buffer(&y).value(32i32).run(1).unwrap();
 }
 
+#[test]
+fn every_mutation_is_seen() {
+    emulation::mutations::check(env!("CARGO_CRATE_NAME"));
+}
+
+#[test]
+fn changes_that_prove_nothing_are_refused() {
+    if sanitized() {
+        return;
+    }
+    let bound = "if (at >= h * w) return;";
+    let refused = |old: &str, new: &str, with: &str| {
+        let test = "batches_are_gathered_flipped_and_normalised";
+        let message = emulation::mutations::verdict("batch.cu", old, new, test).unwrap_err();
+        assert!(message.contains(with), "{message}");
+    };
+    refused(bound, "if (h * w <= at) return;", "SURVIVES");
+    refused(bound, "if (at >= nothing) return;", "does not compile");
+    refused(bound, "__builtin_trap();", "no assertion or report");
+    refused("no such text", "", "occurs 0 times");
+    refused("flips", "", "times in batch.cu, not once");
+}
+
 // ---- Kernels ------------------------------------------------------------------------------------------------
 
 const ACTIVATIONS: [(&str, Activation); 3] = [
@@ -311,7 +334,15 @@ const ACTIVATIONS: [(&str, Activation); 3] = [
 fn activations_agree_with_the_reference() {
     for t in TYPES {
         for (name, activation) in ACTIVATIONS {
-            for len in [1, 7, 8, 9, 3 * 5 * 4 * 4, 7 * 12 * 16 * 16 + 3] {
+            for len in [
+                1,
+                7,
+                8,
+                9,
+                3 * 5 * 4 * 4,
+                7 * 12 * 16 * 16 + 3,
+                128 * 128 * 3,
+            ] {
                 let mut x = normal(t, len, 0);
                 x[0] = 0.0;
                 let dy = normal(t, len, 1);
@@ -420,6 +451,8 @@ fn batches_are_gathered_flipped_and_normalised() {
             (7, 16, 16, 3, 8),
             (3, 64, 64, 1, 8),
             (2, 8, 4, 12, 16),
+            (3, 4, 6, 5, 13),
+            (1, 128, 128, 3, 8),
         ] {
             let length = h * w * c;
             let pixels: Vec<u8> = (0..images * length).map(|i| (i * 31 % 256) as u8).collect();
@@ -976,6 +1009,8 @@ fn check_batch_norm(case: &NormCase, statistics: Statistics) {
         Type::F32,
         &reference.running_var,
     );
+    // Every element of what lies between the launches is written too.
+    out[2..6].iter().for_each(|m| drop(m.read(Type::F32)));
     if by_batch {
         out[10].read(Type::F32);
     }
@@ -1022,12 +1057,16 @@ fn batch_norm_agrees_with_the_reference() {
                 }
             }
         }
-        for (rows, activation) in [(1, Activation::None), (7 * 64 * 64, Activation::Tanh)] {
+        for (rows, c, activation) in [
+            (1, 3, Activation::None),
+            (7 * 64 * 64, 3, Activation::Tanh),
+            (128 * 128, 1, Activation::LeakyRelu),
+        ] {
             let case = NormCase {
                 t,
                 segments: 1,
                 rows,
-                c: 3,
+                c,
                 rows_per_chunk: 1024,
                 activation,
             };

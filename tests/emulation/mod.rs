@@ -1,12 +1,16 @@
 //! Compiles `cuda/*.cu` with g++ against `cuda/emulation/`, loads the library, and launches its kernels.
 //!
 //! With EMULATION_SANITIZERS set the library is built with AddressSanitizer and UBSan; the process must then have
-//! been started with their runtime preloaded, as `run_under_sanitizers` does.
+//! been started with their runtime preloaded, as `run_under_sanitizers` does. EMULATED_CUDA names a folder to take in
+//! place of `cuda/`, as the mutation tests do (`mutations`).
 
 // Each test that has this module uses a part of it.
 #![allow(dead_code)]
 
+pub mod mutations;
+
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fs;
@@ -19,6 +23,7 @@ use half::{bf16, f16};
 use libloading::Library;
 
 const SANITIZERS: &str = "EMULATION_SANITIZERS";
+const CUDA: &str = "EMULATED_CUDA";
 
 /// Whether this process runs kernels under AddressSanitizer and UBSan.
 pub fn sanitized() -> bool {
@@ -27,6 +32,10 @@ pub fn sanitized() -> bool {
 
 /// Runs tests of this executable in a child process under AddressSanitizer and UBSan.
 pub fn run_under_sanitizers(arguments: &[&str]) -> Output {
+    command_under_sanitizers().args(arguments).output().unwrap()
+}
+
+fn command_under_sanitizers() -> Command {
     let runtime = |name: &str| {
         let out = Command::new("g++")
             .arg(format!("-print-file-name={name}"))
@@ -35,8 +44,8 @@ pub fn run_under_sanitizers(arguments: &[&str]) -> Output {
         String::from_utf8(out.stdout).unwrap().trim().to_owned()
     };
     let preload = [runtime("libasan.so"), runtime("libubsan.so")].join(":");
-    Command::new(std::env::current_exe().unwrap())
-        .args(arguments)
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .env(SANITIZERS, "1")
         .env("LD_PRELOAD", preload)
         // What the test harness itself leaves allocated is not of interest here.
@@ -44,45 +53,69 @@ pub fn run_under_sanitizers(arguments: &[&str]) -> Output {
             "ASAN_OPTIONS",
             "detect_leaks=0:detect_stack_use_after_return=0",
         )
-        .env("UBSAN_OPTIONS", "print_stacktrace=1")
-        .output()
-        .unwrap()
+        .env("UBSAN_OPTIONS", "print_stacktrace=1");
+    command
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The project's `cuda/`.
+fn original() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda")
 }
 
-/// The `.cu` files of the project, and the emulation's own for tests.
-fn sources() -> Vec<PathBuf> {
-    let mut sources: Vec<PathBuf> = fs::read_dir(root().join("cuda"))
+/// The folder that the kernels are taken from, and whether it is another than the project's own.
+fn cuda() -> (PathBuf, bool) {
+    std::env::var_os(CUDA).map_or_else(|| (original(), false), |path| (path.into(), true))
+}
+
+/// The `.cu` files, the emulation's own for tests, and the emulation.
+fn sources(cuda: &Path) -> Vec<PathBuf> {
+    let mut sources: Vec<PathBuf> = fs::read_dir(cuda)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "cu"))
         .collect();
-    sources.push(root().join("cuda/emulation/self_test.cu"));
-    sources.push(root().join("cuda/emulation/emulation.cpp"));
+    sources.push(cuda.join("emulation/self_test.cu"));
+    sources.push(cuda.join("emulation/emulation.cpp"));
     sources.sort();
     sources
 }
 
-/// The name of the library: a hash of all that goes into it, so that a built one is used again.
-fn fingerprint(flags: &[&str], sources: &[PathBuf]) -> u64 {
-    let mut files = sources.to_vec();
-    for folder in ["cuda/include", "cuda/emulation"] {
-        for entry in fs::read_dir(root().join(folder)).unwrap() {
-            files.push(entry.unwrap().path());
+/// Adds `file` and the files of `cuda` that it includes.
+fn add_with_includes(cuda: &Path, file: PathBuf, found: &mut BTreeSet<PathBuf>) {
+    let text = fs::read_to_string(&file).unwrap();
+    if !found.insert(file) {
+        return;
+    }
+    for line in text.lines() {
+        let Some(name) = line.strip_prefix("#include ") else {
+            continue;
+        };
+        let name = name.trim_matches(['"', '<', '>']);
+        for folder in ["include", "emulation"] {
+            let included = cuda.join(folder).join(name);
+            if included.is_file() {
+                add_with_includes(cuda, included, found);
+            }
         }
     }
-    files.sort();
+}
+
+/// A hash of all that goes into the object file of `source`, so that a compiled one is used again.
+fn fingerprint(flags: &[&str], cuda: &Path, source: &Path) -> u64 {
+    let mut files = BTreeSet::new();
+    add_with_includes(cuda, source.to_owned(), &mut files);
+    add_with_includes(cuda, cuda.join("emulation/emulation.h"), &mut files);
     let mut hasher = DefaultHasher::new();
     flags.hash(&mut hasher);
     for file in files {
-        file.file_name().hash(&mut hasher);
+        file.strip_prefix(cuda).unwrap().hash(&mut hasher);
         fs::read(file).unwrap().hash(&mut hasher);
     }
     hasher.finish()
 }
+
+/// What the message of a failed compilation begins with.
+const NOT_COMPILED: &str = "the kernels were not compiled";
 
 fn build() -> PathBuf {
     let mut flags = vec!["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-strict-aliasing"];
@@ -93,54 +126,75 @@ fn build() -> PathBuf {
         flags.push("-fsanitize=address,undefined");
         flags.push("-fno-sanitize-recover=undefined");
     }
-    let sources = sources();
-    let name = format!("emulated-{:016x}", fingerprint(&flags, &sources));
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
-    let library = folder.join("libkernels.so");
+    let (cuda, changed) = cuda();
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated");
+    let folder = if changed { &cuda } else { &kept };
+    fs::create_dir_all(folder).unwrap();
+    let objects: Vec<(PathBuf, String)> = sources(&cuda)
+        .into_iter()
+        .map(|source| {
+            let stem = source.file_stem().unwrap().to_str().unwrap();
+            let name = format!("{stem}-{:016x}.o", fingerprint(&flags, &cuda, &source));
+            (source, name)
+        })
+        .collect();
+    let mut hasher = DefaultHasher::new();
+    objects.iter().for_each(|(_, name)| name.hash(&mut hasher));
+    let library = folder.join(format!("kernels-{:016x}.so", hasher.finish()));
     if library.exists() {
         return library;
     }
-    // Built under another name and renamed, so that a build cut short is never taken for a library.
-    fs::create_dir_all(&folder).unwrap();
-    let include = root().join("cuda/include");
-    let emulation = root().join("cuda/emulation");
-    let compile = |source: &Path| -> PathBuf {
-        let object = folder.join(source.file_stem().unwrap()).with_extension("o");
+    // Everything is built under another name and renamed, so that a build cut short is never taken for a whole one.
+    let partial = |name: &str| folder.join(format!("partial-{}-{name}", std::process::id()));
+    let compile = |source: &Path, name: &str| -> PathBuf {
+        if let Some(there) = [&kept, folder]
+            .map(|f| f.join(name))
+            .into_iter()
+            .find(|o| o.exists())
+        {
+            return there;
+        }
         let mut command = Command::new("g++");
-        command
-            .args(&flags)
-            .arg("-I")
-            .arg(&include)
-            .arg("-I")
-            .arg(&emulation);
+        command.args(&flags);
+        if changed {
+            // A parameter that a mutation leaves unused is no error.
+            command.arg("-w");
+        }
+        for include in ["include", "emulation"] {
+            command.arg("-I").arg(cuda.join(include));
+        }
         if source.extension().is_some_and(|e| e == "cu") {
             command
                 .args(["-x", "c++", "-include"])
-                .arg(emulation.join("emulation.h"));
+                .arg(cuda.join("emulation/emulation.h"));
         }
-        run(command.arg("-c").arg(source).arg("-o").arg(&object));
+        run(command.arg("-c").arg(source).arg("-o").arg(partial(name)));
+        let object = folder.join(name);
+        fs::rename(partial(name), &object).unwrap();
         object
     };
-    let queue = Mutex::new(sources);
-    let objects = Mutex::new(Vec::new());
+    let queue = Mutex::new(objects);
+    let compiled = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
-                    let Some(source) = queue.lock().unwrap().pop() else {
+                    let Some((source, name)) = queue.lock().unwrap().pop() else {
                         break;
                     };
-                    let object = compile(&source);
-                    objects.lock().unwrap().push(object);
+                    let object = compile(&source, &name);
+                    compiled.lock().unwrap().push(object);
                 }
             });
         }
     });
-    let partial = folder.join(format!("partial-{}.so", std::process::id()));
     let mut link = Command::new("g++");
-    link.args(&flags).arg("-shared").arg("-o").arg(&partial);
-    run(link.args(objects.into_inner().unwrap()));
-    fs::rename(&partial, &library).unwrap();
+    link.args(&flags)
+        .arg("-shared")
+        .arg("-o")
+        .arg(partial("so"));
+    run(link.args(compiled.into_inner().unwrap()));
+    fs::rename(partial("so"), &library).unwrap();
     library
 }
 
@@ -149,7 +203,7 @@ fn run(command: &mut Command) {
     let out = command.env_remove("LD_PRELOAD").output().expect("g++ runs");
     assert!(
         out.status.success(),
-        "{command:?}\n{}",
+        "{NOT_COMPILED}: {command:?}\n{}",
         String::from_utf8_lossy(&out.stderr)
     );
 }

@@ -1,0 +1,291 @@
+//! Mutation tests: each change that tests/mutations.txt lists, made to a copy of `cuda/`, must make a test fail.
+//!
+//! The test runs in a child process of this executable. It has to fail by its own assertions, by a report of the
+//! emulation or, where the list says so, by one of a sanitizer: a change that does not compile or crashes proves
+//! nothing. The same copy without the change must pass; under sanitizers all tests do that anyway (`under_sanitizers`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use super::{CUDA, NOT_COMPILED, command_under_sanitizers, library, original, sanitized};
+
+/// The list; its head describes the format.
+const LIST: &str = include_str!("../mutations.txt");
+
+/// How a test is run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Run {
+    test: String,
+    /// The one `.cu` file that the test needs.
+    kernels: String,
+    under_sanitizers: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Mutation {
+    name: String,
+    file: String,
+    /// The executable of the test.
+    executable: String,
+    run: Run,
+    old: Vec<String>,
+    new: Vec<String>,
+}
+
+fn parse(list: &str) -> Vec<Mutation> {
+    let mut mutations: Vec<Mutation> = Vec::new();
+    for (number, line) in (1..).zip(list.lines()) {
+        let line = line.trim_end();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        if let Some(name) = line.strip_prefix("== ") {
+            mutations.push(Mutation {
+                name: name.to_owned(),
+                ..Mutation::default()
+            });
+            continue;
+        }
+        let mutation = mutations
+            .last_mut()
+            .expect("a mutation begins with its name");
+        if let Some(file) = line.strip_prefix("in ") {
+            file.clone_into(&mut mutation.file);
+            if file.ends_with(".cu") {
+                file.clone_into(&mut mutation.run.kernels);
+            }
+        } else if let Some(kernels) = line.strip_prefix("through ") {
+            kernels.clone_into(&mut mutation.run.kernels);
+        } else if let Some(seen) = line.strip_prefix("seen by ") {
+            let mut words = seen.split_whitespace().map(str::to_owned);
+            (mutation.executable, mutation.run.test) =
+                (words.next().unwrap(), words.next().unwrap());
+        } else if line == "under sanitizers" {
+            mutation.run.under_sanitizers = true;
+        } else if let Some(old) = line.strip_prefix("- ") {
+            mutation.old.push(old.to_owned());
+        } else if let Some(new) = line.strip_prefix("+ ") {
+            mutation.new.push(new.to_owned());
+        } else {
+            panic!("tests/mutations.txt, line {number}: {line}");
+        }
+    }
+    for m in &mutations {
+        let given = [&m.file, &m.executable, &m.run.test, &m.run.kernels];
+        assert!(
+            given.iter().all(|g| !g.is_empty()) && !m.old.is_empty() && m.old != m.new,
+            "incomplete: {m:?}"
+        );
+    }
+    mutations
+}
+
+/// `text` with the change made; indentation does not count and is lost.
+fn apply(text: &str, mutation: &Mutation) -> Result<String, String> {
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    let text = lines.join("\n");
+    let old = mutation.old.join("\n");
+    match text.matches(&old).count() {
+        1 => Ok(text.replacen(&old, &mutation.new.join("\n"), 1)),
+        n => Err(format!(
+            "the old text occurs {n} times in {}, not once",
+            mutation.file
+        )),
+    }
+}
+
+/// Copies what `run` needs of `cuda/`, with `mutation` made if there is one.
+fn copy(run: &Run, mutation: Option<&Mutation>, to: &Path) -> Result<(), String> {
+    let mut files = vec![run.kernels.clone()];
+    for folder in ["include", "emulation"] {
+        fs::create_dir(to.join(folder)).unwrap();
+        for entry in fs::read_dir(original().join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            files.push(format!("{folder}/{name}"));
+        }
+    }
+    files.dedup();
+    for file in &files {
+        let text = fs::read_to_string(original().join(file)).map_err(|e| format!("{file}: {e}"))?;
+        let text = match mutation {
+            Some(mutation) if mutation.file == *file => apply(&text, mutation)?,
+            _ => text,
+        };
+        fs::write(to.join(file), text).unwrap();
+    }
+    match mutation {
+        Some(m) if !files.contains(&m.file) => Err(format!("there is no {}", m.file)),
+        _ => Ok(()),
+    }
+}
+
+/// Runs the test on such a copy: whether it ended as it has to, and with what.
+fn judge(run: &Run, mutation: Option<&Mutation>) -> Result<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    copy(run, mutation, folder.path())?;
+    let mut command = if run.under_sanitizers {
+        command_under_sanitizers()
+    } else {
+        Command::new(std::env::current_exe().unwrap())
+    };
+    let out = command
+        .args(["--exact", &run.test])
+        .env(CUDA, folder.path())
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&out.stdout);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    let all = format!("{stdout}{stderr}");
+    if all.contains(NOT_COMPILED) {
+        return Err(format!("does not compile\n{all}"));
+    }
+    let name = &run.test;
+    if mutation.is_none() {
+        return if out.status.success() && stdout.contains("1 passed") {
+            Ok("passes".into())
+        } else {
+            Err(format!("{name} fails without a mutation\n{all}"))
+        };
+    }
+    if out.status.success() {
+        return Err(format!("SURVIVES {name}"));
+    }
+    // The line behind that of the panic, or the report.
+    let mut lines = all.lines();
+    let reported = if run.under_sanitizers {
+        lines.find(|l| l.contains("ERROR: AddressSanitizer") || l.contains("runtime error: "))
+    } else if out.status.code() == Some(101) && stdout.contains(&format!("test {name} ... FAILED"))
+    {
+        lines.find(|l| l.contains("panicked at"));
+        lines.next()
+    } else {
+        None
+    };
+    match reported {
+        Some(line) => Ok(line.chars().take(150).collect()),
+        None => Err(format!("no assertion or report, but {}\n{all}", out.status)),
+    }
+}
+
+/// What becomes of one change to `file`, a `.cu` file: the message of `test`, or why it proves nothing.
+pub fn verdict(file: &str, old: &str, new: &str, test: &str) -> Result<String, String> {
+    let mutation = Mutation {
+        file: file.to_owned(),
+        old: vec![old.to_owned()],
+        new: vec![new.to_owned()],
+        ..Mutation::default()
+    };
+    let run = Run {
+        test: test.to_owned(),
+        kernels: file.to_owned(),
+        under_sanitizers: false,
+    };
+    judge(&run, Some(&mutation))
+}
+
+/// Runs all mutations that tests of this executable, named `executable`, must see.
+///
+/// # Panics
+/// Where one is not seen, or proves nothing; where a file of `cuda/` has none.
+pub fn check(executable: &str) {
+    if sanitized() {
+        return;
+    }
+    let list = parse(LIST);
+    complete(&list);
+    // All that is not changed is compiled once, here.
+    library();
+    let mine: Vec<&Mutation> = list.iter().filter(|m| m.executable == executable).collect();
+    assert!(!mine.is_empty(), "no mutation for {executable}");
+    let runs: BTreeSet<&Run> = mine
+        .iter()
+        .map(|m| &m.run)
+        .filter(|r| !r.under_sanitizers)
+        .collect();
+    let mut tasks: Vec<(&Run, Option<&Mutation>)> = runs.into_iter().map(|r| (r, None)).collect();
+    tasks.extend(mine.iter().map(|&m| (&m.run, Some(m))));
+    tasks.reverse();
+    let queue = Mutex::new(tasks);
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let Some((run, mutation)) = queue.lock().unwrap().pop() else {
+                        break;
+                    };
+                    let start = Instant::now();
+                    let verdict = judge(run, mutation);
+                    let name = mutation.map_or_else(
+                        || format!("{} with {} as it is", run.test, run.kernels),
+                        |m| format!("{}: {}", m.file, m.name),
+                    );
+                    let seconds = start.elapsed().as_secs_f64();
+                    let (Ok(text) | Err(text)) = &verdict;
+                    eprintln!("{seconds:5.1} s  {name}: {text}");
+                    if let Err(text) = verdict {
+                        failures.lock().unwrap().push(format!("{name}: {text}"));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+/// # Panics
+/// Where a file of `cuda/` has no mutation, or one names an executable that runs none.
+fn complete(list: &[Mutation]) {
+    let mut names = BTreeMap::new();
+    for m in list {
+        assert!(
+            names.insert(&m.name, m).is_none(),
+            "two mutations are called {}",
+            m.name
+        );
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+        let source = path.join(&m.executable).with_extension("rs");
+        let source = fs::read_to_string(&source)
+            .unwrap_or_else(|e| panic!("{}: {}: {e}", m.name, source.display()));
+        assert!(
+            source.contains("mutations::check(") && source.contains(&format!("fn {}(", m.run.test)),
+            "{}: {} has no {}, or runs no mutations",
+            m.name,
+            m.executable,
+            m.run.test
+        );
+    }
+    for folder in ["", "include"] {
+        for entry in fs::read_dir(original().join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            let file = entry.file_name().into_string().unwrap();
+            // Definitions for the two compilers, no code of its own.
+            if entry.path().is_dir() || file == "kernel.cuh" {
+                continue;
+            }
+            assert!(
+                list.iter()
+                    .any(|m| m.file.rsplit('/').next().unwrap() == file),
+                "no mutation of {file}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_change_applies_to_text_that_occurs_once() {
+    let mutation = |old: &[&str]| Mutation {
+        old: old.iter().map(|&o| o.to_owned()).collect(),
+        new: vec!["x".to_owned()],
+        ..Mutation::default()
+    };
+    let text = "a\n  b\n    c\n  b\n";
+    assert_eq!(apply(text, &mutation(&["b", "c"])).unwrap(), "a\nx\nb");
+    assert!(apply(text, &mutation(&["b"])).is_err());
+    assert!(apply(text, &mutation(&["d"])).is_err());
+}
