@@ -15,7 +15,7 @@ use dcgan_cuda::backend::cpu::conv2d::{Geometry, TAPS, gather};
 use dcgan_cuda::backend::cuda::kernels::{ARCHITECTURES, KERNELS};
 use dcgan_cuda::model::Shape;
 use dcgan_cuda::random::{Purpose, Stream};
-use emulation::{Launch, Memory, TYPES, Type, assert_close, run_under_sanitizers, sanitized};
+use emulation::{Launch, Memory, TYPES, Type, all_pass_under_sanitizers, assert_close, sanitized};
 
 /// Two orders of the threads; one suffices where it is addresses that are watched.
 fn seeds() -> &'static [u64] {
@@ -380,16 +380,7 @@ fn every_mutation_is_seen() {
 
 #[test]
 fn under_sanitizers() {
-    if sanitized() {
-        return;
-    }
-    let out = run_under_sanitizers(&["--test-threads=1"]);
-    assert!(
-        out.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
+    all_pass_under_sanitizers();
 }
 
 /// A tile loop whose registers do not suffice is not worth having.

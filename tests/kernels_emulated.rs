@@ -13,7 +13,10 @@ use dcgan_cuda::backend::cpu::{Buffer, batch, leaky_relu};
 use dcgan_cuda::backend::{Adam, Statistics};
 use dcgan_cuda::model::{Activation, Shape};
 use dcgan_cuda::random::{Purpose, Stream};
-use emulation::{Launch, Memory, TYPES, Type, assert_close, run_under_sanitizers, sanitized};
+use emulation::{
+    Launch, Memory, TYPES, Type, all_pass_under_sanitizers, assert_close, run_under_sanitizers,
+    sanitized,
+};
 
 /// Two orders of the threads.
 const SEEDS: [u64; 2] = [1, 2];
@@ -255,16 +258,7 @@ fn conversions_round_to_nearest_even() {
 
 #[test]
 fn under_sanitizers() {
-    if sanitized() {
-        return;
-    }
-    let out = run_under_sanitizers(&["--test-threads=1"]);
-    assert!(
-        out.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
+    all_pass_under_sanitizers();
 }
 
 #[test]

@@ -30,6 +30,20 @@ pub fn sanitized() -> bool {
     std::env::var_os(SANITIZERS).is_some()
 }
 
+/// Runs all tests of this executable again under sanitizers; does nothing where that is what is running.
+pub fn all_pass_under_sanitizers() {
+    if sanitized() {
+        return;
+    }
+    let out = run_under_sanitizers(&["--test-threads=1"]);
+    assert!(
+        out.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
 /// Runs tests of this executable in a child process under AddressSanitizer and UBSan.
 pub fn run_under_sanitizers(arguments: &[&str]) -> Output {
     command_under_sanitizers().args(arguments).output().unwrap()
