@@ -7,10 +7,33 @@
 pub mod cpu;
 pub mod cuda;
 
+use std::fmt;
+
 use anyhow::Result;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Architecture, Shape, StateDict};
 use crate::random::Purpose;
+
+/// Type in which activations and weights are stored and multiplied; sums are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    Bf16,
+    Fp16,
+    Fp32,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+            Self::Fp32 => "fp32",
+        })
+    }
+}
 
 /// How batch norm normalises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

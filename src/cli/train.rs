@@ -10,12 +10,12 @@ use clap::Args as ClapArgs;
 
 use super::device::{Device, pick};
 use crate::backend::cpu::Cpu;
-use crate::backend::{Backend, Use};
+use crate::backend::{Backend, Precision, Use};
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Source, Split};
 use crate::model::arch::Dimensions;
 use crate::model::{Architecture, StateDict};
 use crate::train::checkpoint;
-use crate::train::config::{Config, Precision};
+use crate::train::config::Config;
 use crate::train::report::{print_error_line, print_line};
 use crate::train::run::{self, Claim, Outcome, Plan, Start};
 use crate::train::step::Gan;

@@ -1,36 +1,15 @@
 //! The resolved options of a run: what `config.json` holds.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::step::Settings;
-use crate::backend::Adam;
+use crate::backend::{Adam, Precision};
 use crate::data::{Kind, Split};
 use crate::files;
 use crate::model::arch::Dimensions;
-
-/// Type in which activations and weights are stored and multiplied; sums are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    Bf16,
-    Fp16,
-    Fp32,
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bf16 => "bf16",
-            Self::Fp16 => "fp16",
-            Self::Fp32 => "fp32",
-        })
-    }
-}
 
 /// A value as a person would type it.
 fn shown(value: &serde_json::Value) -> String {

@@ -1,3 +1,4 @@
 //! The CUDA backend.
 
+pub mod convolution;
 pub mod kernels;

@@ -1,0 +1,77 @@
+//! The geometry of a 4×4 convolution, as our kernels, cuDNN and cuBLAS take it.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::model::Block;
+
+/// Which of the three products. Convolution and transposed convolution are the same three, with their directions
+/// exchanged: the small map is the output of a convolution and the input of a transposed one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Pass {
+    /// Large map → small map: forward of a convolution, data gradient of a transposed one.
+    Gather,
+    /// Small map → large map: forward of a transposed convolution, data gradient of a convolution.
+    Scatter,
+    /// Both maps → weight gradient.
+    Weights,
+}
+
+/// `struct Convolution` of cuda/include/convolution.cuh: both maps NHWC, weights `[k][r][s][c]` with k channels of the
+/// small map, c of the large one and 4×4 taps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Convolution {
+    pub n: u32,
+    pub small_h: u32,
+    pub small_w: u32,
+    pub k: u32,
+    pub large_h: u32,
+    pub large_w: u32,
+    pub c: u32,
+    pub stride: u32,
+    pub pad: u32,
+}
+
+impl Convolution {
+    /// That of `block` for `n` maps.
+    pub fn of(block: &Block, n: usize) -> Self {
+        let (small, large) = block.small_large();
+        let (stride, pad) = block.convolution.stride_padding();
+        Self {
+            n: n as u32,
+            small_h: small.h as u32,
+            small_w: small.w as u32,
+            k: small.c as u32,
+            large_h: large.h as u32,
+            large_w: large.w as u32,
+            c: large.c as u32,
+            stride: stride as u32,
+            pad: pad as u32,
+        }
+    }
+
+    /// Elements of the weight, k·16·c.
+    pub fn weights(&self) -> usize {
+        self.k as usize * 16 * self.c as usize
+    }
+
+    /// Pixels of the small map in the batch.
+    pub fn small_pixels(&self) -> usize {
+        self.n as usize * self.small_h as usize * self.small_w as usize
+    }
+
+    /// Elements of the small map in the batch.
+    pub fn small_len(&self) -> usize {
+        self.small_pixels() * self.k as usize
+    }
+
+    /// Elements of the large map in the batch.
+    pub fn large_len(&self) -> usize {
+        self.n as usize * self.large_h as usize * self.large_w as usize * self.c as usize
+    }
+
+    /// Whether the small map is 1×1: then every pass is a plain matrix product.
+    pub fn is_matrix(&self) -> bool {
+        self.stride == 1 && self.small_h == 1 && self.small_w == 1
+    }
+}
