@@ -10,11 +10,10 @@ use cudarc::driver::{result, sys};
 use super::device::NO_CUDA;
 use crate::backend::cpu::{Cpu, Real};
 use crate::backend::cuda::kernels::{ARCHITECTURES, KERNELS};
-use crate::backend::{Adam, Backend, Network, State};
+use crate::backend::{Adam, Network, State};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
-use crate::random::Purpose;
-use crate::train::step::{Gan, Settings};
+use crate::train::step::{Gan, Settings, fill_pixels};
 
 /// Check this machine: what training would use, what is wrong, and what mends it.
 ///
@@ -53,7 +52,7 @@ impl Args {
         let tested = self_test();
         match &tested {
             Ok(text) => {
-                let cpu = Cpu::<f32>::new().describe();
+                let cpu = crate::backend::Backend::describe(&Cpu::<f32>::new());
                 report.line("CPU backend", text);
                 report.line("device auto", format!("cpu, since {NO_CUDA} ({cpu})"));
             }
@@ -265,23 +264,22 @@ fn iteration<T: Real>() -> Result<([f32; 3], [StateDict; 2])> {
     };
     let batch = 8;
     let backend = Cpu::<T>::new();
-    let mut gan = Gan::new(&backend, &dimensions, batch, 1)?;
-    let bytes = dimensions.generator().output().len() * batch;
-    let pixels: Vec<u8> = (0..bytes).map(|i| (i * 7919 % 251) as u8).collect();
-    backend.load_batch(&pixels, &vec![false; batch], &mut gan.real)?;
-    backend.draw_latent(1, Purpose::Latent, 0, &mut gan.z)?;
+    let mut gan = Gan::new(&backend, &dimensions, batch, 1, 1)?;
+    gan.send_batch(&backend, 0, fill_pixels)?;
     let adam = Adam {
         lr: 2e-4,
         beta1: 0.5,
         beta2: 0.999,
         eps: 1e-8,
     };
-    gan.iteration(&Settings {
+    let settings = Settings {
         discriminator: adam,
         generator: adam,
         ema: 0.0,
-    })?;
-    let losses = gan.losses(&backend)?.map(|l| l.loss);
+        seed: 1,
+    };
+    gan.iteration(&backend, &settings)?;
+    let losses = gan.last_metrics(&backend)?.losses.map(|l| l.loss);
     ensure!(losses.iter().all(|l| l.is_finite()), "losses {losses:?}");
     let weights = [
         gan.discriminator.read(State::Parameters)?,

@@ -241,6 +241,7 @@ impl Args {
             config,
             start,
             record: self.record.clone(),
+            profile: None,
             quiet: self.quiet,
         };
         let outcome = run::train(&backend, &dataset, plan, &claim, &stop)?;
@@ -566,9 +567,12 @@ fn enough_memory<B: Backend>(backend: &B, config: &Config, images: usize) -> Res
     let dimensions = config.dimensions();
     // More pixels than `memory_limit` go to a file.
     let pixels = (images * config.image_size * config.image_size * 3) as u64;
-    let fixed = pixels.min(LoadOptions::default().memory_limit)
-        + backend.bytes(&dimensions.generator(), run::SHEET_IMAGES, Use::Inference);
-    let needed = |batch| fixed + Gan::bytes(backend, &dimensions, batch);
+    let pixels = match backend.is_host() {
+        true => pixels.min(LoadOptions::default().memory_limit),
+        false => 0,
+    };
+    let fixed = pixels + backend.bytes(&dimensions.generator(), run::SHEET_IMAGES, Use::Inference);
+    let needed = |batch| fixed + Gan::bytes(backend, &dimensions, batch, run::SLOTS);
     if needed(config.batch_size) <= free {
         return Ok(());
     }

@@ -77,6 +77,7 @@ impl Config {
             discriminator: adam(self.lr_d),
             generator: adam(self.lr_g),
             ema: self.ema,
+            seed: self.seed,
         }
     }
 
