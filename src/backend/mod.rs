@@ -188,13 +188,13 @@ pub type Fill<'a> = dyn FnMut(&mut [u8], &mut [u8]) + 'a;
 /// Makes networks and moves data. All sizes are fixed when a network is compiled.
 pub trait Backend {
     /// A batch of feature maps on the device, NHWC.
-    type Buffer: Send;
+    type Buffer;
     /// The [`Counters`] and the [`Metrics`] of the last iterations, on the device.
-    type Progress: Send;
+    type Progress;
     /// A ring of batches of pixels, on their way to the device or there.
-    type Feed: Send;
+    type Feed;
     /// An iteration that can be repeated without the host's calls.
-    type Recording: Send + Default;
+    type Recording: Default;
     type Network: Network<Buffer = Self::Buffer, Progress = Self::Progress>;
 
     /// One line for people: the device and how it computes.
@@ -289,6 +289,11 @@ pub trait Backend {
 
     /// Waits until all that was asked for is done.
     fn wait(&self) -> Result<()>;
+
+    /// Which kernels were chosen so far, where there is a choice: the same choice gives the same bits.
+    fn choices(&self) -> Option<cuda::choice::Choices> {
+        None
+    }
 
     /// Starts or ends what a profiler sees of this program (`cudaProfilerStart`), where there is such a thing.
     fn profile(&self, on: bool) -> Result<()>;
