@@ -5,3 +5,4 @@ pub mod cublas;
 pub mod cudnn;
 pub mod kernels;
 pub mod libraries;
+pub mod probe;
