@@ -15,7 +15,7 @@ use super::bce_loss;
 use super::cast;
 use super::choice::{self, Choice, Chooser};
 use super::convolution::{Convolution, Pass};
-use super::device::{Device, Memory, Span, read_one};
+use super::device::{Device, Memory, read_one};
 use super::leaky_relu;
 use super::progress::Progress;
 use super::{Buffer, Options};
@@ -231,9 +231,10 @@ impl CudaNetwork {
 
     /// A range for profilers around the work of one block, where they were asked for.
     fn range(&self, index: usize, what: &str) -> Option<nvtx::RangeGuard> {
+        let network = self.architecture.prefix();
         self.options
             .ranges
-            .then(|| nvtx::RangeGuard::new(&format!("{}{index} {what}", self.architecture.prefix())))
+            .then(|| nvtx::range!("{network}{index} {what}"))
     }
 
     fn extent(&self, block: &Block) -> Extent {
