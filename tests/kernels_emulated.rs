@@ -498,7 +498,9 @@ fn batches_are_gathered_flipped_and_normalised() {
                         pixels[source * length..(source + 1) * length].to_vec()
                     })
                     .collect();
-                let flips: Vec<bool> = (first..first + n).map(|i| flipped && flips[i]).collect();
+                let flips: Vec<u8> = (first..first + n)
+                    .map(|i| u8::from(flipped && flips[i]))
+                    .collect();
                 batch::normalise(&chosen, &flips, &mut want);
                 // Rounding to T aside, every bit is the reference's.
                 for (pixel, (got, want)) in out[0]

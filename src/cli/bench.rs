@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 
-use super::device::{Device, pick};
+use super::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
 use super::train::set_threads;
 use crate::backend::cpu::Cpu;
-use crate::backend::{Adam, Backend};
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::choice::{Choices, Conv};
+use crate::backend::{Adam, Backend, Precision};
 use crate::files;
 use crate::model::arch::Dimensions;
+use crate::train::report::print_error_line;
 use crate::train::run::SLOTS;
 use crate::train::step::{Gan, Settings, fill_pixels};
 
@@ -57,9 +60,14 @@ pub struct Step {
     /// Where to compute
     #[arg(long, default_value = "auto")]
     device: Device,
+    /// Type of stored activations and weights [default: bf16 on a GPU, fp32 on the CPU]
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Threads [default: one a core]
     #[arg(long)]
     workers: Option<usize>,
+    #[command(flatten)]
+    cuda: CudaArgs,
     /// Write the result as JSON as well; `-` prints it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -79,12 +87,36 @@ impl Step {
             self.seconds.is_finite() && self.seconds > 0.0,
             "--seconds must be positive"
         );
-        pick(&self.device)?;
+        let picked = pick(self.device)?;
         if let Some(workers) = self.workers {
             set_threads(workers)?;
         }
-        let backend = Cpu::<f32>::new();
-        let times = measure(&backend, &dimensions, self.batch_size, self.seconds)?;
+        let precision = precision_on(&picked, self.precision)?;
+        match picked {
+            Picked::Cpu(_) => self.report(&Cpu::<f32>::new(), &dimensions, precision),
+            Picked::Cuda(ordinal) => {
+                let conv = self.cuda.conv.unwrap_or(Conv::Auto);
+                let options = self.cuda.options(precision, conv, self.cuda.tf32);
+                let known = match &self.cuda.kernels_from {
+                    Some(run) => choices_of(run)?,
+                    None => Choices::new(),
+                };
+                let backend = Cuda::new(ordinal, options, known)?;
+                for note in backend.notes() {
+                    print_error_line(note);
+                }
+                self.report(&backend, &dimensions, precision)
+            }
+        }
+    }
+
+    fn report<B: Backend>(
+        &self,
+        backend: &B,
+        dimensions: &Dimensions,
+        precision: Precision,
+    ) -> Result<ExitCode> {
+        let times = measure(backend, dimensions, self.batch_size, self.seconds)?;
         let median = times[times.len() / 2].as_secs_f64();
         let images_per_sec = self.batch_size as f64 / median;
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
@@ -112,6 +144,12 @@ impl Step {
                 "device": backend.describe(),
                 "image_size": self.image_size,
                 "width": self.width,
+                "precision": precision,
+                "conv": match backend.is_host() {
+                    true => None,
+                    false => Some(self.cuda.conv.unwrap_or(Conv::Auto)),
+                },
+                "kernels": backend.choices(),
                 "batch_size": self.batch_size,
                 "images_per_sec": images_per_sec,
                 "ms": median * 1e3,

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use cudarc::driver::DriverError;
 
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
@@ -14,6 +15,7 @@ use super::report::{Reporter, Window};
 use super::sheet;
 use super::step::{Gan, KEPT_METRICS};
 use super::stop::Stop;
+use crate::backend::cuda::choice;
 use crate::backend::{Backend, Network, State, Statistics, Steps, Use};
 use crate::data::{Dataset, Loader};
 use crate::files;
@@ -388,9 +390,16 @@ fn what_is_left(run: &Path, error: &anyhow::Error) -> String {
         Ok(Some(path)) => format!("the last good checkpoint is {}", path.display()),
         _ => "there is no checkpoint yet".to_string(),
     };
+    let exists = Config::path(run).exists();
+    if exists && error.chain().any(|cause| cause.is::<DriverError>()) {
+        return format!(
+            "{last}; once the GPU works again, continue with: dcgan-cuda train --out {} --resume",
+            run.display()
+        );
+    }
     // The disk, not the numbers.
     let files = error.chain().any(|cause| cause.is::<std::io::Error>());
-    match (files, Config::path(run).exists()) {
+    match (files, exists) {
         (false, _) => last,
         (true, false) => format!("{last}; make room or give rights, then start again"),
         (true, true) => format!(
@@ -473,6 +482,7 @@ impl<B: Backend> Training<'_, B> {
         // The loop.
         let settings = config.settings();
         let ahead = SLOTS as u64;
+        let mut chosen = false;
         for iteration in self.step..self.step + ahead {
             self.send_batch(iteration)?;
         }
@@ -483,6 +493,13 @@ impl<B: Backend> Training<'_, B> {
                 recorder.before(backend, &self.gan)?;
             }
             self.gan.iteration(backend, &settings)?;
+            if !chosen {
+                chosen = true;
+                // Later runs can repeat the choice, and a resumed one does.
+                if let Some(choices) = backend.choices() {
+                    choice::write(run, &choices)?;
+                }
+            }
             if let Some(recorder) = &mut self.recorder {
                 recorder.after(backend, &mut self.gan, config)?;
             }

@@ -62,9 +62,7 @@ impl BatchNorm {
     /// Bytes that it takes for `c` channels.
     pub fn bytes(c: usize, training: bool) -> u64 {
         let statistics = if training { 4 } else { 2 };
-        2 * Parameter::bytes(c, training, None)
-            + (4 * c * (2 + statistics * SEGMENTS)) as u64
-            + 16
+        2 * Parameter::bytes(c, training, None) + (4 * c * (2 + statistics * SEGMENTS)) as u64 + 16
     }
 
     /// y = f(γx̂ + β). `partial` has [`partial_bytes`].

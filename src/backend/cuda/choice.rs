@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -51,6 +51,39 @@ pub enum Kernel {
 
 /// By [`key`].
 pub type Choices = BTreeMap<String, Kernel>;
+
+/// The file in a run folder.
+fn path(run: &Path) -> PathBuf {
+    run.join("kernels.json")
+}
+
+/// The choices of the run in `run`; none where it was not trained on a GPU.
+///
+/// # Errors
+/// Where the file is damaged.
+pub fn read(run: &Path) -> Result<Option<Choices>> {
+    let path = path(run);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
+    };
+    let choices = serde_json::from_str(&text).with_context(|| {
+        format!(
+            "{} is damaged, or was written by another version of this program; without it kernels are chosen anew, \
+             which may round differently",
+            path.display()
+        )
+    })?;
+    Ok(Some(choices))
+}
+
+/// Writes the choices of a run.
+pub fn write(run: &Path, choices: &Choices) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(choices)?;
+    text.push('\n');
+    files::write_atomically(&path(run), text.as_bytes())
+}
 
 /// Bytes that cuDNN may work in.
 const CUDNN_WORKSPACE: usize = 256 << 20;
@@ -247,13 +280,7 @@ impl Chooser {
     }
 
     /// From the cache, or measured.
-    fn find(
-        &self,
-        key: &str,
-        pass: Pass,
-        shape: &Convolution,
-        workspace: Span,
-    ) -> Result<Kernel> {
+    fn find(&self, key: &str, pass: Pass, shape: &Convolution, workspace: Span) -> Result<Kernel> {
         let ours = self.ours(pass, shape);
         let mut libraries = self.libraries(pass, shape, workspace)?;
         let candidates = match self.options.conv {
@@ -297,17 +324,16 @@ impl Chooser {
                 Pass::Weights => split_candidates(&self.device, tile, shape),
                 _ => vec![1],
             };
-            all.extend(splits.into_iter().map(|splits| Kernel::Ours { tile, splits }));
+            all.extend(
+                splits
+                    .into_iter()
+                    .map(|splits| Kernel::Ours { tile, splits }),
+            );
         }
         all
     }
 
-    fn libraries(
-        &self,
-        pass: Pass,
-        shape: &Convolution,
-        workspace: Span,
-    ) -> Result<Vec<Kernel>> {
+    fn libraries(&self, pass: Pass, shape: &Convolution, workspace: Span) -> Result<Vec<Kernel>> {
         let mut all = Vec::new();
         if self.cublas.is_some() && shape.is_matrix() {
             all.push(Kernel::Cublas);
@@ -352,7 +378,14 @@ impl Chooser {
         let random = |count: usize, step: u64| -> Result<Memory> {
             let memory = Memory::new(device, count * precision.size())?;
             let stream = (step, Purpose::Sample);
-            latent::draw(device, precision, stream, iteration.span(), memory.span(), [1, count])?;
+            latent::draw(
+                device,
+                precision,
+                stream,
+                iteration.span(),
+                memory.span(),
+                [1, count],
+            )?;
             Ok(memory)
         };
         let small = random(shape.small_len(), 1)?;
@@ -386,7 +419,11 @@ impl Chooser {
         };
         run(reference)?;
         let expected = result()?;
-        let event = || device.context.new_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
+        let event = || {
+            device
+                .context
+                .new_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
+        };
         let (start, end) = (event().to("make an event")?, event().to("make an event")?);
         let time = |kernel: Kernel, count: u32| -> Result<f32> {
             start.record(&device.main).to("record an event")?;
@@ -475,7 +512,10 @@ impl Chooser {
                 self.activate(pass, shape, out, activation)
             }
             Kernel::Cublas => {
-                let cublas = self.cublas.as_ref().context("a choice of cuBLAS without it")?;
+                let cublas = self
+                    .cublas
+                    .as_ref()
+                    .context("a choice of cuBLAS without it")?;
                 self.check_lengths(pass, shape, a, b, out)?;
                 // SAFETY: lengths were checked; all of it is Memory that lives until the streams are done.
                 unsafe { cublas.run(pass, shape, a.pointer, b.pointer, out.pointer)? };
@@ -540,7 +580,9 @@ fn tolerance(precision: Precision, tf32: bool) -> f64 {
 fn relative_error(got: &[f32], want: &[f32]) -> f64 {
     let square = |v: f64| v * v;
     let pairs = got.iter().zip(want);
-    let difference: f64 = pairs.map(|(&g, &w)| square(f64::from(g) - f64::from(w))).sum();
+    let difference: f64 = pairs
+        .map(|(&g, &w)| square(f64::from(g) - f64::from(w)))
+        .sum();
     let norm: f64 = want.iter().map(|&w| square(f64::from(w))).sum();
     (difference / norm).sqrt()
 }
@@ -580,8 +622,9 @@ impl Cache {
         own.insert(key.to_string(), kernel);
         let Some(path) = &self.path else { return };
         if let (Some(folder), Ok(text)) = (path.parent(), serde_json::to_string_pretty(&self.all)) {
-            let _ = std::fs::create_dir_all(folder)
-                .and_then(|()| files::write_atomically(path, text.as_bytes()).map_err(std::io::Error::other));
+            let _ = std::fs::create_dir_all(folder).and_then(|()| {
+                files::write_atomically(path, text.as_bytes()).map_err(std::io::Error::other)
+            });
         }
     }
 }

@@ -19,11 +19,7 @@ pub fn fprop(
 ) -> Result<()> {
     let (m, n) = tile.extent();
     let blocks = shape.small_pixels().div_ceil(m) * (shape.k as usize).div_ceil(n);
-    let kernel = format!(
-        "conv2d_fprop_nhwc_{}_{}",
-        precision.suffix(),
-        tile.name()
-    );
+    let kernel = format!("conv2d_fprop_nhwc_{}_{}", precision.suffix(), tile.name());
     let size = precision.size();
     let launch = device
         .launch(&kernel, [blocks, 1, 1], 128)?

@@ -47,11 +47,7 @@ pub fn wgrad(
         splits,
     ];
     let sums = if splits == 1 { dw } else { partial };
-    let kernel = format!(
-        "conv_wgrad_nhwc_{}_{}",
-        precision.suffix(),
-        tile.name()
-    );
+    let kernel = format!("conv_wgrad_nhwc_{}_{}", precision.suffix(), tile.name());
     let size = precision.size();
     let launch = device
         .launch(&kernel, grid, 128)?

@@ -136,7 +136,10 @@ impl Device {
 
     /// `(free, total)` bytes of memory.
     pub fn memory(&self) -> Result<(u64, u64)> {
-        let (free, total) = self.context.mem_get_info().to("say how much memory is free")?;
+        let (free, total) = self
+            .context
+            .mem_get_info()
+            .to("say how much memory is free")?;
         Ok((free as u64, total as u64))
     }
 
@@ -161,7 +164,9 @@ impl Device {
             // SAFETY: the module is loaded.
             match unsafe { result::module::get_function(module.0, c_name.clone()) } {
                 Ok(function) => {
-                    self.functions.borrow_mut().insert(name.to_string(), function);
+                    self.functions
+                        .borrow_mut()
+                        .insert(name.to_string(), function);
                     return Ok(function);
                 }
                 Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => {}
@@ -172,7 +177,12 @@ impl Device {
     }
 
     /// A launch of `threads` in each of `grid` blocks, on the main stream.
-    pub(super) fn launch(&self, kernel: &str, grid: [usize; 3], threads: u32) -> Result<Launch<'_>> {
+    pub(super) fn launch(
+        &self,
+        kernel: &str,
+        grid: [usize; 3],
+        threads: u32,
+    ) -> Result<Launch<'_>> {
         let [x, y, z] = grid;
         // CUDA's limits.
         ensure!(
@@ -311,7 +321,9 @@ impl Drop for Memory {
         let _ = device.wait();
         // SAFETY: allocated by new and not freed before.
         let _ = unsafe { result::free_sync(self.span.pointer) };
-        device.allocated.set(device.allocated.get() - self.span.bytes as u64);
+        device
+            .allocated
+            .set(device.allocated.get() - self.span.bytes as u64);
     }
 }
 

@@ -155,7 +155,12 @@ impl Backend for Cuda {
         Buffer::new(&self.device, self.options.precision, n, shape)
     }
 
-    fn compile(&self, architecture: &Architecture, batch: usize, usage: Use) -> Result<CudaNetwork> {
+    fn compile(
+        &self,
+        architecture: &Architecture,
+        batch: usize,
+        usage: Use,
+    ) -> Result<CudaNetwork> {
         let (device, chooser) = (&self.device, &self.chooser);
         CudaNetwork::new(device, chooser, self.options, architecture, batch, usage)
     }
@@ -280,13 +285,17 @@ impl Backend for Cuda {
             buffer.n
         );
         let values = turn(values, shape.c, shape.h * shape.w);
-        buffer.memory.upload(&self.options.precision.encode(&values))
+        buffer
+            .memory
+            .upload(&self.options.precision.encode(&values))
     }
 
     fn read(&self, buffer: &Buffer, n: usize) -> Result<Vec<f32>> {
         ensure!(n <= buffer.n, "{n} images asked of {}", buffer.n);
         let (shape, precision) = (buffer.shape, self.options.precision);
-        let bytes = buffer.memory.download::<u8>(n * shape.len() * precision.size())?;
+        let bytes = buffer
+            .memory
+            .download::<u8>(n * shape.len() * precision.size())?;
         Ok(turn(&precision.decode(&bytes), shape.h * shape.w, shape.c))
     }
 
@@ -295,7 +304,11 @@ impl Backend for Cuda {
     }
 
     fn profile(&self, on: bool) -> Result<()> {
-        let done = if on { profiler_start() } else { profiler_stop() };
+        let done = if on {
+            profiler_start()
+        } else {
+            profiler_stop()
+        };
         done.to("talk to a profiler")
     }
 

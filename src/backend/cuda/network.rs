@@ -394,10 +394,7 @@ impl Network for CudaNetwork {
         let given = output_gradient.map_or(&backward.loss_gradient, |b| &b.memory);
         // Where the gradient of the current layer's output is, and where the next one goes.
         let mut at = given.span();
-        let [mut current, mut next] = [
-            backward.gradients[0].span(),
-            backward.gradients[1].span(),
-        ];
+        let [mut current, mut next] = [backward.gradients[0].span(), backward.gradients[1].span()];
         let workspace = self.workspace.span();
         for (index, (layer, chosen)) in self.layers.iter().zip(chosen.iter()).enumerate().rev() {
             let _range = self.range(index, "backward");

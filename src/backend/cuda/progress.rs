@@ -217,9 +217,7 @@ impl Progress {
                     probability,
                     accuracy,
                 }),
-                steps: entry
-                    .steps
-                    .map(|[taken, skipped]| Steps { taken, skipped }),
+                steps: entry.steps.map(|[taken, skipped]| Steps { taken, skipped }),
                 loss_scale: entry.loss_scale,
             })
         });
