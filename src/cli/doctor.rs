@@ -10,6 +10,7 @@ use crate::backend::cpu::{Cpu, Real};
 use crate::backend::cuda::kernels::{ARCHITECTURES, KERNELS};
 use crate::backend::cuda::libraries::{Library, find};
 use crate::backend::cuda::probe::{self, Driver, Gpu};
+use crate::backend::cuda::self_test;
 use crate::backend::{Adam, Backend, Network, State};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -257,16 +258,20 @@ fn library(report: &mut Report, library: Library) {
 
 /// Whether a GPU that can be used also computes.
 fn test_gpu(report: &mut Report, gpu: &Gpu) -> bool {
-    match probe::usable(gpu.ordinal) {
-        Ok(()) => true,
-        Err(reason) => {
-            report.line(
-                "GPU backend",
-                format!("cuda:{} FAILED: {reason}", gpu.ordinal),
+    match self_test::self_test(gpu.ordinal) {
+        Ok(text) => report.line("GPU backend", text),
+        Err(error) => {
+            let remedy =
+                "update the driver; if it stays, please report it, and use --device cpu until then";
+            report.line("GPU backend", format!("FAILED: {error:#}"));
+            report.problem(
+                format!("cuda:{} does not compute as it should", gpu.ordinal),
+                remedy,
             );
-            false
+            return false;
         }
     }
+    true
 }
 
 /// Whether the CPU computes.

@@ -25,6 +25,7 @@ pub mod libraries;
 pub mod network;
 pub mod probe;
 pub mod progress;
+pub mod self_test;
 mod types;
 
 use std::ops::Range;
