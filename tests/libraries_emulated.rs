@@ -41,6 +41,7 @@ extern "C" int emulated_enqueue(void* stream, void (*call)(void*), const void* d
     call(copy.data());
     return 0;
 }
+extern "C" int emulated_check(const void* at, size_t) { return at == nullptr; }
 "#;
 
 /// Compiles `source` to the library `to`, whose soname is `soname`.

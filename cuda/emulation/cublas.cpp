@@ -108,7 +108,7 @@ EXPORT int cublasSetStream_v2(Handle* handle, void* stream) {
     return SUCCESS;
 }
 EXPORT int cublasSetWorkspace_v2(Handle* handle, void* workspace, size_t bytes) {
-    REQUIRE(alive(handle) && workspace != nullptr && reinterpret_cast<uintptr_t>(workspace) % 256 == 0);
+    REQUIRE(alive(handle) && library::inside(workspace, bytes) && reinterpret_cast<uintptr_t>(workspace) % 256 == 0);
     handle->workspace = workspace;
     handle->bytes = bytes;
     return SUCCESS;
@@ -130,12 +130,18 @@ EXPORT int cublasGemmEx(Handle* handle, int op_a, int op_b, int m, int n, int k,
     REQUIRE(alive(handle) && handle->workspace != nullptr && handle->atomics == ATOMICS_NOT_ALLOWED);
     REQUIRE(handle->math == DISALLOW_REDUCED_PRECISION_REDUCTION);
     REQUIRE((op_a == OP_N || op_a == OP_T) && (op_b == OP_N || op_b == OP_T));
-    REQUIRE(m > 0 && n > 0 && k > 0 && a != nullptr && b != nullptr && c != nullptr);
+    REQUIRE(m > 0 && n > 0 && k > 0);
     REQUIRE(lda >= (op_a == OP_N ? m : k) && ldb >= (op_b == OP_N ? k : n) && ldc >= m);
     REQUIRE(known(type_a) && type_a == type_b && (type_c == type_a || type_c == R_32F));
     REQUIRE(compute == COMPUTE_32F || (compute == COMPUTE_32F_FAST_TF32 && type_a == R_32F));
     REQUIRE(algorithm == -1);
     REQUIRE(*static_cast<const float*>(alpha) == 1.0f && *static_cast<const float*>(beta) == 0.0f);
+    const auto holds = [](const void* at, int type, int ld, int rows, int columns) {
+        return library::inside(at, (size_t(ld) * (columns - 1) + rows) * library::size_of(type_of(type)));
+    };
+    REQUIRE(op_a == OP_N ? holds(a, type_a, lda, m, k) : holds(a, type_a, lda, k, m));
+    REQUIRE(op_b == OP_N ? holds(b, type_b, ldb, k, n) : holds(b, type_b, ldb, n, k));
+    REQUIRE(holds(c, type_c, ldc, m, n));
     const Work work{op_a, op_b, m, n, k, a, type_a, lda, b, ldb, c, type_c, ldc,
                     compute == COMPUTE_32F_FAST_TF32, handle->workspace, handle->bytes};
     return library::enqueue(handle->stream, run, work) ? SUCCESS : EXECUTION_FAILED;

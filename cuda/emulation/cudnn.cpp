@@ -37,6 +37,7 @@ struct Map {
     unsigned magic = MAGIC;
     int type = -1, n = 0, h = 0, w = 0, c = 0;
     size_t size() const { return size_t(n) * h * w * c; }
+    bool holds(const void* at) const;
 };
 struct Filter : Map {
     static constexpr unsigned MAGIC = 0xcd000003;
@@ -85,6 +86,8 @@ Status destroy(T* t) {
 
 bool known(int type) { return type == FLOAT || type == HALF || type == BFLOAT16; }
 Type type_of(int type) { return type == FLOAT ? Type::F32 : type == HALF ? Type::F16 : Type::BF16; }
+
+bool Map::holds(const void* at) const { return library::inside(at, size() * library::size_of(type_of(type))); }
 
 struct Work {
     enum Pass { GATHER, SCATTER, WEIGHTS } pass;
@@ -189,12 +192,15 @@ Status workspace_size(const Handle* handle, const Map* small, const Map* large, 
 Status enqueue(const Handle* handle, Work::Pass pass, const void* alpha, const void* beta, const Map* small,
                const Map* large, const Filter* filter, const Operation* operation, const Map* out, int algorithm,
                const void* a, const void* b, void* result, void* workspace, size_t bytes) {
-    REQUIRE(alive(handle) && a != nullptr && b != nullptr && result != nullptr);
+    REQUIRE(alive(handle));
     if (const Status status = agree(small, large, filter, operation)) return status;
+    REQUIRE((pass == Work::SCATTER ? small : large)->holds(a));
+    REQUIRE((pass == Work::WEIGHTS ? small : filter)->holds(b));
+    REQUIRE(out->holds(result));
     REQUIRE(*static_cast<const float*>(alpha) == 1.0f && *static_cast<const float*>(beta) == 0.0f);
     if (algorithm == BROKEN) return NOT_SUPPORTED;
     REQUIRE(algorithm == RIGHT || algorithm == GARBAGE);
-    REQUIRE(algorithm == GARBAGE || (workspace != nullptr && bytes >= workspace_of(*out)));
+    REQUIRE(algorithm == GARBAGE || (bytes >= workspace_of(*out) && library::inside(workspace, bytes)));
     const Work work{pass, algorithm, *small, *large, *filter, operation->pad, operation->stride,
                     operation->math, a, b, result, workspace};
     return library::enqueue(handle->stream, run, work) ? SUCCESS : EXECUTION_FAILED;

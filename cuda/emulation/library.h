@@ -78,4 +78,11 @@ bool enqueue(void* stream, void (*run)(const Work&), const Work& work) {
     return enqueue != nullptr && enqueue(stream, unpack, &call, sizeof call) == 0;
 }
 
+// Whether `bytes` at a pointer lie within one allocation of the driver.
+inline bool inside(const void* at, size_t bytes) {
+    using Check = int (*)(const void* at, size_t bytes);
+    static const auto check = reinterpret_cast<Check>(driver_function("emulated_check"));
+    return check != nullptr && check(at, bytes) == 0;
+}
+
 }  // namespace library
