@@ -540,3 +540,37 @@ fn backward_filter(id: u32) -> Result<sys::cudnnConvolutionBwdFilterAlgo_t> {
     ];
     by_number(&all, |a| a as u32, id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Descriptors need no GPU.
+    #[test]
+    fn a_real_cudnn_takes_our_descriptors() {
+        if let Err(reason) = find(Library::Cudnn) {
+            eprintln!("SKIPPED: no cuDNN: {reason}");
+            return;
+        }
+        for data in [
+            sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+            sys::cudnnDataType_t::CUDNN_DATA_HALF,
+            sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+        ] {
+            Map::new(data, [130, 4, 2, 3]).unwrap();
+            Filter::new(data, [1, 3]).unwrap();
+        }
+        let operation = Operation::new(2, 1).unwrap();
+        for math in [CUDNN_DEFAULT_MATH, CUDNN_TENSOR_OP_MATH, CUDNN_FMA_MATH] {
+            operation.set_math(math).unwrap();
+        }
+        let data = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
+        let error = Map::new(data, [1, 0, 1, 1]).err().unwrap().to_string();
+        assert!(error.contains("CUDNN_STATUS_BAD_PARAM"), "{error}");
+        // On this machine's GPU, or what it says where there is none.
+        if let Err(error) = Cudnn::new(std::ptr::null_mut()) {
+            let error = error.to_string();
+            assert!(error.starts_with("cuDNN failed to start: "), "{error}");
+        }
+    }
+}
