@@ -65,6 +65,56 @@ def peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def select(name: str) -> Any:
+    """The device of that name, made the one that CUDA's calls without a device mean."""
+    import torch
+
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
+    return device
+
+
+def ceilings(a: argparse.Namespace) -> None:
+    """Measures what bounds every program on this device, and prints one JSON object: a copy and a bf16 product."""
+    import torch
+
+    cuda = a.device != "cpu"
+    device = select(a.device)
+
+    def seconds(call: Any) -> float:
+        """Of one call: the fastest of five times ten, after five to warm up."""
+        found: list[float] = []
+        for count in (5, 10, 10, 10, 10, 10):
+            if cuda:
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            if cuda:
+                torch.cuda.synchronize()
+            found.append((time.perf_counter() - start) / count)
+        return min(found[1:])
+
+    # Far beyond any cache; on a CPU only to see that this runs.
+    size = 2 << 30 if cuda else 16 << 20
+    source = torch.empty(size, dtype=torch.uint8, device=device).random_()
+    target = torch.empty_like(source)
+    copy = seconds(lambda: target.copy_(source))
+    del source, target
+    n = 8192 if cuda else 256
+    left, right = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    product = seconds(lambda: left @ right)
+    print(json.dumps({
+        "copy_tb_per_sec": 2 * size / copy / 1e12,
+        "bf16_tflop_per_sec": 2 * n**3 / product / 1e12,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+    }))
+
+
 def worker(a: argparse.Namespace) -> None:
     """Measures one PyTorch configuration in this process and prints one JSON object."""
     import torch
@@ -74,7 +124,7 @@ def worker(a: argparse.Namespace) -> None:
 
     imported = peak_resident_bytes()
     cuda = a.device != "cpu"
-    device = torch.device(a.device)
+    device = select(a.device)
     c = (CUDA if cuda else CPU)[a.worker]
     torch.manual_seed(0)
     if cuda:
@@ -266,10 +316,15 @@ def main() -> int:
     ap.add_argument("--binary", default="target/release/dcgan-cuda", help="default %(default)s")
     ap.add_argument("--pytorch-only", action="store_true", help="leave dcgan-cuda out")
     ap.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    ap.add_argument("--worker", help=argparse.SUPPRESS)
+    # Single measurements, also for scripts/verify-gpu.
+    ap.add_argument("--worker", choices=(*CPU, *(name for name in CUDA if name not in CPU)), help=argparse.SUPPRESS)
+    ap.add_argument("--ceilings", action="store_true", help=argparse.SUPPRESS)
     a = ap.parse_args()
     if importlib.util.find_spec("torch") is None:
         ap.error("PyTorch is not installed for this Python: pip install torch numpy safetensors")
+    if a.ceilings:
+        ceilings(a)
+        return 0
     if a.rounds < 3 and not a.worker:
         ap.error("--rounds must be at least 3")
     if a.worker:

@@ -3,6 +3,7 @@
 //! Outputs are poisoned first and every element is checked as written; each launch runs twice with the threads in
 //! different orders, and the results must have the same bits. `under_sanitizers` runs all of it again under
 //! AddressSanitizer and UBSan. Proves indexing and arithmetic, not races inside a warp or speed.
+//! With DCGAN_CUDA_TESTS=gpu the kernels run on GPU 0 instead.
 
 mod emulation;
 
@@ -15,6 +16,7 @@ use dcgan_cuda::backend::cpu::{Buffer, batch, leaky_relu};
 use dcgan_cuda::backend::{Adam, Statistics};
 use dcgan_cuda::model::{Activation, Shape};
 use dcgan_cuda::random::{Purpose, Stream};
+use emulation::gpu::only_emulated;
 use emulation::{
     Launch, Memory, TYPES, Type, all_pass_under_sanitizers, assert_close, run_under_sanitizers,
     sanitized,
@@ -55,6 +57,9 @@ fn run_twice(sizes: &[usize], launch: impl Fn(&[Memory]) -> Vec<Launch>) -> Vec<
 
 #[test]
 fn a_missing_barrier_shows() {
+    if only_emulated("a missing barrier") {
+        return;
+    }
     let values: Vec<i32> = (0..64 * 256).collect();
     let x = Memory::of(&values);
     let reversed: Vec<i32> = values
@@ -78,6 +83,9 @@ fn a_missing_barrier_shows() {
 
 #[test]
 fn a_missing_warp_barrier_shows() {
+    if only_emulated("a missing barrier in a warp") {
+        return;
+    }
     let values: Vec<i32> = (0..256).collect();
     let x = Memory::of(&values);
     let reversed: Vec<i32> = values
@@ -96,6 +104,9 @@ fn a_missing_warp_barrier_shows() {
 
 #[test]
 fn divergent_barriers_are_reported() {
+    if only_emulated("divergent barriers") {
+        return;
+    }
     let y = Memory::poisoned(1024);
     let message = |kernel: &str, threads: usize| {
         Launch::new(kernel, (1, 1, 1), threads)
@@ -113,6 +124,9 @@ fn divergent_barriers_are_reported() {
 
 #[test]
 fn a_wrong_launch_is_refused() {
+    if only_emulated("refused launches") {
+        return;
+    }
     let y = Memory::poisoned(1024);
     let refused = |launch: Launch, with: &str| {
         let message = launch.run(1).unwrap_err();
@@ -141,6 +155,9 @@ fn a_wrong_launch_is_refused() {
 
 #[test]
 fn shuffles_and_votes_sum_a_block() {
+    if only_emulated("its shuffles and votes") {
+        return;
+    }
     let values: Vec<i32> = (0..3 * 256).map(|i| i * i % 1009).collect();
     let x = Memory::of(&values);
     let y = run_twice(&[12], |out| {
@@ -156,6 +173,9 @@ fn shuffles_and_votes_sum_a_block() {
 
 #[test]
 fn shared_memory_is_poisoned() {
+    if only_emulated("poisoned shared memory") {
+        return;
+    }
     let y = Memory::of(&[0.0f32; 32]);
     let launch = Launch::new("self_test_unwritten_shared", (1, 1, 1), 32);
     launch.buffer(&y).run(1).unwrap();
@@ -164,6 +184,9 @@ fn shared_memory_is_poisoned() {
 
 #[test]
 fn tensor_core_products_have_the_layout_of_the_ptx_isa() {
+    if only_emulated("its tensor core products") {
+        return;
+    }
     for t in [Type::F16, Type::Bf16] {
         let (a, b) = (normal(t, 256, 0), normal(t, 128, 1));
         for transposed in [0, 1] {
@@ -203,6 +226,9 @@ fn tensor_core_products_have_the_layout_of_the_ptx_isa() {
 
 #[test]
 fn conversions_round_to_nearest_even() {
+    if only_emulated("its conversions") {
+        return;
+    }
     // Every f16 and bf16, the numbers halfway between neighbours, and their neighbours in f32.
     let mut values: Vec<f32> = Vec::new();
     for bits in 0..=u16::MAX {
@@ -265,7 +291,7 @@ fn under_sanitizers() {
 
 #[test]
 fn sanitizers_see_an_index_beyond_the_end() {
-    if sanitized() {
+    if sanitized() || only_emulated("AddressSanitizer and UBSan") {
         return;
     }
     for victim in ["reads_beyond_a_buffer", "reads_beyond_shared_memory"] {
@@ -302,7 +328,7 @@ fn every_mutation_is_seen() {
 
 #[test]
 fn changes_that_prove_nothing_are_refused() {
-    if sanitized() {
+    if sanitized() || only_emulated("mutations") {
         return;
     }
     let bound = "if (at >= h * w) return;";

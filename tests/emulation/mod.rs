@@ -3,10 +3,13 @@
 //! With EMULATION_SANITIZERS set the library is built with AddressSanitizer and UBSan; the process must then have
 //! been started with their runtime preloaded, as `run_under_sanitizers` does. EMULATED_CUDA names a folder to take in
 //! place of `cuda/`, as the mutation tests do (`mutations`).
+//!
+//! With DCGAN_CUDA_TESTS=gpu the same tests run on GPU 0 instead (`gpu`), with the machine code that the program embeds.
 
 // Each test that has this module uses a part of it.
 #![allow(dead_code)]
 
+pub mod gpu;
 pub mod mutations;
 
 use std::cell::Cell;
@@ -19,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use gpu::{Allocation, Machine, machine, on_gpu};
 use half::{bf16, f16};
 use libloading::Library;
 
@@ -32,7 +36,7 @@ pub fn sanitized() -> bool {
 
 /// Runs all tests of this executable again under sanitizers; does nothing where that is what is running.
 pub fn all_pass_under_sanitizers() {
-    if sanitized() {
+    if sanitized() || gpu::only_emulated("AddressSanitizer and UBSan") {
         return;
     }
     let out = run_under_sanitizers(&["--test-threads=1"]);
@@ -281,6 +285,9 @@ fn library() -> &'static Mutex<Library> {
 
 /// Names of all kernels.
 pub fn kernel_names() -> Vec<String> {
+    if on_gpu() {
+        return gpu::kernel_names();
+    }
     let library = library().lock().unwrap_or_else(PoisonError::into_inner);
     let mut names = Vec::new();
     // SAFETY: the signature is that of emulation.cpp; the strings live as long as the library.
@@ -357,9 +364,11 @@ impl Launch {
         self.value(0u64)
     }
 
-    /// Runs it with the threads in an order drawn from `seed`.
+    /// Runs it with the threads in an order drawn from `seed`; on a GPU in its own.
+    ///
+    /// # Errors
+    /// What the emulation reports, or the driver.
     pub fn run(self, seed: u64) -> Result<(), String> {
-        let kernel = CString::new(self.kernel).unwrap();
         // 16 bytes a place: every argument finds its alignment.
         let mut places: Vec<Vec<u128>> = self
             .arguments
@@ -373,6 +382,11 @@ impl Launch {
         let sizes: Vec<usize> = self.arguments.iter().map(Vec::len).collect();
         let mut pointers: Vec<*mut c_void> =
             places.iter_mut().map(|p| p.as_mut_ptr().cast()).collect();
+        if on_gpu() {
+            let grid = (self.grid.0, self.grid.1, self.grid.2);
+            return gpu::launch(&self.kernel, grid, self.threads, self.shared, &mut pointers);
+        }
+        let kernel = CString::new(self.kernel).unwrap();
         let library = library().lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the signatures are those of emulation.cpp; sizes and number of arguments are checked there; the
         // pointers among the arguments are to Memory that the caller keeps.
@@ -446,12 +460,17 @@ impl Type {
     }
 }
 
-/// Memory of the emulated device. Between guards that are checked when it is read, or, under AddressSanitizer, exactly
-/// as long as asked for.
+/// Memory of the device. Between guards that are checked when it is read, or, where a sanitizer watches, exactly as
+/// long as asked for.
 pub struct Memory {
-    /// Cells, since kernels write to them behind Rust's back.
-    cells: Box<[Cell<u8>]>,
+    place: Place,
     guard: usize,
+}
+
+enum Place {
+    /// Cells, since kernels write to them behind Rust's back.
+    Host(Box<[Cell<u8>]>),
+    Gpu(Allocation),
 }
 
 /// NaN in every type.
@@ -460,14 +479,29 @@ const POISON: u8 = 0xff;
 impl Memory {
     /// `bytes` of poison.
     pub fn poisoned(bytes: usize) -> Self {
-        let guard = if sanitized() { 0 } else { 256 };
-        let cells = vec![Cell::new(POISON); bytes + 2 * guard].into_boxed_slice();
+        let exact = match machine() {
+            Machine::Emulated => sanitized(),
+            Machine::Gpu => false,
+            Machine::GpuSanitizer | Machine::GpuInitcheck => true,
+        };
+        let guard = if exact { 0 } else { 256 };
+        let whole = bytes + 2 * guard;
+        if on_gpu() {
+            let allocation = Allocation::new(whole);
+            if machine() != Machine::GpuInitcheck {
+                allocation.write(0, &vec![POISON; whole]);
+            }
+            let place = Place::Gpu(allocation);
+            return Self { place, guard };
+        }
+        let cells = vec![Cell::new(POISON); whole].into_boxed_slice();
         assert_eq!(
             cells.as_ptr().align_offset(16),
             0,
             "malloc aligns to 16 bytes"
         );
-        Self { cells, guard }
+        let place = Place::Host(cells);
+        Self { place, guard }
     }
 
     pub fn of<T: bytemuck::NoUninit>(values: &[T]) -> Self {
@@ -489,16 +523,26 @@ impl Memory {
         Self::of(&bytes)
     }
 
-    fn inside(&self) -> &[Cell<u8>] {
-        &self.cells[self.guard..self.cells.len() - self.guard]
+    /// Bytes between the guards.
+    fn len(&self) -> usize {
+        let whole = match &self.place {
+            Place::Host(cells) => cells.len(),
+            Place::Gpu(allocation) => allocation.len(),
+        };
+        whole - 2 * self.guard
     }
 
     /// Overwrites all of it.
     pub fn fill<T: bytemuck::NoUninit>(&self, values: &[T]) {
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        assert_eq!(bytes.len(), self.inside().len());
-        for (cell, &byte) in self.inside().iter().zip(bytes) {
-            cell.set(byte);
+        assert_eq!(bytes.len(), self.len());
+        match &self.place {
+            Place::Host(cells) => {
+                for (cell, &byte) in cells[self.guard..].iter().zip(bytes) {
+                    cell.set(byte);
+                }
+            }
+            Place::Gpu(allocation) => allocation.write(self.guard, bytes),
         }
     }
 
@@ -507,7 +551,11 @@ impl Memory {
     }
 
     pub fn address(&self) -> u64 {
-        self.inside().as_ptr() as u64
+        let start = match &self.place {
+            Place::Host(cells) => cells.as_ptr() as u64,
+            Place::Gpu(allocation) => allocation.address(),
+        };
+        start + self.guard as u64
     }
 
     /// What it holds.
@@ -515,13 +563,17 @@ impl Memory {
     /// # Panics
     /// Where a kernel wrote before or behind it.
     pub fn bytes(&self) -> Vec<u8> {
-        let end = self.cells.len() - self.guard;
-        let mut guards = self.cells[..self.guard].iter().chain(&self.cells[end..]);
+        let mut bytes: Vec<u8> = match &self.place {
+            Place::Host(cells) => cells.iter().map(Cell::get).collect(),
+            Place::Gpu(allocation) => allocation.read(),
+        };
+        let behind = bytes.split_off(self.guard + self.len());
+        let inside = bytes.split_off(self.guard);
         assert!(
-            guards.all(|b| b.get() == POISON),
+            bytes.iter().chain(&behind).all(|&b| b == POISON),
             "written beyond the buffer"
         );
-        self.inside().iter().map(Cell::get).collect()
+        inside
     }
 
     pub fn values<T: bytemuck::AnyBitPattern>(&self) -> Vec<T> {

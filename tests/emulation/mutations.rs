@@ -11,6 +11,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use super::gpu::only_emulated;
 use super::{CUDA, NOT_COMPILED, command_under_sanitizers, library, original, sanitized};
 
 /// The list; its head describes the format.
@@ -192,7 +193,7 @@ pub fn verdict(file: &str, old: &str, new: &str, test: &str) -> Result<String, S
 /// # Panics
 /// Where one is not seen, or proves nothing; where a file of `cuda/` has none.
 pub fn check(executable: &str) {
-    if sanitized() {
+    if sanitized() || only_emulated("mutations") {
         return;
     }
     let list = parse(LIST);
