@@ -1,0 +1,313 @@
+//! Training on the CUDA backend, end to end: the binary as it is, on the emulated driver.
+//!
+//! What a GPU would do in any order that streams and events allow, the emulated driver does in one drawn from a seed.
+//! Every process here also fails where something leaked or was destroyed twice.
+
+mod driver;
+mod emulation;
+mod training;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::OnceLock;
+
+use dcgan_cuda::backend::cpu::Cpu;
+use dcgan_cuda::backend::cuda::kernels::KERNELS;
+use dcgan_cuda::backend::{Adam, Backend, Network, State};
+use dcgan_cuda::model::arch::Dimensions;
+use dcgan_cuda::model::params::TensorFile;
+use dcgan_cuda::model::{StateDict, Tensor};
+use dcgan_cuda::train::step::{Gan, Settings};
+use tempfile::TempDir;
+use training::{TENSOR_FILES, checked, checkpoint, contents, log, refuses, stderr, succeeds};
+
+/// A tiny run: 8 iterations an epoch.
+const TINY: &[&str] = &[
+    "--image-size",
+    "32",
+    "--width",
+    "3",
+    "--latent-dim",
+    "5",
+    "--batch-size",
+    "4",
+    "--synthetic-count",
+    "32",
+    "--seed",
+    "5",
+    "--log-every",
+    "2",
+    "--sample-every",
+    "0",
+    "--checkpoint-every",
+    "0",
+    "--steps",
+    "4",
+    "--conv",
+    "ours",
+    "--flip",
+    "--quiet",
+];
+
+/// Whether there are kernels to run.
+fn skipped() -> bool {
+    if KERNELS.is_empty() {
+        eprintln!("SKIPPED: built without nvcc, run scripts/bootstrap first");
+    }
+    KERNELS.is_empty()
+}
+
+/// Kernel choices that were measured are kept here, by no other test.
+fn cache() -> &'static Path {
+    static CACHE: OnceLock<TempDir> = OnceLock::new();
+    CACHE.get_or_init(|| TempDir::new().unwrap()).path()
+}
+
+/// `train --device cuda` into `out`: [`TINY`] but for what `args` say, in this environment.
+fn train_in(out: &Path, args: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = driver::command(env!("CARGO_BIN_EXE_dcgan-cuda"));
+    command.args(["train", "--device", "cuda", "--out"]).arg(out);
+    command.args(TINY).args(args).env("XDG_CACHE_HOME", cache());
+    command.envs(environment.iter().copied());
+    checked(command.output().unwrap())
+}
+
+fn train(out: &Path, args: &[&str], environment: &[(&str, &str)]) {
+    succeeds(&train_in(out, args, environment));
+}
+
+/// Goes on with the run in `out`.
+fn resume(out: &Path, args: &[&str]) {
+    let mut command = driver::command(env!("CARGO_BIN_EXE_dcgan-cuda"));
+    command.args(["train", "--device", "cuda", "--quiet", "--resume", "--out"]);
+    command.arg(out).args(args).env("XDG_CACHE_HOME", cache());
+    succeeds(&checked(command.output().unwrap()));
+}
+
+/// The tensors of the checkpoint after `step` iterations, as bytes.
+fn tensors(run: &Path, step: u64) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = contents(&checkpoint(run, step));
+    files.retain(|name, _| TENSOR_FILES.iter().any(|f| name == Path::new(f)));
+    assert_eq!(files.len(), TENSOR_FILES.len());
+    files
+}
+
+/// How far each type may be from f64, from the same state.
+///
+/// u is the type's rounding: 2⁻²⁴, 2⁻¹¹, 2⁻⁸. A gradient passes some 20 roundings one after the other (two a block:
+/// convolution and batch norm, forward and backward through both networks); errors of a random walk of 20 steps are
+/// √20·u, and a batch norm over the few values of such a small batch multiplies by up to 10: 45·u in the median, twice
+/// the measured 18·u (bf16) and 21·u (f16); single tensors of three channels up to four times that. A loss is a mean of
+/// log(1 + e^x) of one logit an image: 2·u·|x| and what the images before it bring, 8·u. In f32 sums of up to 10³ terms
+/// add √10³·u. Running statistics are means of what one convolution of rounded maps put out: 8·u.
+struct Bounds {
+    loss: f64,
+    median: f64,
+    worst: f64,
+    buffers: f64,
+}
+
+fn bounds(precision: &str) -> Bounds {
+    let u = match precision {
+        "fp32" => 2f64.powi(-24),
+        "fp16" => 2f64.powi(-11),
+        "bf16" => 2f64.powi(-8),
+        other => panic!("{other}"),
+    };
+    Bounds {
+        loss: 8.0 * u + 1e-6,
+        median: 45.0 * u,
+        worst: 180.0 * u,
+        buffers: 8.0 * u + 1e-6,
+    }
+}
+
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// ‖got − want‖ / ‖want‖; NaN where there is one.
+fn relative(got: &Tensor, want: &Tensor) -> f64 {
+    assert_eq!(got.shape, want.shape);
+    let pairs = got.data.iter().zip(&want.data);
+    let difference = norm(pairs.map(|(&g, &w)| f64::from(g) - f64::from(w)));
+    difference / norm(want.data.iter().map(|&w| f64::from(w)))
+}
+
+/// Adam in f64 on one tensor, from the recorded gradients: the test's own, after the paper.
+#[derive(Default)]
+struct Oracle {
+    m: Vec<f64>,
+    v: Vec<f64>,
+}
+
+impl Oracle {
+    /// The weights after step number `t`, from 1.
+    fn step(&mut self, settings: &Adam, t: i32, weight: &Tensor, gradient: &Tensor) -> Vec<f64> {
+        let Adam {
+            lr,
+            beta1,
+            beta2,
+            eps,
+        } = *settings;
+        self.m.resize(weight.data.len(), 0.0);
+        self.v.resize(weight.data.len(), 0.0);
+        let pairs = weight.data.iter().zip(&gradient.data);
+        let moments = self.m.iter_mut().zip(&mut self.v);
+        pairs
+            .zip(moments)
+            .map(|((&w, &g), (m, v))| {
+                let g = f64::from(g);
+                *m = beta1 * *m + (1.0 - beta1) * g;
+                *v = beta2 * *v + (1.0 - beta2) * g * g;
+                let (m, v) = (*m / (1.0 - beta1.powi(t)), *v / (1.0 - beta2.powi(t)));
+                f64::from(w) - lr * m / (v.sqrt() + eps)
+            })
+            .collect()
+    }
+}
+
+/// The largest errors met.
+#[derive(Debug, Default)]
+struct Errors {
+    loss: f64,
+    median: f64,
+    worst: f64,
+    buffers: f64,
+    /// Of an update, against itself.
+    update: f64,
+}
+
+/// Holds every recorded iteration to the CPU backend in f64, from its recorded state.
+fn replay(path: &Path) -> Errors {
+    let file = TensorFile::read(path).unwrap();
+    let number = |name: &str| file.metadata[name].parse::<f64>().unwrap();
+    let dimensions = Dimensions {
+        image_size: number("image_size") as usize,
+        width: number("width") as usize,
+        latent_dim: number("latent_dim") as usize,
+        channels: 3,
+    };
+    let adam = |lr: &str| Adam {
+        lr: number(lr),
+        beta1: number("beta1"),
+        beta2: number("beta2"),
+        eps: number("eps"),
+    };
+    let settings = Settings {
+        discriminator: adam("lr_d"),
+        generator: adam("lr_g"),
+        ema: 0.0,
+        seed: 0,
+    };
+    let batch = number("batch_size") as usize;
+    let backend = Cpu::<f64>::new();
+    let mut gan = Gan::new(&backend, &dimensions, batch, 1, 99).unwrap();
+    let mut oracles: BTreeMap<String, Oracle> = BTreeMap::new();
+    let mut errors = Errors::default();
+    // A NaN is greater than everything.
+    let raise = |most: &mut f64, error: f64| {
+        if error.is_nan() || error > *most {
+            *most = error;
+        }
+    };
+    let steps = number("steps") as u64;
+    assert!(steps > 0);
+    for step in 0..steps {
+        let prefix = format!("step/{step:06}/");
+        let dict = |name: &str| StateDict::take_from(&file, name);
+        let before = |network: &str| dict(&format!("{prefix}before/{network}/"));
+        gan.discriminator
+            .write(State::Parameters, &before("D"))
+            .unwrap();
+        gan.generator
+            .write(State::Parameters, &before("G"))
+            .unwrap();
+        let get = |name: &str| &file.floats[&format!("{prefix}{name}")];
+        backend.write(&get("real").data, &mut gan.real).unwrap();
+        backend.write(&get("z").data, &mut gan.z).unwrap();
+        gan.iteration_on(&backend, &settings).unwrap();
+        let losses = gan.last_metrics(&backend).unwrap().losses;
+        for (name, loss) in ["loss_d_real", "loss_d_fake", "loss_g"].iter().zip(losses) {
+            let got = f64::from(get(name).data[0]);
+            raise(&mut errors.loss, (got - f64::from(loss.loss)).abs());
+        }
+        let mut gradient_errors = Vec::new();
+        let next = match step + 1 == steps {
+            true => "final/".to_string(),
+            false => format!("step/{:06}/before/", step + 1),
+        };
+        for (name, network, settings) in [
+            ("D", &gan.discriminator, &settings.discriminator),
+            ("G", &gan.generator, &settings.generator),
+        ] {
+            let want = network.read(State::Gradients).unwrap();
+            let got = dict(&format!("{prefix}grad/{name}/"));
+            let (before, after) = (before(name), dict(&format!("{next}{name}/")));
+            for (tensor, want) in &want.tensors {
+                let gradient = &got.tensors[tensor];
+                gradient_errors.push(relative(gradient, want));
+                let weight = &before.tensors[tensor];
+                let oracle = oracles.entry(format!("{name}/{tensor}")).or_default();
+                let moved = oracle.step(settings, step as i32 + 1, weight, gradient);
+                let pairs = after.tensors[tensor].data.iter().zip(&moved);
+                let difference = norm(pairs.map(|(&a, m)| f64::from(a) - m));
+                let pairs = weight.data.iter().zip(&moved);
+                let update = norm(pairs.map(|(&w, m)| f64::from(w) - m));
+                // Weights of up to 1.1 are stored in f32.
+                let rounding = 1.1 * 2f64.powi(-24) * (moved.len() as f64).sqrt();
+                raise(&mut errors.update, (difference - rounding).max(0.0) / update);
+            }
+            let want = network.read(State::Parameters).unwrap();
+            for (tensor, want) in &want.tensors {
+                if tensor.contains("running") {
+                    raise(&mut errors.buffers, relative(&after.tensors[tensor], want));
+                }
+            }
+            assert_eq!(want.batches_tracked, after.batches_tracked, "{name}");
+        }
+        gradient_errors.sort_unstable_by(f64::total_cmp);
+        raise(&mut errors.median, gradient_errors[gradient_errors.len() / 2]);
+        raise(&mut errors.worst, gradient_errors[gradient_errors.len() - 1]);
+    }
+    errors
+}
+
+/// What is out of bounds, in words.
+fn out_of_bounds(errors: &Errors, bounds: &Bounds) -> Vec<String> {
+    [
+        ("loss", errors.loss, bounds.loss),
+        ("median gradient", errors.median, bounds.median),
+        ("worst gradient", errors.worst, bounds.worst),
+        ("buffers", errors.buffers, bounds.buffers),
+        // A step is of f32 in every type; from the second moment's root to the product some ten roundings.
+        ("update", errors.update, 1e-6),
+    ]
+    .into_iter()
+    .filter(|(_, error, bound)| error.is_nan() || error > bound)
+    .map(|(name, error, bound)| format!("{name}: {error:.1e}, at most {bound:.1e}"))
+    .collect()
+}
+
+/// Losses, gradients, updates and buffers, in every type; with iterations replayed from a graph, which begins with the
+/// third.
+#[test]
+fn every_iteration_agrees_with_the_cpu() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    for (precision, width) in [("fp32", "3"), ("fp32", "8"), ("fp16", "8"), ("bf16", "8")] {
+        let name = format!("{precision}-{width}");
+        let record = folder.path().join(format!("{name}.safetensors"));
+        let mut args = vec!["--precision", precision, "--width", width, "--batch-size", "8"];
+        args.extend(["--record", record.to_str().unwrap()]);
+        train(&folder.path().join(&name), &args, &[]);
+        let errors = replay(&record);
+        println!("{name}: {errors:?}");
+        let wrong = out_of_bounds(&errors, &bounds(precision));
+        assert!(wrong.is_empty(), "{name}: {}", wrong.join(", "));
+    }
+}
