@@ -5,7 +5,9 @@
 //! path are the emulated libraries and a stand-in for the emulated driver that runs work at once. The child runs one of
 //! the ignored tests.
 
+mod driver;
 mod emulation;
+mod libraries;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use cudarc::driver::{result, sys};
 use dcgan_cuda::backend::Precision;
 use dcgan_cuda::backend::cpu::conv_transpose2d::scatter;
 use dcgan_cuda::backend::cpu::conv_wgrad::weight_gradient;
@@ -24,6 +27,7 @@ use dcgan_cuda::backend::cuda::libraries::{Library, find};
 use dcgan_cuda::model::Shape;
 use dcgan_cuda::random::{Purpose, Stream};
 use emulation::{Memory, TYPES, Type, assert_close, relative_error};
+use libraries::{compile, cublas, cudnn};
 use tempfile::TempDir;
 
 /// The only stream that the stand-in for the driver takes.
@@ -44,38 +48,7 @@ extern "C" int emulated_enqueue(void* stream, void (*call)(void*), const void* d
 extern "C" int emulated_check(const void* at, size_t) { return at == nullptr; }
 "#;
 
-/// Compiles `source` to the library `to`, whose soname is `soname`.
-fn compile(source: &Path, to: &Path, soname: &str, flags: &[&str]) {
-    fs::create_dir_all(to.parent().unwrap()).unwrap();
-    let mut command = Command::new("g++");
-    command.args(["-std=c++17", "-O2", "-g1", "-fPIC", "-shared"]);
-    command.args(["-fvisibility=hidden", "-ffp-contract=off"]);
-    command.args(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
-    command.arg(format!("-Wl,-soname,{soname}")).args(flags);
-    command.args(["-x", "c++"]).arg(source).arg("-o").arg(to);
-    let out = command.arg("-ldl").output().expect("g++ runs");
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-}
-
-fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda/emulation")
-}
-
-/// An emulated cuDNN at `to`.
-fn cudnn(to: &Path, flags: &[&str]) {
-    compile(&sources().join("cudnn.cpp"), to, "libcudnn.so.9", flags);
-}
-
-/// An emulated cuBLAS at `to`.
-fn cublas(to: &Path, flags: &[&str]) {
-    compile(&sources().join("cublas.cpp"), to, "libcublas.so.13", flags);
-}
-
-fn driver(folder: &Path) {
+fn stand_in(folder: &Path) {
     let source = folder.join("stand_in.cpp");
     fs::write(&source, STAND_IN).unwrap();
     let visible = ["-fvisibility=default"];
@@ -173,7 +146,8 @@ fn find_and_tell() {
                 Library::Cublas => unsafe {
                     Cublas::new(std::ptr::null_mut(), (0, 0), Precision::Fp32, false).err()
                 },
-                Library::Cudnn => Cudnn::new(std::ptr::null_mut()).err(),
+                // SAFETY: the same.
+                Library::Cudnn => unsafe { Cudnn::new(std::ptr::null_mut()).err() },
             };
             let error = error.unwrap().to_string();
             assert!(error.contains("cannot be used: "), "{error}");
@@ -526,7 +500,8 @@ fn cases() -> Vec<Convolution> {
 #[ignore = "run by the others in a child process"]
 fn cudnn_convolutions_agree() {
     let stream = std::ptr::without_provenance_mut(STREAM);
-    let cudnn = Cudnn::new(stream).unwrap();
+    // SAFETY: the stand-in only compares it.
+    let cudnn = unsafe { Cudnn::new(stream) }.unwrap();
     let mut runs = 0;
     for (t, tf32) in TYPES
         .map(|t| (t, false))
@@ -641,7 +616,8 @@ fn failures_are_told() {
     let case = Case::new(collapsing(1, (1, 1), 8, 8), Type::F32);
     let out = Memory::poisoned(case.convolution.small_len() * 4);
     let (a, b) = case.inputs(Pass::Gather);
-    let cudnn = Cudnn::new(stream).unwrap();
+    // SAFETY: the stand-in only compares it.
+    let cudnn = unsafe { Cudnn::new(stream) }.unwrap();
     let made = CudnnConvolution::new(&cudnn, &case.convolution, Precision::Fp32, false).unwrap();
     let algorithm = made.algorithms(Pass::Gather, usize::MAX).unwrap()[0];
     let memory = Memory::poisoned(algorithm.workspace + 1024);
@@ -673,11 +649,136 @@ fn failures_are_told() {
     assert!(error.contains("describe a map"), "{error}");
 }
 
+/// Device memory with these bytes.
+fn on_device(bytes: &[u8]) -> u64 {
+    // SAFETY: a context is current; the memory is as long as what is copied.
+    unsafe {
+        let at = result::malloc_sync(bytes.len()).unwrap();
+        result::memcpy_htod_sync(at, bytes).unwrap();
+        at
+    }
+}
+
+/// On the emulated driver, in the way that training runs them: captured into a graph once, which is replayed on new
+/// inputs.
+#[test]
+#[ignore = "run by the others in a child process"]
+fn both_run_in_a_captured_graph() {
+    let t = Type::Bf16;
+    result::init().unwrap();
+    let device = result::device::get(0).unwrap();
+    // SAFETY: all memory is allocated before it is used, in the sizes of the case, and freed after the stream is done.
+    unsafe {
+        let context = result::primary_ctx::retain(device).unwrap();
+        result::ctx::set_current(context).unwrap();
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking).unwrap();
+        let case = Case::new(collapsing(3, (1, 1), 8, 24), t);
+        let [small, large, weight] =
+            [&case.small, &case.large, &case.weight].map(|m| on_device(&m.bytes()));
+        let inputs = |pass| match pass {
+            Pass::Gather => (large, weight),
+            Pass::Scatter => (small, weight),
+            Pass::Weights => (large, small),
+        };
+        let cudnn = Cudnn::new(stream).unwrap();
+        let convolution =
+            CudnnConvolution::new(&cudnn, &case.convolution, precision(t), false).unwrap();
+        let cublas_workspace = (on_device(&[0; 1024]), 1024);
+        let cublas = Cublas::new(stream, cublas_workspace, precision(t), false).unwrap();
+        let mut memory = vec![small, large, weight, cublas_workspace.0];
+        let mut outputs = Vec::new();
+        for pass in PASSES {
+            let algorithm = convolution.algorithms(pass, usize::MAX).unwrap()[0];
+            let workspace = on_device(&vec![0; algorithm.workspace]);
+            memory.push(workspace);
+            let product_type = if pass == Pass::Weights { Type::F32 } else { t };
+            let elements = case.expected(pass).len();
+            let poison = vec![0xff; elements * 4];
+            let [made, product] =
+                [t, product_type].map(|o| on_device(&poison[..elements * o.size()]));
+            memory.extend([made, product]);
+            outputs.push((
+                pass,
+                algorithm,
+                workspace,
+                (made, t),
+                (product, product_type),
+            ));
+        }
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        result::stream::begin_capture(stream, mode).unwrap();
+        for (pass, algorithm, workspace, made, product) in &outputs {
+            let (a, b) = inputs(*pass);
+            convolution
+                .run(*pass, algorithm, a, b, made.0, *workspace)
+                .unwrap();
+            cublas
+                .run(*pass, &case.convolution, a, b, product.0)
+                .unwrap();
+        }
+        let graph = result::stream::end_capture(stream).unwrap();
+        let mut executable = std::ptr::null_mut();
+        sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0)
+            .result()
+            .unwrap();
+        let mut small_now = case.small.read(t);
+        for sign in [1.0, -2.0] {
+            small_now.iter_mut().for_each(|v| *v *= sign);
+            result::memcpy_htod_sync(small, &Memory::typed(t, &small_now).bytes()).unwrap();
+            result::graph::launch(executable, stream).unwrap();
+            result::stream::synchronize(stream).unwrap();
+            for (pass, _, _, made, product) in &outputs {
+                let factor = if *pass == Pass::Gather { 1.0 } else { sign };
+                let expected: Vec<f64> = case.expected(*pass).iter().map(|v| v * factor).collect();
+                for (at, t) in [made, product] {
+                    let mut bytes = vec![0u8; expected.len() * t.size()];
+                    result::memcpy_dtoh_sync(&mut bytes, *at).unwrap();
+                    let got = Memory::of(&bytes).read(*t);
+                    assert_close(
+                        &format!("{pass:?} times {sign}"),
+                        &got,
+                        &expected,
+                        t.tolerance(),
+                    );
+                }
+            }
+        }
+        drop((convolution, cudnn, cublas));
+        for at in memory {
+            result::free_sync(at).unwrap();
+        }
+        sys::cuGraphExecDestroy(executable).result().unwrap();
+        sys::cuGraphDestroy(graph).result().unwrap();
+        result::stream::destroy(stream).unwrap();
+        result::ctx::set_current(std::ptr::null_mut()).unwrap();
+        result::primary_ctx::release(device).unwrap();
+    }
+}
+
+#[test]
+fn both_can_be_captured() {
+    for seed in ["1", "2", "3"] {
+        let folders = [driver::library_folder(), libraries::library_folder()];
+        let mut command = driver::command(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "--nocapture"]);
+        command.arg("both_run_in_a_captured_graph");
+        command.env("LD_LIBRARY_PATH", std::env::join_paths(folders).unwrap());
+        let out = command.env("EMULATED_SEED", seed).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        assert!(
+            out.status.success() && text.contains("test result: ok. 1 passed"),
+            "{:?} {text}{}",
+            out.status,
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+}
+
 fn computes(test: &str) {
     let mut child = Child::new();
     cudnn(&child.path("lib/libcudnn.so.9"), &[]);
     cublas(&child.path("lib/libcublas.so.13"), &[]);
-    driver(&child.path("lib"));
+    stand_in(&child.path("lib"));
     child.set("LD_LIBRARY_PATH", "lib").passes(test);
 }
 

@@ -145,7 +145,7 @@ impl Cublas {
             _ => self.data,
         };
         let (one, zero) = (1f32, 0f32);
-        // SAFETY: the handle lives; the memory is as the caller says; the factors are read before it returns.
+        // SAFETY: the handle lives; the memory is as the caller says; 1 and 0 are read before it returns.
         let status = unsafe {
             sys::cublasGemmEx(
                 self.handle,

@@ -77,11 +77,14 @@ impl Drop for Handle {
 }
 
 impl Cudnn {
-    /// In the current context, with all work going to `stream`, which must outlive this.
+    /// In the current context, with all work going to `stream`.
+    ///
+    /// # Safety
+    /// `stream` must outlive this and every convolution made of it.
     ///
     /// # Errors
     /// Where there is no usable cuDNN, or it does not start.
-    pub fn new(stream: CUstream) -> Result<Self> {
+    pub unsafe fn new(stream: CUstream) -> Result<Self> {
         find(Library::Cudnn).map_err(|reason| anyhow!("cuDNN cannot be used: {reason}"))?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the library is there with all its functions; `handle` is written where the call succeeds.
@@ -439,7 +442,7 @@ impl CudnnConvolution {
         );
         let (one, zero) = (1f32, 0f32);
         let (one, zero) = ((&raw const one).cast(), (&raw const zero).cast());
-        // SAFETY: handle and descriptors live; the memory is as the caller says; the factors are read before it returns.
+        // SAFETY: handle and descriptors live; the memory is as the caller says; 1 and 0 are read before it returns.
         let status = unsafe {
             match pass {
                 Pass::Gather => sys::cudnnConvolutionForward(
@@ -568,7 +571,8 @@ mod tests {
         let error = Map::new(data, [1, 0, 1, 1]).err().unwrap().to_string();
         assert!(error.contains("CUDNN_STATUS_BAD_PARAM"), "{error}");
         // On this machine's GPU, or what it says where there is none.
-        if let Err(error) = Cudnn::new(std::ptr::null_mut()) {
+        // SAFETY: the default stream is always there.
+        if let Err(error) = unsafe { Cudnn::new(std::ptr::null_mut()) } {
             let error = error.to_string();
             assert!(error.starts_with("cuDNN failed to start: "), "{error}");
         }
