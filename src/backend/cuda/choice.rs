@@ -115,7 +115,6 @@ pub struct Choice {
 
 /// Makes choices, and runs them.
 pub struct Chooser {
-    device: Rc<Device>,
     options: Options,
     cudnn: Option<Cudnn>,
     cublas: Option<Cublas>,
@@ -127,6 +126,8 @@ pub struct Chooser {
     cache: RefCell<Cache>,
     /// What people should know: libraries that are not there.
     pub notes: Vec<String>,
+    /// The last to go: the libraries use its stream.
+    device: Rc<Device>,
 }
 
 /// Bytes of a network's workspace, for convolutions of at most these shapes.
@@ -181,7 +182,8 @@ impl Chooser {
         let mut versions = String::new();
         if options.conv != Conv::Ours {
             let stream = device.main.cu_stream();
-            match Cudnn::new(stream) {
+            // SAFETY: the stream is the device's, which this keeps; fields are dropped in order, the device last.
+            match unsafe { Cudnn::new(stream) } {
                 Ok(there) => cudnn = Some(there),
                 Err(error) => notes.push(format!("{error:#}; our own convolutions are used")),
             }
@@ -449,7 +451,7 @@ impl Chooser {
             }
             let once = time(kernel, 1)?;
             // Short ones often enough for the clock.
-            let ms = if once < 2.0 { time(kernel, 10)? } else { once };
+            let ms = if once < 2.0 { time(kernel, 5)? } else { once };
             if best.is_none_or(|(fastest, _)| ms < fastest) {
                 best = Some((ms, kernel));
             }

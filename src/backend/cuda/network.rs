@@ -56,7 +56,8 @@ struct Backward {
 
 /// A generator or discriminator with its parameters, gradients, moments and activations.
 pub struct CudaNetwork {
-    device: Rc<Device>,
+    /// Kernels by batch size.
+    chosen: RefCell<HashMap<usize, Rc<Vec<Chosen>>>>,
     chooser: Rc<Chooser>,
     options: Options,
     architecture: Architecture,
@@ -68,12 +69,12 @@ pub struct CudaNetwork {
     /// Batch norm's partial sums.
     partial: Memory,
     workspace: Memory,
-    /// Kernels by batch size.
-    chosen: RefCell<HashMap<usize, Rc<Vec<Chosen>>>>,
     /// Inputs of the last forward pass, maps in each, and how batch norm normalised.
     inputs: usize,
     each: usize,
     statistics: Statistics,
+    /// The last to go: libraries use its stream.
+    device: Rc<Device>,
 }
 
 /// Elements of the largest map between blocks.
