@@ -791,18 +791,9 @@ fn host_pointer() {
 
 #[test]
 fn stray_accesses_end_the_process() {
-    let far = [
-        "leaky_relu_forward_nhwc_f32, block (3, 0, 0), accesses",
-        "behind the end of an allocation of 4000 bytes of device memory (argument 1)",
-    ];
-    // Behind the end lie 96 bytes, to the next multiple of 256, and then a page that nobody may touch.
-    let far = match run("stray_far", &[]) {
-        out if text(&out).contains("block (1, 0, 0)") => {
-            far.map(|m| m.replace("(3, 0, 0)", "(1, 0, 0)"))
-        }
-        _ => far.map(str::to_owned),
-    };
-    ends("stray_far", &[], STOPPED, &[&far[0], &far[1]]);
+    let message = "leaky_relu_forward_nhwc_f32, block (1, 0, 0), accesses";
+    let place = "behind the end of an allocation of 4000 bytes of device memory (argument 1)";
+    ends("stray_far", &[], STOPPED, &[message, place]);
     ends(
         "stray_near",
         &[],
@@ -1147,6 +1138,23 @@ fn the_environment_says_what_the_device_is_like() {
     passes("device", &mismatch);
 }
 
+#[test]
+fn a_mistake_that_does_not_come_about_is_reported() {
+    for (name, value) in [
+        ("EMULATED_DROP_WAIT", "1000"),
+        ("EMULATED_DROP_WAIT", "host:1000"),
+        ("EMULATED_FAIL", "launch:1000:719"),
+        ("EMULATED_SWAP_ARGUMENTS", "self_test_sum:0:1"),
+    ] {
+        ends(
+            "pipeline",
+            &[(name, value)],
+            UNBALANCED,
+            &["has not come about"],
+        );
+    }
+}
+
 // ---- Other libraries
 
 /// What emulated cuDNN and cuBLAS queue.
@@ -1217,6 +1225,11 @@ fn through_cudarc() {
     // SAFETY: unloaded below, when the streams are done.
     let (module, function) = unsafe {
         let module = result::module::load_data(kernel.fatbin.as_ptr().cast()).unwrap();
+        if std::env::var_os("WRONG_MODULE").is_some() {
+            let other = CString::new("adam_finite").unwrap();
+            let found = result::module::get_function(module, other);
+            assert_eq!(found.map_err(code).unwrap_err(), 500);
+        }
         let name = CString::new("leaky_relu_forward_nhwc_f32").unwrap();
         (module, result::module::get_function(module, name).unwrap())
     };
@@ -1278,6 +1291,8 @@ fn the_program_s_own_way_through_cudarc() {
     }
     assert_eq!(failures("through_cudarc", &[]), 0);
     passes("through_cudarc", &[]);
+    let message = "adam_finite is not in the module of leaky_relu.cu, but of adam.cu";
+    ends("through_cudarc", &[("WRONG_MODULE", "1")], 0, &[message]);
     // Deliberate mistakes.
     let swapped = ("EMULATED_SWAP_ARGUMENTS", "leaky_relu_forward_nhwc_f32:0:1");
     assert_eq!(failures("through_cudarc", &[swapped]), SEEDS);

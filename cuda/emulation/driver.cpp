@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -94,6 +95,8 @@ struct Function {
 };
 
 struct Module {
+    // The .cu file that it was compiled from, without folder and extension; empty where that is not known.
+    std::string source;
     std::map<std::string, std::unique_ptr<Function>> functions;
 };
 
@@ -111,8 +114,9 @@ Handles& handles() {
     return all;
 }
 
-bool initialised = false;
+std::atomic<bool> initialised{false};
 uint64_t unbalanced = 0;
+bool swapped_any = false;
 uint64_t stream_waits = 0, host_waits = 0, captures = 0;
 thread_local Context* current_context = nullptr;
 thread_local int thread_capture_mode = MODE_GLOBAL;
@@ -395,6 +399,7 @@ Code launch(Function& function, uint3 grid, uint3 block, size_t shared, const vo
         if (o.swapped_kernel == kernel.name) {
             if (i == o.swapped[0]) from = o.swapped[1];
             if (i == o.swapped[1]) from = o.swapped[0];
+            swapped_any = true;
             if (from >= kernel.arguments || kernel.argument_sizes[from] != kernel.argument_sizes[i]) {
                 stop("EMULATED_SWAP_ARGUMENTS: arguments %zu and %zu of %s differ in size", i, from, kernel.name);
             }
@@ -426,10 +431,16 @@ T read_at(const char* from) {
     return value;
 }
 
+// The name of a file without folder and extension.
+std::string stem(std::string path) {
+    path.erase(0, path.rfind('/') + 1);
+    return path.substr(0, path.rfind('.'));
+}
+
 // Whether a fat binary, or a plain ELF file, has code for this device. The layout of a fat binary as cuobjdump shows
 // it: a head of 16 bytes, then entries of kind (1 PTX, 2 ELF), size of their head, size, and at byte 28 the
-// architecture.
-Code check_image(const char* image) {
+// architecture, then place and length of the name of the source.
+Code check_image(const char* image, std::string& source) {
     if (std::memcmp(image, "\x7f" "ELF", 4) == 0) return SUCCESS;
     if (read_at<uint32_t>(image) != 0xba55ed50u) {
         say("cuModuleLoadData: neither a fat binary nor an ELF file");
@@ -441,8 +452,10 @@ Code check_image(const char* image) {
     while (entry < end) {
         const auto kind = read_at<uint16_t>(entry);
         const auto architecture = read_at<uint32_t>(entry + 28);
-        if (kind == 1 && architecture <= sm) return SUCCESS;
-        if (kind == 2 && architecture / 10 == sm / 10 && architecture <= sm) return SUCCESS;
+        if ((kind == 1 || architecture / 10 == sm / 10) && architecture <= sm) {
+            source = stem({entry + read_at<uint32_t>(entry + 32), read_at<uint32_t>(entry + 36)});
+            return SUCCESS;
+        }
         entry += read_at<uint32_t>(entry + 4) + read_at<uint64_t>(entry + 8);
     }
     say("cuModuleLoadData: nothing for compute capability %d.%d", options().major, options().minor);
@@ -473,7 +486,11 @@ void report() {
             }
         }
     }
-    if (unbalanced && options().strict) {
+    const Options& o = options();
+    const bool idle = stream_waits < o.dropped_wait || host_waits < o.dropped_host_wait ||
+                      launches_run() < o.failing_launch || (!o.swapped_kernel.empty() && !swapped_any);
+    if (idle) complain("the mistake or failure that the environment asks for has not come about");
+    if (unbalanced && o.strict) {
         std::fflush(nullptr);
         _exit(UNBALANCED);
     }
@@ -1087,8 +1104,10 @@ int cuModuleLoadData(void** module, const void* image) {
     ENTER;
     if (const Code code = unsafe_in_capture("cuModuleLoadData")) return code;
     if (!image) return INVALID_VALUE;
-    if (const Code code = check_image(static_cast<const char*>(image))) return code;
+    std::string source;
+    if (const Code code = check_image(static_cast<const char*>(image), source)) return code;
     Module* m = new Module;
+    m->source = source;
     handles().modules.insert(m);
     *module = m;
     return SUCCESS;
@@ -1114,6 +1133,11 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
     const emulation::Registered* kernel = emulation::find(name);
     if (!kernel) {
         say("cuModuleGetFunction: there is no kernel %s", name);
+        return NOT_FOUND;
+    }
+    if (!m->source.empty() && m->source != stem(kernel->file)) {
+        say("cuModuleGetFunction: %s is not in the module of %s.cu, but of %s.cu", name, m->source.c_str(),
+            stem(kernel->file).c_str());
         return NOT_FOUND;
     }
     auto& place = m->functions[name];

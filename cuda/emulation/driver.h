@@ -216,6 +216,8 @@ bool in_use(const Allocation& pinned);
 void forget_destroyed();
 // The host has waited for this time on the virtual clock.
 void host_reached(double time);
+// How many launches have run.
+uint64_t launches_run();
 // The item that is running, or null.
 const Item* running();
 

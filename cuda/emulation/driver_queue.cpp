@@ -316,6 +316,8 @@ void forget_destroyed() {
 
 void host_reached(double time) { host_time = std::max(host_time, time); }
 
+uint64_t launches_run() { return launches; }
+
 const Item* running() { return current; }
 
 }  // namespace driver

@@ -91,6 +91,8 @@ struct Registered {
     // Which arguments are pointers.
     const bool* argument_pointers;
     size_t arguments;
+    // The .cu file that defines it.
+    const char* file;
 };
 void add(const Registered& kernel);
 // The kernel of this name, or null.
@@ -103,13 +105,15 @@ void unpack(void (*function)(A...), void** arguments, std::index_sequence<I...>)
 
 struct Registration {
     template <typename... A>
-    Registration(const char* name, unsigned most_threads, void (*function)(A...)) {
+    Registration(const char* name, unsigned most_threads, void (*function)(A...),
+                 const char* file = __builtin_FILE()) {
         static const size_t sizes[sizeof...(A) + 1] = {sizeof(A)..., 0};
         static const bool pointers[sizeof...(A) + 1] = {std::is_pointer_v<A>..., false};
         auto call = [](const void* f, void** arguments) {
             unpack(reinterpret_cast<void (*)(A...)>(const_cast<void*>(f)), arguments, std::index_sequence_for<A...>());
         };
-        add({name, most_threads, call, reinterpret_cast<const void*>(function), sizes, pointers, sizeof...(A)});
+        add({name, most_threads, call, reinterpret_cast<const void*>(function), sizes, pointers,
+             sizeof...(A), file});
     }
 };
 
