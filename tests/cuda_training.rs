@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use dcgan_cuda::backend::cpu::Cpu;
 use dcgan_cuda::backend::cuda::kernels::KERNELS;
-use dcgan_cuda::backend::{Adam, Backend, Network, State};
+use dcgan_cuda::backend::{Adam, Backend, Counters, Network, State};
 use dcgan_cuda::model::arch::Dimensions;
 use dcgan_cuda::model::params::TensorFile;
 use dcgan_cuda::model::{StateDict, Tensor};
@@ -68,7 +68,9 @@ fn cache() -> &'static Path {
 /// `train --device cuda` into `out`: [`TINY`] but for what `args` say, in this environment.
 fn train_in(out: &Path, args: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = driver::command(env!("CARGO_BIN_EXE_dcgan-cuda"));
-    command.args(["train", "--device", "cuda", "--out"]).arg(out);
+    command
+        .args(["train", "--device", "cuda", "--out"])
+        .arg(out);
     command.args(TINY).args(args).env("XDG_CACHE_HOME", cache());
     command.envs(environment.iter().copied());
     checked(command.output().unwrap())
@@ -239,6 +241,27 @@ fn replay(path: &Path) -> Errors {
         gan.generator
             .write(State::Parameters, &before("G"))
             .unwrap();
+        // The optimiser goes on from what the recorded run's has seen, which may have left steps out.
+        let mut counters = Counters::default();
+        for (name, network) in [("D", &mut gan.discriminator), ("G", &mut gan.generator)] {
+            let (mut first, mut second) = (before(name), before(name));
+            for dict in [&mut first, &mut second] {
+                dict.tensors.retain(|name, _| !name.contains("running"));
+                dict.batches_tracked = None;
+            }
+            for (tensor, m) in &mut first.tensors {
+                let v = second.tensors.get_mut(tensor).unwrap();
+                let oracle = oracles.entry(format!("{name}/{tensor}")).or_default();
+                oracle.m.resize(m.data.len(), 0.0);
+                oracle.v.resize(m.data.len(), 0.0);
+                m.data = oracle.m.iter().map(|&m| m as f32).collect();
+                v.data = oracle.v.iter().map(|&v| v as f32).collect();
+                counters.steps[usize::from(name == "G")].taken = oracle.taken as u64;
+            }
+            network.write(State::FirstMoment, &first).unwrap();
+            network.write(State::SecondMoment, &second).unwrap();
+        }
+        gan.set_counters(&backend, &counters).unwrap();
         let get = |name: &str| &file.floats[&format!("{prefix}{name}")];
         backend.write(&get("real").data, &mut gan.real).unwrap();
         backend.write(&get("z").data, &mut gan.z).unwrap();
@@ -295,7 +318,10 @@ fn replay(path: &Path) -> Errors {
                 let update = norm(pairs.map(|(&w, m)| f64::from(w) - m));
                 // Weights of up to 1.1 are stored in f32.
                 let rounding = 1.1 * 2f64.powi(-24) * (moved.len() as f64).sqrt();
-                raise(&mut errors.update, (difference - rounding).max(0.0) / update);
+                raise(
+                    &mut errors.update,
+                    (difference - rounding).max(0.0) / update,
+                );
             }
             let want = network.read(State::Parameters).unwrap();
             for (tensor, want) in &want.tensors {
@@ -306,8 +332,14 @@ fn replay(path: &Path) -> Errors {
             assert_eq!(want.batches_tracked, after.batches_tracked, "{name}");
         }
         gradient_errors.sort_unstable_by(f64::total_cmp);
-        raise(&mut errors.median, gradient_errors[gradient_errors.len() / 2]);
-        raise(&mut errors.worst, gradient_errors[gradient_errors.len() - 1]);
+        raise(
+            &mut errors.median,
+            gradient_errors[gradient_errors.len() / 2],
+        );
+        raise(
+            &mut errors.worst,
+            gradient_errors[gradient_errors.len() - 1],
+        );
     }
     errors
 }
@@ -354,7 +386,11 @@ fn every_iteration_agrees_with_the_cpu() {
         let wrong = out_of_bounds(&errors, &bounds(precision));
         assert!(wrong.is_empty(), "{name}: {}", wrong.join(", "));
         assert!(errors.compared >= 3, "{name}: {errors:?}");
-        assert_eq!(errors.skipped > 0, precision == "fp16", "{name}: {errors:?}");
+        assert_eq!(
+            errors.skipped > 0,
+            precision == "fp16",
+            "{name}: {errors:?}"
+        );
     }
 }
 
@@ -374,14 +410,28 @@ fn the_order_of_streams_does_not_matter() {
     for seed in 1..=20 {
         let name = run(&seed.to_string());
         let graph = if seed % 2 == 0 { "on" } else { "off" };
-        let args = ["--precision", "bf16", "--graph", graph, "--kernels-from", repeat];
+        let args = [
+            "--precision",
+            "bf16",
+            "--graph",
+            graph,
+            "--kernels-from",
+            repeat,
+        ];
         train(&name, &args, &[("EMULATED_SEED", &seed.to_string())]);
         assert!(tensors(&name, 4) == expected, "seed {seed}, graph {graph}");
         assert_eq!(log(&name), log(&first), "seed {seed}");
         fs::remove_dir_all(name).unwrap();
     }
     let resumed = run("resumed");
-    let args = ["--precision", "bf16", "--steps", "2", "--kernels-from", repeat];
+    let args = [
+        "--precision",
+        "bf16",
+        "--steps",
+        "2",
+        "--kernels-from",
+        repeat,
+    ];
     train(&resumed, &args, &[]);
     resume(&resumed, &["--steps", "4"]);
     assert!(tensors(&resumed, 4) == expected, "resumed");
@@ -398,7 +448,14 @@ fn a_resumed_run_keeps_its_loss_scale() {
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     train(&whole, &["--precision", "fp16"], &[]);
     let kernels = whole.to_str().unwrap();
-    let args = ["--precision", "fp16", "--steps", "1", "--kernels-from", kernels];
+    let args = [
+        "--precision",
+        "fp16",
+        "--steps",
+        "1",
+        "--kernels-from",
+        kernels,
+    ];
     train(&parts, &args, &[]);
     let state = fs::read_to_string(checkpoint(&parts, 1).join("state.json")).unwrap();
     assert!(state.contains("\"loss_scale\""), "{state}");
@@ -407,15 +464,45 @@ fn a_resumed_run_keeps_its_loss_scale() {
     assert_eq!(log(&whole), log(&parts));
 }
 
-/// Whether the tensors after training in this environment are `expected`; a run that fails is none.
-fn same(out: &Path, args: &[&str], environment: &[(&str, &str)], expected: &Expected) -> bool {
-    let done = train_in(out, args, environment);
-    let same = done.status.success() && tensors(out, 4) == *expected;
-    fs::remove_dir_all(out).ok();
-    same
+/// A run of eight iterations that nothing disturbs, and others to hold against it.
+struct Undisturbed {
+    folder: TempDir,
+    expected: BTreeMap<PathBuf, Vec<u8>>,
 }
 
-type Expected = BTreeMap<PathBuf, Vec<u8>>;
+impl Undisturbed {
+    const ARGS: [&str; 6] = ["--precision", "fp32", "--steps", "8", "--log-every", "100"];
+
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let first = folder.path().join("first");
+        train(&first, &Self::ARGS, &[]);
+        let expected = tensors(&first, 8);
+        Self { folder, expected }
+    }
+
+    /// Whether the same run in this environment fails or ends in other tensors.
+    fn shows(&self, environment: &[(&str, &str)]) -> bool {
+        let kernels = self.folder.path().join("first");
+        let args = [
+            &Self::ARGS[..],
+            &["--kernels-from", kernels.to_str().unwrap()],
+        ]
+        .concat();
+        let out = self.folder.path().join("other");
+        let done = train_in(&out, &args, environment);
+        // What was to be disturbed has not come about, or something else is wrong.
+        assert_ne!(
+            done.status.code(),
+            Some(driver::UNBALANCED),
+            "{}",
+            stderr(&done)
+        );
+        let same = done.status.success() && tensors(&out, 8) == self.expected;
+        fs::remove_dir_all(&out).ok();
+        !same
+    }
+}
 
 /// Every wait between copy stream, main stream and host is needed: without it some order gives another result.
 #[test]
@@ -423,23 +510,195 @@ fn a_missing_wait_shows() {
     if skipped() {
         return;
     }
-    let folder = TempDir::new().unwrap();
-    let first = folder.path().join("first");
-    train(&first, &["--precision", "fp32", "--steps", "8"], &[]);
-    let expected = tensors(&first, 8);
-    let repeat = first.to_str().unwrap();
-    let args = ["--precision", "fp32", "--steps", "8", "--kernels-from", repeat];
-    let out = folder.path().join("mutant");
-    for wait in ["every:wait:copy", "every:wait:main", "every:host"] {
-        println!("{wait}");
-        let shows = (0..12).any(|seed: u32| {
-            let seed = seed.to_string();
-            let environment = [("EMULATED_SEED", &*seed), ("EMULATED_DROP_WAIT", wait)];
-            let done = train_in(&out, &args, &environment);
-            let same = done.status.success() && tensors(&out, 8) == expected;
-            fs::remove_dir_all(&out).ok();
-            !same
+    let run = Undisturbed::new();
+    assert!(!run.shows(&[("EMULATED_SEED", "2")]));
+    // Three batches are sent before the first iteration, whose waits find nothing to wait for. From then on, main stream
+    // and copy stream wait in turns, and the host before it fills a slot again.
+    for (what, wait) in [
+        ("the main stream for a batch, iteration 0", "4"),
+        ("the main stream for a batch, iteration 4", "12"),
+        ("the copy stream for iteration 0", "5"),
+        ("the copy stream for iteration 3", "11"),
+        ("the host for a copy, iteration 0", "host:4"),
+        ("the host for a copy, iteration 2", "host:6"),
+    ] {
+        let shows = (0..16).any(|seed: u32| {
+            run.shows(&[
+                ("EMULATED_SEED", &seed.to_string()),
+                ("EMULATED_DROP_WAIT", wait),
+            ])
         });
-        assert!(shows, "{wait}: no order shows that it is missing");
+        assert!(shows, "{what}: no order shows that it does not wait");
+    }
+}
+
+/// Two arguments of a launch in the wrong order show.
+#[test]
+fn swapped_arguments_show() {
+    if skipped() {
+        return;
+    }
+    let run = Undisturbed::new();
+    for swap in [
+        "batch_nhwc_f32:0:2",
+        "batch_nhwc_f32:5:6",
+        "latent_nhwc_f32:1:2",
+        "conv2d_fprop_nhwc_f32_64x32_any:0:1",
+        "conv2d_fprop_nhwc_f32_64x32_any:1:2",
+        "conv_transpose2d_fprop_nhwc_f32_64x32_any:0:1",
+        "conv_wgrad_nhwc_f32_64x32_any:0:1",
+        "conv_wgrad_reduce:0:1",
+        "batch_norm_statistics_nhwc_f32:2:3",
+        "batch_norm_finalize_nhwc_f32:2:3",
+        "batch_norm_finalize_nhwc_f32:4:5",
+        "batch_norm_finalize_nhwc_f32:9:10",
+        "batch_norm_apply_nhwc_f32:0:1",
+        "batch_norm_apply_nhwc_f32:4:5",
+        "batch_norm_backward_reduce_nhwc_f32:0:1",
+        "batch_norm_backward_finalize:1:2",
+        "batch_norm_backward_finalize:3:4",
+        "batch_norm_backward_apply_nhwc_f32:7:8",
+        "leaky_relu_backward_nhwc_f32:0:1",
+        "tanh_backward_nhwc_f32:0:1",
+        "bce_loss_nhwc_f32:3:4",
+        "adam_f32:4:5",
+        "adam_prepare:1:2",
+        "adam_finish:1:2",
+    ] {
+        let shows = run.shows(&[("EMULATED_SWAP_ARGUMENTS", swap)]);
+        assert!(shows, "{swap}: nothing shows");
+    }
+}
+
+/// Kernels and driver under AddressSanitizer and UBSan: no access outside of what was allocated.
+#[test]
+fn nothing_is_touched_outside_its_memory() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    for (precision, graph) in [("fp32", "on"), ("fp16", "off")] {
+        let mut command = driver::command_under_sanitizers(env!("CARGO_BIN_EXE_dcgan-cuda"));
+        command.args(["train", "--device", "cuda", "--out"]);
+        command.arg(folder.path().join(precision)).args(TINY);
+        command.args(["--precision", precision, "--graph", graph]);
+        let done = checked(command.env("XDG_CACHE_HOME", cache()).output().unwrap());
+        succeeds(&done);
+    }
+}
+
+/// What people are told where something is amiss.
+#[test]
+fn what_is_amiss_is_told() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("run");
+    let refused = |args: &[&str], environment: &[(&str, &str)], parts: &[&str]| {
+        refuses(&train_in(&out, args, environment), 1, parts);
+        assert!(!out.exists());
+    };
+    let parts = ["CUDA up to 12.4", "580 or later"];
+    refused(&[], &[("EMULATED_DRIVER_VERSION", "12040")], &parts);
+    let parts = ["7.5", "8.0"];
+    refused(&[], &[("EMULATED_COMPUTE_CAPABILITY", "7.5")], &parts);
+    refused(
+        &[],
+        &[("EMULATED_DEVICES", "0")],
+        &["no CUDA-capable device"],
+    );
+    refused(
+        &[],
+        &[("EMULATED_INIT_ERROR", "999")],
+        &["CUDA_ERROR_UNKNOWN", "nvidia-smi"],
+    );
+    let parts = ["no cuda:3", "--device cuda:0"];
+    refused(&["--device", "cuda:3"], &[], &parts);
+    let parts = [
+        "memory of the GPU",
+        "the largest batch that fits is --batch-size",
+    ];
+    refused(
+        &["--batch-size", "32"],
+        &[("EMULATED_MEMORY", "4000000")],
+        &parts,
+    );
+    let parts = ["has no kernels.json", "trained on a GPU"];
+    refused(
+        &["--kernels-from", folder.path().to_str().unwrap()],
+        &[],
+        &parts,
+    );
+
+    // Lost between the second checkpoint and the third.
+    let args = [
+        "--steps",
+        "9",
+        "--checkpoint-every",
+        "3",
+        "--precision",
+        "fp32",
+    ];
+    let count = |name: &str| {
+        let trace = folder.path().join(name);
+        train(&out, &args, &[("EMULATED_TRACE", trace.to_str().unwrap())]);
+        fs::remove_dir_all(&out).unwrap();
+        let text = fs::read_to_string(trace).unwrap();
+        text.lines()
+            .filter(|line| line.contains("progress_advance"))
+            .count()
+    };
+    assert_eq!(count("trace"), 9);
+    for (code, name) in [
+        ("719", "lost"),
+        ("700", "mistake in this program"),
+        ("214", "lost"),
+    ] {
+        let lost = (20..4000).step_by(40).find_map(|launch| {
+            let failing = format!("launch:{launch}:{code}");
+            let done = train_in(&out, &args, &[("EMULATED_FAIL", &failing)]);
+            let text = stderr(&done);
+            let in_time = text.contains("checkpoints/step-000006");
+            if in_time {
+                refuses(&done, 1, &[name, "last good checkpoint", "--resume"]);
+                return Some(());
+            }
+            fs::remove_dir_all(&out).ok();
+            None
+        });
+        assert!(lost.is_some(), "{code}: never between two checkpoints");
+        // And it goes on from there.
+        resume(&out, &[]);
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+/// Without any CUDA library: `auto` trains on the CPU and says why, `cuda` refuses and says why.
+#[test]
+fn without_a_driver_the_cpu_trains() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("run");
+    let train = |device: &str| {
+        let args = TINY.iter().filter(|arg| **arg != "--quiet");
+        let mut command = training::binary();
+        command
+            .args(["train", "--device", device, "--out"])
+            .arg(&out);
+        checked(command.args(args).output().unwrap())
+    };
+    if !dcgan_cuda::backend::cuda::probe::driver_is_there() {
+        let text = refuses(&train("cuda"), 1, &["--device cuda", "no NVIDIA driver"]);
+        assert!(text.contains("580"), "{text}");
+        assert!(!out.exists());
+        let done = train("auto");
+        succeeds(&done);
+        let said = String::from_utf8(done.stdout).unwrap();
+        assert!(
+            said.contains("on the CPU, since there is no NVIDIA driver"),
+            "{said}"
+        );
+    } else {
+        eprintln!("SKIPPED: this machine has a driver");
     }
 }

@@ -160,20 +160,17 @@ impl Device {
             return Ok(*function);
         }
         let c_name = CString::new(name)?;
-        for module in &self.modules {
-            // SAFETY: the module is loaded.
-            match unsafe { result::module::get_function(module.0, c_name.clone()) } {
-                Ok(function) => {
-                    self.functions
-                        .borrow_mut()
-                        .insert(name.to_string(), function);
-                    return Ok(function);
-                }
-                Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)) => {}
-                Err(error) => return Err(explain(error, &format!("find the kernel {name}"))),
-            }
-        }
-        Err(anyhow!("this program has no kernel {name}: build it again"))
+        let mut files = KERNELS.iter().zip(&self.modules);
+        let (_, module) = files
+            .find(|(kernel, _)| kernel.functions().any(|n| n == name))
+            .with_context(|| format!("this program has no kernel {name}: build it again"))?;
+        // SAFETY: the module is loaded.
+        let function = unsafe { result::module::get_function(module.0, c_name) }
+            .to(&format!("find the kernel {name}"))?;
+        self.functions
+            .borrow_mut()
+            .insert(name.to_string(), function);
+        Ok(function)
     }
 
     /// A launch of `threads` in each of `grid` blocks, on the main stream.

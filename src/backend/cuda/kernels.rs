@@ -13,6 +13,17 @@ pub struct Kernel {
     pub ptxas_report: &'static str,
 }
 
+impl Kernel {
+    /// Names of its functions, in no order, each once for every architecture.
+    pub fn functions(&self) -> impl Iterator<Item = &'static str> {
+        let lines = self.ptxas_report.lines();
+        lines.filter_map(|line| {
+            let (_, rest) = line.split_once("Compiling entry function '")?;
+            rest.split('\'').next()
+        })
+    }
+}
+
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 #[cfg(test)]

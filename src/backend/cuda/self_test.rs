@@ -99,15 +99,7 @@ fn conv_name(conv: Conv) -> &'static str {
 
 /// Names of all embedded kernels, once each.
 fn names() -> impl Iterator<Item = &'static str> {
-    let lines = KERNELS.iter().flat_map(|k| k.ptxas_report.lines());
-    let names: BTreeSet<&str> = lines
-        .filter_map(|line| {
-            line.split_once("Compiling entry function '")?
-                .1
-                .split('\'')
-                .next()
-        })
-        .collect();
+    let names: BTreeSet<&str> = KERNELS.iter().flat_map(|k| k.functions()).collect();
     names.into_iter()
 }
 
