@@ -98,31 +98,34 @@ fn tensors(run: &Path, step: u64) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// How far each type may be from f64, from the same state.
 ///
-/// u is the type's rounding: 2⁻²⁴, 2⁻¹¹, 2⁻⁸. A gradient passes some 20 roundings one after the other (two a block:
-/// convolution and batch norm, forward and backward through both networks); errors of a random walk of 20 steps are
-/// √20·u, and a batch norm over the few values of such a small batch multiplies by up to 10: 45·u in the median, twice
-/// the measured 18·u (bf16) and 21·u (f16); single tensors of three channels up to four times that. A loss is a mean of
-/// log(1 + e^x) of one logit an image: 2·u·|x| and what the images before it bring, 8·u. In f32 sums of up to 10³ terms
-/// add √10³·u. Running statistics are means of what one convolution of rounded maps put out: 8·u.
+/// u is the type's rounding: 2⁻²⁴, 2⁻¹¹, 2⁻⁸. A loss is a mean of log(1 + e^x) of one logit an image, which four blocks
+/// round: 8·u. So are running statistics, means over maps that are rounded. The gradient of the discriminator's last
+/// weight has no kink of an activation behind it: 8·u too (measured 1.3·10⁻³, 2.7·u, in f16). All others have: an input of
+/// about 1 that is off by some u lies on the other side of the kink with probability of about 4·u, which changes a slope
+/// from 0.2 to 1, and so the gradient by √(4·u) for each of up to eight kinks in a row: 6·√u in the median, twice that in
+/// the worst tensor. In f32 no value met a kink, and sums of up to 10³ terms add √10³·u.
 struct Bounds {
     loss: f64,
+    last: f64,
     median: f64,
     worst: f64,
     buffers: f64,
 }
 
 fn bounds(precision: &str) -> Bounds {
-    let u = match precision {
-        "fp32" => 2f64.powi(-24),
-        "fp16" => 2f64.powi(-11),
-        "bf16" => 2f64.powi(-8),
+    let (u, kinks) = match precision {
+        "fp32" => (2f64.powi(-24), false),
+        "fp16" => (2f64.powi(-11), true),
+        "bf16" => (2f64.powi(-8), true),
         other => panic!("{other}"),
     };
+    let median = if kinks { 6.0 * u.sqrt() } else { 32.0 * u };
     Bounds {
         loss: 8.0 * u + 1e-6,
-        median: 45.0 * u,
-        worst: 180.0 * u,
-        buffers: 8.0 * u + 1e-6,
+        last: 8.0 * u + 1e-6,
+        median,
+        worst: if kinks { 2.0 * median } else { 1e-4 },
+        buffers: 8.0 * u + 5e-6,
     }
 }
 
@@ -178,6 +181,7 @@ impl Oracle {
 #[derive(Debug, Default)]
 struct Errors {
     loss: f64,
+    last: f64,
     median: f64,
     worst: f64,
     buffers: f64,
@@ -308,7 +312,11 @@ fn replay(path: &Path) -> Errors {
             let (before, after) = (before(name), dict(&format!("{next}{name}/")));
             for (tensor, want) in &want.tensors {
                 let gradient = &got.tensors[tensor];
-                gradient_errors.push(relative(gradient, want));
+                let error = relative(gradient, want);
+                gradient_errors.push(error);
+                if name == "D" && gradient.shape.first() == Some(&1) {
+                    raise(&mut errors.last, error);
+                }
                 let weight = &before.tensors[tensor];
                 let oracle = oracles.entry(format!("{name}/{tensor}")).or_default();
                 let moved = oracle.step(settings, weight, gradient);
@@ -348,6 +356,7 @@ fn replay(path: &Path) -> Errors {
 fn out_of_bounds(errors: &Errors, bounds: &Bounds) -> Vec<String> {
     [
         ("loss", errors.loss, bounds.loss),
+        ("gradient of the last weight", errors.last, bounds.last),
         ("median gradient", errors.median, bounds.median),
         ("worst gradient", errors.worst, bounds.worst),
         ("buffers", errors.buffers, bounds.buffers),
@@ -621,7 +630,7 @@ fn what_is_amiss_is_told() {
     ];
     refused(
         &["--batch-size", "32"],
-        &[("EMULATED_MEMORY", "4000000")],
+        &[("EMULATED_MEMORY", "3000000")],
         &parts,
     );
     let parts = ["has no kernels.json", "trained on a GPU"];
@@ -631,7 +640,7 @@ fn what_is_amiss_is_told() {
         &parts,
     );
 
-    // Lost between the second checkpoint and the third.
+    // Lost in the eighth iteration, after the second checkpoint and before the third.
     let args = [
         "--steps",
         "9",
@@ -639,37 +648,34 @@ fn what_is_amiss_is_told() {
         "3",
         "--precision",
         "fp32",
+        "--graph",
+        "off",
     ];
-    let count = |name: &str| {
-        let trace = folder.path().join(name);
-        train(&out, &args, &[("EMULATED_TRACE", trace.to_str().unwrap())]);
-        fs::remove_dir_all(&out).unwrap();
-        let text = fs::read_to_string(trace).unwrap();
-        text.lines()
-            .filter(|line| line.contains("progress_advance"))
-            .count()
-    };
-    assert_eq!(count("trace"), 9);
-    for (code, name) in [
+    let trace = folder.path().join("trace");
+    train(&out, &args, &[("EMULATED_TRACE", trace.to_str().unwrap())]);
+    let expected = tensors(&out, 9);
+    fs::remove_dir_all(&out).unwrap();
+    let text = fs::read_to_string(trace).unwrap();
+    let kernels: Vec<&str> = text.lines().filter(|l| l.contains(" kernel ")).collect();
+    let ends = kernels
+        .iter()
+        .enumerate()
+        .filter(|(_, l)| l.contains("progress_advance"));
+    let ends: Vec<usize> = ends.map(|(index, _)| index).collect();
+    assert_eq!(ends.len(), 9);
+    let launch = (ends[6] + ends[7]) / 2;
+    for (code, says) in [
         ("719", "lost"),
         ("700", "mistake in this program"),
         ("214", "lost"),
     ] {
-        let lost = (20..4000).step_by(40).find_map(|launch| {
-            let failing = format!("launch:{launch}:{code}");
-            let done = train_in(&out, &args, &[("EMULATED_FAIL", &failing)]);
-            let text = stderr(&done);
-            let in_time = text.contains("checkpoints/step-000006");
-            if in_time {
-                refuses(&done, 1, &[name, "last good checkpoint", "--resume"]);
-                return Some(());
-            }
-            fs::remove_dir_all(&out).ok();
-            None
-        });
-        assert!(lost.is_some(), "{code}: never between two checkpoints");
+        let failing = format!("launch:{launch}:{code}");
+        let done = train_in(&out, &args, &[("EMULATED_FAIL", &failing)]);
+        let parts = [says, "last good checkpoint is", "step-000006", "--resume"];
+        refuses(&done, 1, &parts);
         // And it goes on from there.
         resume(&out, &[]);
+        assert!(tensors(&out, 9) == expected);
         fs::remove_dir_all(&out).unwrap();
     }
 }

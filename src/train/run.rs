@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use cudarc::driver::DriverError;
 
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
@@ -16,6 +15,7 @@ use super::sheet;
 use super::step::{Gan, KEPT_METRICS};
 use super::stop::Stop;
 use crate::backend::cuda::choice;
+use crate::backend::cuda::device::GpuError;
 use crate::backend::{Backend, Network, State, Statistics, Steps, Use};
 use crate::data::{Dataset, Loader};
 use crate::files;
@@ -391,7 +391,11 @@ fn what_is_left(run: &Path, error: &anyhow::Error) -> String {
         _ => "there is no checkpoint yet".to_string(),
     };
     let exists = Config::path(run).exists();
-    if exists && error.chain().any(|cause| cause.is::<DriverError>()) {
+    let gpu = |cause: &(dyn std::error::Error + 'static)| {
+        let error = cause.downcast_ref::<GpuError>();
+        error.is_some_and(|error| !error.out_of_memory)
+    };
+    if exists && error.chain().any(gpu) {
         return format!(
             "{last}; once the GPU works again, continue with: dcgan-cuda train --out {} --resume",
             run.display()

@@ -162,6 +162,14 @@ pub fn workspace_bytes<'a>(
     }
 }
 
+/// Bytes that it takes to measure the kernels for a convolution: both maps, the weights, and the largest result.
+pub fn scratch_bytes(options: &Options, shape: &Convolution) -> usize {
+    let size = options.precision.size();
+    let (small, large) = (size * shape.small_len(), size * shape.large_len());
+    let result = small.max(large).max(4 * shape.weights());
+    small + large + size * shape.weights() + result
+}
+
 /// What to try of splitting the pixels.
 fn split_candidates(device: &Device, tile: Tile, shape: &Convolution) -> Vec<u32> {
     let splits = conv_wgrad::splits(device, tile, shape);

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CString, c_void};
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -44,8 +45,26 @@ pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
              restart of the machine)"
         }
     };
-    anyhow::Error::new(error).context(format!("the GPU failed to {doing} ({text}): {what}"))
+    anyhow::Error::new(GpuError {
+        message: format!("the GPU failed to {doing} ({text}): {what}"),
+        out_of_memory: error.0 == CUDA_ERROR_OUT_OF_MEMORY,
+    })
 }
+
+/// What [`explain`] makes of an error of the driver.
+#[derive(Debug)]
+pub struct GpuError {
+    message: String,
+    pub out_of_memory: bool,
+}
+
+impl fmt::Display for GpuError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for GpuError {}
 
 /// Adds [`explain`] to results of the driver.
 pub(super) trait Explained<T> {

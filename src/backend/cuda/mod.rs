@@ -61,6 +61,9 @@ pub struct Options {
     pub tile: Option<Tile>,
 }
 
+/// Bytes of a GPU that are left alone.
+const RESERVE: u64 = 64 << 20;
+
 /// A batch of feature maps on the device, NHWC in the storage type.
 pub struct Buffer {
     pub(self) n: usize,
@@ -179,7 +182,9 @@ impl Backend for Cuda {
     }
 
     fn available(&self) -> Option<u64> {
-        self.device.memory().ok().map(|(free, _)| free)
+        // The driver takes some for itself as it goes: for graphs, for registers that a kernel spills.
+        let (free, total) = self.device.memory().ok()?;
+        Some(free.saturating_sub(RESERVE.min(total / 16)))
     }
 
     fn progress(&self, slots: usize) -> Result<Progress> {

@@ -107,7 +107,7 @@ fn partial_bytes(
         .unwrap_or(0)
 }
 
-/// Bytes that [`CudaNetwork::new`] allocates.
+/// Bytes that [`CudaNetwork::new`] allocates, and those that choosing its kernels takes for a while.
 pub fn bytes(
     device: &Device,
     options: &Options,
@@ -135,7 +135,9 @@ pub fn bytes(
     }
     all += partial_bytes(device, options.precision, architecture, batch) as u64;
     let shapes = shapes(architecture, batch);
-    all + choice::workspace_bytes(device, options, shapes.iter(), training) as u64
+    let measured = shapes.iter().map(|s| choice::scratch_bytes(options, s));
+    let workspace = choice::workspace_bytes(device, options, shapes.iter(), training);
+    all + (workspace + measured.max().unwrap_or(0)) as u64
 }
 
 impl CudaNetwork {
