@@ -491,6 +491,11 @@ void copy_async_wait(unsigned pending_groups) {
 
 void add(const Registered& kernel) { kernels()[kernel.name] = kernel; }
 
+const Registered* find(const char* name) {
+    const auto found = kernels().find(name);
+    return found == kernels().end() ? nullptr : &found->second;
+}
+
 }  // namespace emulation
 
 // Runs a kernel to its end. `arguments` points to one pointer an argument, as for cuLaunchKernel, and `sizes` to each

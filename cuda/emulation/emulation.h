@@ -88,9 +88,13 @@ struct Registered {
     void (*call)(const void* function, void** arguments);
     const void* function;
     const size_t* argument_sizes;
+    // Which arguments are pointers.
+    const bool* argument_pointers;
     size_t arguments;
 };
 void add(const Registered& kernel);
+// The kernel of this name, or null.
+const Registered* find(const char* name);
 
 template <typename... A, size_t... I>
 void unpack(void (*function)(A...), void** arguments, std::index_sequence<I...>) {
@@ -101,10 +105,11 @@ struct Registration {
     template <typename... A>
     Registration(const char* name, unsigned most_threads, void (*function)(A...)) {
         static const size_t sizes[sizeof...(A) + 1] = {sizeof(A)..., 0};
+        static const bool pointers[sizeof...(A) + 1] = {std::is_pointer_v<A>..., false};
         auto call = [](const void* f, void** arguments) {
             unpack(reinterpret_cast<void (*)(A...)>(const_cast<void*>(f)), arguments, std::index_sequence_for<A...>());
         };
-        add({name, most_threads, call, reinterpret_cast<const void*>(function), sizes, sizeof...(A)});
+        add({name, most_threads, call, reinterpret_cast<const void*>(function), sizes, pointers, sizeof...(A)});
     }
 };
 

@@ -54,6 +54,14 @@ pub fn run_under_sanitizers(arguments: &[&str]) -> Output {
 }
 
 fn command_under_sanitizers() -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(SANITIZERS, "1");
+    preload_sanitizers(&mut command);
+    command
+}
+
+/// Has `command` start with the runtimes of AddressSanitizer and UBSan, for a library built with them.
+pub fn preload_sanitizers(command: &mut Command) {
     let runtime = |name: &str| {
         let out = Command::new("g++")
             .arg(format!("-print-file-name={name}"))
@@ -62,9 +70,7 @@ fn command_under_sanitizers() -> Command {
         String::from_utf8(out.stdout).unwrap().trim().to_owned()
     };
     let preload = [runtime("libasan.so"), runtime("libubsan.so")].join(":");
-    let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .env(SANITIZERS, "1")
         .env("LD_PRELOAD", preload)
         // What the test harness itself leaves allocated is not of interest here.
         .env(
@@ -72,7 +78,6 @@ fn command_under_sanitizers() -> Command {
             "detect_leaks=0:detect_stack_use_after_return=0",
         )
         .env("UBSAN_OPTIONS", "print_stacktrace=1");
-    command
 }
 
 /// The project's `cuda/`.
@@ -135,12 +140,30 @@ fn fingerprint(flags: &[&str], cuda: &Path, source: &Path) -> u64 {
 /// What the message of a failed compilation begins with.
 const NOT_COMPILED: &str = "the kernels were not compiled";
 
-fn build() -> PathBuf {
+/// A shared library of the kernels, and what else is in it.
+pub struct Shared {
+    /// Name of the file, without what tells builds of it apart.
+    pub name: &'static str,
+    /// Files of `cuda/emulation/` beside those that every library has.
+    pub sources: &'static [&'static str],
+    /// Whether it is to be called `name` exactly, in a folder of its own, as one that is found through
+    /// LD_LIBRARY_PATH has to.
+    pub alone: bool,
+}
+
+const KERNELS: Shared = Shared {
+    name: "kernels.so",
+    sources: &[],
+    alone: false,
+};
+
+/// Compiles what has changed, and says where the library is.
+pub fn build(shared: &Shared, sanitized: bool) -> PathBuf {
     let mut flags = vec!["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-strict-aliasing"];
     flags.extend(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
     // Contracting a·b + c is nvcc's habit too, but the host need not have the instruction.
     flags.push("-ffp-contract=off");
-    if sanitized() {
+    if sanitized {
         flags.push("-fsanitize=address,undefined");
         flags.push("-fno-sanitize-recover=undefined");
     }
@@ -148,8 +171,10 @@ fn build() -> PathBuf {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated");
     let folder = if changed { &cuda } else { &kept };
     fs::create_dir_all(folder).unwrap();
+    let more = shared.sources.iter();
     let objects: Vec<(PathBuf, String)> = sources(&cuda)
         .into_iter()
+        .chain(more.map(|source| cuda.join("emulation").join(source)))
         .map(|source| {
             let stem = source.file_stem().unwrap().to_str().unwrap();
             let name = format!("{stem}-{:016x}.o", fingerprint(&flags, &cuda, &source));
@@ -158,7 +183,14 @@ fn build() -> PathBuf {
         .collect();
     let mut hasher = DefaultHasher::new();
     objects.iter().for_each(|(_, name)| name.hash(&mut hasher));
-    let library = folder.join(format!("kernels-{:016x}.so", hasher.finish()));
+    let (stem, extension) = shared.name.split_once('.').unwrap();
+    let stem = format!("{stem}-{:016x}", hasher.finish());
+    let library = if shared.alone {
+        fs::create_dir_all(folder.join(&stem)).unwrap();
+        folder.join(&stem).join(shared.name)
+    } else {
+        folder.join(stem).with_extension(extension)
+    };
     if library.exists() {
         return library;
     }
@@ -209,10 +241,11 @@ fn build() -> PathBuf {
     let mut link = Command::new("g++");
     link.args(&flags)
         .arg("-shared")
+        .arg(format!("-Wl,-soname,{}", shared.name))
         .arg("-o")
-        .arg(partial("so"));
+        .arg(partial(shared.name));
     run(link.args(compiled.into_inner().unwrap()));
-    fs::rename(partial("so"), &library).unwrap();
+    fs::rename(partial(shared.name), &library).unwrap();
     library
 }
 
@@ -246,7 +279,7 @@ fn library() -> &'static Mutex<Library> {
     static LIBRARY: OnceLock<Mutex<Library>> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         // SAFETY: the library's initialisers only register kernels.
-        Mutex::new(unsafe { Library::new(build()) }.unwrap())
+        Mutex::new(unsafe { Library::new(build(&KERNELS, sanitized())) }.unwrap())
     })
 }
 
