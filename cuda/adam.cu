@@ -4,8 +4,9 @@
 //   w ← w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)            cast ← w as T
 //
 // A step: adam_finite (sets state.not_finite where a gradient is not a finite number), adam_<T> (leaves everything as
-// it is then), adam_finish (counts, moves the loss scale, prepares the next step's corrections). adam_average moves
-// the average of the weights. adam_prepare makes the corrections fit `taken` after the host has set it.
+// it is then), adam_finish (counts, moves the loss scale, prepares the next step's corrections, reports to the ring).
+// adam_average moves the average of the weights. adam_prepare makes the corrections fit `taken` after the host has set
+// it.
 //
 // Layout: `tensors` describes each tensor; all arrays of one have `count` elements in the same order, 16-byte aligned.
 // Block b takes elements CHUNK·(b − first_block) and on of the tensor with the last first_block ≤ b.
@@ -15,6 +16,7 @@
 // (6.3 M parameters in both networks): 215 MB an iteration in bf16.
 // Neighbours: behind the weight gradients and batch norm's; before the next forward pass, which reads `cast`.
 #include "kernel.cuh"
+#include "progress.cuh"
 #include "types.cuh"
 
 namespace {
@@ -36,21 +38,6 @@ struct AdamTensor {
     void* cast;
     uint64_t count;
     uint32_t first_block;
-    uint32_t unused;
-};
-
-struct AdamState {
-    // Steps that moved the weights, and those left out.
-    uint64_t taken;
-    uint64_t skipped;
-    // What gradients are multiplied by; a power of two.
-    float loss_scale;
-    // Steps since the loss scale last moved.
-    uint32_t steady;
-    uint32_t not_finite;
-    // 1 − β₁ᵗ and √(1 − β₂ᵗ) for t = taken + 1.
-    float correction1;
-    float correction2;
     uint32_t unused;
 };
 
@@ -147,8 +134,11 @@ KERNEL(adam_prepare, 32, (AdamState* state, double beta1, double beta2)) {
     prepare(state, beta1, beta2);
 }
 
-// `growth_interval` steps without a skip double the loss scale and a skipped one halves it; 0 keeps it as it is.
-KERNEL(adam_finish, 32, (AdamState* state, double beta1, double beta2, uint32_t growth_interval)) {
+// `growth_interval` steps without a skip double the loss scale and a skipped one halves it; 0 keeps it as it is. Then
+// ring[iteration % slots] gets the iteration and what `network` has come to.
+KERNEL(adam_finish, 32,
+       (AdamState* state, double beta1, double beta2, uint32_t growth_interval, Metrics* ring,
+        const uint64_t* iteration, uint32_t slots, uint32_t network)) {
     if (threadIdx.x != 0) return;
     const bool skip = state->not_finite != 0;
     if (skip) {
@@ -166,14 +156,29 @@ KERNEL(adam_finish, 32, (AdamState* state, double beta1, double beta2, uint32_t 
     }
     state->not_finite = 0;
     prepare(state, beta1, beta2);
+    Metrics& entry = ring[ring_slot(iteration, slots)];
+    entry.iteration = *iteration;
+    entry.steps[network][0] = state->taken;
+    entry.steps[network][1] = state->skipped;
+    entry.loss_scale[network] = state->loss_scale;
 }
 
-// average ← decay·average + (1 − decay)·weight.
-KERNEL(adam_average, THREADS, (const AdamTensor* tensors, uint32_t count, double decay)) {
+// average ← d·average + (1 − d)·weight, d = min(decay, (1 + t)/(10 + t)), t = iteration: it starts low, so that a short
+// run's average forgets the initial weights.
+KERNEL(adam_average, THREADS,
+       (const AdamTensor* tensors, uint32_t count, double decay, const uint64_t* iteration)) {
+    // One thread a block divides: f64 is slow. The barrier is find_chunk's.
+    STATIC_SHARED(float, factors, [2]);
+    if (threadIdx.x == 0) {
+        const double t = static_cast<double>(*iteration);
+        const double d = min(decay, (1.0 + t) / (10.0 + t));
+        factors[0] = static_cast<float>(d);
+        factors[1] = static_cast<float>(1.0 - d);
+    }
     const Chunk chunk = find_chunk(tensors, count);
     const AdamTensor& a = chunk.tensor;
     if (a.average == nullptr) return;
-    const float keep = static_cast<float>(decay), take = static_cast<float>(1.0 - decay);
+    const float keep = factors[0], take = factors[1];
     for (uint64_t i = chunk.first + 4 * threadIdx.x; i < chunk.end; i += 4 * THREADS) {
         const int valid = static_cast<int>(min(chunk.end - i, uint64_t{4}));
         float average[4], w[4];

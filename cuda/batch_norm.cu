@@ -5,8 +5,9 @@
 //   running   μ' ← (1 − k)μ' + kμ,  σ'² ← (1 − k)σ'² + k·σ²·m/(m − 1)
 //
 // A batch holds `segments` inputs of `rows` = n·h·w rows each, one behind the other (real and fake images); each has
-// statistics of its own, and they move the running ones in order. y is not kept for the backward pass: f' is computed
-// from x again, which saves a third of the bytes.
+// statistics of its own, and they move the running ones in order, which counts `segments` in `tracked` (PyTorch's
+// num_batches_tracked). y is not kept for the backward pass: f' is computed from x again, which saves a third of the
+// bytes.
 //
 // Layout: x, y, dy, dx [segments][rows][c] (NHWC); mean, inverse, mean_g, mean_gx [segments][c]; weight, bias, running
 // statistics and gradients [c]; partial [segments][chunks][2][c]. Types: T maps, everything else f32; f32 sums in a
@@ -138,7 +139,8 @@ __device__ double2 sum_chunks(const float* partial, uint32_t segment, uint32_t c
 template <typename T>
 __device__ void finalize(const float* partial, const T* pivot, float* mean, float* inverse, float* running_mean,
                          float* running_var, uint32_t segments, uint32_t chunks, uint32_t rows, uint32_t c, double eps,
-                         double momentum) {
+                         double momentum, uint64_t* tracked) {
+    if (running_mean != nullptr && blockIdx.x == 0 && threadIdx.x == 0) *tracked += segments;
     const uint32_t channel = blockIdx.x * 32 + threadIdx.x % 32;
     const double m = static_cast<double>(rows);
     // One value has no unbiased variance; PyTorch refuses it, we keep the biased one.
@@ -291,8 +293,9 @@ KERNEL(batch_norm_backward_finalize, THREADS,
     KERNEL(batch_norm_finalize_nhwc_##T, THREADS,                                                                     \
            (const float* partial, const T* pivot, float* mean, float* inverse, float* running_mean,                   \
             float* running_var, uint32_t segments, uint32_t chunks, uint32_t rows, uint32_t c, double eps,            \
-            double momentum)) {                                                                                       \
-        finalize(partial, pivot, mean, inverse, running_mean, running_var, segments, chunks, rows, c, eps, momentum); \
+            double momentum, uint64_t* tracked)) {                                                                    \
+        finalize(partial, pivot, mean, inverse, running_mean, running_var, segments, chunks, rows, c, eps, momentum,  \
+                 tracked);                                                                                            \
     }                                                                                                                 \
     KERNEL(batch_norm_apply_nhwc_##T, THREADS,                                                                        \
            (const T* x, T* y, const float* mean, const float* inverse, const float* weight, const float* bias,        \

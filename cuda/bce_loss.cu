@@ -6,11 +6,13 @@
 // One block a segment: segment s holds the logits s·n … s·n + n − 1 and has a target of its own, so that real and
 // fake images of one batch take one launch.
 // Layout: logit i at logits[i·stored], its gradient likewise; the `stored` − 1 places behind it are zero in gradient.
-// losses[s] = (loss, probability, accuracy). `loss_scale` is read from the device (1 but for f16).
+// ring[iteration % slots].losses[first + s] = (loss, probability, accuracy); nothing else of the ring is written.
+// `loss_scale` (1 but for f16) and `iteration` are read from the device.
 // Types: T in memory, f32 terms, f64 sums in a fixed order. Launch: `segments` blocks of THREADS.
 // Bound: launch latency (256 logits).
 // Neighbours: behind the discriminator's last convolution, before that one's backward pass.
 #include "kernel.cuh"
+#include "progress.cuh"
 #include "reduce.cuh"
 #include "types.cuh"
 
@@ -20,7 +22,8 @@ constexpr int THREADS = 256;
 
 template <typename T>
 __device__ void bce_loss(const T* logits, uint32_t n, uint32_t stored, float target0, float target1,
-                         const float* loss_scale, T* gradient, float* losses) {
+                         const float* loss_scale, T* gradient, Metrics* ring, const uint64_t* iteration,
+                         uint32_t slots, uint32_t first) {
     const uint32_t segment = blockIdx.x;
     const float target = segment == 0 ? target0 : target1;
     const float factor = *loss_scale / static_cast<float>(n);
@@ -44,9 +47,10 @@ __device__ void bce_loss(const T* logits, uint32_t n, uint32_t stored, float tar
     probability = block_sum<THREADS>(probability);
     right = block_sum<THREADS>(right);
     if (threadIdx.x == 0) {
-        losses[3 * segment] = static_cast<float>(loss / n);
-        losses[3 * segment + 1] = static_cast<float>(probability / n);
-        losses[3 * segment + 2] = static_cast<float>(static_cast<double>(right) / n);
+        float* const losses = ring[ring_slot(iteration, slots)].losses[first + segment];
+        losses[0] = static_cast<float>(loss / n);
+        losses[1] = static_cast<float>(probability / n);
+        losses[2] = static_cast<float>(static_cast<double>(right) / n);
     }
 }
 
@@ -55,8 +59,8 @@ __device__ void bce_loss(const T* logits, uint32_t n, uint32_t stored, float tar
 #define BCE_LOSS(T)                                                                                                \
     KERNEL(bce_loss_nhwc_##T, THREADS,                                                                             \
            (const T* logits, uint32_t n, uint32_t stored, float target0, float target1, const float* loss_scale,   \
-            T* gradient, float* losses)) {                                                                         \
-        bce_loss(logits, n, stored, target0, target1, loss_scale, gradient, losses);                               \
+            T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots, uint32_t first)) {              \
+        bce_loss(logits, n, stored, target0, target1, loss_scale, gradient, ring, iteration, slots, first);        \
     }
 BCE_LOSS(f32)
 BCE_LOSS(f16)

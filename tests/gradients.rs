@@ -77,8 +77,8 @@ fn check(
     };
     loss(&mut net, inputs);
     if gan_loss {
-        let mut losses = backend.losses().unwrap();
-        net.bce_with_logits(&targets, &mut losses, Slot::Real)
+        let mut progress = backend.progress(1).unwrap();
+        net.bce_with_logits(&targets, &mut progress, Slot::Real)
             .unwrap();
         net.backward(None, Want::Both).unwrap();
     } else {

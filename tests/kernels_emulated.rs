@@ -7,6 +7,8 @@
 
 mod emulation;
 
+use std::mem::offset_of;
+
 use dcgan_cuda::backend::cpu::adam::Parameter;
 use dcgan_cuda::backend::cpu::batch_norm::{BatchNorm, EPS, MOMENTUM};
 use dcgan_cuda::backend::cpu::bce_loss::bce_with_logits;
@@ -463,7 +465,8 @@ fn latent_noise_is_that_of_the_reference() {
 
 #[test]
 fn batches_are_gathered_flipped_and_normalised() {
-    let images = 9;
+    /// Batches in the ring.
+    const SLOTS: usize = 3;
     for t in TYPES {
         for (n, h, w, c, stored) in [
             (1, 4, 4, 1, 1),
@@ -475,36 +478,56 @@ fn batches_are_gathered_flipped_and_normalised() {
             (1, 128, 128, 3, 8),
         ] {
             let length = h * w * c;
-            let pixels: Vec<u8> = (0..images * length).map(|i| (i * 31 % 256) as u8).collect();
-            let index: Vec<u32> = (0..n as u32).map(|i| (i * 5 + 8) % images as u32).collect();
-            let flips: Vec<bool> = (0..n).map(|i| i % 3 != 1).collect();
+            let images = n * SLOTS;
+            // No two images are the same, nor is one its own mirror image.
+            let pixels: Vec<u8> = (0..images * length)
+                .map(|i| (i * 31 + i / length * 7) as u8)
+                .collect();
+            let index: Vec<u32> = (0..images).map(|i| ((i * 5 + 2) % images) as u32).collect();
+            let flips: Vec<bool> = (0..images).map(|i| i % 4 != 1).collect();
             let (pixel_memory, index_memory) = (Memory::of(&pixels), Memory::of(&index));
             let flip_memory = Memory::of(&flips.iter().map(|&f| u8::from(f)).collect::<Vec<_>>());
-            for gathered in [true, false] {
+            // Which of the two arrays are there, and the iteration, if it is not null.
+            for (gathered, flipped, iteration) in [
+                (true, true, Some(1u64)),
+                (true, true, Some(SLOTS as u64 * 5 + 2)),
+                (true, false, Some(2)),
+                (false, true, Some(u64::from(u32::MAX) + 1)),
+                (false, false, Some(SLOTS as u64 - 1)),
+                (true, true, None),
+                (false, false, None),
+            ] {
+                let slots = if iteration.is_some() { SLOTS } else { 1 };
+                let first = iteration.map_or(0, |i| (i % SLOTS as u64) as usize * n);
+                let counter = iteration.map(|i| Memory::of(&[i]));
                 let out = run_twice(&[n * h * w * stored * t.size()], |out| {
+                    let maybe = |launch: Launch, memory: Option<&Memory>| match memory {
+                        Some(memory) => launch.buffer(memory),
+                        None => launch.null(),
+                    };
                     let launch = Launch::new(
                         format!("batch_nhwc_{}", t.suffix()),
                         ((h * w).div_ceil(256), n, 1),
                         256,
                     );
                     let launch = launch.buffer(&pixel_memory);
-                    let launch = if gathered {
-                        launch.buffer(&index_memory).buffer(&flip_memory)
-                    } else {
-                        launch.null().null()
-                    };
+                    let launch = maybe(launch, gathered.then_some(&index_memory));
+                    let launch = maybe(launch, flipped.then_some(&flip_memory));
                     let launch = launch.buffer(&out[0]).value(h as i32).value(w as i32);
-                    vec![launch.value(c as i32).value(stored as i32)]
+                    let launch = launch.value(c as i32).value(stored as i32);
+                    vec![maybe(launch, counter.as_ref()).value(slots as u32)]
                 });
                 let mut want = Buffer::<f32>::new(n, Shape { h, w, c });
-                let chosen: Vec<u8> = (0..n)
+                let chosen: Vec<u8> = (first..first + n)
                     .flat_map(|i| {
                         let source = if gathered { index[i] as usize } else { i };
                         pixels[source * length..(source + 1) * length].to_vec()
                     })
                     .collect();
-                let none = vec![false; n];
-                batch::normalise(&chosen, if gathered { &flips } else { &none }, &mut want);
+                let flips: Vec<u8> = (first..first + n)
+                    .map(|i| u8::from(flipped && flips[i]))
+                    .collect();
+                batch::normalise(&chosen, &flips, &mut want);
                 // Rounding to T aside, every bit is the reference's.
                 for (pixel, (got, want)) in out[0]
                     .read(t)
@@ -516,12 +539,48 @@ fn batches_are_gathered_flipped_and_normalised() {
                         let want = want.get(i).map_or(0.0, |&v| t.round(f64::from(v)));
                         assert_eq!(
                             got, want,
-                            "{t:?} {n}×{h}×{w}×{c}, pixel {pixel} channel {i}"
+                            "{t:?} {n}×{h}×{w}×{c}, iteration {iteration:?}, pixel {pixel} channel {i}"
                         );
                     }
                 }
             }
         }
+    }
+}
+
+/// `Metrics` of progress.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+struct Metrics {
+    iteration: u64,
+    losses: [[f32; 3]; 3],
+    unused: u32,
+    steps: [[u64; 2]; 2],
+    loss_scale: [f32; 2],
+}
+
+/// The entries of `ring` as bytes: those that hold poison only are untouched.
+fn entries(ring: &Memory) -> Vec<Vec<u8>> {
+    let bytes = ring.bytes();
+    bytes
+        .chunks_exact(size_of::<Metrics>())
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+fn untouched(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&b| b == 0xff)
+}
+
+#[test]
+fn iterations_are_counted_on_the_device() {
+    for start in [0u64, 41, u64::from(u32::MAX)] {
+        let out = run_twice(&[8], |out| {
+            out[0].fill(&[start]);
+            let advance = || Launch::new("progress_advance", (1, 1, 1), 32).buffer(&out[0]);
+            vec![advance(), advance(), advance()]
+        });
+        assert_eq!(out[0].values::<u64>(), [start + 3]);
     }
 }
 
@@ -561,10 +620,27 @@ fn bce_loss_agrees_with_the_reference() {
             }
             let scale = if t == Type::F16 { 1024.0 } else { 1.0 };
             let (memory, scale_memory) = (Memory::typed(t, &spread), Memory::of(&[scale as f32]));
-            let out = run_twice(&[segments * n * stored * t.size(), segments * 12], |out| {
+            // One segment alone is the generator's; the others begin with the discriminator's.
+            let first = if segments == 1 { 2 } else { 0 };
+            let (slots, iteration) = (4, 4 * (1u64 << 31) + 4 * n as u64 + segments as u64);
+            let counter = Memory::of(&[iteration]);
+            let sizes = [
+                segments * n * stored * t.size(),
+                slots * size_of::<Metrics>(),
+            ];
+            let out = run_twice(&sizes, |out| {
                 let launch = launch_bce(t, &memory, n, stored, segments, &scale_memory);
-                vec![launch.buffer(&out[0]).buffer(&out[1])]
+                let launch = launch.buffer(&out[0]).buffer(&out[1]).buffer(&counter);
+                vec![launch.value(slots as u32).value(first as u32)]
             });
+            // Only its own losses of its own entry are written.
+            let mut rest = entries(&out[1]);
+            let entry: Metrics = bytemuck::pod_read_unaligned(&rest[segments]);
+            rest[segments][8 + 12 * first..8 + 12 * (first + segments)].fill(0xff);
+            assert!(
+                rest.iter().all(|entry| untouched(entry)),
+                "more of the ring was written"
+            );
             let gradient = out[0].read(t);
             for segment in 0..segments {
                 let target = if segment == 0 { 1.0 } else { 0.0 };
@@ -579,17 +655,20 @@ fn bce_loss_agrees_with_the_reference() {
                     assert!(row[1..].iter().all(|&pad| pad == 0.0));
                 }
                 assert_close("gradient", &got, &want, t.tolerance());
-                let losses = &out[1].read(Type::F32)[3 * segment..3 * segment + 3];
+                let losses = entry.losses[first + segment].map(f64::from);
                 let want = [loss.loss, loss.probability, loss.accuracy].map(f64::from);
-                assert_close("losses", losses, &want, 1e-6);
+                assert_close("losses", &losses, &want, 1e-6);
             }
         }
         let bad = Memory::typed(t, &[0.5, f64::NAN, 1.0]);
-        let (gradient, losses) = (Memory::poisoned(3 * t.size()), Memory::of(&[0.0f32; 3]));
+        let gradient = Memory::poisoned(3 * t.size());
+        let (ring, iteration) = (Memory::of(&[Metrics::default()]), Memory::of(&[7u64]));
         let scale = Memory::of(&[1.0f32]);
-        let launch = launch_bce(t, &bad, 3, 1, 1, &scale);
-        launch.buffer(&gradient).buffer(&losses).run(1).unwrap();
-        assert!(losses.values::<f32>()[0].is_nan(), "the loss hides a NaN");
+        let launch = launch_bce(t, &bad, 3, 1, 1, &scale).buffer(&gradient);
+        let launch = launch.buffer(&ring).buffer(&iteration);
+        launch.value(1u32).value(0u32).run(1).unwrap();
+        let loss = ring.values::<Metrics>()[0].losses[0][0];
+        assert!(loss.is_nan(), "the loss hides a NaN");
     }
 }
 
@@ -608,7 +687,7 @@ struct AdamTensor {
     unused: u32,
 }
 
-/// `AdamState` of adam.cu.
+/// `AdamState` of progress.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 struct AdamState {
@@ -645,14 +724,21 @@ fn initial(tensor: usize, count: usize) -> Vec<f64> {
     values.iter().map(|v| Type::F32.round(0.02 * v)).collect()
 }
 
-/// The launches of one step and of the average.
+/// Entries of the ring that Adam reports to: fewer than there are steps.
+const ADAM_SLOTS: u64 = 3;
+
+/// What the average keeps at most. From the 81st iteration on it does, before that it keeps less.
+const DECAY: f64 = 0.9;
+
+/// The launches of one step of network 1 and of the average.
 fn adam_step(
     t: Type,
     tensors: &Memory,
     count: usize,
     blocks: usize,
     state: &Memory,
-    growth: u32,
+    ring: &Memory,
+    iteration: &Memory,
 ) -> Vec<Launch> {
     let over = |kernel: String| {
         Launch::new(kernel, (blocks, 1, 1), 256)
@@ -667,13 +753,39 @@ fn adam_step(
             .value(ADAM.beta1)
             .value(ADAM.beta2)
             .value(ADAM.eps),
-        over("adam_average".into()).value(0.9f64),
+        over("adam_average".into()).value(DECAY).buffer(iteration),
         Launch::new("adam_finish", (1, 1, 1), 32)
             .buffer(state)
             .value(ADAM.beta1)
             .value(ADAM.beta2)
-            .value(growth),
+            .value(2u32)
+            .buffer(ring)
+            .buffer(iteration)
+            .value(ADAM_SLOTS as u32)
+            .value(1u32),
     ]
+}
+
+/// That of the ring only network 1's part of the last iteration's entry changed since `before`, to what `state` says.
+fn assert_reported(before: &[Vec<u8>], ring: &Memory, state: &AdamState, iteration: u64) {
+    let mut now = entries(ring);
+    let slot = (iteration % ADAM_SLOTS) as usize;
+    let entry: Metrics = bytemuck::pod_read_unaligned(&now[slot]);
+    assert_eq!(entry.iteration, iteration);
+    assert_eq!(entry.steps[1], [state.taken, state.skipped]);
+    assert_eq!(entry.loss_scale[1], state.loss_scale);
+    let parts = [
+        0..8,
+        offset_of!(Metrics, steps) + 16..offset_of!(Metrics, loss_scale),
+        offset_of!(Metrics, loss_scale) + 4..size_of::<Metrics>(),
+    ];
+    for part in parts {
+        now[slot][part.clone()].copy_from_slice(&before[slot][part]);
+    }
+    assert!(
+        now == before,
+        "more of the ring was written than iteration {iteration}'s"
+    );
 }
 
 #[test]
@@ -727,6 +839,10 @@ fn adam_agrees_with_the_reference_and_skips_what_is_not_finite() {
                 .value(ADAM.beta2)
                 .run(seed)
                 .unwrap();
+            let ring = Memory::poisoned(ADAM_SLOTS as usize * size_of::<Metrics>());
+            // At the first step the average's decay is below DECAY, then it is DECAY.
+            let mut iteration = 79u64;
+            let counter = Memory::of(&[iteration]);
             for step in 1..=3u64 {
                 for (i, (parameter, memory)) in reference.iter_mut().zip(&buffers).enumerate() {
                     let gradient = normal(Type::F32, counts[i], 100 * step + i as u64);
@@ -735,11 +851,16 @@ fn adam_agrees_with_the_reference_and_skips_what_is_not_finite() {
                     memory.gradient.fill(&scaled);
                     parameter.gradient = gradient;
                     parameter.step(&ADAM, step);
-                    parameter.follow(0.9);
+                    parameter.follow(decay_at(iteration));
                 }
-                for launch in adam_step(t, &tensors, counts.len(), blocks, &state, 2) {
+                let before = entries(&ring);
+                for launch in adam_step(t, &tensors, counts.len(), blocks, &state, &ring, &counter)
+                {
                     launch.run(seed).unwrap();
                 }
+                assert_reported(&before, &ring, &state.values::<AdamState>()[0], iteration);
+                iteration += 1;
+                counter.fill(&[iteration]);
             }
             // Two steady steps double the scale; the third is the first of the next two.
             let now = state.values::<AdamState>()[0];
@@ -778,14 +899,113 @@ fn adam_agrees_with_the_reference_and_skips_what_is_not_finite() {
                 let held = |b: &AdamBuffers| [&b.weight, &b.m, &b.v, &b.cast].map(Memory::bytes);
                 let before: Vec<_> = buffers.iter().map(held).collect();
                 let was = state.values::<AdamState>()[0];
-                for launch in adam_step(t, &tensors, counts.len(), blocks, &state, 2) {
+                let reported = entries(&ring);
+                for launch in adam_step(t, &tensors, counts.len(), blocks, &state, &ring, &counter)
+                {
                     launch.run(seed).unwrap();
                 }
                 let now = state.values::<AdamState>()[0];
+                assert_reported(&reported, &ring, &now, iteration);
+                iteration += 1;
+                counter.fill(&[iteration]);
                 assert!(before == buffers.iter().map(held).collect::<Vec<_>>());
                 assert_eq!((now.taken, now.skipped), (was.taken, was.skipped + 1));
                 assert_eq!((now.loss_scale, now.steady), (was.loss_scale / 2.0, 0));
                 assert_eq!(now.not_finite, 0);
+            }
+        }
+    }
+}
+
+/// As `train::step` has it.
+fn decay_at(iteration: u64) -> f64 {
+    let t = iteration as f64;
+    DECAY.min((1.0 + t) / (10.0 + t))
+}
+
+#[test]
+fn the_average_starts_with_a_low_decay() {
+    let count = 4099;
+    let (weight, start) = (initial(0, count), initial(1, count));
+    let weight_memory = Memory::typed(Type::F32, &weight);
+    for iteration in [0u64, 1, 79, 80, 81, 5_000_000_000] {
+        let counter = Memory::of(&[iteration]);
+        let mut last: Option<Vec<u8>> = None;
+        for seed in SEEDS {
+            let average = Memory::typed(Type::F32, &start);
+            // Two tensors; the second has no average, and nothing else is read of either.
+            let table = Memory::of(&[
+                AdamTensor {
+                    weight: weight_memory.address(),
+                    average: average.address(),
+                    count: count as u64,
+                    ..AdamTensor::default()
+                },
+                AdamTensor {
+                    count: 5,
+                    first_block: 2,
+                    ..AdamTensor::default()
+                },
+            ]);
+            Launch::new("adam_average", (3, 1, 1), 256)
+                .buffer(&table)
+                .value(2u32)
+                .value(DECAY)
+                .buffer(&counter)
+                .run(seed)
+                .unwrap();
+            let decay = decay_at(iteration);
+            let want: Vec<f64> = start
+                .iter()
+                .zip(&weight)
+                .map(|(average, weight)| decay * average + (1.0 - decay) * weight)
+                .collect();
+            // Neighbouring iterations differ by 1e-3, so this tells them apart.
+            assert_close("average", &average.read(Type::F32), &want, 1e-6);
+            let bytes = average.bytes();
+            assert!(last.as_ref().is_none_or(|last| *last == bytes));
+            last = Some(bytes);
+        }
+    }
+}
+
+#[test]
+fn casts_round_to_nearest_even_and_back_lose_nothing() {
+    for t in TYPES {
+        let v = t.vector();
+        for count in [1, 3, 4, 5, v - 1, v, v + 1, 256 * v, 256 * v + 7, 4099] {
+            let mut values = normal(Type::F32, count, 40);
+            if count > 5 {
+                values[1] = f64::from(f32::MAX);
+                values[2] = f64::NEG_INFINITY;
+                values[3] = f64::from(f32::from_bits(0x7fc0_0000));
+                values[4] = -0.0;
+            }
+            let from = Memory::typed(Type::F32, &values);
+            let blocks = (count.div_ceil(256 * v), 1, 1);
+            let out = run_twice(&[count * t.size(), count * 4], |out| {
+                let cast = |kernel: String, from: &Memory, to: &Memory| {
+                    let launch = Launch::new(kernel, blocks, 256).buffer(from);
+                    launch.buffer(to).value(count as u64)
+                };
+                let there = cast(format!("cast_from_f32_{}", t.suffix()), &from, &out[0]);
+                // In f32 there is nothing to cast back.
+                let back = (t != Type::F32)
+                    .then(|| cast(format!("cast_to_f32_{}", t.suffix()), &out[0], &out[1]));
+                [there].into_iter().chain(back).collect()
+            });
+            let mut results = vec![out[0].read(t)];
+            if t != Type::F32 {
+                results.push(out[1].read(Type::F32));
+            }
+            for got in results {
+                for (i, (&got, &value)) in got.iter().zip(&values).enumerate() {
+                    let want = t.round(value);
+                    assert!(
+                        got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+                        "{t:?}, element {i} of {count}: {value:e} became {got:e}, not {want:e}"
+                    );
+                }
             }
         }
     }
@@ -881,7 +1101,8 @@ fn check_batch_norm(case: &NormCase, statistics: Statistics) {
     let map = len * t.size();
     let partial = segments * case.chunks() * 2 * c * 4;
     let per_segment = segments * c * 4;
-    // y, dx, mean, inverse, mean_g, mean_gx, dγ, dβ, moved running mean and variance, partial sums of both passes.
+    // y, dx, mean, inverse, mean_g, mean_gx, dγ, dβ, moved running mean and variance, partial sums of both passes,
+    // batches tracked.
     let sizes = [
         map,
         map,
@@ -895,7 +1116,9 @@ fn check_batch_norm(case: &NormCase, statistics: Statistics) {
         4 * c,
         partial,
         partial,
+        8,
     ];
+    let tracked_before = u64::from(u32::MAX) - 1;
     let channel_blocks = (c.div_ceil(32), 1, 1);
     let out = run_twice(&sizes, |out| {
         let [
@@ -911,10 +1134,12 @@ fn check_batch_norm(case: &NormCase, statistics: Statistics) {
             run_var,
             sums,
             back,
+            tracked,
         ] = out
         else {
-            unreachable!("twelve sizes were given");
+            unreachable!("thirteen sizes were given");
         };
+        tracked.fill(&[tracked_before]);
         run_mean.copy_from(&running[0]);
         run_var.copy_from(&running[1]);
         let mut launches = Vec::new();
@@ -939,7 +1164,8 @@ fn check_batch_norm(case: &NormCase, statistics: Statistics) {
                     .value(rows as u32)
                     .value(c as u32)
                     .value(EPS)
-                    .value(MOMENTUM),
+                    .value(MOMENTUM)
+                    .buffer(tracked),
             );
         } else {
             launches.push(
@@ -1028,6 +1254,16 @@ fn check_batch_norm(case: &NormCase, statistics: Statistics) {
         &out[9],
         Type::F32,
         &reference.running_var,
+    );
+    let moved = if statistics == Statistics::Batch {
+        segments as u64
+    } else {
+        0
+    };
+    assert_eq!(
+        out[12].values::<u64>(),
+        [tracked_before + moved],
+        "{what}: batches tracked"
     );
     // Every element of what lies between the launches is written too.
     out[2..6].iter().for_each(|m| drop(m.read(Type::F32)));

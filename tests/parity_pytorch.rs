@@ -9,7 +9,7 @@ use dcgan_cuda::backend::cpu::conv_wgrad::weight_gradient;
 use dcgan_cuda::backend::cpu::conv2d::{Geometry, TAPS, gather};
 use dcgan_cuda::backend::cpu::leaky_relu::{Function, LeakyRelu, Relu, Tanh, backward, forward};
 use dcgan_cuda::backend::cpu::{Cpu, Real};
-use dcgan_cuda::backend::{Adam, Backend, Network, State, Statistics, Steps};
+use dcgan_cuda::backend::{Adam, Backend, Network, State, Statistics};
 use dcgan_cuda::model::arch::Dimensions;
 use dcgan_cuda::model::params::TensorFile;
 use dcgan_cuda::model::{Activation, Shape, StateDict, Tensor};
@@ -251,9 +251,10 @@ fn replay<T: Real>(name: &str) {
         discriminator: adam("lr_d"),
         generator: adam("lr_g"),
         ema: 0.0,
+        seed: 0,
     };
     let backend = Cpu::<T>::new();
-    let mut gan = Gan::new(&backend, &dimensions, batch, 99).unwrap();
+    let mut gan = Gan::new(&backend, &dimensions, batch, 1, 99).unwrap();
     // Without the kinks of rounding, each gradient tensor; f32 may round one activation to the other side.
     let (losses, gradients, states) = match size_of::<T>() {
         8 => (1e-6, 1e-6, 1e-6),
@@ -268,18 +269,13 @@ fn replay<T: Real>(name: &str) {
         ] {
             let dict = StateDict::take_from(&file, &format!("{prefix}{dict}"));
             network.write(State::Parameters, &dict).unwrap();
-            // Adam's moments and step go on from iteration to iteration, as in the recorded run.
-            let taken = Steps {
-                taken: step,
-                skipped: 0,
-            };
-            network.set_steps(taken).unwrap();
+            // Adam's moments and steps go on from iteration to iteration, as in the recorded run.
         }
         backend.write(&get("real").data, &mut gan.real).unwrap();
         backend.write(&get("z").data, &mut gan.z).unwrap();
-        gan.iteration(&settings).unwrap();
+        gan.iteration_on(&backend, &settings).unwrap();
 
-        let got = gan.losses(&backend).unwrap();
+        let got = gan.last_metrics(&backend).unwrap().losses;
         for (name, got) in ["loss_d_real", "loss_d_fake", "loss_g"].iter().zip(got) {
             let error = relative(&[f64::from(got.loss)], &reals(&get(name).data));
             assert!(error <= losses, "{prefix}{name}: {error:e}");

@@ -7,14 +7,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 
-use super::device::{Device, pick};
+use super::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
 use super::train::set_threads;
 use crate::backend::cpu::Cpu;
-use crate::backend::{Adam, Backend};
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::choice::{Choices, Conv};
+use crate::backend::{Adam, Backend, Precision};
 use crate::files;
 use crate::model::arch::Dimensions;
-use crate::random::Purpose;
-use crate::train::step::{Gan, Settings};
+use crate::train::report::print_error_line;
+use crate::train::run::SLOTS;
+use crate::train::step::{Gan, Settings, fill_pixels};
+
+/// Iterations before the first that is measured: a recorded one is made and replayed by then.
+const WARM_UP: usize = 3;
+
+/// Seconds between two waits, about.
+const ROUND: f64 = 0.1;
 
 /// Measure.
 #[derive(Subcommand)]
@@ -45,15 +54,20 @@ pub struct Step {
     /// Images of one iteration
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
-    /// How long to measure, after a warm-up of two iterations
+    /// How long to measure, after a warm-up
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
     /// Where to compute
     #[arg(long, default_value = "auto")]
     device: Device,
+    /// Type of stored activations and weights [default: bf16 on a GPU, fp32 on the CPU]
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
     /// Threads [default: one a core]
     #[arg(long)]
     workers: Option<usize>,
+    #[command(flatten)]
+    cuda: CudaArgs,
     /// Write the result as JSON as well; `-` prints it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -73,12 +87,36 @@ impl Step {
             self.seconds.is_finite() && self.seconds > 0.0,
             "--seconds must be positive"
         );
-        pick(&self.device)?;
+        let picked = pick(self.device)?;
         if let Some(workers) = self.workers {
             set_threads(workers)?;
         }
-        let backend = Cpu::<f32>::new();
-        let times = measure(&backend, &dimensions, self.batch_size, self.seconds)?;
+        let precision = precision_on(&picked, self.precision)?;
+        match picked {
+            Picked::Cpu(_) => self.report(&Cpu::<f32>::new(), &dimensions, precision),
+            Picked::Cuda(ordinal) => {
+                let conv = self.cuda.conv.unwrap_or(Conv::Auto);
+                let options = self.cuda.options(precision, conv, self.cuda.tf32);
+                let known = match &self.cuda.kernels_from {
+                    Some(run) => choices_of(run)?,
+                    None => Choices::new(),
+                };
+                let backend = Cuda::new(ordinal, options, known)?;
+                for note in backend.notes() {
+                    print_error_line(note);
+                }
+                self.report(&backend, &dimensions, precision)
+            }
+        }
+    }
+
+    fn report<B: Backend>(
+        &self,
+        backend: &B,
+        dimensions: &Dimensions,
+        precision: Precision,
+    ) -> Result<ExitCode> {
+        let times = measure(backend, dimensions, self.batch_size, self.seconds)?;
         let median = times[times.len() / 2].as_secs_f64();
         let images_per_sec = self.batch_size as f64 / median;
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
@@ -106,6 +144,12 @@ impl Step {
                 "device": backend.describe(),
                 "image_size": self.image_size,
                 "width": self.width,
+                "precision": precision,
+                "conv": match backend.is_host() {
+                    true => None,
+                    false => Some(self.cuda.conv.unwrap_or(Conv::Auto)),
+                },
+                "kernels": backend.choices(),
                 "batch_size": self.batch_size,
                 "images_per_sec": images_per_sec,
                 "ms": median * 1e3,
@@ -125,17 +169,18 @@ impl Step {
     }
 }
 
-/// Times of single iterations, sorted.
+/// Times of an iteration, sorted: each is the mean of as many as it takes to make waiting for them cost nothing.
 fn measure<B: Backend>(
     backend: &B,
     dimensions: &Dimensions,
     batch: usize,
     seconds: f64,
 ) -> Result<Vec<Duration>> {
-    let mut gan = Gan::new(backend, dimensions, batch, 0)?;
-    let bytes = batch * dimensions.image_size * dimensions.image_size * dimensions.channels;
-    let pixels: Vec<u8> = (0..bytes).map(|i| (i * 7919 % 251) as u8).collect();
-    backend.load_batch(&pixels, &vec![false; batch], &mut gan.real)?;
+    let mut gan = Gan::new(backend, dimensions, batch, SLOTS, 0)?;
+    // The images stay in their slots: what it takes to bring new ones is not measured here.
+    for iteration in 0..SLOTS as u64 {
+        gan.send_batch(backend, iteration, fill_pixels)?;
+    }
     let adam = Adam {
         lr: 2e-4,
         beta1: 0.5,
@@ -146,23 +191,25 @@ fn measure<B: Backend>(
         discriminator: adam,
         generator: adam,
         ema: 0.999,
+        seed: 0,
     };
-    let mut times = Vec::new();
-    let mut begin = Instant::now();
-    for step in 0.. {
-        if step == 2 {
-            begin = Instant::now();
-        }
+    let mut round = |count: u32| -> Result<Duration> {
         let start = Instant::now();
-        backend.draw_latent(0, Purpose::Latent, step, &mut gan.z)?;
-        gan.iteration(&settings)?;
-        gan.losses(backend)?;
-        if step >= 2 {
-            times.push(start.elapsed());
-            if begin.elapsed().as_secs_f64() >= seconds && times.len() >= 3 {
-                break;
-            }
+        for _ in 0..count {
+            gan.iteration(backend, &settings)?;
         }
+        backend.wait()?;
+        Ok(start.elapsed() / count)
+    };
+    for _ in 0..WARM_UP {
+        round(1)?;
+    }
+    let one = round(1)?.as_secs_f64().max(1e-6);
+    let count = (ROUND / one).clamp(1.0, 1e4) as u32;
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    while begin.elapsed().as_secs_f64() < seconds || times.len() < 3 {
+        times.push(round(count)?);
     }
     times.sort_unstable();
     Ok(times)

@@ -5,16 +5,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use cudarc::driver::{result, sys};
 
-use super::device::NO_CUDA;
 use crate::backend::cpu::{Cpu, Real};
 use crate::backend::cuda::kernels::{ARCHITECTURES, KERNELS};
+use crate::backend::cuda::libraries::{Library, find};
+use crate::backend::cuda::probe::{self, Driver, Gpu};
+use crate::backend::cuda::self_test;
 use crate::backend::{Adam, Backend, Network, State};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
-use crate::random::Purpose;
-use crate::train::step::{Gan, Settings};
+use crate::train::step::{Gan, Settings, fill_pixels};
 
 /// Check this machine: what training would use, what is wrong, and what mends it.
 ///
@@ -48,22 +48,32 @@ impl Args {
         report.line("version", env!("CARGO_PKG_VERSION"));
         system(&mut report);
         folder(&mut report);
-        gpus(&mut report);
-        report.line("kernels", kernels());
-        let tested = self_test();
-        match &tested {
-            Ok(text) => {
-                let cpu = Cpu::<f32>::new().describe();
-                report.line("CPU backend", text);
-                report.line("device auto", format!("cpu, since {NO_CUDA} ({cpu})"));
-            }
-            Err(error) => {
-                let remedy = "build again with `cargo clean && cargo build --release`; if it stays, please report it";
-                report.line("CPU backend", format!("FAILED: {error:#}"));
-                report.line("device auto", "none: training cannot run here");
-                report.problem("the CPU computes wrongly", remedy);
-            }
+        let driver = driver(&mut report);
+        kernels(&mut report, driver.as_ref());
+        for library in [Library::Cublas, Library::Cudnn] {
+            self::library(&mut report, library);
         }
+        let gpus = driver.as_ref().map_or(&[][..], |driver| &driver.gpus);
+        let gpu = probe::first_usable().map(|ordinal| &gpus[ordinal]);
+        let tested_gpu = gpu.as_ref().is_ok_and(|gpu| test_gpu(&mut report, gpu));
+        let tested_cpu = test_cpu(&mut report);
+        let auto = match gpu {
+            Ok(gpu) if tested_gpu => {
+                format!(
+                    "cuda:{} ({}), the first GPU that can be used",
+                    gpu.ordinal, gpu.name
+                )
+            }
+            Ok(gpu) => {
+                format!(
+                    "cuda:{}, which does not work: use --device cpu",
+                    gpu.ordinal
+                )
+            }
+            Err(_) if !tested_cpu => "none: training cannot run here".into(),
+            Err(reason) => format!("cpu, since {reason} ({})", Cpu::<f32>::new().describe()),
+        };
+        report.line("device auto", auto);
         print!("{}", report.lines);
         if report.problems.is_empty() {
             println!("nothing is wrong");
@@ -71,7 +81,7 @@ impl Args {
         for problem in &report.problems {
             println!("problem: {problem}");
         }
-        Ok(ExitCode::from(u8::from(tested.is_err())))
+        Ok(ExitCode::from(u8::from(!tested_gpu && !tested_cpu)))
     }
 }
 
@@ -137,42 +147,64 @@ fn free_bytes(path: &Path) -> Option<u64> {
     Some(about.f_bavail * about.f_frsize)
 }
 
-/// NVIDIA driver and GPUs.
-/// What build.rs embedded.
-fn kernels() -> String {
-    if KERNELS.is_empty() {
-        return "none in this build: it was made without nvcc; `scripts/bootstrap` fetches one, then build again"
-            .to_string();
+/// The driver and its GPUs; `None` where there is none that works.
+fn driver(report: &mut Report) -> Option<Driver> {
+    let driver = match Driver::new() {
+        Ok(driver) => driver,
+        Err(problem) => {
+            report.line("driver", &problem.cause);
+            // A machine without a GPU lacks nothing.
+            if nvidia_cards() > 0 || probe::driver_is_there() {
+                report.problem(problem.cause, &problem.remedy);
+            }
+            return None;
+        }
+    };
+    let version = probe::driver_version().unwrap_or_else(|| "there".to_string());
+    let (major, minor) = driver.cuda;
+    let text = format!("{version}, for CUDA up to {major}.{minor}");
+    report.line("driver", text);
+    if let Some(problem) = driver.problem() {
+        report.problem(problem.cause, &problem.remedy);
     }
-    let architectures: Vec<String> = ARCHITECTURES.iter().map(|a| format!("sm_{a}")).collect();
-    format!("{} files, for {}", KERNELS.len(), architectures.join(", "))
+    if driver.gpus.is_empty() {
+        report.line("GPU", "none that the driver sees");
+        if let Some(problem) = driver.problem_of(0) {
+            report.problem(problem.cause, &problem.remedy);
+        }
+    }
+    for gpu in &driver.gpus {
+        describe(report, gpu);
+    }
+    Some(driver)
 }
 
-fn gpus(report: &mut Report) {
-    // SAFETY: looks for a shared library under its well-known names. cudarc panics where it is missing, so this first.
-    if !unsafe { sys::is_culib_present() } {
-        report.line("driver", "no NVIDIA driver (libcuda.so is not there)");
-        if nvidia_cards() > 0 {
-            let remedy = "install it (nvidia.com/drivers, or your distribution's package), then run doctor again";
-            report.problem("there is an NVIDIA GPU, but no driver for it", remedy);
-        }
+/// A line on one GPU, and what is wrong with it.
+fn describe(report: &mut Report, gpu: &Gpu) {
+    let (ordinal, name, (major, minor)) = (gpu.ordinal, &gpu.name, gpu.capability);
+    let mut text = format!("cuda:{ordinal}, {name}, compute capability {major}.{minor}, ");
+    let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    let total = gib(gpu.total);
+    if let Some(problem) = gpu.problem() {
+        report.line("GPU", format!("{text}{total:.1} GiB, not usable"));
+        report.problem(problem.cause, &problem.remedy);
         return;
     }
-    match driver(report) {
-        Ok(0) => report.line("GPU", "none that the driver knows"),
-        Ok(_) => {
-            let remedy = "wait for a version that can; until then training uses the CPU";
-            report.problem(format!("the GPU is not used, since {NO_CUDA}"), remedy);
+    match gpu.free().map(gib) {
+        Ok(free) => {
+            text += &format!("{free:.1} of {total:.1} GiB free");
+            if free < LITTLE {
+                let remedy = "end other programs on it (`nvidia-smi` shows them), or take a smaller --batch-size";
+                let cause = format!("only {free:.1} GiB of the memory of cuda:{ordinal} are free");
+                report.problem(cause, remedy);
+            }
         }
-        Err(error) => {
-            let text = error.error_string().map(|text| text.to_string_lossy());
-            let text = text.unwrap_or("error without a name".into());
-            report.line("driver", format!("there, but it fails: {text}"));
-            let remedy = "see whether `nvidia-smi` works; restart after a driver update, start a container with \
-                          `--gpus all`";
-            report.problem("the NVIDIA driver does not work", remedy);
+        Err(problem) => {
+            text += &format!("{total:.1} GiB");
+            report.problem(problem.cause, &problem.remedy);
         }
     }
+    report.line("GPU", text);
 }
 
 /// Display controllers of NVIDIA's on the PCI bus, with or without a driver.
@@ -189,43 +221,71 @@ fn nvidia_cards() -> usize {
         .count()
 }
 
-/// Asks the driver, which is there. How many GPUs it has.
-fn driver(report: &mut Report) -> Result<i32, result::DriverError> {
-    use sys::CUdevice_attribute::{
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
-        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
-    };
-    result::init()?;
-    let mut cuda = 0;
-    // SAFETY: writes one number.
-    unsafe { sys::cuDriverGetVersion(&mut cuda) }.result()?;
-    // "580.65.06" from "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  …"
-    let about = fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
-    let number = |word: &&str| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit());
-    let version = about.split_whitespace().find(number).unwrap_or("there");
-    let (major, minor) = (cuda / 1000, cuda % 1000 / 10);
-    report.line(
-        "driver",
-        format!("{version}, for CUDA up to {major}.{minor}"),
-    );
-    let count = result::device::get_count()?;
-    for ordinal in 0..count {
-        let device = result::device::get(ordinal)?;
-        // SAFETY: `device` was just given out by the driver.
-        let (bytes, major, minor) = unsafe {
-            (
-                result::device::total_mem(device)?,
-                result::device::get_attribute(device, MAJOR)?,
-                result::device::get_attribute(device, MINOR)?,
-            )
-        };
-        let name = result::device::get_name(device)?;
-        let gib = bytes as f64 / f64::from(1 << 30);
-        let text =
-            format!("cuda:{ordinal}, {name}, compute capability {major}.{minor}, {gib:.1} GiB");
-        report.line("GPU", text);
+/// What build.rs embedded, and what of it runs on each GPU.
+fn kernels(report: &mut Report, driver: Option<&Driver>) {
+    let gpus = driver.map_or(&[][..], |driver| &driver.gpus);
+    if let Err(problem) = probe::kernels() {
+        let remedy = &problem.remedy;
+        let text = format!("none in this build, which was made without nvcc: {remedy}");
+        report.line("kernels", text);
+        // Without a GPU nothing is amiss.
+        if gpus.iter().any(|gpu| gpu.problem().is_none()) {
+            report.problem(problem.cause, &problem.remedy);
+        }
+        return;
     }
-    Ok(count)
+    let architectures: Vec<String> = ARCHITECTURES.iter().map(|a| format!("sm_{a}")).collect();
+    let mut text = format!("{} files, for {}", KERNELS.len(), architectures.join(", "));
+    text += " and as PTX";
+    for gpu in gpus.iter().filter(|gpu| gpu.problem().is_none()) {
+        let ordinal = gpu.ordinal;
+        text += &match gpu.machine_code() {
+            Some(name) => format!("; cuda:{ordinal} runs {name}"),
+            None => format!("; for cuda:{ordinal} the driver compiles the PTX"),
+        };
+    }
+    report.line("kernels", text);
+}
+
+/// Where a library was found. Our own kernels do the work of one that is not there, so that is no problem.
+fn library(report: &mut Report, library: Library) {
+    let text = match find(library) {
+        Ok(found) => format!("{}, {}", found.version, found.path.display()),
+        Err(reason) => format!("none, so our own kernels do its work: {reason}"),
+    };
+    report.line(&library.to_string(), text);
+}
+
+/// Whether a GPU that can be used also computes.
+fn test_gpu(report: &mut Report, gpu: &Gpu) -> bool {
+    match self_test::self_test(gpu.ordinal) {
+        Ok(text) => report.line("GPU backend", text),
+        Err(error) => {
+            let remedy =
+                "update the driver; if it stays, please report it, and use --device cpu until then";
+            report.line("GPU backend", format!("FAILED: {error:#}"));
+            report.problem(
+                format!("cuda:{} does not compute as it should", gpu.ordinal),
+                remedy,
+            );
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether the CPU computes.
+fn test_cpu(report: &mut Report) -> bool {
+    match self_test() {
+        Ok(text) => report.line("CPU backend", text),
+        Err(error) => {
+            let remedy = "build again with `cargo clean && cargo build --release`; if it stays, please report it";
+            report.line("CPU backend", format!("FAILED: {error:#}"));
+            report.problem("the CPU computes wrongly", remedy);
+            return false;
+        }
+    }
+    true
 }
 
 /// One iteration of small networks: twice in f32, which must agree bit for bit, and once in f64, which the losses must
@@ -265,23 +325,22 @@ fn iteration<T: Real>() -> Result<([f32; 3], [StateDict; 2])> {
     };
     let batch = 8;
     let backend = Cpu::<T>::new();
-    let mut gan = Gan::new(&backend, &dimensions, batch, 1)?;
-    let bytes = dimensions.generator().output().len() * batch;
-    let pixels: Vec<u8> = (0..bytes).map(|i| (i * 7919 % 251) as u8).collect();
-    backend.load_batch(&pixels, &vec![false; batch], &mut gan.real)?;
-    backend.draw_latent(1, Purpose::Latent, 0, &mut gan.z)?;
+    let mut gan = Gan::new(&backend, &dimensions, batch, 1, 1)?;
+    gan.send_batch(&backend, 0, fill_pixels)?;
     let adam = Adam {
         lr: 2e-4,
         beta1: 0.5,
         beta2: 0.999,
         eps: 1e-8,
     };
-    gan.iteration(&Settings {
+    let settings = Settings {
         discriminator: adam,
         generator: adam,
         ema: 0.0,
-    })?;
-    let losses = gan.losses(&backend)?.map(|l| l.loss);
+        seed: 1,
+    };
+    gan.iteration(&backend, &settings)?;
+    let losses = gan.last_metrics(&backend)?.losses.map(|l| l.loss);
     ensure!(losses.iter().all(|l| l.is_finite()), "losses {losses:?}");
     let weights = [
         gan.discriminator.read(State::Parameters)?,

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use clap::{Args as ClapArgs, ValueEnum, value_parser};
 use serde::Serialize;
 
-use super::device::{Device, pick};
+use super::device::{Device, Picked, pick};
 use super::inspect::{fraction, print};
 use super::sample::generate;
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Split};
@@ -117,14 +117,14 @@ impl Args {
         {
             files::refuse_existing(path)?;
         }
-        pick(&self.device)?;
+        let picked = pick(self.device)?;
         let (dict, dimensions) = load_generator(&self.checkpoint, self.weights)?;
         let size = dimensions.image_size;
 
         let (described, dataset) = self.real_images(size)?;
         let count = self.count(dataset.len(), &described)?;
         self.progress(format_args!("generating {count} images"));
-        let generated = self.generated_images(&dict, &dimensions, count)?;
+        let generated = self.generated_images(&picked, &dict, &dimensions, count)?;
         self.progress(format_args!("comparing"));
         let half = count * size * size * 3;
         let real = Images::new(&dataset.pixels()[..half], size)?;
@@ -231,6 +231,7 @@ impl Args {
     /// u8 NHWC images: those that `sample` makes with the same seed.
     fn generated_images(
         &self,
+        picked: &Picked,
         dict: &StateDict,
         dimensions: &Dimensions,
         count: usize,
@@ -239,7 +240,7 @@ impl Args {
         let mut z = vec![0.0; count * dimensions.latent_dim];
         Stream::new(self.seed, Purpose::Sample, 0).fill_normal(&mut z);
         let mut pixels = Vec::with_capacity(count * size * size * 3);
-        generate(dict, dimensions, &z, false, &mut |images| {
+        generate(picked, dict, dimensions, &z, false, &mut |images| {
             ensure!(
                 images.iter().all(|v| v.is_finite()),
                 "the generator in {} gives values that are not finite: use an earlier checkpoint",

@@ -7,9 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use image::RgbImage;
 
-use super::device::{Device, pick};
-use crate::backend::Statistics;
+use super::device::{Device, Picked, pick};
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::choice::{Choices, Conv};
+use crate::backend::cuda::{Cuda, Options};
+use crate::backend::{Backend, Precision, Statistics};
 use crate::files::{self, PartialFolder};
 use crate::model::arch::Dimensions;
 use crate::model::params::TensorFile;
@@ -77,7 +79,7 @@ impl Args {
             "--count {} is out of range: use 1 to 1000000",
             self.count
         );
-        pick(&self.device)?;
+        let picked = pick(self.device)?;
         let out = self.out_kind()?;
         let (dict, dimensions) = load_generator(&self.checkpoint, self.weights)?;
         let z = self.z(dimensions.latent_dim)?;
@@ -91,7 +93,7 @@ impl Args {
             ONE_FILE / image
         );
         let generate = |each: &mut dyn FnMut(Vec<f32>) -> Result<()>| {
-            generate(&dict, &dimensions, &z, self.batch_statistics, each)
+            generate(&picked, &dict, &dimensions, &z, self.batch_statistics, each)
         };
         let all = || -> Result<Vec<f32>> {
             let mut images = Vec::with_capacity(count * image);
@@ -170,31 +172,57 @@ impl Args {
 
 /// Hands f32 NCHW images of `z` to `each`, [`BATCH`] at a time.
 pub(crate) fn generate(
+    picked: &Picked,
     dict: &StateDict,
     dimensions: &Dimensions,
     z: &[f32],
     by_batch: bool,
     each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
 ) -> Result<()> {
-    let backend = Cpu::<f32>::new();
     let statistics = if by_batch {
         Statistics::BatchOnly
     } else {
         Statistics::Running
     };
-    let mut sampler: Option<(usize, Sampler<Cpu<f32>>)> = None;
+    match picked {
+        Picked::Cpu(_) => generate_on(&Cpu::<f32>::new(), dict, dimensions, z, statistics, each),
+        Picked::Cuda(ordinal) => {
+            // As exact as the CPU: a few images do not need to be fast.
+            let options = Options {
+                precision: Precision::Fp32,
+                conv: Conv::Ours,
+                tf32: false,
+                graph: false,
+                ranges: false,
+                tile: None,
+            };
+            let backend = Cuda::new(*ordinal, options, Choices::new())?;
+            generate_on(&backend, dict, dimensions, z, statistics, each)
+        }
+    }
+}
+
+fn generate_on<B: Backend>(
+    backend: &B,
+    dict: &StateDict,
+    dimensions: &Dimensions,
+    z: &[f32],
+    statistics: Statistics,
+    each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
+) -> Result<()> {
+    let mut sampler: Option<(usize, Sampler<B>)> = None;
     for z in z.chunks(BATCH * dimensions.latent_dim) {
         let count = z.len() / dimensions.latent_dim;
         let sampler = match &mut sampler {
             Some((n, sampler)) if *n == count => sampler,
             slot => {
-                let mut made = Sampler::new(&backend, dimensions, count)?;
+                let mut made = Sampler::new(backend, dimensions, count)?;
                 made.load(dict)?;
                 &mut slot.insert((count, made)).1
             }
         };
-        sampler.set_z(&backend, z)?;
-        each(sampler.images(&backend, statistics)?)?;
+        sampler.set_z(backend, z)?;
+        each(sampler.images(backend, statistics)?)?;
     }
     Ok(())
 }

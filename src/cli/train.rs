@@ -2,14 +2,17 @@
 
 use std::fmt::Display;
 use std::io::IsTerminal;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 
-use super::device::{Device, pick};
+use super::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::choice::{self, Choices, Conv};
 use crate::backend::{Backend, Precision, Use};
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Source, Split};
 use crate::model::arch::Dimensions;
@@ -105,7 +108,7 @@ pub struct Args {
     /// Where to train
     #[arg(long, default_value = "auto")]
     device: Device,
-    /// Type of stored activations and weights [default: fp32 on the CPU]
+    /// Type of stored activations and weights [default: bf16 on a GPU, fp32 on the CPU]
     #[arg(long, value_enum)]
     precision: Option<Precision>,
     /// Threads [default: one a core]
@@ -127,12 +130,27 @@ pub struct Args {
     /// Write what it takes to check the run elsewhere (see scripts/replay_pytorch.py)
     #[arg(long, value_name = "FILE.safetensors")]
     record: Option<PathBuf>,
+    /// What a profiler sees, as 100..110: after iteration 100 and up to 110
+    #[arg(long, value_name = "A..B", value_parser = parse_range)]
+    profile_steps: Option<Range<u64>>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
     /// Print errors only
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    cuda: CudaArgs,
+}
+
+/// `A..B` with A < B.
+fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let parsed = text
+        .split_once("..")
+        .and_then(|(a, b)| Some(a.trim().parse().ok()?..b.trim().parse().ok()?));
+    parsed
+        .filter(|range: &Range<u64>| !range.is_empty())
+        .ok_or_else(|| "use two numbers of iterations, the smaller first, as 100..110".to_string())
 }
 
 impl Args {
@@ -140,15 +158,15 @@ impl Args {
         if let Some(workers) = self.workers {
             set_threads(workers)?;
         }
-        pick(&self.device)?;
+        let picked = pick(self.device)?;
         if let Some(record) = &self.record {
             crate::files::refuse_existing(record)?;
         }
-        let mut resumed = match &self.resume {
+        let resumed = match &self.resume {
             Some(from) => Some(self.resumed(from.as_deref())?),
             None => None,
         };
-        let mut config = self.config(resumed.as_ref().map(|r| &r.config))?;
+        let mut config = self.config(&picked, resumed.as_ref().map(|r| &r.config))?;
         // Counted once the images are known; until then any positive number will do for the checks.
         let epochs = self.epochs.unwrap_or(25);
         if let (None, Some(steps)) = (self.epochs, self.steps) {
@@ -156,11 +174,7 @@ impl Args {
         }
         config.check()?;
         ensure!(epochs > 0, "nothing to do: --epochs must be at least 1");
-        ensure!(
-            config.precision == Precision::Fp32,
-            "the CPU computes in fp32: leave --precision {} out",
-            config.precision
-        );
+        precision_on(&picked, Some(config.precision))?;
         if let Some(folder) = &self.init_from {
             // Read again when the networks are made; here so that an error comes before the images are decoded.
             checkpoint::load_networks(folder, &config.dimensions())?;
@@ -172,8 +186,45 @@ impl Args {
         {
             resumed.has_not_gone_beyond(config.steps)?;
         }
+        let job = Job {
+            config,
+            resumed,
+            epochs: epoch_steps.then_some(epochs),
+            note: picked.note(),
+        };
+        let Picked::Cuda(ordinal) = picked else {
+            return self.run_on(&Cpu::<f32>::new(), job);
+        };
+        let known = match (&job.resumed, &self.cuda.kernels_from) {
+            (Some(resumed), None) => choice::read(&resumed.run)?.unwrap_or_default(),
+            (Some(_), Some(_)) => bail!(
+                "a resumed run keeps its kernels: leave --kernels-from out, or start another run from this one with \
+                 --init-from"
+            ),
+            (None, Some(run)) => choices_of(run)?,
+            (None, None) => Choices::new(),
+        };
+        let Config {
+            precision,
+            conv,
+            tf32,
+            ..
+        } = job.config;
+        let backend = Cuda::new(ordinal, self.cuda.options(precision, conv, tf32), known)?;
+        for note in backend.notes() {
+            print_error_line(note);
+        }
+        self.run_on(&backend, job)
+    }
+
+    fn run_on<B: Backend>(&self, backend: &B, job: Job) -> Result<ExitCode> {
+        let Job {
+            mut config,
+            mut resumed,
+            epochs,
+            note,
+        } = job;
         let source = open(&config)?;
-        let backend = Cpu::<f32>::new();
         let name = format!("{}-{}px", config.dataset, config.image_size);
         if self.dry_run {
             let run = match (&resumed, &self.out) {
@@ -181,15 +232,15 @@ impl Args {
                 (None, Some(out)) => out.clone(),
                 (None, None) => run::next_free(Path::new(RUNS), &name),
             };
-            if epoch_steps {
+            if let Some(epochs) = epochs {
                 config.steps = epoch_count(epochs, source.len(), &config)?.max(1);
             }
-            describe(&backend, &config, &run, source.as_ref())?;
-            enough_memory(&backend, &config, source.len())?;
+            describe(backend, &config, &run, source.as_ref(), note.as_deref())?;
+            enough_memory(backend, &config, source.len())?;
             print_line("dry run: nothing was trained or written");
             return Ok(ExitCode::SUCCESS);
         }
-        enough_memory(&backend, &config, source.len())?;
+        enough_memory(backend, &config, source.len())?;
 
         let claimed = resumed.as_mut().and_then(|r| r.claim.take());
         let claim = match (claimed, &self.out) {
@@ -208,7 +259,7 @@ impl Args {
                 return Ok(ExitCode::from(code));
             }
         };
-        if epoch_steps {
+        if let Some(epochs) = epochs {
             config.steps = epoch_count(epochs, dataset.len(), &config)?;
         }
         let start = match (resumed, &config.init_from) {
@@ -220,7 +271,7 @@ impl Args {
         self.say(format!(
             "{}\n{}\n{} px, width {}, batch {}, {} iterations, into {}",
             source.describe(),
-            backend.describe(),
+            described(backend, note.as_deref()),
             config.image_size,
             config.width,
             config.batch_size,
@@ -241,9 +292,10 @@ impl Args {
             config,
             start,
             record: self.record.clone(),
+            profile: self.profile_steps.clone(),
             quiet: self.quiet,
         };
-        let outcome = run::train(&backend, &dataset, plan, &claim, &stop)?;
+        let outcome = run::train(backend, &dataset, plan, &claim, &stop)?;
         Ok(self.finish(&run, &outcome))
     }
 
@@ -340,8 +392,11 @@ impl Args {
     }
 
     /// The options given, over those of the resumed run, over the defaults.
-    fn config(&self, resumed: Option<&Config>) -> Result<Config> {
-        let base = resumed.cloned().unwrap_or_else(|| defaults(self));
+    fn config(&self, picked: &Picked, resumed: Option<&Config>) -> Result<Config> {
+        let base = match resumed {
+            Some(resumed) => resumed.clone(),
+            None => defaults(self, precision_on(picked, self.precision)?),
+        };
         let config = Config {
             dataset: self.dataset.unwrap_or(base.dataset),
             data: self.data.clone().or(base.data.clone()),
@@ -364,6 +419,8 @@ impl Args {
             flip: self.flip || base.flip,
             seed: self.seed.unwrap_or(base.seed),
             precision: self.precision.unwrap_or(base.precision),
+            conv: self.cuda.conv.unwrap_or(base.conv),
+            tf32: self.cuda.tf32 || base.tf32,
             sample_every: self.sample_every.unwrap_or(base.sample_every),
             checkpoint_every: self.checkpoint_every.unwrap_or(base.checkpoint_every),
             log_every: self.log_every.unwrap_or(base.log_every),
@@ -406,6 +463,16 @@ impl Args {
         data::Loader::new(&dataset, config.batch_size, config.seed, config.flip)?;
         Ok(dataset)
     }
+}
+
+/// What is to be done, before the backend is known.
+struct Job {
+    config: Config,
+    resumed: Option<Resumed>,
+    /// The epochs that the number of iterations is to be counted from.
+    epochs: Option<u64>,
+    /// On the device.
+    note: Option<String>,
 }
 
 struct Resumed {
@@ -475,7 +542,7 @@ fn epoch_count(epochs: u64, images: usize, config: &Config) -> Result<u64> {
         .with_context(|| format!("--epochs {epochs} is out of range"))
 }
 
-fn defaults(args: &Args) -> Config {
+fn defaults(args: &Args, precision: Precision) -> Config {
     let dataset = args.dataset.unwrap_or(Kind::Synthetic);
     Config {
         dataset,
@@ -498,7 +565,9 @@ fn defaults(args: &Args) -> Config {
         ema: 0.999,
         flip: false,
         seed: 0,
-        precision: Precision::Fp32,
+        precision,
+        conv: Conv::Auto,
+        tf32: false,
         sample_every: 500,
         checkpoint_every: 500,
         log_every: 50,
@@ -529,15 +598,24 @@ pub fn set_threads(workers: usize) -> Result<()> {
         .context("cannot start the threads")
 }
 
+/// The device, and what is to be said of it.
+fn described<B: Backend>(backend: &B, note: Option<&str>) -> String {
+    match note {
+        Some(note) => format!("{}, {note}", backend.describe()),
+        None => backend.describe(),
+    }
+}
+
 /// What `--dry-run` prints.
 fn describe<B: Backend>(
     backend: &B,
     config: &Config,
     run: &Path,
     source: &dyn Source,
+    note: Option<&str>,
 ) -> Result<()> {
     print_line(source.describe());
-    print_line(backend.describe());
+    print_line(described(backend, note));
     let dimensions = config.dimensions();
     let (g, d) = (dimensions.generator(), dimensions.discriminator());
     for (name, architecture, passes) in [("generator", &g, 1), ("discriminator", &d, 2)] {
@@ -548,6 +626,12 @@ fn describe<B: Backend>(
             bytes as f64 / f64::from(1 << 20)
         ));
     }
+    let total = Gan::bytes(backend, &dimensions, config.batch_size, run::SLOTS)
+        + backend.bytes(&g, run::SHEET_IMAGES, Use::Inference);
+    print_line(format!(
+        "memory in all, with sample sheets: {:.1} MiB",
+        total as f64 / f64::from(1 << 20)
+    ));
     let pixels = source.len() * config.image_size * config.image_size * 3;
     print_line(format!(
         "images in memory: {:.1} MiB",
@@ -566,9 +650,12 @@ fn enough_memory<B: Backend>(backend: &B, config: &Config, images: usize) -> Res
     let dimensions = config.dimensions();
     // More pixels than `memory_limit` go to a file.
     let pixels = (images * config.image_size * config.image_size * 3) as u64;
-    let fixed = pixels.min(LoadOptions::default().memory_limit)
-        + backend.bytes(&dimensions.generator(), run::SHEET_IMAGES, Use::Inference);
-    let needed = |batch| fixed + Gan::bytes(backend, &dimensions, batch);
+    let pixels = match backend.is_host() {
+        true => pixels.min(LoadOptions::default().memory_limit),
+        false => 0,
+    };
+    let fixed = pixels + backend.bytes(&dimensions.generator(), run::SHEET_IMAGES, Use::Inference);
+    let needed = |batch| fixed + Gan::bytes(backend, &dimensions, batch, run::SLOTS);
     if needed(config.batch_size) <= free {
         return Ok(());
     }
@@ -577,8 +664,9 @@ fn enough_memory<B: Backend>(backend: &B, config: &Config, images: usize) -> Res
         .find(|&batch| needed(batch) <= free);
     let mib = |bytes: u64| bytes >> 20;
     bail!(
-        "this run needs {} MiB of memory, and {} MiB are free: {}",
+        "this run needs {} MiB of memory{}, and {} MiB are free: {}",
         mib(needed(config.batch_size)),
+        if backend.is_host() { "" } else { " of the GPU" },
         mib(free),
         match fits {
             Some(batch) => format!("the largest batch that fits is --batch-size {batch}"),

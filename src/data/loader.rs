@@ -53,12 +53,12 @@ impl<'a> Loader<'a> {
         step / self.batches_per_epoch()
     }
 
-    /// Copies the batch of `step` to `out`, `batch_size`·`size`·`size`·3 u8, NHWC, and says in `flips` which of its
-    /// images are to be mirrored left to right; the copies are not mirrored.
+    /// Copies the batch of `step` to `out`, `batch_size`·`size`·`size`·3 u8, NHWC, and sets `flips` to 1
+    /// for those of its images that are to be mirrored left to right, else to 0; the copies are not mirrored.
     ///
     /// # Panics
     /// When `out` or `flips` has another length.
-    pub fn fill(&mut self, step: u64, out: &mut [u8], flips: &mut [bool]) {
+    pub fn fill(&mut self, step: u64, out: &mut [u8], flips: &mut [u8]) {
         let image_bytes = self.dataset.size() * self.dataset.size() * 3;
         assert_eq!(out.len(), self.batch_size * image_bytes, "bytes of a batch");
         assert_eq!(flips.len(), self.batch_size, "images of a batch");
@@ -79,7 +79,7 @@ impl<'a> Loader<'a> {
         }
         let coins = Stream::new(self.seed, Purpose::Flip, step);
         for (position, flip) in flips.iter_mut().enumerate() {
-            *flip = self.flip && coins.bits(position as u64) >> 31 == 1;
+            *flip = u8::from(self.flip && coins.bits(position as u64) >> 31 == 1);
         }
     }
 }

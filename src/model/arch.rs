@@ -98,6 +98,16 @@ pub enum Role {
     Discriminator,
 }
 
+impl Role {
+    /// Place in what is kept for both networks: 0 discriminator, 1 generator.
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Discriminator => 0,
+            Self::Generator => 1,
+        }
+    }
+}
+
 /// A network: its blocks in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Architecture {

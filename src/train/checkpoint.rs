@@ -14,10 +14,11 @@ use sha2::{Digest, Sha256};
 
 use super::report::Window;
 use super::step::Gan;
-use crate::backend::{Backend, Network, State as NetworkState, Steps};
+use crate::backend::{Backend, Counters, LossScale, Network, State as NetworkState, Steps};
 use crate::data::files::hex;
 use crate::files::{PARTIAL, PartialFolder, sync_folder, write_atomically};
 use crate::model::arch::Dimensions;
+use crate::model::arch::Role;
 use crate::model::{StateDict, params::TensorFile};
 
 /// Of `state.json`; a program refuses what is newer than itself.
@@ -55,6 +56,9 @@ pub struct State {
     pub channels: usize,
     pub discriminator_steps: Steps,
     pub generator_steps: Steps,
+    /// Of discriminator and generator; left out while nothing is scaled.
+    #[serde(default, skip_serializing_if = "is_unscaled")]
+    pub loss_scale: [LossScale; 2],
     /// Of the data set, so that a resumed run notices a change.
     pub data_fingerprint: String,
     /// Losses since the last report.
@@ -78,10 +82,22 @@ impl State {
             channels: dimensions.channels,
             discriminator_steps: Steps::default(),
             generator_steps: Steps::default(),
+            loss_scale: Default::default(),
             data_fingerprint: String::new(),
             window: Window::default(),
             files: BTreeMap::new(),
             checksum: String::new(),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        let mut steps = [Steps::default(); 2];
+        steps[Role::Discriminator.index()] = self.discriminator_steps;
+        steps[Role::Generator.index()] = self.generator_steps;
+        Counters {
+            iteration: self.step,
+            steps,
+            loss_scale: self.loss_scale,
         }
     }
 
@@ -99,6 +115,10 @@ impl State {
         bare.checksum.clear();
         Ok(sha256(serde_json::to_string(&bare)?.as_bytes()))
     }
+}
+
+fn is_unscaled(scales: &[LossScale; 2]) -> bool {
+    *scales == [LossScale::default(); 2]
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -120,9 +140,16 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Where a weight or buffer is not finite: such a state is not worth keeping.
-    pub fn of<B: Backend>(gan: &Gan<B>, mut state: State, average: bool) -> Result<Self> {
-        state.discriminator_steps = gan.discriminator.steps()?;
-        state.generator_steps = gan.generator.steps()?;
+    pub fn of<B: Backend>(
+        backend: &B,
+        gan: &Gan<B>,
+        mut state: State,
+        average: bool,
+    ) -> Result<Self> {
+        let counters = gan.counters(backend)?;
+        state.discriminator_steps = counters.steps[Role::Discriminator.index()];
+        state.generator_steps = counters.steps[Role::Generator.index()];
+        state.loss_scale = counters.loss_scale;
         let mut optimizer = TensorFile::default();
         for (moment, prefix) in MOMENTS {
             let (d, g) = (gan.discriminator.read(moment)?, gan.generator.read(moment)?);
@@ -159,7 +186,7 @@ impl Checkpoint {
     }
 
     /// Puts everything back into networks of the same dimensions.
-    pub fn restore<B: Backend>(&self, gan: &mut Gan<B>) -> Result<()> {
+    pub fn restore<B: Backend>(&self, backend: &B, gan: &mut Gan<B>) -> Result<()> {
         let average = self.average.as_ref().unwrap_or(&self.generator);
         gan.generator
             .write(NetworkState::Parameters, &self.generator)?;
@@ -173,11 +200,7 @@ impl Checkpoint {
             gan.discriminator.write(moment, &take("D"))?;
             gan.generator.write(moment, &take("G"))?;
         }
-        gan.discriminator
-            .set_steps(self.state.discriminator_steps)?;
-        gan.generator.set_steps(self.state.generator_steps)?;
-        gan.set_iterations(self.state.step);
-        Ok(())
+        gan.set_counters(backend, &self.state.counters())
     }
 
     /// Writes `checkpoints/step-…` below `run`, moves `latest`, and removes all but the newest `keep`.

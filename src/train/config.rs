@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::step::Settings;
+use crate::backend::cuda::choice::Conv;
 use crate::backend::{Adam, Precision};
 use crate::data::{Kind, Split};
 use crate::files;
@@ -18,6 +19,10 @@ fn shown(value: &serde_json::Value) -> String {
         serde_json::Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+fn auto() -> Conv {
+    Conv::Auto
 }
 
 /// Everything that determines a run, and how it reports.
@@ -49,6 +54,11 @@ pub struct Config {
     pub flip: bool,
     pub seed: u64,
     pub precision: Precision,
+    /// Whose convolution kernels, on a GPU.
+    #[serde(default = "auto")]
+    pub conv: Conv,
+    #[serde(default)]
+    pub tf32: bool,
     pub sample_every: u64,
     pub checkpoint_every: u64,
     pub log_every: u64,
@@ -77,6 +87,7 @@ impl Config {
             discriminator: adam(self.lr_d),
             generator: adam(self.lr_g),
             ema: self.ema,
+            seed: self.seed,
         }
     }
 

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::config::Config;
 use super::step::Gan;
-use crate::backend::{Backend, Network, Slot, State};
+use crate::backend::{Backend, LossScale, Network, Slot, State};
 use crate::files;
+use crate::model::arch::Role;
 use crate::model::{StateDict, Tensor, params::TensorFile};
 
 /// No more iterations than this: every one keeps both networks twice.
@@ -18,6 +19,8 @@ pub struct Recorder {
     path: PathBuf,
     file: TensorFile,
     step: u64,
+    /// What the gradients of this iteration are multiplied by, by role.
+    loss_scale: [LossScale; 2],
 }
 
 impl Recorder {
@@ -51,6 +54,7 @@ impl Recorder {
             path: path.to_path_buf(),
             file,
             step: 0,
+            loss_scale: Default::default(),
         })
     }
 
@@ -58,21 +62,27 @@ impl Recorder {
         format!("step/{:06}/", self.step)
     }
 
-    /// The state, the real batch and the noise that an iteration starts from.
-    pub fn before<B: Backend>(&mut self, backend: &B, gan: &Gan<B>, config: &Config) -> Result<()> {
+    /// The state that an iteration starts from.
+    pub fn before<B: Backend>(&mut self, backend: &B, gan: &Gan<B>) -> Result<()> {
+        self.loss_scale = gan.counters(backend)?.loss_scale;
+        let prefix = format!("{}before/", self.prefix());
+        self.networks(gan, State::Parameters, &prefix)
+    }
+
+    /// The real batch, the noise, the losses and the gradients of the iteration.
+    pub fn after<B: Backend>(
+        &mut self,
+        backend: &B,
+        gan: &mut Gan<B>,
+        config: &Config,
+    ) -> Result<()> {
         let (n, size) = (config.batch_size, config.image_size);
         let prefix = self.prefix();
         let real = Tensor::new(&[n, 3, size, size], backend.read(&gan.real, n)?);
         let z = Tensor::new(&[n, config.latent_dim], backend.read(&gan.z, n)?);
         self.file.floats.insert(format!("{prefix}real"), real);
         self.file.floats.insert(format!("{prefix}z"), z);
-        self.networks(gan, State::Parameters, &format!("{prefix}before/"))
-    }
-
-    /// The losses and gradients of the iteration.
-    pub fn after<B: Backend>(&mut self, backend: &B, gan: &Gan<B>) -> Result<()> {
-        let prefix = self.prefix();
-        let losses = gan.losses(backend)?;
+        let losses = gan.last_metrics(backend)?.losses;
         for (name, slot) in [
             ("loss_d_real", Slot::Real),
             ("loss_d_fake", Slot::Fake),
@@ -98,11 +108,16 @@ impl Recorder {
     }
 
     fn networks<B: Backend>(&mut self, gan: &Gan<B>, state: State, prefix: &str) -> Result<()> {
-        let mut add = |name: &str, dict: StateDict| {
+        let mut add = |name: &str, role: Role, mut dict: StateDict| {
+            if state == State::Gradients {
+                let scale = self.loss_scale[role.index()].factor;
+                let tensors = dict.tensors.values_mut();
+                tensors.flat_map(|t| &mut t.data).for_each(|g| *g /= scale);
+            }
             dict.add_to(&format!("{prefix}{name}/"), &mut self.file);
         };
-        add("D", gan.discriminator.read(state)?);
-        add("G", gan.generator.read(state)?);
+        add("D", Role::Discriminator, gan.discriminator.read(state)?);
+        add("G", Role::Generator, gan.generator.read(state)?);
         Ok(())
     }
 }

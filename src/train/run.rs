@@ -2,26 +2,32 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use cudarc::driver::DriverError;
 
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
 use super::record::Recorder;
 use super::report::{Reporter, Window};
 use super::sheet;
-use super::step::Gan;
+use super::step::{Gan, KEPT_METRICS};
 use super::stop::Stop;
-use crate::backend::{Backend, Network, State, Statistics, Use};
+use crate::backend::cuda::choice;
+use crate::backend::{Backend, Network, State, Statistics, Steps, Use};
 use crate::data::{Dataset, Loader};
 use crate::files;
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
-use crate::random::Purpose;
+use crate::random::{Purpose, Stream};
 
 /// Images on a sample sheet.
 pub const SHEET_IMAGES: usize = 64;
+
+/// Batches on their way to the device or waiting there for their turn.
+pub const SLOTS: usize = 3;
 
 /// Iterations without a step of the weights after which a run gives up.
 const HOPELESS: u64 = 50;
@@ -41,6 +47,8 @@ pub struct Plan {
     pub config: Config,
     pub start: Start,
     pub record: Option<PathBuf>,
+    /// The iterations that a profiler is to see.
+    pub profile: Option<Range<u64>>,
     pub quiet: bool,
 }
 
@@ -256,7 +264,9 @@ struct Sheets<B: Backend> {
 impl<B: Backend> Sheets<B> {
     fn new(backend: &B, config: &Config, run: &Path) -> Result<Self> {
         let mut sampler = Sampler::new(backend, &config.dimensions(), SHEET_IMAGES)?;
-        backend.draw_latent(config.seed, Purpose::Sheet, 0, &mut sampler.z)?;
+        let mut z = vec![0.0; SHEET_IMAGES * config.latent_dim];
+        Stream::new(config.seed, Purpose::Sheet, 0).fill_normal(&mut z);
+        sampler.set_z(backend, &z)?;
         let folder = run.join("samples");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let state = if config.ema > 0.0 {
@@ -299,6 +309,7 @@ pub fn train<B: Backend>(
         config,
         start,
         record,
+        profile,
         quiet,
     } = plan;
 
@@ -310,6 +321,7 @@ pub fn train<B: Backend>(
         backend,
         &config.dimensions(),
         config.batch_size,
+        SLOTS,
         config.seed,
     )?;
     let mut window = Window::default();
@@ -338,7 +350,7 @@ pub fn train<B: Backend>(
                 config.steps
             );
             saved
-                .restore(&mut gan)
+                .restore(backend, &mut gan)
                 .with_context(|| format!("cannot resume from {}", path.display()))?;
             window = saved.state.window.clone();
         }
@@ -359,7 +371,12 @@ pub fn train<B: Backend>(
         loader,
         gan,
         recorder,
+        profile,
         window,
+        asked: step,
+        pending: None,
+        latest: None,
+        moved: (0, step),
         step,
     };
     training
@@ -373,9 +390,16 @@ fn what_is_left(run: &Path, error: &anyhow::Error) -> String {
         Ok(Some(path)) => format!("the last good checkpoint is {}", path.display()),
         _ => "there is no checkpoint yet".to_string(),
     };
+    let exists = Config::path(run).exists();
+    if exists && error.chain().any(|cause| cause.is::<DriverError>()) {
+        return format!(
+            "{last}; once the GPU works again, continue with: dcgan-cuda train --out {} --resume",
+            run.display()
+        );
+    }
     // The disk, not the numbers.
     let files = error.chain().any(|cause| cause.is::<std::io::Error>());
-    match (files, Config::path(run).exists()) {
+    match (files, exists) {
         (false, _) => last,
         (true, false) => format!("{last}; make room or give rights, then start again"),
         (true, true) => format!(
@@ -396,18 +420,38 @@ struct Training<'a, B: Backend> {
     loader: Loader<'a>,
     gan: Gan<B>,
     recorder: Option<Recorder>,
+    profile: Option<Range<u64>>,
     /// Losses since the last report.
     window: Window,
-    /// Iterations done.
+    /// Iterations whose metrics have been asked for.
+    asked: u64,
+    /// What is to be done once those are there.
+    pending: Option<Pending>,
+    /// Adam steps after the last iteration whose metrics are there.
+    latest: Option<[Steps; 2]>,
+    /// Adam steps when they last moved both networks, and the iteration of it.
+    moved: (u64, u64),
+    /// Iterations asked for.
     step: u64,
+}
+
+/// Metrics on their way.
+struct Pending {
+    /// The iterations until here.
+    step: u64,
+    /// Whether they end an interval, full or cut short by the end of training.
+    report: Option<Interval>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Interval {
+    Full,
+    Short,
 }
 
 impl<B: Backend> Training<'_, B> {
     fn go(mut self, start: &Start) -> Result<Outcome> {
         let (backend, config, run, stop) = (self.backend, self.config, self.run, self.stop);
-        let per_epoch = self.loader.batches_per_epoch();
-        let mut pixels = vec![0; config.batch_size * config.image_size * config.image_size * 3];
-        let mut flips = vec![false; config.batch_size];
 
         // Outputs.
         for folder in ["", "samples", "checkpoints"] {
@@ -433,60 +477,61 @@ impl<B: Backend> Training<'_, B> {
         if self.step == 0 {
             sheets.write(backend, &self.gan, 0)?;
         }
-        // Adam steps when they last moved both networks, and the iteration of it.
-        let mut moved = (taken(&self.gan)?, self.step);
+        self.moved.0 = taken(&self.gan.counters(backend)?.steps);
 
         // The loop.
         let settings = config.settings();
+        let ahead = SLOTS as u64;
+        let mut chosen = false;
+        for iteration in self.step..self.step + ahead {
+            self.send_batch(iteration)?;
+        }
         while self.step < config.steps && stop.exit_code().is_none() {
+            self.profile_at(self.step)?;
             let iteration = nvtx::range!("iteration");
-            self.loader.fill(self.step, &mut pixels, &mut flips);
-            let gan = &mut self.gan;
-            backend.load_batch(&pixels, &flips, &mut gan.real)?;
-            backend.draw_latent(config.seed, Purpose::Latent, self.step, &mut gan.z)?;
             if let Some(recorder) = &mut self.recorder {
-                recorder.before(backend, gan, config)?;
+                recorder.before(backend, &self.gan)?;
             }
-            gan.iteration(&settings)?;
+            self.gan.iteration(backend, &settings)?;
+            if !chosen {
+                chosen = true;
+                // Later runs can repeat the choice, and a resumed one does.
+                if let Some(choices) = backend.choices() {
+                    choice::write(run, &choices)?;
+                }
+            }
             if let Some(recorder) = &mut self.recorder {
-                recorder.after(backend, gan)?;
+                recorder.after(backend, &mut self.gan, config)?;
             }
-            self.window.add(&gan.losses(backend)?);
+            self.send_batch(self.step + ahead)?;
             drop(iteration);
             self.step += 1;
             let step = self.step;
             reporter.tick(step);
 
             let last = step == config.steps;
-            let full = step.is_multiple_of(config.log_every);
-            if full || last {
-                let steps = [self.gan.discriminator.steps()?, self.gan.generator.steps()?];
-                reporter.report(step, step as f64 / per_epoch as f64, &self.window, steps)?;
-                // The last report may come early: then a resumed run goes on with the same window.
-                if full {
-                    self.window = Window::default();
-                }
-                let taken = taken(&self.gan)?;
-                if taken > moved.0 {
-                    moved = (taken, step);
-                }
-                ensure!(
-                    step - moved.1 < HOPELESS,
-                    "training has diverged: no gradient was finite for the last {} iterations; start again with a \
-                     smaller --lr",
-                    step - moved.1
-                );
+            if step.is_multiple_of(config.log_every) {
+                self.ask(Some(Interval::Full), &mut reporter)?;
+            } else if last {
+                self.ask(Some(Interval::Short), &mut reporter)?;
+            } else if step - self.asked == KEPT_METRICS {
+                self.ask(None, &mut reporter)?;
             }
+            // The recorder asks for metrics too, and what is not taken by then is lost.
+            self.collect(self.recorder.is_some(), &mut reporter)?;
             if due(step, config.sample_every) || last {
                 latest_sheet = Some(sheets.write(backend, &self.gan, step)?);
             }
             if due(step, config.checkpoint_every) && !last {
+                self.settle(&mut reporter)?;
                 self.save()?;
                 saved_at = Some(step);
             }
         }
 
         // The end, or a signal.
+        self.profile_at(self.step)?;
+        self.settle(&mut reporter)?;
         reporter.finish();
         let checkpoint = if saved_at == Some(self.step) {
             checkpoint::newest(run)?.unwrap_or_default()
@@ -508,6 +553,88 @@ impl<B: Backend> Training<'_, B> {
         })
     }
 
+    /// Starts the batch of `iteration` on its way, if there is to be such an iteration.
+    fn send_batch(&mut self, iteration: u64) -> Result<()> {
+        if iteration >= self.config.steps {
+            return Ok(());
+        }
+        let _range = nvtx::range!("load batch");
+        let loader = &mut self.loader;
+        let fill = |pixels: &mut [u8], flips: &mut [u8]| loader.fill(iteration, pixels, flips);
+        self.gan.send_batch(self.backend, iteration, fill)
+    }
+
+    /// Starts or ends what a profiler sees, where `step` iterations are the place for it.
+    fn profile_at(&mut self, step: u64) -> Result<()> {
+        let Some(range) = &self.profile else {
+            return Ok(());
+        };
+        let ends = step == range.end || (step > range.start && step == self.config.steps);
+        if step == range.start || ends {
+            // What was asked for before does not belong to the range, what was asked for in it does.
+            self.backend.wait()?;
+            self.backend.profile(!ends)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the metrics of the iterations that they were not asked of yet.
+    fn ask(&mut self, report: Option<Interval>, reporter: &mut Reporter) -> Result<()> {
+        self.collect(true, reporter)?;
+        self.gan.send_metrics(self.backend, self.asked)?;
+        self.asked = self.step;
+        self.pending = Some(Pending {
+            step: self.step,
+            report,
+        });
+        Ok(())
+    }
+
+    /// Takes the metrics in that were asked for, if they are there or `wait`, and reports where an interval ends.
+    fn collect(&mut self, wait: bool, reporter: &mut Reporter) -> Result<()> {
+        if self.pending.is_none() {
+            return Ok(());
+        }
+        let Some(all) = self.gan.take_metrics(self.backend, wait)? else {
+            return Ok(());
+        };
+        let Some(Pending { step, report }) = self.pending.take() else {
+            return Ok(());
+        };
+        for metrics in &all {
+            self.window.add(&metrics.losses);
+            self.latest = Some(metrics.steps);
+        }
+        let (Some(interval), Some(steps)) = (report, self.latest) else {
+            return Ok(());
+        };
+        let epochs = step as f64 / self.loader.batches_per_epoch() as f64;
+        reporter.report(step, epochs, &self.window, steps)?;
+        // The last report may come early: then a resumed run goes on with the same window.
+        if interval == Interval::Full {
+            self.window = Window::default();
+        }
+        let taken = taken(&steps);
+        if taken > self.moved.0 {
+            self.moved = (taken, step);
+        }
+        let hopeless = step - self.moved.1;
+        ensure!(
+            hopeless < HOPELESS,
+            "training has diverged: no gradient was finite for the last {hopeless} iterations; start again with a \
+             smaller --lr"
+        );
+        Ok(())
+    }
+
+    /// Waits for all iterations and takes all metrics in.
+    fn settle(&mut self, reporter: &mut Reporter) -> Result<()> {
+        if self.asked < self.step {
+            self.ask(None, reporter)?;
+        }
+        self.collect(true, reporter)
+    }
+
     fn save(&self) -> Result<PathBuf> {
         let _range = nvtx::range!("checkpoint");
         let config = self.config;
@@ -515,14 +642,14 @@ impl<B: Backend> Training<'_, B> {
         state.images_seen = self.step * config.batch_size as u64;
         state.data_fingerprint = self.dataset.fingerprint().to_string();
         state.window = self.window.clone();
-        Checkpoint::of(&self.gan, state, config.ema > 0.0)?.save(self.run, config.keep_checkpoints)
+        Checkpoint::of(self.backend, &self.gan, state, config.ema > 0.0)?
+            .save(self.run, config.keep_checkpoints)
     }
 }
 
 /// Adam steps that moved both networks.
-fn taken<B: Backend>(gan: &Gan<B>) -> Result<u64> {
-    let (d, g) = (gan.discriminator.steps()?, gan.generator.steps()?);
-    Ok(d.taken.min(g.taken))
+fn taken(steps: &[Steps; 2]) -> u64 {
+    steps[0].taken.min(steps[1].taken)
 }
 
 fn due(step: u64, every: u64) -> bool {

@@ -2,8 +2,8 @@
 
 use super::{Buffer, Real};
 
-/// x/127.5 − 1 of u8 NHWC pixels, mirrored left to right where `flips` says so.
-pub fn normalise<T: Real>(pixels: &[u8], flips: &[bool], images: &mut Buffer<T>) {
+/// x/127.5 − 1 of u8 NHWC pixels, mirrored left to right where `flips` is not 0.
+pub fn normalise<T: Real>(pixels: &[u8], flips: &[u8], images: &mut Buffer<T>) {
     let (w, c) = (images.shape.w, images.shape.c);
     let length = images.shape.len();
     let batch = pixels
@@ -16,7 +16,7 @@ pub fn normalise<T: Real>(pixels: &[u8], flips: &[bool], images: &mut Buffer<T>)
             .zip(image.chunks_exact_mut(w * c))
         {
             for (x, to) in to.chunks_exact_mut(c).enumerate() {
-                let x = if flip { w - 1 - x } else { x };
+                let x = if flip != 0 { w - 1 - x } else { x };
                 for (to, &from) in to.iter_mut().zip(&from[x * c..]) {
                     *to = T::of(f64::from(f32::from(from) / 127.5 - 1.0));
                 }

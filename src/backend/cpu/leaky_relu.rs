@@ -100,7 +100,7 @@ macro_rules! per_activation {
         }
     }};
 }
-pub(super) use per_activation;
+pub(in crate::backend) use per_activation;
 
 /// y = f(x) over `values`, in place.
 pub fn forward<T: Real>(f: impl Function<T>, values: &mut [T]) {

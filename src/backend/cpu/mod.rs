@@ -16,10 +16,11 @@ pub mod leaky_relu;
 pub mod network;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
-use super::{Backend, Loss, Use};
+use super::{Backend, Counters, Fill, Loss, Metrics, Use};
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
 pub use network::CpuNetwork;
@@ -83,8 +84,33 @@ impl<T: Real> Buffer<T> {
     }
 }
 
-/// The losses of one iteration.
-pub type Losses = [Loss; 3];
+/// Where training is, and the metrics of the last iterations.
+#[derive(Debug)]
+pub struct Progress {
+    pub counters: Counters,
+    ring: Vec<Metrics>,
+    sent: Option<Vec<Metrics>>,
+}
+
+impl Progress {
+    /// The metrics of the iteration under way.
+    pub fn metrics(&mut self) -> &mut Metrics {
+        let slots = self.ring.len() as u64;
+        &mut self.ring[(self.counters.iteration % slots) as usize]
+    }
+}
+
+/// A ring of batches of pixels.
+#[derive(Debug)]
+pub struct Feed {
+    slots: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Feed {
+    fn index(&self, iteration: u64) -> usize {
+        (iteration % self.slots.len() as u64) as usize
+    }
+}
 
 /// All cores of this machine, through rayon's global pool.
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,7 +124,9 @@ impl<T: Real> Cpu<T> {
 
 impl<T: Real> Backend for Cpu<T> {
     type Buffer = Buffer<T>;
-    type Losses = Losses;
+    type Progress = Progress;
+    type Feed = Feed;
+    type Recording = ();
     type Network = CpuNetwork<T>;
 
     fn describe(&self) -> String {
@@ -111,14 +139,6 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn buffer(&self, n: usize, shape: Shape) -> Result<Buffer<T>> {
         Ok(Buffer::new(n, shape))
-    }
-
-    fn losses(&self) -> Result<Losses> {
-        Ok([Loss {
-            loss: f32::NAN,
-            probability: f32::NAN,
-            accuracy: f32::NAN,
-        }; 3])
     }
 
     fn compile(
@@ -134,6 +154,14 @@ impl<T: Real> Backend for Cpu<T> {
         network::bytes::<T>(architecture, batch, usage)
     }
 
+    fn buffer_bytes(&self, n: usize, shape: Shape) -> u64 {
+        (n * shape.len() * size_of::<T>()) as u64
+    }
+
+    fn is_host(&self) -> bool {
+        true
+    }
+
     /// `MemAvailable` of Linux.
     fn available(&self) -> Option<u64> {
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -141,7 +169,60 @@ impl<T: Real> Backend for Cpu<T> {
         Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
     }
 
-    fn load_batch(&self, pixels: &[u8], flips: &[bool], images: &mut Buffer<T>) -> Result<()> {
+    fn progress(&self, slots: usize) -> Result<Progress> {
+        let unset = Metrics {
+            iteration: 0,
+            losses: [Loss::UNSET; 3],
+            steps: Default::default(),
+            loss_scale: [1.0; 2],
+        };
+        Ok(Progress {
+            counters: Counters::default(),
+            ring: vec![unset; slots],
+            sent: None,
+        })
+    }
+
+    fn read_progress(&self, progress: &Progress) -> Result<Counters> {
+        Ok(progress.counters)
+    }
+
+    fn write_progress(&self, progress: &mut Progress, counters: &Counters) -> Result<()> {
+        progress.counters = *counters;
+        Ok(())
+    }
+
+    fn advance(&self, progress: &mut Progress) -> Result<()> {
+        progress.counters.iteration += 1;
+        Ok(())
+    }
+
+    fn send_metrics(&self, progress: &mut Progress, range: Range<u64>) -> Result<()> {
+        let slots = progress.ring.len() as u64;
+        let of = |iteration: u64| progress.ring[(iteration % slots) as usize];
+        progress.sent = Some(range.map(of).collect());
+        Ok(())
+    }
+
+    fn take_metrics(&self, progress: &mut Progress, _wait: bool) -> Result<Option<Vec<Metrics>>> {
+        Ok(progress.sent.take())
+    }
+
+    fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Feed> {
+        Ok(Feed {
+            slots: vec![(vec![0; n * image.len()], vec![0; n]); slots],
+        })
+    }
+
+    fn send_batch(&self, feed: &mut Feed, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
+        let index = feed.index(iteration);
+        let (pixels, flips) = &mut feed.slots[index];
+        fill(pixels, flips);
+        Ok(())
+    }
+
+    fn load_batch(&self, feed: &Feed, progress: &Progress, images: &mut Buffer<T>) -> Result<()> {
+        let (pixels, flips) = &feed.slots[feed.index(progress.counters.iteration)];
         ensure!(
             pixels.len() == images.data.len() && flips.len() == images.n,
             "a batch of {} bytes and {} flips does not fit {} images",
@@ -153,8 +234,24 @@ impl<T: Real> Backend for Cpu<T> {
         Ok(())
     }
 
-    fn draw_latent(&self, seed: u64, purpose: Purpose, step: u64, z: &mut Buffer<T>) -> Result<()> {
-        latent::draw(seed, purpose, step, &mut z.data);
+    fn replay(
+        &self,
+        _recording: &mut (),
+        feed: &mut Feed,
+        _iteration: u64,
+        body: &mut dyn FnMut(&Feed) -> Result<()>,
+    ) -> Result<()> {
+        body(feed)
+    }
+
+    fn draw_latent(
+        &self,
+        seed: u64,
+        purpose: Purpose,
+        progress: &Progress,
+        z: &mut Buffer<T>,
+    ) -> Result<()> {
+        latent::draw(seed, purpose, progress.counters.iteration, &mut z.data);
         Ok(())
     }
 
@@ -175,7 +272,11 @@ impl<T: Real> Backend for Cpu<T> {
         Ok(batch::to_nchw(buffer, n))
     }
 
-    fn read_losses(&self, losses: &Losses) -> Result<[Loss; 3]> {
-        Ok(*losses)
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn profile(&self, _on: bool) -> Result<()> {
+        Ok(())
     }
 }

@@ -10,8 +10,8 @@ use super::conv_transpose2d::scatter;
 use super::conv_wgrad::weight_gradient;
 use super::conv2d::{Geometry, TAPS, gather};
 use super::leaky_relu::{backward, forward, per_activation};
-use super::{Buffer, Losses, Real};
-use crate::backend::{Adam, Network, Slot, State, Statistics, Steps, Use, Want};
+use super::{Buffer, Progress, Real};
+use crate::backend::{Adam, Network, Slot, State, Statistics, Use, Want, ema_decay};
 use crate::model::{Activation, Architecture, Block, StateDict, Tensor};
 
 /// Elements that one task of an elementwise pass takes.
@@ -46,7 +46,6 @@ pub struct CpuNetwork<T> {
     gradients: [Vec<T>; 2],
     /// Maps in each input of the last forward pass.
     inputs: Vec<usize>,
-    steps: Steps,
     batches_tracked: u64,
     usage: Use,
 }
@@ -118,7 +117,6 @@ impl<T: Real> CpuNetwork<T> {
                 vec![T::nan(); kept * largest],
             ],
             inputs: Vec::new(),
-            steps: Steps::default(),
             batches_tracked: 0,
             architecture: architecture.clone(),
             batch,
@@ -310,7 +308,7 @@ impl<T: Real> Layer<T> {
 
 impl<T: Real> Network for CpuNetwork<T> {
     type Buffer = Buffer<T>;
-    type Losses = Losses;
+    type Progress = Progress;
 
     fn forward(&mut self, inputs: &[&Buffer<T>], statistics: Statistics) -> Result<()> {
         self.inputs.clear();
@@ -349,8 +347,14 @@ impl<T: Real> Network for CpuNetwork<T> {
         &self.layers[self.layers.len() - 1].output
     }
 
-    fn bce_with_logits(&mut self, targets: &[f32], losses: &mut Losses, first: Slot) -> Result<()> {
+    fn bce_with_logits(
+        &mut self,
+        targets: &[f32],
+        progress: &mut Progress,
+        first: Slot,
+    ) -> Result<()> {
         self.trained()?;
+        let losses = &mut progress.metrics().losses;
         ensure!(
             targets.len() == self.inputs.len() && first as usize + targets.len() <= losses.len(),
             "{} targets for {} inputs",
@@ -409,30 +413,28 @@ impl<T: Real> Network for CpuNetwork<T> {
         &self.input_gradient
     }
 
-    fn adam(&mut self, adam: &Adam) -> Result<()> {
+    fn adam(&mut self, adam: &Adam, progress: &mut Progress) -> Result<()> {
         self.trained()?;
-        if !self.parameters().iter().all(|(_, p, _)| p.is_finite()) {
-            self.steps.skipped += 1;
-            return Ok(());
+        let role = self.architecture.role.index();
+        let steps = &mut progress.counters.steps[role];
+        if self.parameters().iter().all(|(_, p, _)| p.is_finite()) {
+            steps.taken += 1;
+            let t = steps.taken;
+            self.parameters_mut().for_each(|p| p.step(adam, t));
+        } else {
+            steps.skipped += 1;
         }
-        self.steps.taken += 1;
-        let t = self.steps.taken;
-        self.parameters_mut().for_each(|p| p.step(adam, t));
+        let (iteration, steps) = (progress.counters.iteration, *steps);
+        let metrics = progress.metrics();
+        metrics.iteration = iteration;
+        metrics.steps[role] = steps;
         Ok(())
     }
 
-    fn average(&mut self, decay: f64) -> Result<()> {
+    fn average(&mut self, decay: f64, progress: &Progress) -> Result<()> {
         self.trained()?;
+        let decay = ema_decay(decay, progress.counters.iteration);
         self.parameters_mut().for_each(|p| p.follow(decay));
-        Ok(())
-    }
-
-    fn steps(&self) -> Result<Steps> {
-        Ok(self.steps)
-    }
-
-    fn set_steps(&mut self, steps: Steps) -> Result<()> {
-        self.steps = steps;
         Ok(())
     }
 

@@ -2,11 +2,14 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::backend::Precision;
 use crate::model::Block;
 
 /// Which of the three products. Convolution and transposed convolution are the same three, with their directions
 /// exchanged: the small map is the output of a convolution and the input of a transposed one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum Pass {
     /// Large map → small map: forward of a convolution, data gradient of a transposed one.
     Gather,
@@ -73,5 +76,51 @@ impl Convolution {
     /// Whether the small map is 1×1: then every pass is a plain matrix product.
     pub fn is_matrix(&self) -> bool {
         self.stride == 1 && self.small_h == 1 && self.small_w == 1
+    }
+}
+
+/// M×N of the product that one block of our kernels computes, and whether channels may be any number.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub enum Tile {
+    #[serde(rename = "128x64")]
+    M128N64,
+    #[serde(rename = "64x32")]
+    M64N32,
+    #[serde(rename = "64x32_any")]
+    Any,
+}
+
+impl Tile {
+    pub const ALL: [Self; 3] = [Self::M128N64, Self::M64N32, Self::Any];
+
+    /// The end of the kernel's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::M128N64 => "128x64",
+            Self::M64N32 => "64x32",
+            Self::Any => "64x32_any",
+        }
+    }
+
+    /// `(M, N)`.
+    pub fn extent(self) -> (usize, usize) {
+        match self {
+            Self::M128N64 => (128, 64),
+            Self::M64N32 | Self::Any => (64, 32),
+        }
+    }
+
+    /// Whether it can run `pass`: all but [`Self::Any`] read channels in vectors of 16 bytes.
+    pub fn fits(self, pass: Pass, shape: &Convolution, precision: Precision) -> bool {
+        let vector = precision.vector() as u32;
+        let c = shape.c.is_multiple_of(vector);
+        let k = shape.k.is_multiple_of(vector);
+        match (self, pass) {
+            (Self::Any, _) => true,
+            (_, Pass::Gather) => c,
+            (_, Pass::Scatter | Pass::Weights) => c && k,
+        }
     }
 }

@@ -1,4 +1,319 @@
-//! The CUDA backend.
+//! The CUDA backend: an NVIDIA GPU through the driver, with kernels of our own and, where they are there, cuDNN's and
+//! cuBLAS's.
+//!
+//! One file an operation, named as the file in `cuda/` whose kernels it launches. `device` is the boundary to the
+//! driver, `network` the compiled network, `choice` decides which kernel runs a convolution, `feed` brings batches.
 
+pub mod adam;
+pub mod batch;
+pub mod batch_norm;
+pub mod bce_loss;
+pub mod cast;
+pub mod choice;
+pub mod conv2d;
+pub mod conv_transpose2d;
+pub mod conv_wgrad;
 pub mod convolution;
+pub mod cublas;
+pub mod cudnn;
+pub mod device;
+pub mod feed;
 pub mod kernels;
+pub mod latent;
+pub mod leaky_relu;
+pub mod libraries;
+pub mod network;
+pub mod probe;
+pub mod progress;
+pub mod self_test;
+mod types;
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use anyhow::{Result, ensure};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
+
+use super::{Backend, Counters, Fill, Metrics, Precision, Use};
+use crate::model::{Architecture, Shape};
+use crate::random::Purpose;
+use choice::{Choices, Chooser, Conv};
+use convolution::Tile;
+use device::{Device, Explained, Memory};
+use feed::Feed;
+pub use network::CudaNetwork;
+use progress::Progress;
+
+/// How to compute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Storage type of maps and of the weights that convolutions read.
+    pub precision: Precision,
+    pub conv: Conv,
+    /// Lets cuDNN and cuBLAS round the factors of fp32 products to TF32.
+    pub tf32: bool,
+    /// Records an iteration as a CUDA graph and replays it.
+    pub graph: bool,
+    /// A range for profilers around each block's work; it shows only where there is no graph.
+    pub ranges: bool,
+    /// Of our own convolutions, only this tile where it fits: for tests.
+    pub tile: Option<Tile>,
+}
+
+/// A batch of feature maps on the device, NHWC in the storage type.
+pub struct Buffer {
+    pub(self) n: usize,
+    pub(self) shape: Shape,
+    pub(self) memory: Memory,
+}
+
+impl Buffer {
+    fn new(device: &Rc<Device>, precision: Precision, n: usize, shape: Shape) -> Result<Self> {
+        Ok(Self {
+            n,
+            shape,
+            memory: Memory::new(device, n * shape.len() * precision.size())?,
+        })
+    }
+}
+
+/// An iteration: run once as it is, then recorded, then replayed.
+#[derive(Default)]
+pub struct Recording {
+    runs: u64,
+    graph: Option<CudaGraph>,
+}
+
+/// A GPU.
+pub struct Cuda {
+    device: Rc<Device>,
+    chooser: Rc<Chooser>,
+    options: Options,
+}
+
+impl Cuda {
+    /// GPU number `ordinal`, with the kernel choices `known` from another run.
+    ///
+    /// # Errors
+    /// Where the GPU cannot be used; the message says why and what to do.
+    pub fn new(ordinal: usize, options: Options, known: Choices) -> Result<Self> {
+        let device = Device::open(ordinal)?;
+        let chooser = Rc::new(Chooser::new(&device, options, known)?);
+        Ok(Self {
+            device,
+            chooser,
+            options,
+        })
+    }
+
+    /// What people should know of what could not be used.
+    pub fn notes(&self) -> &[String] {
+        &self.chooser.notes
+    }
+}
+
+/// NCHW → NHWC, or back with `h·w` and `c` exchanged.
+fn turn(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(values.len());
+    for map in values.chunks_exact((rows * columns).max(1)) {
+        for column in 0..columns {
+            out.extend((0..rows).map(|row| map[row * columns + column]));
+        }
+    }
+    out
+}
+
+impl Backend for Cuda {
+    type Buffer = Buffer;
+    type Progress = Progress;
+    type Feed = Feed;
+    type Recording = Recording;
+    type Network = CudaNetwork;
+
+    fn describe(&self) -> String {
+        let Options {
+            precision,
+            conv,
+            tf32,
+            graph,
+            ..
+        } = self.options;
+        format!(
+            "{}, {precision}{}, convolutions: {}{}",
+            self.device.describe(),
+            if tf32 { " (TF32)" } else { "" },
+            match conv {
+                Conv::Ours => "ours",
+                Conv::Cudnn => "cuDNN and cuBLAS",
+                Conv::Auto => "the fastest of ours, cuDNN's and cuBLAS's",
+            },
+            if graph { "" } else { ", no graph" }
+        )
+    }
+
+    fn buffer(&self, n: usize, shape: Shape) -> Result<Buffer> {
+        Buffer::new(&self.device, self.options.precision, n, shape)
+    }
+
+    fn compile(
+        &self,
+        architecture: &Architecture,
+        batch: usize,
+        usage: Use,
+    ) -> Result<CudaNetwork> {
+        let (device, chooser) = (&self.device, &self.chooser);
+        CudaNetwork::new(device, chooser, self.options, architecture, batch, usage)
+    }
+
+    fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64 {
+        network::bytes(&self.device, &self.options, architecture, batch, usage)
+    }
+
+    fn buffer_bytes(&self, n: usize, shape: Shape) -> u64 {
+        (n * shape.len() * self.options.precision.size()) as u64
+    }
+
+    fn is_host(&self) -> bool {
+        false
+    }
+
+    fn available(&self) -> Option<u64> {
+        self.device.memory().ok().map(|(free, _)| free)
+    }
+
+    fn progress(&self, slots: usize) -> Result<Progress> {
+        Progress::new(&self.device, self.options.precision, slots)
+    }
+
+    fn read_progress(&self, progress: &Progress) -> Result<Counters> {
+        progress.read()
+    }
+
+    fn write_progress(&self, progress: &mut Progress, counters: &Counters) -> Result<()> {
+        progress.write(counters)
+    }
+
+    fn advance(&self, progress: &mut Progress) -> Result<()> {
+        progress.advance()
+    }
+
+    fn send_metrics(&self, progress: &mut Progress, range: Range<u64>) -> Result<()> {
+        progress.send(range)
+    }
+
+    fn take_metrics(&self, progress: &mut Progress, wait: bool) -> Result<Option<Vec<Metrics>>> {
+        progress.take(wait)
+    }
+
+    fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Feed> {
+        Feed::new(&self.device, n, image, slots)
+    }
+
+    fn send_batch(&self, feed: &mut Feed, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
+        feed.send(iteration, fill)
+    }
+
+    fn load_batch(&self, feed: &Feed, progress: &Progress, images: &mut Buffer) -> Result<()> {
+        ensure!(
+            images.n == feed.n && images.shape == feed.shape,
+            "a batch of {} {:?} does not fit {} {:?}",
+            feed.n,
+            feed.shape,
+            images.n,
+            images.shape
+        );
+        let (pixels, flips) = feed.spans();
+        batch::load(
+            &self.device,
+            self.options.precision,
+            [pixels, flips, progress.iteration()],
+            images.memory.span(),
+            (images.n, images.shape),
+            feed.slots(),
+        )
+    }
+
+    fn replay(
+        &self,
+        recording: &mut Recording,
+        feed: &mut Feed,
+        iteration: u64,
+        body: &mut dyn FnMut(&Feed) -> Result<()>,
+    ) -> Result<()> {
+        feed.await_batch(iteration)?;
+        recording.runs += 1;
+        // The first one chooses kernels and prepares what is prepared once.
+        if !self.options.graph || recording.runs == 1 {
+            body(feed)?;
+            return feed.release(iteration);
+        }
+        if recording.graph.is_none() {
+            let main = &self.device.main;
+            let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+            main.begin_capture(mode).to("record an iteration")?;
+            let recorded = body(feed);
+            // Ends the capture also where it failed.
+            let graph = main.end_capture(CUgraphInstantiate_flags(0));
+            recorded?;
+            recording.graph = graph.to("record an iteration")?;
+        }
+        if let Some(graph) = &recording.graph {
+            graph.launch().to("replay an iteration")?;
+        }
+        feed.release(iteration)
+    }
+
+    fn draw_latent(
+        &self,
+        seed: u64,
+        purpose: Purpose,
+        progress: &Progress,
+        z: &mut Buffer,
+    ) -> Result<()> {
+        let (device, precision) = (&self.device, self.options.precision);
+        let extent = [z.n, z.shape.len()];
+        let (stream, to) = ((seed, purpose), z.memory.span());
+        latent::draw(device, precision, stream, progress.iteration(), to, extent)
+    }
+
+    fn write(&self, values: &[f32], buffer: &mut Buffer) -> Result<()> {
+        let shape = buffer.shape;
+        ensure!(
+            values.len() == buffer.n * shape.len(),
+            "{} values do not fill {} images of {shape:?}",
+            values.len(),
+            buffer.n
+        );
+        let values = turn(values, shape.c, shape.h * shape.w);
+        buffer
+            .memory
+            .upload(&self.options.precision.encode(&values))
+    }
+
+    fn read(&self, buffer: &Buffer, n: usize) -> Result<Vec<f32>> {
+        ensure!(n <= buffer.n, "{n} images asked of {}", buffer.n);
+        let (shape, precision) = (buffer.shape, self.options.precision);
+        let bytes = buffer
+            .memory
+            .download::<u8>(n * shape.len() * precision.size())?;
+        Ok(turn(&precision.decode(&bytes), shape.h * shape.w, shape.c))
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.device.wait()
+    }
+
+    fn profile(&self, on: bool) -> Result<()> {
+        let done = if on {
+            profiler_start()
+        } else {
+            profiler_stop()
+        };
+        done.to("talk to a profiler")
+    }
+
+    fn choices(&self) -> Option<Choices> {
+        Some(self.chooser.used())
+    }
+}

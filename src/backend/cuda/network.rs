@@ -1,0 +1,535 @@
+//! A compiled network on the GPU: blocks in order, activations kept for the backward pass.
+//!
+//! Everything is queued on the main stream. Maps and the weights that convolutions read are of the storage type; master
+//! weights, gradients of weights, moments and batch norm's parameters are f32.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::{Context, Result, ensure};
+
+use super::adam::{self, Kept, Parameter, Tensors};
+use super::batch_norm::{self, BatchNorm, Extent, SEGMENTS};
+use super::bce_loss;
+use super::cast;
+use super::choice::{self, Choice, Chooser};
+use super::convolution::{Convolution, Pass};
+use super::device::{Device, Memory, read_one};
+use super::leaky_relu;
+use super::progress::Progress;
+use super::{Buffer, Options};
+use crate::backend::{Adam, Network, Precision, Slot, State, Statistics, Use, Want};
+use crate::model::arch::Role;
+use crate::model::{Activation, Architecture, Block, StateDict, Tensor};
+
+/// Taps of a filter.
+const TAPS: usize = 16;
+
+struct Layer {
+    block: Block,
+    /// `[k, r, s, c]` with k channels of the small map.
+    weight: Parameter,
+    norm: Option<BatchNorm>,
+    /// The convolution's output where batch norm needs it.
+    convolved: Option<Memory>,
+    /// What the next block sees.
+    output: Buffer,
+}
+
+/// The kernels of one layer for one batch size.
+struct Chosen {
+    forward: Choice,
+    /// Those of the backward pass, where there is one: gradient of the input, of the weight.
+    backward: Option<[Choice; 2]>,
+}
+
+/// Gradients and what else only a backward pass needs.
+struct Backward {
+    input_gradient: Buffer,
+    /// Gradient of the loss with respect to the logits.
+    loss_gradient: Memory,
+    /// Gradients of the maps between blocks, in turns.
+    gradients: [Memory; 2],
+    tensors: Tensors,
+}
+
+/// A generator or discriminator with its parameters, gradients, moments and activations.
+pub struct CudaNetwork {
+    device: Rc<Device>,
+    chooser: Rc<Chooser>,
+    options: Options,
+    architecture: Architecture,
+    batch: usize,
+    layers: Vec<Layer>,
+    /// The inputs of the last forward pass, one after the other.
+    input: Buffer,
+    backward: Option<Backward>,
+    /// Batch norm's partial sums.
+    partial: Memory,
+    workspace: Memory,
+    /// Kernels by batch size.
+    chosen: RefCell<HashMap<usize, Rc<Vec<Chosen>>>>,
+    /// Inputs of the last forward pass, maps in each, and how batch norm normalised.
+    inputs: usize,
+    each: usize,
+    statistics: Statistics,
+}
+
+/// Elements of the largest map between blocks.
+fn largest_map(architecture: &Architecture) -> usize {
+    let outputs = architecture.blocks.iter().map(|b| b.output.len());
+    outputs.max().unwrap_or(0)
+}
+
+/// The type of the weights' copy that convolutions read, where f32 will not do.
+fn copied(precision: Precision) -> Option<Precision> {
+    (precision != Precision::Fp32).then_some(precision)
+}
+
+fn shapes(architecture: &Architecture, batch: usize) -> Vec<Convolution> {
+    let blocks = architecture.blocks.iter();
+    blocks.map(|block| Convolution::of(block, batch)).collect()
+}
+
+/// Bytes of batch norm's partial sums.
+fn partial_bytes(
+    device: &Device,
+    precision: Precision,
+    architecture: &Architecture,
+    batch: usize,
+) -> usize {
+    let normed = architecture.blocks.iter().filter(|b| b.batch_norm);
+    normed
+        .map(|block| batch_norm::partial_bytes(device, precision, block, batch))
+        .max()
+        .unwrap_or(0)
+}
+
+/// Bytes that [`CudaNetwork::new`] allocates.
+pub fn bytes(
+    device: &Device,
+    options: &Options,
+    architecture: &Architecture,
+    batch: usize,
+    usage: Use,
+) -> u64 {
+    let training = usage == Use::Training;
+    let size = options.precision.size() as u64;
+    let map = |elements: usize| batch as u64 * elements as u64 * size;
+    let mut all = map(architecture.input().len());
+    let mut tensors = 0;
+    for (block, shape) in architecture.blocks.iter().zip(shapes(architecture, batch)) {
+        let weight = Parameter::bytes(shape.weights(), training, copied(options.precision));
+        all += map(block.output.len()) + weight;
+        tensors += 1;
+        if block.batch_norm {
+            all += map(block.output.len()) + BatchNorm::bytes(block.output.c, training);
+            tensors += 2;
+        }
+    }
+    if training {
+        all += map(architecture.input().len()) + map(architecture.output().len());
+        all += 2 * map(largest_map(architecture)) + Tensors::bytes(tensors);
+    }
+    all += partial_bytes(device, options.precision, architecture, batch) as u64;
+    let shapes = shapes(architecture, batch);
+    all + choice::workspace_bytes(device, options, shapes.iter(), training) as u64
+}
+
+impl CudaNetwork {
+    pub fn new(
+        device: &Rc<Device>,
+        chooser: &Rc<Chooser>,
+        options: Options,
+        architecture: &Architecture,
+        batch: usize,
+        usage: Use,
+    ) -> Result<Self> {
+        let training = usage == Use::Training;
+        let precision = options.precision;
+        let map = |elements: usize| Memory::new(device, batch * elements * precision.size());
+        let layers = architecture.blocks.iter().map(|&block| -> Result<Layer> {
+            let weights = Convolution::of(&block, batch).weights();
+            let norm = block
+                .batch_norm
+                .then(|| BatchNorm::new(device, block.output.c, training));
+            let convolved = block.batch_norm.then(|| map(block.output.len()));
+            Ok(Layer {
+                block,
+                weight: Parameter::new(device, weights, training, copied(precision))?,
+                norm: norm.transpose()?,
+                convolved: convolved.transpose()?,
+                output: Buffer::new(device, precision, batch, block.output)?,
+            })
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let backward = match training {
+            true => Some(Backward {
+                input_gradient: Buffer::new(device, precision, batch, architecture.input())?,
+                loss_gradient: map(architecture.output().len())?,
+                gradients: [
+                    map(largest_map(architecture))?,
+                    map(largest_map(architecture))?,
+                ],
+                tensors: Tensors::new(device, parameters(&layers))?,
+            }),
+            false => None,
+        };
+        let partial = partial_bytes(device, precision, architecture, batch);
+        let shapes = shapes(architecture, batch);
+        let workspace = choice::workspace_bytes(device, &options, shapes.iter(), training);
+        Ok(Self {
+            device: Rc::clone(device),
+            chooser: Rc::clone(chooser),
+            options,
+            architecture: architecture.clone(),
+            batch,
+            layers,
+            input: Buffer::new(device, precision, batch, architecture.input())?,
+            backward,
+            partial: Memory::new(device, partial)?,
+            workspace: Memory::new(device, workspace)?,
+            chosen: RefCell::default(),
+            inputs: 0,
+            each: 0,
+            statistics: Statistics::Batch,
+        })
+    }
+
+    /// The kernels for batches of `n` maps: chosen the first time.
+    fn chosen(&self, n: usize) -> Result<Rc<Vec<Chosen>>> {
+        if let Some(chosen) = self.chosen.borrow().get(&n) {
+            return Ok(Rc::clone(chosen));
+        }
+        let workspace = self.workspace.span();
+        let chosen = self.layers.iter().map(|layer| -> Result<Chosen> {
+            let shape = Convolution::of(&layer.block, n);
+            let choose = |pass| self.chooser.choose(pass, &shape, workspace);
+            let (forward, back) = match layer.block.convolution.is_transposed() {
+                true => (Pass::Scatter, Pass::Gather),
+                false => (Pass::Gather, Pass::Scatter),
+            };
+            Ok(Chosen {
+                forward: choose(forward)?,
+                backward: match self.backward {
+                    Some(_) => Some([choose(back)?, choose(Pass::Weights)?]),
+                    None => None,
+                },
+            })
+        });
+        let chosen = Rc::new(chosen.collect::<Result<Vec<_>>>()?);
+        self.chosen.borrow_mut().insert(n, Rc::clone(&chosen));
+        Ok(chosen)
+    }
+
+    fn trained(&self) -> Result<&Backward> {
+        self.backward
+            .as_ref()
+            .context("this network was compiled for inference only")
+    }
+
+    /// A range for profilers around the work of one block, where they were asked for.
+    fn range(&self, index: usize, what: &str) -> Option<nvtx::RangeGuard> {
+        let network = self.architecture.prefix();
+        self.options
+            .ranges
+            .then(|| nvtx::range!("{network}{index} {what}"))
+    }
+
+    fn extent(&self, block: &Block) -> Extent {
+        Extent {
+            segments: self.inputs,
+            rows: self.each * block.output.h * block.output.w,
+        }
+    }
+
+    /// Rounds the weights for the convolutions.
+    fn cast(&self) -> Result<()> {
+        for layer in &self.layers {
+            if let Some(copy) = &layer.weight.cast {
+                let weight = &layer.weight;
+                let (from, to) = (weight.weight.span(), copy.span());
+                cast::from_f32(&self.device, self.options.precision, from, to, weight.count)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every learned tensor, in `state_dict` order.
+fn parameters(layers: &[Layer]) -> impl Iterator<Item = &Parameter> {
+    layers.iter().flat_map(|layer| {
+        let norm = layer.norm.iter().flat_map(|n| [&n.weight, &n.bias]);
+        std::iter::once(&layer.weight).chain(norm)
+    })
+}
+
+/// The memory of `parameter` that `state` means.
+fn place(parameter: &Parameter, state: State) -> Result<&Memory> {
+    let kept = || -> Result<&Kept> {
+        let kept = parameter.training.as_ref();
+        kept.context("this network was compiled for inference only")
+    };
+    Ok(match state {
+        State::Parameters => &parameter.weight,
+        State::Average => &kept()?.average,
+        State::Gradients => &kept()?.gradient,
+        State::FirstMoment => &kept()?.m,
+        State::SecondMoment => &kept()?.v,
+    })
+}
+
+/// `[k,r,s,c]` → PyTorch's `[k,c,r,s]`.
+fn to_pytorch(c: usize, values: &[f32]) -> Vec<f32> {
+    let mut out = vec![0.0; values.len()];
+    for (at, &value) in values.iter().enumerate() {
+        let (k, tap, channel) = (at / (TAPS * c), at / c % TAPS, at % c);
+        out[(k * c + channel) * TAPS + tap] = value;
+    }
+    out
+}
+
+/// PyTorch's `[k,c,r,s]` → `[k,r,s,c]`.
+fn from_pytorch(c: usize, values: &[f32]) -> Vec<f32> {
+    let mut out = vec![0.0; values.len()];
+    for (at, out) in out.iter_mut().enumerate() {
+        let (k, tap, channel) = (at / (TAPS * c), at / c % TAPS, at % c);
+        *out = values[(k * c + channel) * TAPS + tap];
+    }
+    out
+}
+
+impl Network for CudaNetwork {
+    type Buffer = Buffer;
+    type Progress = Progress;
+
+    fn forward(&mut self, inputs: &[&Buffer], statistics: Statistics) -> Result<()> {
+        let (device, precision) = (Rc::clone(&self.device), self.options.precision);
+        let each = inputs.first().map_or(0, |input| input.n);
+        ensure!(
+            (1..=SEGMENTS).contains(&inputs.len())
+                && inputs
+                    .iter()
+                    .all(|i| i.n == each && i.shape == self.input.shape),
+            "inputs of one size and of {:?} are needed, at most {SEGMENTS}",
+            self.input.shape
+        );
+        let n = inputs.len() * each;
+        ensure!(n <= self.batch, "more than {} maps in one pass", self.batch);
+        (self.inputs, self.each, self.statistics) = (inputs.len(), each, statistics);
+        let chosen = self.chosen(n)?;
+        let bytes = each * self.input.shape.len() * precision.size();
+        for (index, input) in inputs.iter().enumerate() {
+            let to = self.input.memory.span().after(index * bytes)?;
+            device.copy_on_device(input.memory.span(), to, bytes)?;
+        }
+        let mut input = self.input.memory.span();
+        for (index, (layer, chosen)) in self.layers.iter().zip(chosen.iter()).enumerate() {
+            let _range = self.range(index, "forward");
+            let activation = layer.block.activation;
+            let weight = layer.weight.read();
+            let output = layer.output.memory.span();
+            let workspace = self.workspace.span();
+            match (&layer.norm, &layer.convolved) {
+                (Some(norm), Some(convolved)) => {
+                    let x = convolved.span();
+                    let choice = &chosen.forward;
+                    self.chooser
+                        .run(choice, input, weight, x, Activation::None, workspace)?;
+                    let extent = self.extent(&layer.block);
+                    let kind = (precision, activation);
+                    let partial = self.partial.span();
+                    norm.forward(&device, kind, extent, statistics, (x, output), partial)?;
+                }
+                _ => {
+                    let choice = &chosen.forward;
+                    self.chooser
+                        .run(choice, input, weight, output, activation, workspace)?;
+                }
+            }
+            input = output;
+        }
+        Ok(())
+    }
+
+    fn output(&self) -> &Buffer {
+        &self.layers[self.layers.len() - 1].output
+    }
+
+    fn bce_with_logits(
+        &mut self,
+        targets: &[f32],
+        progress: &mut Progress,
+        first: Slot,
+    ) -> Result<()> {
+        let backward = self.trained()?;
+        ensure!(
+            targets.len() == self.inputs && self.architecture.output().len() == 1,
+            "{} targets for {} inputs of {:?}",
+            targets.len(),
+            self.inputs,
+            self.architecture.output()
+        );
+        let scaled = match first {
+            Slot::Generator => Role::Generator,
+            Slot::Real | Slot::Fake => Role::Discriminator,
+        };
+        let maps = (self.output().memory.span(), backward.loss_gradient.span());
+        bce_loss::bce_with_logits(
+            &self.device,
+            self.options.precision,
+            maps,
+            (self.each, targets),
+            (progress, scaled.index()),
+            first,
+        )
+    }
+
+    fn backward(&mut self, output_gradient: Option<&Buffer>, want: Want) -> Result<()> {
+        let (device, precision) = (&self.device, self.options.precision);
+        let backward = self.trained()?;
+        let n = self.inputs * self.each;
+        let chosen = self.chosen(n)?;
+        let given = output_gradient.map_or(&backward.loss_gradient, |b| &b.memory);
+        // Where the gradient of the current layer's output is, and where the next one goes.
+        let mut at = given.span();
+        let [mut current, mut next] = [backward.gradients[0].span(), backward.gradients[1].span()];
+        let workspace = self.workspace.span();
+        for (index, (layer, chosen)) in self.layers.iter().zip(chosen.iter()).enumerate().rev() {
+            let _range = self.range(index, "backward");
+            let Some([input_choice, weight_choice]) = &chosen.backward else {
+                anyhow::bail!("this network was compiled for inference only");
+            };
+            let activation = layer.block.activation;
+            let count = n * layer.block.output.len();
+            match (&layer.norm, &layer.convolved) {
+                (Some(norm), Some(convolved)) => {
+                    let extent = self.extent(&layer.block);
+                    let how = (self.statistics, want.weights());
+                    let (kind, maps) = ((precision, activation), [at, current]);
+                    let (x, partial) = (convolved.span(), self.partial.span());
+                    norm.backward(device, kind, extent, how, x, maps, partial)?;
+                    at = current;
+                }
+                _ if activation == Activation::None => {}
+                _ => {
+                    let y = layer.output.memory.span();
+                    let maps = [at, current];
+                    leaky_relu::backward(device, precision, activation, y, maps, count)?;
+                    at = current;
+                }
+            }
+            if want.weights() {
+                let input = match index {
+                    0 => self.input.memory.span(),
+                    _ => self.layers[index - 1].output.memory.span(),
+                };
+                let (large, small) = match layer.block.convolution.is_transposed() {
+                    true => (at, input),
+                    false => (input, at),
+                };
+                let to = place(&layer.weight, State::Gradients)?.span();
+                let none = Activation::None;
+                self.chooser
+                    .run(weight_choice, large, small, to, none, workspace)?;
+            }
+            let to = match index {
+                0 if !want.input() => continue,
+                0 => backward.input_gradient.memory.span(),
+                _ => next,
+            };
+            let weight = layer.weight.read();
+            self.chooser
+                .run(input_choice, at, weight, to, Activation::None, workspace)?;
+            at = to;
+            // What lies in `current` is not needed any more.
+            std::mem::swap(&mut current, &mut next);
+        }
+        Ok(())
+    }
+
+    fn input_gradient(&self) -> &Buffer {
+        match &self.backward {
+            Some(backward) => &backward.input_gradient,
+            // Nobody has asked for it: `backward` refuses.
+            None => &self.input,
+        }
+    }
+
+    fn adam(&mut self, adam: &Adam, progress: &mut Progress) -> Result<()> {
+        let role = self.architecture.role.index();
+        let _range = self.range(0, "Adam");
+        let tensors = &self.trained()?.tensors;
+        let precision = self.options.precision;
+        adam::step(&self.device, precision, tensors, adam, progress, role)
+    }
+
+    fn average(&mut self, decay: f64, progress: &Progress) -> Result<()> {
+        let _range = self.range(0, "average");
+        adam::average(&self.device, &self.trained()?.tensors, decay, progress)
+    }
+
+    fn read(&self, state: State) -> Result<StateDict> {
+        let mut dict = StateDict::default();
+        let read = |parameter: &Parameter| place(parameter, state)?.download(parameter.count);
+        let indices = self.architecture.sequential_indices();
+        for (layer, (convolution, index)) in self.layers.iter().zip(indices) {
+            let shape = layer.block.weight_shape();
+            let values = to_pytorch(shape[1], &read(&layer.weight)?);
+            dict.tensors.insert(
+                format!("main.{convolution}.weight"),
+                Tensor::new(&shape, values),
+            );
+            let (Some(index), Some(norm)) = (index, &layer.norm) else {
+                continue;
+            };
+            let c = layer.block.output.c;
+            let mut insert = |suffix: &str, values: Vec<f32>| {
+                let name = format!("main.{index}.{suffix}");
+                dict.tensors.insert(name, Tensor::new(&[c], values));
+            };
+            insert("weight", read(&norm.weight)?);
+            insert("bias", read(&norm.bias)?);
+            if matches!(state, State::Parameters | State::Average) {
+                insert("running_mean", norm.running_mean.download(c)?);
+                insert("running_var", norm.running_var.download(c)?);
+                // The same for all layers: they see the same batches.
+                dict.batches_tracked = Some(read_one(&norm.tracked)?);
+            }
+        }
+        Ok(dict)
+    }
+
+    fn write(&mut self, state: State, dict: &StateDict) -> Result<()> {
+        if state != State::Parameters {
+            self.trained()?;
+        }
+        let buffers = matches!(state, State::Parameters | State::Average);
+        dict.check(&self.architecture, buffers)?;
+        let indices = self.architecture.sequential_indices();
+        for (layer, (convolution, index)) in self.layers.iter().zip(indices) {
+            let weight = dict.get(&format!("main.{convolution}.weight"))?;
+            let values = from_pytorch(layer.block.weight_shape()[1], &weight.data);
+            place(&layer.weight, state)?.upload(&values)?;
+            let (Some(index), Some(norm)) = (index, &layer.norm) else {
+                continue;
+            };
+            let fill = |suffix: &str, to: &Memory| -> Result<()> {
+                to.upload(&dict.get(&format!("main.{index}.{suffix}"))?.data)
+            };
+            fill("weight", place(&norm.weight, state)?)?;
+            fill("bias", place(&norm.bias, state)?)?;
+            // The average has no buffers of its own: it shares the network's.
+            if state == State::Parameters {
+                fill("running_mean", &norm.running_mean)?;
+                fill("running_var", &norm.running_var)?;
+                norm.tracked.upload(&[dict.batches_tracked.unwrap_or(0)])?;
+            }
+        }
+        if state == State::Parameters {
+            self.cast()?;
+        }
+        Ok(())
+    }
+}

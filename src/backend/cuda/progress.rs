@@ -1,0 +1,226 @@
+//! Where training is, on the device: the structs of `cuda/include/progress.cuh`, and launches of `cuda/progress.cu`.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use anyhow::{Result, ensure};
+use bytemuck::{Pod, Zeroable};
+use cudarc::driver::CudaEvent;
+
+use super::adam;
+use super::device::{Device, Explained, Memory, Pinned, Span, read_one};
+use crate::backend::{Adam, Counters, Loss, LossScale, Metrics, Precision, Steps};
+
+/// Of one network.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct AdamState {
+    taken: u64,
+    skipped: u64,
+    loss_scale: f32,
+    steady: u32,
+    not_finite: u32,
+    correction1: f32,
+    correction2: f32,
+    unused: u32,
+}
+
+/// `struct Progress`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct Block {
+    iteration: u64,
+    adam: [AdamState; 2],
+}
+
+/// `struct Metrics`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct Entry {
+    iteration: u64,
+    losses: [[f32; 3]; 3],
+    unused: u32,
+    steps: [[u64; 2]; 2],
+    loss_scale: [f32; 2],
+}
+
+/// What fp16 begins with, as PyTorch's GradScaler.
+const FIRST_SCALE: f32 = 65536.0;
+
+/// [`Counters`] and the [`Metrics`] of the last iterations.
+pub struct Progress {
+    device: Rc<Device>,
+    block: Memory,
+    ring: Memory,
+    pub(super) slots: usize,
+    /// Where the ring arrives on the host, when it was asked for, and of which iterations.
+    arrived: Pinned,
+    arrival: CudaEvent,
+    asked: Option<Range<u64>>,
+    /// β₁ and β₂ by role, once they are known.
+    betas: [Option<[f64; 2]>; 2],
+}
+
+impl Progress {
+    pub fn new(device: &Rc<Device>, precision: Precision, slots: usize) -> Result<Self> {
+        let scale = match precision {
+            Precision::Fp16 => FIRST_SCALE,
+            _ => 1.0,
+        };
+        let adam = AdamState {
+            loss_scale: scale,
+            ..AdamState::zeroed()
+        };
+        let block = Block {
+            iteration: 0,
+            adam: [adam; 2],
+        };
+        let bytes = slots * size_of::<Entry>();
+        Ok(Self {
+            device: Rc::clone(device),
+            block: Memory::of(device, &[block])?,
+            ring: Memory::zeroed(device, bytes)?,
+            slots,
+            arrived: Pinned::new(device, bytes)?,
+            arrival: device.context.new_event(None).to("make an event")?,
+            asked: None,
+            betas: [None; 2],
+        })
+    }
+
+    /// Bytes of the device that this takes.
+    pub fn bytes(slots: usize) -> u64 {
+        (size_of::<Block>() + slots * size_of::<Entry>()) as u64
+    }
+
+    /// The number of the iteration, u64.
+    pub(super) fn iteration(&self) -> Span {
+        self.block.span()
+    }
+
+    /// `AdamState` of the network with this role.
+    pub(super) fn adam(&self, role: usize) -> Result<Span> {
+        self.block.span().after(8 + role * size_of::<AdamState>())
+    }
+
+    /// The loss scale of the network with this role, f32.
+    pub(super) fn loss_scale(&self, role: usize) -> Result<Span> {
+        self.adam(role)?.after(16)
+    }
+
+    pub(super) fn ring(&self) -> Span {
+        self.ring.span()
+    }
+
+    /// Bytes of the ring.
+    pub(super) fn ring_bytes(&self) -> usize {
+        self.slots * size_of::<Entry>()
+    }
+
+    /// Makes Adam's corrections fit the number of steps, the first time that β₁ and β₂ are known.
+    pub(super) fn prepare(&mut self, role: usize, settings: &Adam) -> Result<()> {
+        let betas = [settings.beta1, settings.beta2];
+        if self.betas[role] == Some(betas) {
+            return Ok(());
+        }
+        self.betas[role] = Some(betas);
+        adam::prepare(&self.device, self.adam(role)?, betas)
+    }
+
+    pub fn advance(&mut self) -> Result<()> {
+        let launch = self
+            .device
+            .launch("progress_advance", [1, 1, 1], 32)?
+            .span(self.iteration(), 8)?;
+        // SAFETY: the argument is that of cuda/progress.cu, which changes one u64.
+        unsafe { launch.run() }
+    }
+
+    /// Waits for the device.
+    pub fn read(&self) -> Result<Counters> {
+        let block: Block = read_one(&self.block)?;
+        Ok(Counters {
+            iteration: block.iteration,
+            steps: block.adam.map(|a| Steps {
+                taken: a.taken,
+                skipped: a.skipped,
+            }),
+            loss_scale: block.adam.map(|a| LossScale {
+                factor: a.loss_scale,
+                steady: a.steady,
+            }),
+        })
+    }
+
+    /// Waits for the device.
+    pub fn write(&mut self, counters: &Counters) -> Result<()> {
+        let mut block = Block {
+            iteration: counters.iteration,
+            adam: [AdamState::zeroed(); 2],
+        };
+        for (role, adam) in block.adam.iter_mut().enumerate() {
+            adam.taken = counters.steps[role].taken;
+            adam.skipped = counters.steps[role].skipped;
+            adam.loss_scale = counters.loss_scale[role].factor;
+            adam.steady = counters.loss_scale[role].steady;
+        }
+        self.block.upload(&[block])?;
+        for role in 0..2 {
+            if let Some(betas) = self.betas[role] {
+                adam::prepare(&self.device, self.adam(role)?, betas)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the ring on its way to the host.
+    pub fn send(&mut self, range: Range<u64>) -> Result<()> {
+        ensure!(
+            range.end - range.start <= self.slots as u64,
+            "metrics of {range:?} are not kept any more"
+        );
+        // The copy before may still be writing.
+        self.arrival.synchronize().to("give metrics")?;
+        let (main, bytes) = (&self.device.main, self.ring_bytes());
+        // SAFETY: `take` reads only once the event says that the copy is over, and so does the next `send`.
+        unsafe { self.arrived.receive(main, self.ring.span(), bytes)? };
+        self.arrival.record(main).to("record an event")?;
+        self.asked = Some(range);
+        Ok(())
+    }
+
+    /// What [`Self::send`] started, once.
+    pub fn take(&mut self, wait: bool) -> Result<Option<Vec<Metrics>>> {
+        let Some(range) = self.asked.clone() else {
+            return Ok(None);
+        };
+        if wait {
+            self.arrival.synchronize().to("give metrics")?;
+        } else if !self.arrival.try_is_complete().to("give metrics")? {
+            return Ok(None);
+        }
+        self.asked = None;
+        // SAFETY: the event says that the copy is over.
+        let bytes = unsafe { self.arrived.bytes() };
+        let entries: &[Entry] = bytemuck::cast_slice(&bytes[..self.ring_bytes()]);
+        let all = range.map(|iteration| {
+            let entry = entries[(iteration % self.slots as u64) as usize];
+            ensure!(
+                entry.iteration == iteration,
+                "the metrics of iteration {iteration} are those of {}: please report this",
+                entry.iteration
+            );
+            Ok(Metrics {
+                iteration,
+                losses: entry.losses.map(|[loss, probability, accuracy]| Loss {
+                    loss,
+                    probability,
+                    accuracy,
+                }),
+                steps: entry.steps.map(|[taken, skipped]| Steps { taken, skipped }),
+                loss_scale: entry.loss_scale,
+            })
+        });
+        all.collect::<Result<Vec<_>>>().map(Some)
+    }
+}
