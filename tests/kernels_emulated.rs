@@ -282,6 +282,20 @@ fn conversions_round_to_nearest_even() {
     }
 }
 
+#[test]
+fn what_is_written_beyond_a_buffer_shows() {
+    // Without guards it is for sanitizers to see.
+    if sanitized() || emulation::gpu::under_compute_sanitizer() {
+        return;
+    }
+    let x = Memory::of(&[1.0f32; 17]);
+    let y = Memory::poisoned(16 * 4);
+    let launch = Launch::new("leaky_relu_forward_nhwc_f32", (1, 1, 1), 256);
+    launch.buffer(&x).buffer(&y).value(17u64).run(1).unwrap();
+    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| y.bytes()));
+    assert!(seen.is_err(), "the guard is not looked at");
+}
+
 // ---- AddressSanitizer and UBSan ------------------------------------------------------------------------------
 
 #[test]

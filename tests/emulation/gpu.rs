@@ -46,6 +46,11 @@ pub fn on_gpu() -> bool {
     machine() != Machine::Emulated
 }
 
+/// Whether compute-sanitizer watches, which takes its time.
+pub fn under_compute_sanitizer() -> bool {
+    matches!(machine(), Machine::GpuSanitizer | Machine::GpuInitcheck)
+}
+
 /// On a GPU says that `what` is of the emulation, and true.
 pub fn only_emulated(what: &str) -> bool {
     if on_gpu() {
