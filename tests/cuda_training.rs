@@ -670,7 +670,12 @@ fn what_is_amiss_is_told() {
         ("214", "lost"),
     ] {
         let failing = format!("launch:{launch}:{code}");
-        let done = train_in(&out, &args, &[("EMULATED_FAIL", &failing)]);
+        let mut done = train_in(&out, &args, &[("EMULATED_FAIL", &failing)]);
+        // The driver says that it did as asked.
+        let text = stderr(&done);
+        let (driver, ours) = text.split_once('\n').unwrap();
+        assert!(driver.starts_with("emulated driver: launch"), "{text}");
+        done.stderr = ours.as_bytes().to_vec();
         let parts = [says, "last good checkpoint is", "step-000006", "--resume"];
         refuses(&done, 1, &parts);
         // And it goes on from there.

@@ -420,8 +420,16 @@ impl Chooser {
             };
             self.run(&choice, a, b, out.span(), Activation::None, workspace)
         };
+        // All of a small result, else its two ends: large ones take the host longer than they are worth.
         let result = || -> Result<Vec<f32>> {
-            let bytes = out.download::<u8>(out_len * out_size)?;
+            let (length, part) = (out_len * out_size, 4 << 20);
+            let bytes = if length <= 2 * part {
+                out.download::<u8>(length)?
+            } else {
+                let mut bytes = out.download::<u8>(part)?;
+                bytes.extend(out.download_from::<u8>(length - part, part)?);
+                bytes
+            };
             Ok(match pass {
                 Pass::Weights => Precision::Fp32.decode(&bytes),
                 _ => precision.decode(&bytes),

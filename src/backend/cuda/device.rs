@@ -407,20 +407,30 @@ impl Memory {
 
     /// Its first `count` values; waits for what was asked for before.
     pub fn download<T: AnyBitPattern + NoUninit>(&self, count: usize) -> Result<Vec<T>> {
+        self.download_from(0, count)
+    }
+
+    /// `count` values from byte `offset` on; waits for what was asked for before.
+    pub fn download_from<T: AnyBitPattern + NoUninit>(
+        &self,
+        offset: usize,
+        count: usize,
+    ) -> Result<Vec<T>> {
         let mut values = vec![T::zeroed(); count];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
+        let from = self.span.after(offset)?;
         ensure!(
-            bytes.len() <= self.span.bytes,
+            bytes.len() <= from.bytes,
             "{} bytes from {}",
             bytes.len(),
-            self.span.bytes
+            from.bytes
         );
         if bytes.is_empty() {
             return Ok(values);
         }
         let stream = &self.device.main;
         // SAFETY: the allocation is long enough, and `values` lives until the stream is done.
-        unsafe { result::memcpy_dtoh_async(bytes, self.span.pointer, stream.cu_stream()) }
+        unsafe { result::memcpy_dtoh_async(bytes, from.pointer, stream.cu_stream()) }
             .to("give data")?;
         stream.synchronize().to("give data")?;
         Ok(values)
