@@ -38,7 +38,13 @@ pub trait Source: Send + Sync {
     /// The name of image `index`, for messages: a path, or a path inside an archive.
     fn name(&self, index: usize) -> String;
 
-    /// Image `index` decoded, oriented, converted to RGB, resized and cropped: `size`·`size`·3 u8, HWC.
+    /// Channels of every image: 3 for RGB, 1 for grey.
+    fn channels(&self) -> usize {
+        3
+    }
+
+    /// Image `index` decoded, oriented, converted to that many channels, resized and cropped: `size`·`size`·`channels`
+    /// u8, HWC.
     fn read(&self, index: usize, size: usize) -> Result<Vec<u8>>;
 
     /// Changes when the source does (names, lengths, modification times or checksums; not contents), so that a resumed
