@@ -5,6 +5,7 @@
 
 mod driver;
 mod emulation;
+mod libraries;
 mod training;
 
 use std::collections::BTreeMap;
@@ -103,7 +104,7 @@ fn tensors(run: &Path, step: u64) -> BTreeMap<PathBuf, Vec<u8>> {
 /// weight has no kink of an activation behind it: 8·u too (measured 1.3·10⁻³, 2.7·u, in f16). All others have: an input of
 /// about 1 that is off by some u lies on the other side of the kink with probability of about 4·u, which changes a slope
 /// from 0.2 to 1, and so the gradient by √(4·u) for each of up to eight kinks in a row: 6·√u in the median, twice that in
-/// the worst tensor. In f32 no value met a kink, and sums of up to 10³ terms add √10³·u.
+/// the worst tensor of 64 elements or more. In f32 no value met a kink, and sums of up to 10³ terms add √10³·u.
 struct Bounds {
     loss: f64,
     last: f64,
@@ -314,6 +315,10 @@ fn replay(path: &Path) -> Errors {
                 let gradient = &got.tensors[tensor];
                 let error = relative(gradient, want);
                 gradient_errors.push(error);
+                // The sums of a few channels cancel out now and then, so that any error is large against them.
+                if gradient.data.len() >= 64 {
+                    raise(&mut errors.worst, error);
+                }
                 if name == "D" && gradient.shape.first() == Some(&1) {
                     raise(&mut errors.last, error);
                 }
@@ -343,10 +348,6 @@ fn replay(path: &Path) -> Errors {
         raise(
             &mut errors.median,
             gradient_errors[gradient_errors.len() / 2],
-        );
-        raise(
-            &mut errors.worst,
-            gradient_errors[gradient_errors.len() - 1],
         );
     }
     errors
@@ -682,6 +683,109 @@ fn what_is_amiss_is_told() {
         resume(&out, &[]);
         assert!(tensors(&out, 9) == expected);
         fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+/// The emulated driver, and emulated cuDNN and cuBLAS.
+fn with_libraries() -> String {
+    let folders = [driver::library_folder(), libraries::library_folder()];
+    let path = std::env::join_paths(folders).unwrap();
+    path.into_string().unwrap()
+}
+
+/// With cuDNN and cuBLAS, which both have an algorithm whose results are wrong or differ from run to run: that one is
+/// never chosen.
+#[test]
+fn cudnn_and_cublas_agree_with_the_cpu() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let path = with_libraries();
+    let libraries = [("LD_LIBRARY_PATH", &*path)];
+    let kernels = |run: &Path| fs::read_to_string(run.join("kernels.json")).unwrap();
+    for (precision, conv) in [("fp32", "cudnn"), ("bf16", "cudnn"), ("bf16", "auto")] {
+        let name = format!("{precision}-{conv}");
+        let run = folder.path().join(&name);
+        let record = folder.path().join(format!("{name}.safetensors"));
+        let mut args = vec!["--precision", precision, "--conv", conv];
+        args.extend(["--record", record.to_str().unwrap()]);
+        train(&run, &args, &libraries);
+        let errors = replay(&record);
+        println!("{name}: {errors:?}");
+        let wrong = out_of_bounds(&errors, &bounds(precision));
+        assert!(wrong.is_empty(), "{name}: {}", wrong.join(", "));
+        if conv == "cudnn" {
+            let chosen = kernels(&run);
+            assert!(chosen.contains("\"cudnn\""), "{chosen}");
+            assert!(chosen.contains("cublas"), "{chosen}");
+            assert!(!chosen.contains("ours"), "{chosen}");
+        }
+    }
+
+    // In other orders, with and without a graph, and resumed: the same bits.
+    let first = folder.path().join("bf16-cudnn");
+    let (expected, repeat) = (tensors(&first, 4), first.to_str().unwrap().to_string());
+    for seed in 1..=4 {
+        let run = folder.path().join(format!("order-{seed}"));
+        let graph = if seed % 2 == 0 { "on" } else { "off" };
+        let args = ["--precision", "bf16", "--conv", "cudnn", "--graph", graph];
+        let args = [&args[..], &["--kernels-from", &repeat]].concat();
+        let seed = seed.to_string();
+        train(&run, &args, &[libraries[0], ("EMULATED_SEED", &seed)]);
+        assert!(tensors(&run, 4) == expected, "seed {seed}, graph {graph}");
+    }
+}
+
+/// cuDNN and cuBLAS that are not there: said, and done without; but a run that has used them does not go on without.
+#[test]
+fn missing_libraries_are_done_without() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    // A copy of the program, since it looks for libraries beside the project that it was built in.
+    let program = folder.path().join("dcgan-cuda");
+    fs::copy(env!("CARGO_BIN_EXE_dcgan-cuda"), &program).unwrap();
+    let train = |args: &[&str], path: &str| {
+        let mut command = driver::command(&program);
+        command.args(args).current_dir(folder.path());
+        command
+            .env("LD_LIBRARY_PATH", path)
+            .env("PATH", folder.path());
+        for name in ["VIRTUAL_ENV", "CONDA_PREFIX", "CUDA_HOME", "CUDA_PATH"] {
+            command.env_remove(name);
+        }
+        checked(command.env("XDG_CACHE_HOME", cache()).output().unwrap())
+    };
+    let fresh = |out: &str, path: &str| {
+        let args = [&["train", "--device", "cuda", "--out", out][..], TINY].concat();
+        train(
+            &[&args[..], &["--conv", "cudnn", "--steps", "1"]].concat(),
+            path,
+        )
+    };
+    let without = driver::library_folder();
+    let without = without.to_str().unwrap();
+    let done = fresh("without", without);
+    let said = stderr(&done);
+    assert_eq!(done.status.code(), Some(0), "{said}");
+    if !said.contains("cuDNN cannot be used") {
+        eprintln!("SKIPPED: this machine has cuDNN where every program finds it");
+        return;
+    }
+    assert!(said.contains("our own convolutions are used"), "{said}");
+    assert!(said.contains("cuBLAS cannot be used"), "{said}");
+
+    succeeds(&fresh("with", &with_libraries()));
+    let goes_on = [
+        "train", "--device", "cuda", "--quiet", "--resume", "--out", "with",
+    ];
+    let done = train(&[&goes_on[..], &["--steps", "2"]].concat(), without);
+    let last = stderr(&done).lines().last().unwrap_or_default().to_string();
+    assert_eq!(done.status.code(), Some(1), "{last}");
+    for part in ["cuDNN is not there", "doctor", "step-000001"] {
+        assert!(last.contains(part), "{last}");
     }
 }
 

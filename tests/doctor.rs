@@ -2,6 +2,7 @@
 
 mod driver;
 mod emulation;
+mod libraries;
 
 use std::process::Output;
 
@@ -79,6 +80,40 @@ fn a_gpu_is_described() {
         "{kernels}"
     );
     assert!(lines.iter().any(|l| l == "nothing is wrong"), "{lines:#?}");
+}
+
+/// Every kernel is run and compared, and so are cuDNN and cuBLAS where they are.
+#[test]
+fn the_gpu_is_tested() {
+    if KERNELS.is_empty() {
+        eprintln!("SKIPPED: built without nvcc, run scripts/bootstrap first");
+        return;
+    }
+    let folders = [driver::library_folder(), libraries::library_folder()];
+    let path = std::env::join_paths(folders).unwrap();
+    let path = path.to_str().unwrap();
+    let lines = doctor(&[("LD_LIBRARY_PATH", path)]);
+    let gpu = line(&lines, "GPU backend ");
+    assert!(
+        gpu.contains(" ok: all ") && gpu.contains("cuDNN and cuBLAS"),
+        "{gpu}"
+    );
+    assert!(
+        line(&lines, "cuDNN ").contains("libcudnn.so.9"),
+        "{lines:#?}"
+    );
+
+    // A wrong result is found: two arguments of a kernel in the wrong order.
+    let lines = doctor(&[("EMULATED_SWAP_ARGUMENTS", "batch_norm_apply_nhwc_f32:4:5")]);
+    let gpu = line(&lines, "GPU backend ");
+    assert!(gpu.contains("FAILED: our kernels in fp32"), "{gpu}");
+    let problem = line(&lines, "problem: ");
+    assert!(
+        problem.contains("does not compute as it should"),
+        "{problem}"
+    );
+    let auto = line(&lines, "device auto ");
+    assert!(auto.contains("use --device cpu"), "{auto}");
 }
 
 #[test]
