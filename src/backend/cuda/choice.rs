@@ -49,7 +49,7 @@ pub enum Kernel {
     Cublas,
 }
 
-/// By [`key`].
+/// By pass, type and shape.
 pub type Choices = BTreeMap<String, Kernel>;
 
 /// The file in a run folder.
