@@ -286,8 +286,8 @@ fn write_list(out: &Path, sources: &[PathBuf], architectures: &[&str]) -> Result
         let report = out.join(format!("{name}.ptxas.txt"));
         let _ = writeln!(
             text,
-            "    Kernel {{ name: {name:?}, fatbin: include_bytes!({fatbin:?}), \
-             ptxas_report: include_str!({report:?}) }},"
+            "    Kernel {{ name: {name:?}, fatbin: {{ static A: Aligned<{{ include_bytes!({fatbin:?}).len() }}> = \
+             Aligned(*include_bytes!({fatbin:?})); &A.0 }}, ptxas_report: include_str!({report:?}) }},"
         );
     }
     let _ = writeln!(

@@ -220,6 +220,11 @@ pub trait Backend {
     /// Whether the device's memory is that of this program.
     fn is_host(&self) -> bool;
 
+    /// The most bytes of the device that were allocated at a time, where that is not the program's own memory.
+    fn allocated(&self) -> Option<u64> {
+        None
+    }
+
     /// Bytes of memory that are free for networks, where the system tells.
     fn available(&self) -> Option<u64>;
 

@@ -127,7 +127,7 @@ impl Step {
         let flop = 3 * forward(&g) - first(&g) + 8 * forward(&d) - 2 * first(&d);
         println!(
             "{}: {} px, width {}, batch {}: {images_per_sec:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to \
-             {:.1}), {:.1} GFLOP/s, peak memory {:.0} MiB",
+             {:.1}), {:.1} GFLOP/s, {} {:.0} MiB",
             backend.describe(),
             self.image_size,
             self.width,
@@ -137,7 +137,11 @@ impl Step {
             times[0].as_secs_f64() * 1e3,
             times[times.len() - 1].as_secs_f64() * 1e3,
             flop as f64 * images_per_sec / 1e9,
-            peak_rss() as f64 / f64::from(1 << 20)
+            match backend.allocated() {
+                Some(_) => "memory of the GPU",
+                None => "peak memory",
+            },
+            backend.allocated().unwrap_or_else(peak_rss) as f64 / f64::from(1 << 20)
         );
         if let Some(path) = &self.json {
             let text = serde_json::json!({
@@ -157,6 +161,7 @@ impl Step {
                 "gflop_per_image": flop as f64 / 1e9,
                 "gflop_per_sec": flop as f64 * images_per_sec / 1e9,
                 "peak_rss_bytes": peak_rss(),
+                "device_bytes": backend.allocated(),
                 "version": env!("CARGO_PKG_VERSION"),
             });
             if path.as_os_str() == "-" {

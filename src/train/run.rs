@@ -372,6 +372,7 @@ pub fn train<B: Backend>(
         gan,
         recorder,
         profile,
+        profiled: false,
         window,
         asked: step,
         pending: None,
@@ -393,7 +394,7 @@ fn what_is_left(run: &Path, error: &anyhow::Error) -> String {
     let exists = Config::path(run).exists();
     let gpu = |cause: &(dyn std::error::Error + 'static)| {
         let error = cause.downcast_ref::<GpuError>();
-        error.is_some_and(|error| !error.out_of_memory)
+        error.is_some_and(|error| error.lost)
     };
     if exists && error.chain().any(gpu) {
         return format!(
@@ -425,6 +426,8 @@ struct Training<'a, B: Backend> {
     gan: Gan<B>,
     recorder: Option<Recorder>,
     profile: Option<Range<u64>>,
+    /// Whether a profiler sees what is done.
+    profiled: bool,
     /// Losses since the last report.
     window: Window,
     /// Iterations whose metrics have been asked for.
@@ -491,7 +494,11 @@ impl<B: Backend> Training<'_, B> {
             self.send_batch(iteration)?;
         }
         while self.step < config.steps && stop.exit_code().is_none() {
-            self.profile_at(self.step)?;
+            let on = self
+                .profile
+                .as_ref()
+                .is_some_and(|p| p.contains(&self.step));
+            self.set_profiled(on)?;
             let iteration = nvtx::range!("iteration");
             if let Some(recorder) = &mut self.recorder {
                 recorder.before(backend, &self.gan)?;
@@ -499,10 +506,7 @@ impl<B: Backend> Training<'_, B> {
             self.gan.iteration(backend, &settings)?;
             if !chosen {
                 chosen = true;
-                // Later runs can repeat the choice, and a resumed one does.
-                if let Some(choices) = backend.choices() {
-                    choice::write(run, &choices)?;
-                }
+                self.write_choices()?;
             }
             if let Some(recorder) = &mut self.recorder {
                 recorder.after(backend, &mut self.gan, config)?;
@@ -534,7 +538,7 @@ impl<B: Backend> Training<'_, B> {
         }
 
         // The end, or a signal.
-        self.profile_at(self.step)?;
+        self.set_profiled(false)?;
         self.settle(&mut reporter)?;
         reporter.finish();
         let checkpoint = if saved_at == Some(self.step) {
@@ -568,16 +572,13 @@ impl<B: Backend> Training<'_, B> {
         self.gan.send_batch(self.backend, iteration, fill)
     }
 
-    /// Starts or ends what a profiler sees, where `step` iterations are the place for it.
-    fn profile_at(&mut self, step: u64) -> Result<()> {
-        let Some(range) = &self.profile else {
-            return Ok(());
-        };
-        let ends = step == range.end || (step > range.start && step == self.config.steps);
-        if step == range.start || ends {
-            // What was asked for before does not belong to the range, what was asked for in it does.
+    /// Starts or ends what a profiler sees.
+    fn set_profiled(&mut self, on: bool) -> Result<()> {
+        if self.profiled != on {
+            // What was asked for before belongs to the side before.
             self.backend.wait()?;
-            self.backend.profile(!ends)?;
+            self.backend.profile(on)?;
+            self.profiled = on;
         }
         Ok(())
     }
@@ -639,8 +640,18 @@ impl<B: Backend> Training<'_, B> {
         self.collect(true, reporter)
     }
 
+    /// Later runs can repeat the choice of kernels, and a resumed one does.
+    fn write_choices(&self) -> Result<()> {
+        match self.backend.choices() {
+            Some(choices) => choice::write(self.run, &choices),
+            None => Ok(()),
+        }
+    }
+
     fn save(&self) -> Result<PathBuf> {
         let _range = nvtx::range!("checkpoint");
+        // Sheets may have made some since the first iteration.
+        self.write_choices()?;
         let config = self.config;
         let mut state = checkpoint::State::new(self.step, config.seed, &config.dimensions());
         state.images_seen = self.step * config.batch_size as u64;

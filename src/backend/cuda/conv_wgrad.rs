@@ -14,10 +14,15 @@ pub fn splits(device: &Device, tile: Tile, shape: &Convolution) -> u32 {
     let (m, n) = tile.extent();
     let tiles = (shape.k as usize).div_ceil(m) * (16 * shape.c as usize).div_ceil(n);
     let wanted = (2 * device.multiprocessors as usize).div_ceil(tiles);
+    (wanted.max(1) as u32).min(most_splits(shape))
+}
+
+/// The most parts that are worth trying.
+pub fn most_splits(shape: &Convolution) -> u32 {
     // Fewer pixels than this do not pay for adding one more partial sum.
     let most = shape.small_pixels().div_ceil(256);
-    let room = (MOST_PARTIAL / (4 * shape.weights())).max(1);
-    wanted.min(most).min(room).max(1) as u32
+    let room = MOST_PARTIAL / (4 * shape.weights());
+    most.min(room).max(1) as u32
 }
 
 /// Bytes of partial sums that `splits` need.

@@ -9,10 +9,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bytemuck::{AnyBitPattern, NoUninit};
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 
 use super::kernels::KERNELS;
 use super::probe;
+
+/// What [`Pinned::new`] does, which fails for other reasons than memory of the device.
+const PIN: &str = "pin memory of the host";
 
 /// Why the driver refused something, with what people can do about it.
 pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
@@ -21,7 +24,14 @@ pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
         Ok(text) => text.to_string_lossy().into_owned(),
         Err(_) => format!("error {}", error.0 as u32),
     };
+    let lost = "the GPU was lost or does not work: see whether `nvidia-smi` still lists it (after a fault it may take a \
+                restart of the machine)";
+    let mut is_lost = false;
     let what = match error.0 {
+        CUDA_ERROR_OUT_OF_MEMORY if doing == PIN => {
+            "the host's memory cannot be pinned: see `ulimit -l` and the memory limit of the container, or use a smaller \
+             --batch-size"
+        }
         CUDA_ERROR_OUT_OF_MEMORY => {
             "there is not enough memory on the GPU; use a smaller --batch-size or --width, or end other programs that \
              use this GPU (nvidia-smi lists them)"
@@ -32,22 +42,31 @@ pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
         | CUDA_ERROR_INVALID_PC
         | CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES
         | CUDA_ERROR_INVALID_VALUE
-        | CUDA_ERROR_INVALID_HANDLE => {
+        | CUDA_ERROR_INVALID_HANDLE
+        | CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+        | CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+        | CUDA_ERROR_STREAM_CAPTURE_IMPLICIT => {
             "this is a mistake in this program: please report it with the output of `dcgan-cuda doctor`; until it is \
-             mended, try --conv cudnn or --device cpu"
+             mended, try --graph off, --conv ours or cudnn, or --device cpu"
         }
         CUDA_ERROR_NO_BINARY_FOR_GPU | CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
             "the kernels in this program do not run on this GPU and driver; build it again on this machine, or update \
              the driver"
         }
+        CUDA_ERROR_DEVICE_UNAVAILABLE => {
+            "another program has the GPU for itself: wait for it (nvidia-smi lists it), or use another --device cuda:N"
+        }
+        CUDA_ERROR_SYSTEM_NOT_READY => {
+            "the GPUs of this machine are not ready: start nvidia-fabricmanager of the driver's version"
+        }
         _ => {
-            "the GPU was lost or does not work: see whether `nvidia-smi` still lists it (after a fault it may take a \
-             restart of the machine)"
+            is_lost = true;
+            lost
         }
     };
     anyhow::Error::new(GpuError {
         message: format!("the GPU failed to {doing} ({text}): {what}"),
-        out_of_memory: error.0 == CUDA_ERROR_OUT_OF_MEMORY,
+        lost: is_lost,
     })
 }
 
@@ -55,7 +74,8 @@ pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
 #[derive(Debug)]
 pub struct GpuError {
     message: String,
-    pub out_of_memory: bool,
+    /// Whether the GPU was lost: another attempt may go well.
+    pub lost: bool,
 }
 
 impl fmt::Display for GpuError {
@@ -100,8 +120,9 @@ pub struct Device {
     pub(super) context: Arc<CudaContext>,
     /// Multiprocessors.
     pub(super) multiprocessors: u32,
-    /// Bytes that live [`Memory`] takes.
+    /// Bytes that live [`Memory`] takes, and the most there were.
     allocated: Cell<u64>,
+    most_allocated: Cell<u64>,
 }
 
 impl Device {
@@ -134,6 +155,7 @@ impl Device {
             context,
             multiprocessors: u32::try_from(multiprocessors)?.max(1),
             allocated: Cell::new(0),
+            most_allocated: Cell::new(0),
         }))
     }
 
@@ -165,6 +187,11 @@ impl Device {
     /// Bytes allocated by this program.
     pub fn allocated(&self) -> u64 {
         self.allocated.get()
+    }
+
+    /// The most bytes that were allocated by this program at a time.
+    pub fn most_allocated(&self) -> u64 {
+        self.most_allocated.get()
     }
 
     /// Waits until both streams are done.
@@ -216,6 +243,19 @@ impl Device {
             threads,
             arguments: Vec::with_capacity(16),
         })
+    }
+
+    /// What `work` queues on the main stream, as a graph; it does not run.
+    pub(super) fn record(&self, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+        // Other threads may do as they like meanwhile.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.main.begin_capture(mode).to("begin a recording")?;
+        let done = work();
+        // Ends the recording also where it failed.
+        let graph = self.main.end_capture(sys::CUgraphInstantiate_flags(0));
+        done?;
+        let graph = graph.to("end a recording")?;
+        graph.context("the GPU recorded nothing")
     }
 
     /// Copies `bytes` from one place on the device to another, on the main stream.
@@ -307,6 +347,12 @@ pub struct Span {
 }
 
 impl Span {
+    /// No memory.
+    pub(super) const NONE: Self = Self {
+        pointer: 0,
+        bytes: 0,
+    };
+
     /// From byte `offset` on.
     ///
     /// # Errors
@@ -358,7 +404,9 @@ impl Memory {
                 device.allocated() >> 20
             ))
         })?;
-        device.allocated.set(device.allocated() + bytes as u64);
+        let all = device.allocated() + bytes as u64;
+        device.allocated.set(all);
+        device.most_allocated.set(all.max(device.most_allocated()));
         Ok(Self {
             device: Rc::clone(device),
             span: Span { pointer, bytes },
@@ -373,6 +421,14 @@ impl Memory {
         unsafe { result::memset_d8_async(memory.span.pointer, 0, memory.span.bytes, stream) }
             .to("clear memory")?;
         Ok(memory)
+    }
+
+    /// Makes every byte 0xff: NaN in every type.
+    pub(super) fn poison(&self) -> Result<()> {
+        let stream = self.device.main.cu_stream();
+        // SAFETY: the allocation is that long.
+        unsafe { result::memset_d8_async(self.span.pointer, 0xff, self.span.bytes, stream) }
+            .to("clear memory")
     }
 
     /// Filled with `values`.
@@ -458,7 +514,7 @@ impl Pinned {
     pub fn new(device: &Rc<Device>, bytes: usize) -> Result<Self> {
         let bytes = bytes.max(16);
         // SAFETY: the flags are none.
-        let pointer = unsafe { result::malloc_host(bytes, 0) }.to("pin memory of the host")?;
+        let pointer = unsafe { result::malloc_host(bytes, 0) }.to(PIN)?;
         let pointer = pointer.cast::<u8>();
         // SAFETY: just allocated, that long.
         unsafe { pointer.write_bytes(0, bytes) };

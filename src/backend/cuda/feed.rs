@@ -40,14 +40,17 @@ impl Feed {
                 used: device.context.new_event(None).to("make an event")?,
             })
         };
-        Ok(Self {
+        let feed = Self {
             device: Rc::clone(device),
             pixels: Memory::zeroed(device, slots * n * shape.len())?,
             flips: Memory::zeroed(device, slots * n)?,
             slots: (0..slots).map(|_| slot()).collect::<Result<_>>()?,
             n,
             shape,
-        })
+        };
+        // The main stream clears what the copy stream fills.
+        device.wait()?;
+        Ok(feed)
     }
 
     pub(super) fn slots(&self) -> usize {

@@ -2,6 +2,8 @@
 //!
 //! Empty where the program was built without nvcc: `scripts/bootstrap` fetches one.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 /// One compiled file of `cuda/`. Its functions have plain C names: operation, layout, storage type, as
 /// `leaky_relu_forward_nhwc_bf16`.
 pub struct Kernel {
@@ -23,6 +25,19 @@ impl Kernel {
         })
     }
 }
+
+/// Changes when any of them does.
+pub fn fingerprint() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for kernel in KERNELS {
+        kernel.fatbin.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// The driver reads a fatbin in words, and `include_bytes!` promises no alignment.
+#[repr(C, align(64))]
+struct Aligned<const N: usize>([u8; N]);
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 

@@ -32,7 +32,6 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
 use super::{Backend, Counters, Fill, Metrics, Precision, Use};
@@ -86,6 +85,8 @@ impl Buffer {
 pub struct Recording {
     runs: u64,
     graph: Option<CudaGraph>,
+    /// Whether it could not be recorded.
+    refused: bool,
 }
 
 /// A GPU.
@@ -181,6 +182,10 @@ impl Backend for Cuda {
         false
     }
 
+    fn allocated(&self) -> Option<u64> {
+        Some(self.device.most_allocated())
+    }
+
     fn available(&self) -> Option<u64> {
         // The driver takes some for itself as it goes: for graphs, for registers that a kernel spills.
         let (free, total) = self.device.memory().ok()?;
@@ -253,18 +258,19 @@ impl Backend for Cuda {
             body(feed)?;
             return feed.release(iteration);
         }
-        if recording.graph.is_none() {
-            let main = &self.device.main;
-            let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-            main.begin_capture(mode).to("record an iteration")?;
-            let recorded = body(feed);
-            // Ends the capture also where it failed.
-            let graph = main.end_capture(CUgraphInstantiate_flags(0));
-            recorded?;
-            recording.graph = graph.to("record an iteration")?;
+        if recording.graph.is_none() && !recording.refused {
+            match self.device.record(|| body(feed)) {
+                Ok(graph) => recording.graph = Some(graph),
+                Err(error) => {
+                    // Slower, but as right.
+                    eprintln!("note: iterations are not replayed from a graph, since {error:#}");
+                    recording.refused = true;
+                }
+            }
         }
-        if let Some(graph) = &recording.graph {
-            graph.launch().to("replay an iteration")?;
+        match &recording.graph {
+            Some(graph) => graph.launch().to("replay an iteration")?,
+            None => body(feed)?,
         }
         feed.release(iteration)
     }
@@ -319,6 +325,6 @@ impl Backend for Cuda {
     }
 
     fn choices(&self) -> Option<Choices> {
-        Some(self.chooser.used())
+        Some(self.chooser.choices())
     }
 }

@@ -13,9 +13,9 @@ use super::adam::{self, Kept, Parameter, Tensors};
 use super::batch_norm::{self, BatchNorm, Extent, SEGMENTS};
 use super::bce_loss;
 use super::cast;
-use super::choice::{self, Choice, Chooser};
+use super::choice::{self, Choice, Chooser, Conv};
 use super::convolution::{Convolution, Pass};
-use super::device::{Device, Memory, read_one};
+use super::device::{Device, Memory, Span, read_one};
 use super::leaky_relu;
 use super::progress::Progress;
 use super::{Buffer, Options};
@@ -37,13 +37,6 @@ struct Layer {
     output: Buffer,
 }
 
-/// The kernels of one layer for one batch size.
-struct Chosen {
-    forward: Choice,
-    /// Those of the backward pass, where there is one: gradient of the input, of the weight.
-    backward: Option<[Choice; 2]>,
-}
-
 /// Gradients and what else only a backward pass needs.
 struct Backward {
     input_gradient: Buffer,
@@ -56,8 +49,8 @@ struct Backward {
 
 /// A generator or discriminator with its parameters, gradients, moments and activations.
 pub struct CudaNetwork {
-    /// Kernels by batch size.
-    chosen: RefCell<HashMap<usize, Rc<Vec<Chosen>>>>,
+    /// Kernels by layer, pass and batch size, chosen when they are first needed.
+    chosen: RefCell<HashMap<(usize, Pass, usize), Rc<Choice>>>,
     chooser: Rc<Chooser>,
     options: Options,
     architecture: Architecture,
@@ -68,7 +61,6 @@ pub struct CudaNetwork {
     backward: Option<Backward>,
     /// Batch norm's partial sums.
     partial: Memory,
-    workspace: Memory,
     /// Inputs of the last forward pass, maps in each, and how batch norm normalised.
     inputs: usize,
     each: usize,
@@ -131,14 +123,25 @@ pub fn bytes(
     }
     if training {
         all += map(architecture.input().len()) + map(architecture.output().len());
-        all += 2 * map(largest_map(architecture)) + Tensors::bytes(tensors);
+        all += 2 * map(largest_map(architecture)) + Tensors::bytes(tensors as usize);
     }
     all += partial_bytes(device, options.precision, architecture, batch) as u64;
     let shapes = shapes(architecture, batch);
-    let measured = shapes.iter().map(|s| choice::scratch_bytes(options, s));
-    let workspace = choice::workspace_bytes(device, options, shapes.iter(), training);
-    all + (workspace + measured.max().unwrap_or(0)) as u64
+    let largest =
+        |bytes: &dyn Fn(&Convolution) -> usize| shapes.iter().map(bytes).max().unwrap_or(0);
+    if training {
+        all += largest(&|s| choice::workspace_bytes(device, s)) as u64;
+    }
+    all += largest(&|s| choice::scratch_bytes(options, s)) as u64;
+    if options.conv != Conv::Ours {
+        // What cuDNN works in is known only when it is asked: of that, and its code, half as much again.
+        all += all / 2;
+    }
+    // The driver gives out memory in pieces of 2 MiB: on average half of one is lost for each large tensor.
+    all + (MIB * 8 * tensors).min(all / 4)
 }
+
+const MIB: u64 = 1 << 20;
 
 impl CudaNetwork {
     pub fn new(
@@ -180,8 +183,6 @@ impl CudaNetwork {
             false => None,
         };
         let partial = partial_bytes(device, precision, architecture, batch);
-        let shapes = shapes(architecture, batch);
-        let workspace = choice::workspace_bytes(device, &options, shapes.iter(), training);
         Ok(Self {
             device: Rc::clone(device),
             chooser: Rc::clone(chooser),
@@ -192,7 +193,6 @@ impl CudaNetwork {
             input: Buffer::new(device, precision, batch, architecture.input())?,
             backward,
             partial: Memory::new(device, partial)?,
-            workspace: Memory::new(device, workspace)?,
             chosen: RefCell::default(),
             inputs: 0,
             each: 0,
@@ -200,30 +200,26 @@ impl CudaNetwork {
         })
     }
 
-    /// The kernels for batches of `n` maps: chosen the first time.
-    fn chosen(&self, n: usize) -> Result<Rc<Vec<Chosen>>> {
-        if let Some(chosen) = self.chosen.borrow().get(&n) {
-            return Ok(Rc::clone(chosen));
-        }
-        let workspace = self.workspace.span();
-        let chosen = self.layers.iter().map(|layer| -> Result<Chosen> {
-            let shape = Convolution::of(&layer.block, n);
-            let choose = |pass| self.chooser.choose(pass, &shape, workspace);
-            let (forward, back) = match layer.block.convolution.is_transposed() {
-                true => (Pass::Scatter, Pass::Gather),
-                false => (Pass::Gather, Pass::Scatter),
-            };
-            Ok(Chosen {
-                forward: choose(forward)?,
-                backward: match self.backward {
-                    Some(_) => Some([choose(back)?, choose(Pass::Weights)?]),
-                    None => None,
-                },
-            })
-        });
-        let chosen = Rc::new(chosen.collect::<Result<Vec<_>>>()?);
-        self.chosen.borrow_mut().insert(n, Rc::clone(&chosen));
-        Ok(chosen)
+    /// Runs `pass` of layer `index` on `n` maps, as [`Chooser::run`].
+    fn convolve(
+        &self,
+        (index, n): (usize, usize),
+        pass: Pass,
+        (a, b, out): (Span, Span, Span),
+        activation: Activation,
+    ) -> Result<()> {
+        let key = (index, pass, n);
+        let known = self.chosen.borrow().get(&key).map(Rc::clone);
+        let choice = match known {
+            Some(choice) => choice,
+            None => {
+                let shape = Convolution::of(&self.layers[index].block, n);
+                let choice = Rc::new(self.chooser.choose(pass, &shape)?);
+                self.chosen.borrow_mut().insert(key, Rc::clone(&choice));
+                choice
+            }
+        };
+        self.chooser.run(&choice, a, b, out, activation)
     }
 
     fn trained(&self) -> Result<&Backward> {
@@ -321,35 +317,31 @@ impl Network for CudaNetwork {
         let n = inputs.len() * each;
         ensure!(n <= self.batch, "more than {} maps in one pass", self.batch);
         (self.inputs, self.each, self.statistics) = (inputs.len(), each, statistics);
-        let chosen = self.chosen(n)?;
         let bytes = each * self.input.shape.len() * precision.size();
         for (index, input) in inputs.iter().enumerate() {
             let to = self.input.memory.span().after(index * bytes)?;
             device.copy_on_device(input.memory.span(), to, bytes)?;
         }
         let mut input = self.input.memory.span();
-        for (index, (layer, chosen)) in self.layers.iter().zip(chosen.iter()).enumerate() {
+        for (index, layer) in self.layers.iter().enumerate() {
             let _range = self.range(index, "forward");
             let activation = layer.block.activation;
+            let pass = match layer.block.convolution.is_transposed() {
+                true => Pass::Scatter,
+                false => Pass::Gather,
+            };
             let weight = layer.weight.read();
             let output = layer.output.memory.span();
-            let workspace = self.workspace.span();
             match (&layer.norm, &layer.convolved) {
                 (Some(norm), Some(convolved)) => {
                     let x = convolved.span();
-                    let choice = &chosen.forward;
-                    self.chooser
-                        .run(choice, input, weight, x, Activation::None, workspace)?;
+                    self.convolve((index, n), pass, (input, weight, x), Activation::None)?;
                     let extent = self.extent(&layer.block);
                     let kind = (precision, activation);
                     let partial = self.partial.span();
                     norm.forward(&device, kind, extent, statistics, (x, output), partial)?;
                 }
-                _ => {
-                    let choice = &chosen.forward;
-                    self.chooser
-                        .run(choice, input, weight, output, activation, workspace)?;
-                }
+                _ => self.convolve((index, n), pass, (input, weight, output), activation)?,
             }
             input = output;
         }
@@ -393,17 +385,12 @@ impl Network for CudaNetwork {
         let (device, precision) = (&self.device, self.options.precision);
         let backward = self.trained()?;
         let n = self.inputs * self.each;
-        let chosen = self.chosen(n)?;
         let given = output_gradient.map_or(&backward.loss_gradient, |b| &b.memory);
         // Where the gradient of the current layer's output is, and where the next one goes.
         let mut at = given.span();
         let [mut current, mut next] = [backward.gradients[0].span(), backward.gradients[1].span()];
-        let workspace = self.workspace.span();
-        for (index, (layer, chosen)) in self.layers.iter().zip(chosen.iter()).enumerate().rev() {
+        for (index, layer) in self.layers.iter().enumerate().rev() {
             let _range = self.range(index, "backward");
-            let Some([input_choice, weight_choice]) = &chosen.backward else {
-                anyhow::bail!("this network was compiled for inference only");
-            };
             let activation = layer.block.activation;
             let count = n * layer.block.output.len();
             match (&layer.norm, &layer.convolved) {
@@ -423,28 +410,29 @@ impl Network for CudaNetwork {
                     at = current;
                 }
             }
+            let transposed = layer.block.convolution.is_transposed();
             if want.weights() {
                 let input = match index {
                     0 => self.input.memory.span(),
                     _ => self.layers[index - 1].output.memory.span(),
                 };
-                let (large, small) = match layer.block.convolution.is_transposed() {
-                    true => (at, input),
-                    false => (input, at),
-                };
+                let (large, small) = if transposed { (at, input) } else { (input, at) };
                 let to = place(&layer.weight, State::Gradients)?.span();
-                let none = Activation::None;
-                self.chooser
-                    .run(weight_choice, large, small, to, none, workspace)?;
+                let maps = (large, small, to);
+                self.convolve((index, n), Pass::Weights, maps, Activation::None)?;
             }
             let to = match index {
                 0 if !want.input() => continue,
                 0 => backward.input_gradient.memory.span(),
                 _ => next,
             };
-            let weight = layer.weight.read();
-            self.chooser
-                .run(input_choice, at, weight, to, Activation::None, workspace)?;
+            let pass = if transposed {
+                Pass::Gather
+            } else {
+                Pass::Scatter
+            };
+            let maps = (at, layer.weight.read(), to);
+            self.convolve((index, n), pass, maps, Activation::None)?;
             at = to;
             // What lies in `current` is not needed any more.
             std::mem::swap(&mut current, &mut next);

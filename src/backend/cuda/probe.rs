@@ -253,6 +253,12 @@ fn failed(what: &str, error: DriverError) -> Problem {
         CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
             "restart the machine, which finishes the driver's update"
         }
+        CUresult::CUDA_ERROR_SYSTEM_NOT_READY => {
+            "start nvidia-fabricmanager of the driver's version, which machines with NVSwitch need"
+        }
+        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => {
+            "another program has it for itself: `nvidia-smi` shows which"
+        }
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
             "its memory is taken: `nvidia-smi` shows by which programs"
         }

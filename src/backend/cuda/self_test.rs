@@ -40,6 +40,8 @@ fn bounds(precision: Precision) -> (f32, f64) {
 /// # Errors
 /// What was found to be wrong.
 pub fn self_test(ordinal: usize) -> Result<String> {
+    // Keeps the GPU's context from ending with each test's: libraries keep state in it.
+    let _context = Device::open(ordinal)?;
     let mut launched = BTreeSet::new();
     let mut test = |options: Options, width: usize| -> Result<Choices> {
         let cuda = Cuda::new(ordinal, options, Choices::new())?;
