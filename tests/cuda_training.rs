@@ -370,7 +370,7 @@ fn out_of_bounds(errors: &Errors, bounds: &Bounds) -> Vec<String> {
 }
 
 /// Losses, gradients, updates and buffers, in every type; with iterations replayed from a graph, which begins with the
-/// third.
+/// second.
 #[test]
 fn every_iteration_agrees_with_the_cpu() {
     if skipped() {
