@@ -49,7 +49,7 @@ pub enum Kernel {
     Cublas,
 }
 
-/// By [`key`].
+/// By pass, type and shape, as `Gather bf16 n128 16x16x128 32x32x64 s2 p1`: `key` makes it.
 pub type Choices = BTreeMap<String, Kernel>;
 
 /// The file in a run folder.
