@@ -371,7 +371,7 @@ fn out_of_bounds(errors: &Errors, bounds: &Bounds) -> Vec<String> {
 }
 
 /// Losses, gradients, updates and buffers, in every type; with iterations replayed from a graph, which begins with the
-/// third.
+/// second.
 #[test]
 fn every_iteration_agrees_with_the_cpu() {
     if skipped() {
@@ -784,7 +784,7 @@ fn missing_libraries_are_done_without() {
     let done = train(&[&goes_on[..], &["--steps", "2"]].concat(), without);
     let last = stderr(&done).lines().last().unwrap_or_default().to_string();
     assert_eq!(done.status.code(), Some(1), "{last}");
-    for part in ["cuDNN is not there", "doctor", "step-000001"] {
+    for part in ["is not there", "doctor", "kernels.json", "step-000001"] {
         assert!(last.contains(part), "{last}");
     }
 }

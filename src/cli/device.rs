@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::backend::Precision;
 use crate::backend::cuda::choice::{self, Choices, Conv};
-use crate::backend::cuda::{Options, probe};
+use crate::backend::cuda::{Options, probe, self_test};
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,13 @@ pub fn pick(device: Device) -> Result<Picked> {
             )),
         },
         Device::Auto => Ok(match probe::first_usable() {
-            Ok(ordinal) => Picked::Cuda(ordinal),
+            // As `doctor` finds it.
+            Ok(ordinal) => match self_test::passes(ordinal) {
+                Ok(()) => Picked::Cuda(ordinal),
+                Err(error) => Picked::Cpu(Some(format!(
+                    "cuda:{ordinal} does not compute as it should ({error:#}); `dcgan-cuda doctor` says more"
+                ))),
+            },
             Err(reason) => Picked::Cpu(Some(reason)),
         }),
     }

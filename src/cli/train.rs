@@ -174,6 +174,17 @@ impl Args {
         }
         config.check()?;
         ensure!(epochs > 0, "nothing to do: --epochs must be at least 1");
+        if let (Picked::Cpu(reason), Some(resumed)) = (&picked, &resumed) {
+            let (run, precision) = (resumed.run.display(), config.precision);
+            ensure!(
+                precision == Precision::Fp32,
+                "the run in {run} is in {precision}, which needs a GPU{}",
+                match reason {
+                    Some(reason) => format!("; none can be used, since {reason}"),
+                    None => ": leave --device cpu out".to_string(),
+                }
+            );
+        }
         precision_on(&picked, Some(config.precision))?;
         if let Some(folder) = &self.init_from {
             // Read again when the networks are made; here so that an error comes before the images are decoded.

@@ -394,11 +394,11 @@ fn what_is_left(run: &Path, error: &anyhow::Error) -> String {
     let exists = Config::path(run).exists();
     let gpu = |cause: &(dyn std::error::Error + 'static)| {
         let error = cause.downcast_ref::<GpuError>();
-        error.is_some_and(|error| error.lost)
+        error.is_some_and(|error| !error.out_of_memory)
     };
     if exists && error.chain().any(gpu) {
         return format!(
-            "{last}; once the GPU works again, continue with: dcgan-cuda train --out {} --resume",
+            "{last}; once that is mended, continue with: dcgan-cuda train --out {} --resume",
             run.display()
         );
     }

@@ -229,6 +229,11 @@ impl Chooser {
         all
     }
 
+    /// Whether there is another to choose than ours.
+    pub fn has_libraries(&self) -> bool {
+        self.cudnn.is_some() || self.cublas.is_some()
+    }
+
     /// The choices made so far.
     pub fn used(&self) -> Choices {
         self.used.borrow().clone()
@@ -243,7 +248,10 @@ impl Chooser {
             None => self.find(&key, pass, shape)?,
         };
         let choice = self.ready(kernel, pass, shape).with_context(|| {
-            format!("the kernel that was chosen for {key} cannot be used here any more")
+            format!(
+                "the kernel that this run has used for {key} cannot be used here (without its kernels.json, kernels are \
+                 chosen anew, which may round differently)"
+            )
         })?;
         self.used.borrow_mut().insert(key, kernel);
         Ok(choice)
@@ -675,6 +683,15 @@ fn relative_error(got: &[f32], want: &[f32]) -> f64 {
     (difference / norm).sqrt()
 }
 
+/// Where what was found out about this user's GPUs is kept.
+pub(super) fn cache_folder() -> Option<PathBuf> {
+    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+    let base = variable("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    base.map(|base| base.join("dcgan-cuda"))
+}
+
 /// How long a kernel takes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Timed {
@@ -698,16 +715,12 @@ struct Cache {
 impl Cache {
     /// What cannot be read is measured again.
     fn open(identity: String) -> Self {
-        let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
-        let base = variable("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".cache")));
         // Profilers and checkers set these; what is measured under them is not what it takes without.
         let observed = ["CUDA_INJECTION64_PATH", "NVTX_INJECTION64_PATH"];
-        let observed = observed.iter().any(|name| variable(name).is_some());
-        let path = base
+        let observed = observed.iter().any(|name| std::env::var_os(name).is_some());
+        let path = cache_folder()
             .filter(|_| !observed)
-            .map(|base| base.join("dcgan-cuda/kernels.json"));
+            .map(|folder| folder.join("kernels.json"));
         let text = path.as_ref().and_then(|p| std::fs::read_to_string(p).ok());
         let all = text.and_then(|t| serde_json::from_str(&t).ok());
         Self {

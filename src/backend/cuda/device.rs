@@ -26,7 +26,6 @@ pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
     };
     let lost = "the GPU was lost or does not work: see whether `nvidia-smi` still lists it (after a fault it may take a \
                 restart of the machine)";
-    let mut is_lost = false;
     let what = match error.0 {
         CUDA_ERROR_OUT_OF_MEMORY if doing == PIN => {
             "the host's memory cannot be pinned: see `ulimit -l` and the memory limit of the container, or use a smaller \
@@ -59,14 +58,11 @@ pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
         CUDA_ERROR_SYSTEM_NOT_READY => {
             "the GPUs of this machine are not ready: start nvidia-fabricmanager of the driver's version"
         }
-        _ => {
-            is_lost = true;
-            lost
-        }
+        _ => lost,
     };
     anyhow::Error::new(GpuError {
         message: format!("the GPU failed to {doing} ({text}): {what}"),
-        lost: is_lost,
+        out_of_memory: error.0 == CUDA_ERROR_OUT_OF_MEMORY,
     })
 }
 
@@ -74,8 +70,8 @@ pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
 #[derive(Debug)]
 pub struct GpuError {
     message: String,
-    /// Whether the GPU was lost: another attempt may go well.
-    pub lost: bool,
+    /// The same again would end in the same.
+    pub out_of_memory: bool,
 }
 
 impl fmt::Display for GpuError {

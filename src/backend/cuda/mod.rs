@@ -146,10 +146,14 @@ impl Backend for Cuda {
         format!(
             "{}, {precision}{}, convolutions: {}{}",
             self.device.describe(),
-            if tf32 { " (TF32)" } else { "" },
+            match precision {
+                Precision::Fp32 if tf32 => " (TF32)",
+                _ => "",
+            },
             match conv {
+                _ if !self.chooser.has_libraries() => "ours",
                 Conv::Ours => "ours",
-                Conv::Cudnn => "cuDNN and cuBLAS",
+                Conv::Cudnn => "cuDNN's and cuBLAS's",
                 Conv::Auto => "the fastest of ours, cuDNN's and cuBLAS's",
             },
             if graph { "" } else { ", no graph" }

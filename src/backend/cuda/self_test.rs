@@ -7,16 +7,17 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
-use super::choice::{Choices, Conv, Kernel};
+use super::choice::{self, Choices, Conv, Kernel};
 use super::convolution::Tile;
 use super::device::{Device, Memory};
-use super::kernels::KERNELS;
+use super::kernels::{self, KERNELS};
 use super::libraries::{self, Library};
 use super::{Cuda, Options, cast, leaky_relu};
 use crate::backend::cpu::{self, Cpu};
 use crate::backend::{
     Adam, Backend, Counters, LossScale, Network, Precision, State, Statistics, Use,
 };
+use crate::files;
 use crate::model::arch::Dimensions;
 use crate::model::{Activation, StateDict};
 use crate::random::{Purpose, Stream};
@@ -90,6 +91,39 @@ pub fn self_test(ordinal: usize) -> Result<String> {
         text += &format!(", and so do {libraries} convolutions of cuDNN and cuBLAS");
     }
     Ok(text)
+}
+
+/// Whether GPU `ordinal` passes the test; run once for a GPU, driver and version of the kernels, and noted in this user's
+/// cache.
+///
+/// # Errors
+/// What was found to be wrong.
+pub fn passes(ordinal: usize) -> Result<()> {
+    let identity = {
+        let device = Device::open(ordinal)?;
+        format!(
+            "{}, kernels {:016x}",
+            device.identity()?,
+            kernels::fingerprint()
+        )
+    };
+    let path = choice::cache_folder().map(|folder| folder.join("tested.txt"));
+    let noted = path.as_ref().and_then(|p| std::fs::read_to_string(p).ok());
+    let mut noted = noted.unwrap_or_default();
+    if noted.lines().any(|line| line == identity) {
+        return Ok(());
+    }
+    self_test(ordinal)?;
+    noted += &identity;
+    noted.push('\n');
+    if let Some(path) = path
+        && let Some(folder) = path.parent()
+        && std::fs::create_dir_all(folder).is_ok()
+    {
+        // Without the note it is tested again.
+        let _ = files::write_atomically(&path, noted.as_bytes());
+    }
+    Ok(())
 }
 
 fn conv_name(conv: Conv) -> &'static str {
