@@ -8,6 +8,7 @@
 mod driver;
 mod emulation;
 mod libraries;
+mod training;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -86,13 +87,13 @@ impl Child {
     fn run(&self, test: &str) -> Output {
         let program = self.path("program");
         fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-        Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["--ignored", "--exact", "--nocapture", test])
             .current_dir(self.folder.path())
             .env_clear()
-            .envs(&self.environment)
-            .output()
-            .unwrap()
+            .envs(&self.environment);
+        training::output_of_copy(&mut command)
     }
 
     /// Runs a test that has to pass.

@@ -25,6 +25,19 @@ pub fn run(args: &[&str]) -> Output {
     checked(binary().args(args).output().unwrap())
 }
 
+/// Runs a program that was just copied: a process that another test has started meanwhile may hold the copy open for
+/// writing until it is another program's.
+pub fn output_of_copy(command: &mut Command) -> Output {
+    loop {
+        match command.output() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            done => return done.unwrap(),
+        }
+    }
+}
+
 pub fn checked(output: Output) -> Output {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(
