@@ -618,11 +618,7 @@ struct Cache {
 impl Cache {
     /// What cannot be read is measured again.
     fn open(identity: String) -> Self {
-        let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
-        let base = folder("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| folder("HOME").map(|home| PathBuf::from(home).join(".cache")));
-        let path = base.map(|base| base.join("dcgan-cuda/kernels.json"));
+        let path = files::cache_folder().map(|folder| folder.join("kernels.json"));
         let text = path.as_ref().and_then(|p| std::fs::read_to_string(p).ok());
         let all = text.and_then(|t| serde_json::from_str(&t).ok());
         Self {
