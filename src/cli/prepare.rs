@@ -79,7 +79,13 @@ impl Args {
             ..LoadOptions::default()
         };
         let start = Instant::now();
-        let prepared = prepare(source.as_ref(), &options, self.out.as_deref(), load, self.quiet);
+        let prepared = prepare(
+            source.as_ref(),
+            &options,
+            self.out.as_deref(),
+            load,
+            self.quiet,
+        );
         let prepared = match (prepared, stop.exit_code()) {
             (Ok(prepared), _) => prepared,
             (Err(_), Some(code)) => {

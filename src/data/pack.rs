@@ -308,7 +308,11 @@ pub fn source_fingerprint(source: &dyn Source) -> [u8; 32] {
         }
     }
     let notes = Notes::of(source, 0..source.len());
-    for values in [bytemuck::cast_slice(&notes.attributes), &notes.classes, &notes.parts] {
+    for values in [
+        bytemuck::cast_slice(&notes.attributes),
+        &notes.classes,
+        &notes.parts,
+    ] {
         field(values);
     }
     hash.finalize().into()
@@ -538,8 +542,9 @@ impl Pack {
                 )));
             }
         }
-        let metadata: Metadata = serde_json::from_slice(slice(&map, &header.sections[METADATA])?)
-            .map_err(|error| damaged(format!("its metadata cannot be read ({error})")))?;
+        let metadata: Metadata =
+            serde_json::from_slice(slice(&map, &header.sections[METADATA])?)
+                .map_err(|error| damaged(format!("its metadata cannot be read ({error})")))?;
         let width = metadata.attribute_names.len() as u64;
         if header.sections[ATTRIBUTES].length != width.saturating_mul(header.count) {
             return Err(damaged("its attributes do not have a row an image"));
@@ -667,7 +672,8 @@ impl Pack {
     /// The class of an image, where it has one.
     pub fn class(&self, index: usize) -> Option<u32> {
         let all = slice(&self.map, &self.header.sections[CLASSES]).ok()?;
-        let class = Fields(all.get(index.checked_mul(4)?..index.checked_add(1)?.checked_mul(4)?)?).u32();
+        let class =
+            Fields(all.get(index.checked_mul(4)?..index.checked_add(1)?.checked_mul(4)?)?).u32();
         (class != NO_CLASS).then_some(class)
     }
 

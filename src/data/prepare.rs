@@ -63,7 +63,11 @@ impl Recipe {
         let drawn = options.kind == Kind::Synthetic;
         Self {
             dataset: options.kind.to_string(),
-            data: options.path.as_deref().filter(|_| !drawn).and_then(absolute),
+            data: options
+                .path
+                .as_deref()
+                .filter(|_| !drawn)
+                .and_then(absolute),
             split: options.split,
             crop: options.crop,
             drawn: drawn.then_some((options.seed, options.count as u64)),
@@ -158,7 +162,9 @@ impl Request<'_> {
         let named = matches!(self.place, Place::Named(_));
         let again = |why: &dyn std::fmt::Display| format!("{path}: {why}; making it again");
         let remove = |defect: &Unusable| match defect {
-            Unusable::NotAPack => format!("{path}: {defect}, and is not overwritten: choose another name"),
+            Unusable::NotAPack => {
+                format!("{path}: {defect}, and is not overwritten: choose another name")
+            }
             _ => format!("{path}: {defect}: remove it, and it is made again from the images"),
         };
         let pack = match Pack::open(self.path()) {
@@ -176,7 +182,12 @@ impl Request<'_> {
             return Ok(Verdict::Make(Some(Notice::Delay(again(&why)))));
         }
         let skipped = &pack.metadata().skipped;
-        check_skipped(self.source, skipped, self.source.len(), self.options.max_bad)?;
+        check_skipped(
+            self.source,
+            skipped,
+            self.source.len(),
+            self.options.max_bad,
+        )?;
         match pack.verify(self.options.stop) {
             Ok(()) => Ok(Verdict::Use(Box::new(pack))),
             Err(error) => match error.downcast::<Unusable>() {
@@ -206,7 +217,9 @@ impl Request<'_> {
             }));
         }
         let described = |recipe: &Recipe| {
-            let crop = recipe.crop.map_or(String::new(), |crop| format!(", crop {crop}"));
+            let crop = recipe
+                .crop
+                .map_or(String::new(), |crop| format!(", crop {crop}"));
             format!(
                 "{}, {} px, {} channels{crop}",
                 recipe.data.as_deref().unwrap_or(&recipe.dataset),
@@ -371,7 +384,9 @@ impl Request<'_> {
                 "free some space, use a smaller --image-size, set XDG_CACHE_HOME to a folder elsewhere, or name a file \
                  elsewhere with --pack"
             }
-            Place::Named(_) => "free some space, use a smaller --image-size, or name a file elsewhere",
+            Place::Named(_) => {
+                "free some space, use a smaller --image-size, or name a file elsewhere"
+            }
         }
     }
 
