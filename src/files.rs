@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -150,4 +150,39 @@ pub fn refuse_existing(path: &Path) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// `dcgan-cuda` in the cache folder of this user; `None` where the environment names none.
+pub fn cache_folder() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+    folder("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| folder("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .map(|base| base.join("dcgan-cuda"))
+}
+
+/// Whether `path` still names the open file: another process may have renamed or removed it.
+pub fn is_still(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+/// Bytes that may still be written into the file system of `folder`; `None` where it does not say.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).ok()?;
+    let mut numbers = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path ends in a zero, and statvfs fills the whole structure when it returns 0.
+    let numbers = unsafe {
+        if libc::statvfs(path.as_ptr(), numbers.as_mut_ptr()) != 0 {
+            return None;
+        }
+        numbers.assume_init()
+    };
+    // The types of the fields differ between systems.
+    #[allow(clippy::unnecessary_cast)]
+    (numbers.f_bavail as u64).checked_mul(numbers.f_frsize as u64)
 }

@@ -704,6 +704,7 @@ fn the_disk_is_full() {
             .env("DISK", &disk)
             .env("KEPT", &kept)
             .env("BINARY", env!("CARGO_BIN_EXE_dcgan-cuda"))
+            .env("XDG_CACHE_HOME", cache())
             .output();
         let output = match output {
             Ok(output) if output.status.code() != Some(77) => checked(output),
@@ -764,6 +765,7 @@ fn files_may_not_grow_any_more() {
     let output = Command::new("sh")
         .args(["-c", script])
         .env("BINARY", env!("CARGO_BIN_EXE_dcgan-cuda"))
+        .env("XDG_CACHE_HOME", cache())
         .env("OUT", &out)
         .output()
         .unwrap();
@@ -793,6 +795,8 @@ fn nobody_reads_what_it_says() {
         .args(["-c", script, "sh"])
         .args(args.iter().filter(|a| **a != "--quiet"))
         .env("BINARY", env!("CARGO_BIN_EXE_dcgan-cuda"))
+        // Of its own: nothing is to be said of waiting for another test.
+        .env("XDG_CACHE_HOME", root.path())
         .env("OUT", &out)
         .status()
         .unwrap();

@@ -1,9 +1,11 @@
 //! What a person types and sees: help, exit codes, names of files, shapes of outputs, silence.
 
+mod training;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use dcgan_cuda::model::params::TensorFile;
 use dcgan_cuda::model::{StateDict, Tensor, arch::Dimensions};
@@ -31,8 +33,11 @@ const TINY: [&str; 13] = [
 
 /// Runs the program in `folder`, without standard input.
 fn run(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dcgan-cuda"))
+    // Packs of its own: nothing is to be said of waiting for another test.
+    let cache = training::cache().join(folder.file_name().unwrap());
+    training::binary()
         .args(arguments)
+        .env("XDG_CACHE_HOME", cache)
         .current_dir(folder)
         .stdin(Stdio::null())
         .output()
@@ -257,7 +262,7 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
         "conv_transpose2d 4×4 s1 p0  1×1×8 → 4×4×8",
         "conv2d 4×4 s2 p1  32×32×3 → 16×16×2",
         "memory for training: ",
-        "images in memory: ",
+        "pack of the images: ",
         "run folder: run",
         "nothing was trained or written",
     ] {

@@ -229,30 +229,6 @@ fn corrupt_images_are_skipped_and_named_up_to_the_limit() {
 }
 
 #[test]
-fn a_data_set_on_disk_equals_the_one_in_memory_and_leaves_no_file() {
-    let root = tree();
-    let source = Folder::open(root.path(), None).unwrap();
-    let spill = tempfile::tempdir().unwrap();
-    let memory = Dataset::load(&source, &LoadOptions::default()).unwrap();
-    let options = LoadOptions {
-        spill_dir: Some(spill.path().to_owned()),
-        memory_limit: 1000,
-        workers: Some(3),
-        ..LoadOptions::default()
-    };
-    let disk = Dataset::load(&source, &options).unwrap();
-    assert_eq!(memory.pixels(), disk.pixels());
-    assert_eq!(fs::read_dir(spill.path()).unwrap().count(), 0);
-
-    let options = LoadOptions {
-        spill_dir: Some(spill.path().join("absent")),
-        ..options
-    };
-    let error = Dataset::load(&source, &options).unwrap_err().to_string();
-    assert!(error.contains("absent"), "{error}");
-}
-
-#[test]
 fn loading_stops_when_told() {
     let root = tree();
     let source = Folder::open(root.path(), None).unwrap();

@@ -1,8 +1,10 @@
 //! `evaluate`: the sliced Wasserstein distance is what the paper says, and the command says what is wrong.
 
+mod training;
+
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use dcgan_cuda::data::{Source, Synthetic};
 use dcgan_cuda::evaluate::sliced_wasserstein::wasserstein_1d;
@@ -197,7 +199,7 @@ fn sets_that_do_not_match_are_refused() {
 }
 
 fn run(arguments: &[&str], threads: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dcgan-cuda"))
+    training::binary()
         .args(arguments)
         .env("RAYON_NUM_THREADS", threads)
         .output()

@@ -185,10 +185,10 @@ fn a_signal_while_images_are_decoded() {
     for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
         let root = tempdir().unwrap();
         let run = root.path().join("run");
-        // Drawing these takes minutes.
+        // Drawing these takes a minute.
         let child = start(
             &run,
-            &tiny(&["--steps", "9", "--synthetic-count", "5000000"]),
+            &tiny(&["--steps", "9", "--synthetic-count", "1000000"]),
         );
         wait_for("run folder", || run.join(".lock").exists());
         std::thread::sleep(Duration::from_millis(200));

@@ -1,13 +1,14 @@
-//! `dataset synthesize|inspect`.
+//! `dataset prepare|synthesize|inspect`.
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{inspect, synthesize};
+use super::{inspect, prepare, synthesize};
 
 #[derive(Subcommand)]
 pub enum Command {
+    Prepare(prepare::Args),
     Synthesize(synthesize::Synthesize),
     Inspect(inspect::Args),
 }
@@ -15,6 +16,7 @@ pub enum Command {
 impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Prepare(args) => args.run(),
             Self::Synthesize(command) => command.run(),
             Self::Inspect(args) => args.run(),
         }

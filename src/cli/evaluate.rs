@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use super::device::{Device, Picked, pick};
 use super::inspect::{fraction, print};
+use super::prepare::{default_path, prepare};
 use super::sample::generate;
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Split};
-use crate::evaluate::{Images, Settings, Subset, sliced_wasserstein};
+use crate::evaluate::{Images, Settings, choose, sliced_wasserstein};
 use crate::files;
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -57,6 +58,10 @@ pub struct Args {
     /// Share of images that may be corrupt before it is an error
     #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = fraction)]
     max_bad: f64,
+
+    /// Pack of the decoded images, made on first use [default: a file in the cache folder]
+    #[arg(long, value_name = "FILE")]
+    pack: Option<PathBuf>,
 
     /// Generated images, and as many real ones twice [default: 2048, or half of the real images where there are fewer]
     ///
@@ -121,14 +126,15 @@ impl Args {
         let (dict, dimensions) = load_generator(&self.checkpoint, self.weights)?;
         let size = dimensions.image_size;
 
-        let (described, dataset) = self.real_images(size)?;
-        let count = self.count(dataset.len(), &described)?;
+        let (described, real) = self.real_images(&dimensions)?;
+        let image_bytes = size * size * dimensions.channels;
+        let count = self.count(real.len() / image_bytes, &described)?;
         self.progress(format_args!("generating {count} images"));
         let generated = self.generated_images(&picked, &dict, &dimensions, count)?;
         self.progress(format_args!("comparing"));
-        let half = count * size * size * 3;
-        let real = Images::new(&dataset.pixels()[..half], size)?;
-        let more_real = Images::new(&dataset.pixels()[half..2 * half], size)?;
+        let half = count * image_bytes;
+        let more_real = Images::new(&real[half..2 * half], size)?;
+        let real = Images::new(&real[..half], size)?;
         let generated = Images::new(&generated, size)?;
         let settings = Settings {
             seed: self.seed,
@@ -177,35 +183,55 @@ impl Args {
         }
     }
 
-    /// As many real images as are needed, chosen at random, and where they come from.
-    fn real_images(&self, size: usize) -> Result<(String, Dataset)> {
-        let default_path = || (self.dataset == Kind::Celeba).then(|| PathBuf::from("data/celeba"));
-        let source = data::open(&OpenOptions {
+    /// Where real images come from, and the pixels of as many as are needed, chosen at random; a few more or fewer,
+    /// since some cannot be used.
+    fn real_images(&self, dimensions: &Dimensions) -> Result<(String, Vec<u8>)> {
+        let options = OpenOptions {
             kind: self.dataset,
-            path: self.data.clone().or_else(default_path),
+            path: self.data.clone().or_else(|| default_path(self.dataset)),
             split: self.split,
             crop: self.crop,
             seed: self.seed,
             count: self.synthetic_count,
-        })?;
+        };
+        let source = data::open(&options)?;
         let count = self.count(source.len(), &source.describe())?;
-        // Enough, even if as many are corrupt as may be.
-        let wanted = ((2 * count) as f64 / (1.0 - self.max_bad)).ceil() + 1.0;
-        let chosen = Subset::new(source.as_ref(), wanted as usize, self.seed);
-        let dataset = Dataset::load(
-            &chosen,
-            &LoadOptions {
-                size,
-                max_bad: self.max_bad,
-                progress: !self.quiet,
-                spill_dir: Some(std::env::temp_dir()),
-                ..LoadOptions::default()
-            },
+        let load = LoadOptions {
+            size: dimensions.image_size,
+            max_bad: self.max_bad,
+            ..LoadOptions::default()
+        };
+        let prepared = prepare(
+            source.as_ref(),
+            &options,
+            self.pack.as_deref(),
+            load,
+            self.quiet,
         )?;
+        let dataset = Dataset::from_pack(prepared.pack);
         if let Some(report) = dataset.skipped_report() {
             eprintln!("{report}");
         }
-        Ok((source.describe(), dataset))
+        ensure!(
+            dataset.channels() == dimensions.channels,
+            "{}: images of {} channels cannot be compared with the {} of the generator in {}",
+            source.describe(),
+            dataset.channels(),
+            dimensions.channels,
+            self.checkpoint.display()
+        );
+        // Enough, even if as many are corrupt as may be.
+        let wanted = ((2 * count) as f64 / (1.0 - self.max_bad)).ceil() + 1.0;
+        let skipped: Vec<usize> = dataset.skipped().iter().map(|bad| bad.index).collect();
+        let mut pixels = Vec::new();
+        for index in choose(source.len(), wanted as usize, self.seed) {
+            let index = index as usize;
+            // Skipped images are in order, and those after them moved up.
+            if let Err(before) = skipped.binary_search(&index) {
+                pixels.extend_from_slice(dataset.image(index - before));
+            }
+        }
+        Ok((source.describe(), pixels))
     }
 
     /// Images of each set, where there are `available` real ones.

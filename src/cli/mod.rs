@@ -6,6 +6,7 @@ pub mod device;
 pub mod doctor;
 pub mod evaluate;
 pub mod inspect;
+pub mod prepare;
 pub mod sample;
 pub mod synthesize;
 pub mod train;

@@ -1,7 +1,6 @@
 //! `train`.
 
 use std::fmt::Display;
-use std::io::IsTerminal;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,10 +9,12 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 
 use super::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
+use super::prepare::{default_path, place, prepare};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::choice::{self, Choices, Conv};
 use crate::backend::{Backend, Precision, Use};
+use crate::data::prepare::Place;
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Source, Split};
 use crate::model::arch::Dimensions;
 use crate::model::{Architecture, StateDict};
@@ -51,6 +52,10 @@ pub struct Args {
     /// Share of images that may be corrupt before it is an error [default: 0.01]
     #[arg(long, value_name = "SHARE")]
     max_bad: Option<f64>,
+
+    /// Pack of the decoded images, made on first use [default: a file in the cache folder]
+    #[arg(long, value_name = "FILE")]
+    pack: Option<PathBuf>,
 
     /// Run folder [default: the next free runs/NNNNN-DATASET-SIZEpx]
     #[arg(long, value_name = "DIR")]
@@ -235,7 +240,7 @@ impl Args {
             epochs,
             note,
         } = job;
-        let source = open(&config)?;
+        let source = data::open(&sources(&config))?;
         let name = format!("{}-{}px", config.dataset, config.image_size);
         if self.dry_run {
             let run = match (&resumed, &self.out) {
@@ -246,12 +251,25 @@ impl Args {
             if let Some(epochs) = epochs {
                 config.steps = epoch_count(epochs, source.len(), &config)?.max(1);
             }
-            describe(backend, &config, &run, source.as_ref(), note.as_deref())?;
-            enough_memory(backend, &config, source.len())?;
+            let place = place(
+                source.as_ref(),
+                &sources(&config),
+                config.image_size,
+                self.pack.as_deref(),
+            )?;
+            describe(
+                backend,
+                &config,
+                &run,
+                source.as_ref(),
+                &place,
+                note.as_deref(),
+            )?;
+            enough_memory(backend, &config)?;
             print_line("dry run: nothing was trained or written");
             return Ok(ExitCode::SUCCESS);
         }
-        enough_memory(backend, &config, source.len())?;
+        enough_memory(backend, &config)?;
 
         let claimed = resumed.as_mut().and_then(|r| r.claim.take());
         let claim = match (claimed, &self.out) {
@@ -260,7 +278,7 @@ impl Args {
             (None, None) => Claim::next(Path::new(RUNS), &name)?,
         };
         let stop = Stop::install()?;
-        let dataset = match self.load(&config, source.as_ref(), claim.run(), &stop) {
+        let dataset = match self.load(&config, source.as_ref(), &stop) {
             Ok(dataset) => dataset,
             Err(error) => {
                 let Some(code) = stop.exit_code() else {
@@ -451,25 +469,22 @@ impl Args {
         Ok(config)
     }
 
-    fn load(
-        &self,
-        config: &Config,
-        source: &dyn Source,
-        run: &Path,
-        stop: &Stop,
-    ) -> Result<Dataset> {
-        let dataset = Dataset::load(
+    fn load(&self, config: &Config, source: &dyn Source, stop: &Stop) -> Result<Dataset> {
+        let options = LoadOptions {
+            size: config.image_size,
+            max_bad: config.max_bad,
+            workers: self.workers,
+            stop: Some(stop.flag()),
+            ..LoadOptions::default()
+        };
+        let prepared = prepare(
             source,
-            &LoadOptions {
-                size: config.image_size,
-                max_bad: config.max_bad,
-                workers: self.workers,
-                progress: !self.quiet && std::io::stderr().is_terminal(),
-                spill_dir: Some(run.to_path_buf()),
-                stop: Some(stop.flag()),
-                ..LoadOptions::default()
-            },
+            &sources(config),
+            self.pack.as_deref(),
+            options,
+            self.quiet,
         )?;
+        let dataset = Dataset::from_pack(prepared.pack);
         if let Some(report) = dataset.skipped_report() {
             print_error_line(report);
         }
@@ -561,7 +576,7 @@ fn defaults(args: &Args, precision: Precision, gpu: bool) -> Config {
     let dataset = args.dataset.unwrap_or(Kind::Synthetic);
     Config {
         dataset,
-        data: (dataset == Kind::Celeba).then(|| PathBuf::from("data/celeba")),
+        data: default_path(dataset),
         split: None,
         crop: None,
         synthetic_count: 10_000,
@@ -590,15 +605,16 @@ fn defaults(args: &Args, precision: Precision, gpu: bool) -> Config {
     }
 }
 
-fn open(config: &Config) -> Result<Box<dyn Source>> {
-    data::open(&OpenOptions {
+/// Where the images of a run come from.
+fn sources(config: &Config) -> OpenOptions {
+    OpenOptions {
         kind: config.dataset,
         path: config.data.clone(),
         split: config.split,
         crop: config.crop,
         seed: config.seed,
         count: config.synthetic_count,
-    })
+    }
 }
 
 /// Uses `workers` threads from here on.
@@ -627,6 +643,7 @@ fn describe<B: Backend>(
     config: &Config,
     run: &Path,
     source: &dyn Source,
+    place: &Place,
     note: Option<&str>,
 ) -> Result<()> {
     print_line(source.describe());
@@ -647,10 +664,15 @@ fn describe<B: Backend>(
         "memory in all, with sample sheets: {:.1} MiB",
         total as f64 / f64::from(1 << 20)
     ));
-    let pixels = source.len() * config.image_size * config.image_size * 3;
+    let pixels = source.len() * config.image_size * config.image_size * source.channels();
     print_line(format!(
-        "images in memory: {:.1} MiB",
-        pixels as f64 / f64::from(1 << 20)
+        "pack of the images: {:.1} MiB, {}{}",
+        pixels as f64 / f64::from(1 << 20),
+        place.path().display(),
+        match place.path().exists() {
+            true => "",
+            false => ", to be made",
+        }
     ));
     print_line(format!("run folder: {}", run.display()));
     print_line(serde_json::to_string_pretty(config)?);
@@ -658,18 +680,13 @@ fn describe<B: Backend>(
 }
 
 /// Refuses a run that needs more memory than is free, and says what would fit.
-fn enough_memory<B: Backend>(backend: &B, config: &Config, images: usize) -> Result<()> {
+fn enough_memory<B: Backend>(backend: &B, config: &Config) -> Result<()> {
     let Some(free) = backend.available() else {
         return Ok(());
     };
     let dimensions = config.dimensions();
-    // More pixels than `memory_limit` go to a file.
-    let pixels = (images * config.image_size * config.image_size * 3) as u64;
-    let pixels = match backend.is_host() {
-        true => pixels.min(LoadOptions::default().memory_limit),
-        false => 0,
-    };
-    let fixed = pixels + backend.bytes(&dimensions.generator(), run::SHEET_IMAGES, Use::Inference);
+    // Images are in a mapped file, which gives way.
+    let fixed = backend.bytes(&dimensions.generator(), run::SHEET_IMAGES, Use::Inference);
     let needed = |batch| fixed + Gan::bytes(backend, &dimensions, batch, run::SLOTS);
     if needed(config.batch_size) <= free {
         return Ok(());

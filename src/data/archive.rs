@@ -1,13 +1,13 @@
-//! Zip archives read in place: one memory map, a cheap reader for each thread, no lock. Archives are hostile until
-//! parsed: names, sizes and methods are checked when one is opened.
+//! Zip archives read in place: one open file, a cheap reader for each thread, no lock. Archives are hostile until parsed:
+//! names, sizes and methods are checked when one is opened.
 
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use memmap2::Mmap;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::decode::looks_like_html;
@@ -19,12 +19,71 @@ const MAX_RATIO: u64 = 200;
 /// Entries and archives below this size may have any ratio: a blank bitmap compresses a thousand times.
 const RATIO_MATTERS_ABOVE: u64 = 16 << 20;
 
-#[derive(Clone)]
-struct Map(Arc<Mmap>);
+/// Bytes that a reader fetches at least: the many small fields of a table of contents take few calls.
+const AHEAD: usize = 8 << 10;
 
-impl AsRef<[u8]> for Map {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
+/// Reads an open file from a position of its own. Not a map: what was mapped and read would stay resident, and whoever
+/// shortened the file would stop the process.
+struct Reader {
+    file: Arc<File>,
+    length: u64,
+    position: u64,
+    /// Bytes from `start` on.
+    buffer: Vec<u8>,
+    start: u64,
+}
+
+impl Clone for Reader {
+    fn clone(&self) -> Self {
+        Self {
+            file: self.file.clone(),
+            length: self.length,
+            position: self.position,
+            buffer: Vec::new(),
+            start: 0,
+        }
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let held = |reader: &Self| {
+            let skip = usize::try_from(reader.position.checked_sub(reader.start)?).ok()?;
+            let left = reader.buffer.len().checked_sub(skip)?;
+            (left > 0).then_some((skip, left))
+        };
+        let read = match held(self) {
+            None if out.len() >= AHEAD => self.file.read_at(out, self.position)?,
+            found => {
+                let (skip, left) = match found {
+                    Some(found) => found,
+                    None => {
+                        self.buffer.resize(AHEAD, 0);
+                        let read = self.file.read_at(&mut self.buffer, self.position);
+                        self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+                        self.start = self.position;
+                        (0, read?)
+                    }
+                };
+                let count = left.min(out.len());
+                out[..count].copy_from_slice(&self.buffer[skip..skip + count]);
+                count
+            }
+        };
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Reader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(offset) => self.length.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
     }
 }
 
@@ -43,7 +102,7 @@ pub struct Entry {
 /// An open zip archive whose table of contents was checked.
 pub struct Archive {
     path: PathBuf,
-    zip: ZipArchive<Cursor<Map>>,
+    zip: ZipArchive<Reader>,
     entries: Vec<Entry>,
 }
 
@@ -64,11 +123,17 @@ impl Archive {
             length > 0,
             "the file is empty (0 bytes): the download broke off; fetch it again"
         );
-        // SAFETY: the map is only read, as bytes. Whoever shortens the file meanwhile stops the process (SIGBUS), and
-        // whoever changes it changes the images: neither breaks memory safety of what is built on it.
-        let map = unsafe { Mmap::map(&file) }.context("cannot be mapped into memory")?;
-        let head = map[..map.len().min(1024)].to_vec();
-        let zip = ZipArchive::new(Cursor::new(Map(Arc::new(map)))).map_err(|error| {
+        let mut reader = Reader {
+            file: Arc::new(file),
+            length,
+            position: 0,
+            buffer: Vec::new(),
+            start: 0,
+        };
+        let mut head = Vec::new();
+        let beginning = reader.by_ref().take(1024).read_to_end(&mut head);
+        beginning.context("cannot be read")?;
+        let zip = ZipArchive::new(reader).map_err(|error| {
             if looks_like_html(&head) {
                 anyhow!(
                     "this is a web page (HTML), not a zip: the download host was over its quota or asked a question; \
@@ -158,7 +223,7 @@ impl Archive {
     /// # Errors
     /// When the entry is damaged (its checksum is verified) or longer than it declares.
     pub fn read(&self, entry: &Entry) -> Result<Vec<u8>> {
-        // Two reference counts: the table of contents and the map are shared.
+        // Two reference counts: the table of contents and the file are shared.
         let mut zip = self.zip.clone();
         let file = zip
             .by_index(entry.index)
@@ -191,7 +256,43 @@ fn check_name(name: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_reader_reads_what_is_in_the_file(
+            length in 0..40_000usize,
+            steps in prop::collection::vec((0..45_000u64, 0..20_000usize, any::<bool>()), 1..20),
+        ) {
+            let bytes: Vec<u8> = (0..length).map(|i| (i * 31 % 251) as u8).collect();
+            let mut file = tempfile::tempfile().unwrap();
+            io::Write::write_all(&mut file, &bytes).unwrap();
+            let mut reader = Reader {
+                file: Arc::new(file),
+                length: length as u64,
+                position: 0,
+                buffer: Vec::new(),
+                start: 0,
+            };
+            let mut expected = io::Cursor::new(&bytes);
+            for (to, count, seek) in steps {
+                if seek {
+                    reader.seek(SeekFrom::Start(to)).unwrap();
+                    expected.seek(SeekFrom::Start(to)).unwrap();
+                }
+                let (mut read, mut wanted) = (Vec::new(), Vec::new());
+                reader.by_ref().take(count as u64).read_to_end(&mut read).unwrap();
+                expected.by_ref().take(count as u64).read_to_end(&mut wanted).unwrap();
+                prop_assert_eq!(read, wanted);
+                prop_assert_eq!(reader.position, expected.position());
+            }
+            for to in [SeekFrom::End(-1), SeekFrom::End(5), SeekFrom::Current(-3), SeekFrom::Current(i64::MIN)] {
+                prop_assert_eq!(reader.seek(to).ok(), expected.seek(to).ok());
+            }
+        }
+    }
 
     #[test]
     fn names_stay_inside() {

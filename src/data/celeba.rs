@@ -424,6 +424,18 @@ impl Source for Celeba {
         self.files
             .fingerprint(self.selected.iter().map(|&index| index as usize))
     }
+
+    fn attribute_names(&self) -> &[String] {
+        Celeba::attribute_names(self)
+    }
+
+    fn attributes(&self, index: usize) -> Option<&[i8]> {
+        Celeba::attributes(self, index)
+    }
+
+    fn part(&self, index: usize) -> Option<Split> {
+        self.partition.as_ref()?[self.selected[index] as usize]
+    }
 }
 
 fn find_images(path: &Path) -> Result<Files> {

@@ -1,23 +1,26 @@
-//! All images of a source, decoded once, as u8 NHWC at the training size.
+//! All images of a source, decoded once, as u8 NHWC at the training size: in memory, or in a pack.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use memmap2::Mmap;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Source;
 use super::files::hex;
+use super::pack::{self, Digest32, Pack, PixelHash};
 
 /// How many unusable images are named in a message.
 pub const NAMED: usize = 10;
 
-/// How [`Dataset::load`] works.
+/// Bytes of decoded images between two looks at how it goes: enough to keep every thread busy, little enough to stay
+/// out of the memory's way. Three such chunks are in memory at most.
+const CHUNK: usize = 32 << 20;
+
+/// How images are read.
 #[derive(Clone, Debug)]
 pub struct LoadOptions<'a> {
     /// Side of the images, pixels.
@@ -28,11 +31,6 @@ pub struct LoadOptions<'a> {
     pub workers: Option<usize>,
     /// Whether to draw a progress bar, where stderr is a terminal.
     pub progress: bool,
-    /// Folder for the unlinked temporary file that holds the pixels where they need more than `memory_limit`; `None`
-    /// to keep them in memory whatever they need.
-    pub spill_dir: Option<PathBuf>,
-    /// Bytes of pixels that are kept in memory at most.
-    pub memory_limit: u64,
     /// Ends the loading with an error soon after it turns true.
     pub stop: Option<&'a AtomicBool>,
 }
@@ -44,15 +42,31 @@ impl Default for LoadOptions<'_> {
             max_bad: 0.01,
             workers: None,
             progress: false,
-            spill_dir: None,
-            memory_limit: 1 << 30,
             stop: None,
         }
     }
 }
 
+impl LoadOptions<'_> {
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+
+    /// Runs `work` on as many threads as are asked for.
+    pub(super) fn in_pool<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        match self.workers {
+            Some(workers) => rayon::ThreadPoolBuilder::new()
+                .num_threads(workers)
+                .build()
+                .context("cannot start the decoding threads")?
+                .install(work),
+            None => work(),
+        }
+    }
+}
+
 /// An image that could not be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// Its index in the source.
     pub index: usize,
@@ -62,16 +76,15 @@ pub struct Skipped {
     pub cause: String,
 }
 
-type Digest32 = [u8; 32];
-
 enum Pixels {
     Memory(Vec<u8>),
-    Spilled(Mmap),
+    Pack(Box<Pack>),
 }
 
 /// Images in the order of their source, unusable ones left out.
 pub struct Dataset {
     size: usize,
+    channels: usize,
     len: usize,
     pixels: Pixels,
     skipped: Vec<Skipped>,
@@ -82,6 +95,7 @@ impl std::fmt::Debug for Dataset {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dataset")
             .field("size", &self.size)
+            .field("channels", &self.channels)
             .field("len", &self.len)
             .field("skipped", &self.skipped)
             .finish_non_exhaustive()
@@ -89,128 +103,52 @@ impl std::fmt::Debug for Dataset {
 }
 
 impl Dataset {
-    /// Reads every image of `source` on many threads. The result does not depend on their number.
+    /// Reads every image of `source` into memory, on many threads. The result does not depend on their number.
     ///
     /// # Errors
-    /// When more images than `max_bad` allows cannot be used (naming the first ten) or none can, when the temporary
-    /// file cannot be written, or when `stop` turned true ("stopped").
+    /// When more images than `max_bad` allows cannot be used (naming the first ten) or none can, or when `stop` turned
+    /// true ("stopped").
     pub fn load(source: &dyn Source, options: &LoadOptions) -> Result<Self> {
-        match options.workers {
-            Some(workers) => rayon::ThreadPoolBuilder::new()
-                .num_threads(workers)
-                .build()
-                .context("cannot start the decoding threads")?
-                .install(|| Self::load_in_pool(source, options)),
-            None => Self::load_in_pool(source, options),
-        }
+        let mut pixels = Vec::new();
+        let mut hash = PixelHash::default();
+        let skipped = options.in_pool(|| {
+            decode_in_order(source, options, |image, digest| {
+                pixels.extend_from_slice(image);
+                hash.push(digest);
+                Ok(())
+            })
+        })?;
+        pixels.shrink_to_fit();
+        Ok(Self {
+            size: options.size,
+            channels: source.channels(),
+            len: source.len() - skipped.len(),
+            pixels: Pixels::Memory(pixels),
+            skipped,
+            fingerprint: hex(&hash.finish()),
+        })
     }
 
-    fn load_in_pool(source: &dyn Source, options: &LoadOptions) -> Result<Self> {
-        let (total, size) = (source.len(), options.size);
-        ensure!(total > 0, "{}: no images", source.describe());
-        ensure!(
-            (0.0..=1.0).contains(&options.max_bad),
-            "--max-bad is a fraction between 0 and 1, not {}",
-            options.max_bad
-        );
-        ensure!(size > 0, "the image size must be at least 1");
-        let image_bytes = size * size * 3;
-        let needed = total as u64 * image_bytes as u64;
-        let mut store = match &options.spill_dir {
-            Some(folder) if needed > options.memory_limit => Store::Spilled(BufWriter::new(
-                tempfile::tempfile_in(folder).with_context(|| {
-                    format!(
-                        "{}: cannot create a temporary file for the decoded images",
-                        folder.display()
-                    )
-                })?,
-            )),
-            _ => Store::Memory(Vec::new()),
-        };
-        let allowed = (options.max_bad * total as f64) as usize;
-        let mut skipped = Vec::new();
-        let mut hash = Sha256::new();
-        let bar = if options.progress {
-            progress_bar(total)
-        } else {
-            ProgressBar::hidden()
-        };
-        // Large enough to keep every thread busy, small enough to stay out of the memory's way.
-        let chunk = ((32 << 20) / image_bytes)
-            .clamp(1, 4096)
-            .max(4 * rayon::current_num_threads());
-        for start in (0..total).step_by(chunk) {
-            let images: Vec<Result<(Vec<u8>, Digest32)>> = (start..total.min(start + chunk))
-                .into_par_iter()
-                .map(|index| {
-                    if options
-                        .stop
-                        .is_some_and(|stop| stop.load(Ordering::Relaxed))
-                    {
-                        bail!("stopped");
-                    }
-                    let image = source.read(index, size)?;
-                    ensure!(
-                        image.len() == image_bytes,
-                        "{}: {} bytes decoded, not {image_bytes}",
-                        source.name(index),
-                        image.len()
-                    );
-                    bar.inc(1);
-                    let digest = Sha256::digest(&image).into();
-                    Ok((image, digest))
-                })
-                .collect();
-            if options
-                .stop
-                .is_some_and(|stop| stop.load(Ordering::Relaxed))
-            {
-                bar.finish_and_clear();
-                bail!("stopped while the images were being decoded");
-            }
-            for (index, image) in (start..).zip(images) {
-                match image {
-                    Ok((image, digest)) => {
-                        hash.update(digest);
-                        store
-                            .push(&image)
-                            .with_context(|| spill_failed(options, needed))?;
-                    }
-                    Err(error) => skipped.push(Skipped {
-                        index,
-                        name: source.name(index),
-                        cause: format!("{error:#}"),
-                    }),
-                }
-            }
-            if skipped.len() > allowed {
-                bar.finish_and_clear();
-                let looked_at = total.min(start + chunk);
-                return Err(too_many_bad(source, &skipped, looked_at, options.max_bad));
-            }
+    /// The images of a pack, which was verified.
+    pub fn from_pack(pack: Pack) -> Self {
+        Self {
+            size: pack.size(),
+            channels: pack.channels(),
+            len: pack.len(),
+            skipped: pack.metadata().skipped.clone(),
+            fingerprint: hex(&pack.fingerprint()),
+            pixels: Pixels::Pack(Box::new(pack)),
         }
-        bar.finish_and_clear();
-        let len = total - skipped.len();
-        ensure!(
-            len > 0,
-            "{}: not one image can be used:{}",
-            source.describe(),
-            list(&skipped)
-        );
-        Ok(Self {
-            size,
-            len,
-            pixels: store
-                .finish()
-                .with_context(|| spill_failed(options, needed))?,
-            skipped,
-            fingerprint: hex(&hash.finalize()),
-        })
     }
 
     /// Side of the images, pixels.
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// Channels of the images: 3 for RGB, 1 for grey.
+    pub fn channels(&self) -> usize {
+        self.channels
     }
 
     /// How many images there are.
@@ -222,12 +160,12 @@ impl Dataset {
         self.len == 0
     }
 
-    /// Image `index`, `size`·`size`·3 u8, HWC.
+    /// Image `index`, `size`·`size`·`channels` u8, HWC.
     ///
     /// # Panics
     /// When `index` is not below [`len`](Self::len).
     pub fn image(&self, index: usize) -> &[u8] {
-        let bytes = self.size * self.size * 3;
+        let bytes = self.size * self.size * self.channels;
         &self.pixels()[index * bytes..(index + 1) * bytes]
     }
 
@@ -235,7 +173,15 @@ impl Dataset {
     pub fn pixels(&self) -> &[u8] {
         match &self.pixels {
             Pixels::Memory(pixels) => pixels,
-            Pixels::Spilled(map) => map,
+            Pixels::Pack(pack) => pack.pixels(),
+        }
+    }
+
+    /// The pack that the images are in, with what it knows of them; `None` where they are in memory.
+    pub fn pack(&self) -> Option<&Pack> {
+        match &self.pixels {
+            Pixels::Memory(_) => None,
+            Pixels::Pack(pack) => Some(pack),
         }
     }
 
@@ -256,52 +202,133 @@ impl Dataset {
         })
     }
 
-    /// SHA-256 of the pixels of all images, in order: equal wherever they came from, whatever was left out.
+    /// SHA-256 over the pixels of all images (over the SHA-256 of each), in order: equal wherever they came from,
+    /// whatever was left out.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 }
 
-enum Store {
-    Memory(Vec<u8>),
-    Spilled(BufWriter<File>),
+/// Reads every image of `source` on all threads of the pool and gives each to `sink`, in order, with the SHA-256 of its
+/// pixels, on a thread beside; few are in memory at once. Returns the images that cannot be used.
+///
+/// # Errors
+/// As [`Dataset::load`], and where `sink` fails.
+pub(super) fn decode_in_order(
+    source: &dyn Source,
+    options: &LoadOptions,
+    mut sink: impl FnMut(&[u8], &Digest32) -> Result<()> + Send,
+) -> Result<Vec<Skipped>> {
+    let (total, size) = (source.len(), options.size);
+    ensure!(total > 0, "{}: no images", source.describe());
+    pack::check_size(size)?;
+    check_max_bad(options.max_bad)?;
+    let image_bytes = size * size * source.channels();
+    let chunk = (CHUNK / image_bytes)
+        .clamp(1, 4096)
+        .max(4 * rayon::current_num_threads());
+    let bar = if options.progress {
+        progress_bar(total)
+    } else {
+        ProgressBar::hidden()
+    };
+    let mut skipped = Vec::new();
+    let decoded = std::thread::scope(|scope| {
+        let (to_sink, chunks) = mpsc::sync_channel::<Vec<(Vec<u8>, Digest32)>>(1);
+        let writer = scope.spawn(move || {
+            chunks
+                .into_iter()
+                .flatten()
+                .try_for_each(|(image, digest)| sink(&image, &digest))
+        });
+        let mut decode = || {
+            for start in (0..total).step_by(chunk) {
+                let images: Vec<Result<(Vec<u8>, Digest32)>> = (start..total.min(start + chunk))
+                    .into_par_iter()
+                    .map(|index| {
+                        if options.stopped() {
+                            bail!("stopped");
+                        }
+                        let image = source.read(index, size)?;
+                        ensure!(
+                            image.len() == image_bytes,
+                            "{}: {} bytes decoded, not {image_bytes}",
+                            source.name(index),
+                            image.len()
+                        );
+                        bar.inc(1);
+                        let digest = Sha256::digest(&image).into();
+                        Ok((image, digest))
+                    })
+                    .collect();
+                if options.stopped() {
+                    bail!("stopped while the images were being decoded");
+                }
+                let mut good = Vec::with_capacity(images.len());
+                for (index, image) in (start..).zip(images) {
+                    match image {
+                        Ok(image) => good.push(image),
+                        Err(error) => skipped.push(Skipped {
+                            index,
+                            name: source.name(index),
+                            cause: format!("{error:#}"),
+                        }),
+                    }
+                }
+                let looked_at = total.min(start + chunk);
+                check_skipped(source, &skipped, looked_at, options.max_bad)?;
+                // The other end is gone where the sink failed, which then says why.
+                if to_sink.send(good).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let decoded = decode();
+        drop(to_sink);
+        let written = match writer.join() {
+            Ok(written) => written,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        decoded.and(written)
+    });
+    bar.finish_and_clear();
+    decoded?;
+    ensure!(
+        skipped.len() < total,
+        "{}: not one image can be used:{}",
+        source.describe(),
+        list(&skipped)
+    );
+    Ok(skipped)
 }
 
-impl Store {
-    fn push(&mut self, image: &[u8]) -> std::io::Result<()> {
-        match self {
-            Self::Memory(pixels) => {
-                pixels.extend_from_slice(image);
-                Ok(())
-            }
-            Self::Spilled(file) => file.write_all(image),
-        }
-    }
-
-    fn finish(self) -> Result<Pixels> {
-        Ok(match self {
-            Self::Memory(mut pixels) => {
-                pixels.shrink_to_fit();
-                Pixels::Memory(pixels)
-            }
-            Self::Spilled(file) => {
-                let file = file
-                    .into_inner()
-                    .map_err(|error| anyhow!(error.into_error()))?;
-                // SAFETY: the file has no name and no other handle: nobody can change or shorten it.
-                Pixels::Spilled(unsafe { Mmap::map(&file) }?)
-            }
-        })
-    }
+fn check_max_bad(max_bad: f64) -> Result<()> {
+    ensure!(
+        (0.0..=1.0).contains(&max_bad),
+        "--max-bad is a fraction between 0 and 1, not {max_bad}"
+    );
+    Ok(())
 }
 
-fn spill_failed(options: &LoadOptions, needed: u64) -> String {
-    let folder = options.spill_dir.as_deref().unwrap_or("memory".as_ref());
-    format!(
-        "{}: cannot store the decoded images, which need {} MiB; free some space, or use a smaller --image-size",
-        folder.display(),
-        needed >> 20
-    )
+/// Refuses a source of whose first `looked_at` images more than the share `max_bad` of all cannot be used.
+pub(super) fn check_skipped(
+    source: &dyn Source,
+    skipped: &[Skipped],
+    looked_at: usize,
+    max_bad: f64,
+) -> Result<()> {
+    check_max_bad(max_bad)?;
+    let allowed = (max_bad * source.len() as f64) as usize;
+    ensure!(
+        skipped.len() <= allowed,
+        "{}: {} of the first {looked_at} images cannot be used, more than --max-bad {max_bad} allows:{}\nReplace or \
+         remove these files, or allow a larger fraction with --max-bad",
+        source.describe(),
+        skipped.len(),
+        list(skipped)
+    );
+    Ok(())
 }
 
 fn list(skipped: &[Skipped]) -> String {
@@ -314,21 +341,6 @@ fn list(skipped: &[Skipped]) -> String {
         text += &format!("\n  … and {} more", skipped.len() - NAMED);
     }
     text
-}
-
-fn too_many_bad(
-    source: &dyn Source,
-    skipped: &[Skipped],
-    looked_at: usize,
-    max_bad: f64,
-) -> anyhow::Error {
-    anyhow!(
-        "{}: {} of the first {looked_at} images cannot be used, more than --max-bad {max_bad} allows:{}\nReplace or \
-         remove these files, or allow a larger fraction with --max-bad",
-        source.describe(),
-        skipped.len(),
-        list(skipped)
-    )
 }
 
 /// A bar on stderr; invisible where that is not a terminal.

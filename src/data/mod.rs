@@ -1,5 +1,5 @@
-//! Images in: a [`Source`] reads and decodes them, a [`Dataset`] holds them as u8 NHWC at the training size, a
-//! [`Loader`] hands out shuffled batches.
+//! Images in: a [`Source`] reads and decodes them, a [`pack`] keeps them as u8 NHWC at the training size, a [`Dataset`]
+//! is a view of it, a [`Loader`] hands out shuffled batches.
 
 pub mod archive;
 pub mod celeba;
@@ -8,6 +8,8 @@ pub mod decode;
 pub mod files;
 pub mod folder;
 pub mod loader;
+pub mod pack;
+pub mod prepare;
 pub mod synthetic;
 
 use std::fmt;
@@ -21,6 +23,7 @@ pub use celeba::{Celeba, Split};
 pub use dataset::{Dataset, LoadOptions};
 pub use folder::Folder;
 pub use loader::Loader;
+pub use pack::Pack;
 pub use synthetic::Synthetic;
 
 /// Where images come from: a folder, an archive, a renderer. `read` is called from many threads at once.
@@ -50,6 +53,32 @@ pub trait Source: Send + Sync {
     /// Changes when the source does (names, lengths, modification times or checksums; not contents), so that a resumed
     /// run can tell.
     fn fingerprint(&self) -> String;
+
+    /// Names of what is known to be so or not of each image; none where nothing is.
+    fn attribute_names(&self) -> &[String] {
+        &[]
+    }
+
+    /// The attributes of image `index`, −1 or 1, in the order of their names; `None` where they are not known.
+    fn attributes(&self, _index: usize) -> Option<&[i8]> {
+        None
+    }
+
+    /// Names of the classes; none where there are no classes, or they have no names.
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+
+    /// The class of image `index`, where it has one.
+    fn class(&self, _index: usize) -> Option<u32> {
+        None
+    }
+
+    /// The part of a partitioned data set that image `index` belongs to, never [`Split::All`]; `None` where that is not
+    /// known.
+    fn part(&self, _index: usize) -> Option<Split> {
+        None
+    }
 }
 
 /// The kinds of sources, as `--dataset` names them.

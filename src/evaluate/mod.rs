@@ -5,7 +5,7 @@ pub mod sliced_wasserstein;
 pub mod subset;
 
 pub use sliced_wasserstein::{Distances, Images, LevelDistance, Settings, sliced_wasserstein};
-pub use subset::Subset;
+pub use subset::choose;
 
 use crate::random::{Purpose, Stream};
 

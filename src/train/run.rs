@@ -123,7 +123,7 @@ impl Claim {
                     run.display()
                 );
             }
-            if is_still(&lock, &path) {
+            if files::is_still(&lock, &path) {
                 return Ok(Self {
                     run: run.to_path_buf(),
                     _lock: lock,
@@ -168,16 +168,6 @@ fn make_run_folder(run: &Path) -> Result<bool> {
                 run.display()
             )
         }),
-    }
-}
-
-/// Whether `path` still names the open file `lock`: a process that gave up may have removed it.
-#[cfg(unix)]
-fn is_still(lock: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (lock.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
-        _ => false,
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 /// The weights and the optimiser's state in a checkpoint.
 pub const TENSOR_FILES: [&str; 4] = [
@@ -17,7 +18,21 @@ pub const TENSOR_FILES: [&str; 4] = [
 ];
 
 pub fn binary() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_dcgan-cuda"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dcgan-cuda"));
+    command.env("XDG_CACHE_HOME", cache());
+    command
+}
+
+/// Where packs of decoded images go: none from before this process, for the program may have changed.
+pub fn cache() -> &'static Path {
+    static CACHE: OnceLock<PathBuf> = OnceLock::new();
+    CACHE.get_or_init(|| {
+        let name = concat!("cache-", env!("CARGO_CRATE_NAME"));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    })
 }
 
 /// Runs the binary; it must not panic, whatever it is given.

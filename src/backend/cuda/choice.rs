@@ -683,15 +683,6 @@ fn relative_error(got: &[f32], want: &[f32]) -> f64 {
     (difference / norm).sqrt()
 }
 
-/// Where what was found out about this user's GPUs is kept.
-pub(super) fn cache_folder() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
-    let base = variable("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    base.map(|base| base.join("dcgan-cuda"))
-}
-
 /// How long a kernel takes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Timed {
@@ -718,7 +709,7 @@ impl Cache {
         // Profilers and checkers set these; what is measured under them is not what it takes without.
         let observed = ["CUDA_INJECTION64_PATH", "NVTX_INJECTION64_PATH"];
         let observed = observed.iter().any(|name| std::env::var_os(name).is_some());
-        let path = cache_folder()
+        let path = files::cache_folder()
             .filter(|_| !observed)
             .map(|folder| folder.join("kernels.json"));
         let text = path.as_ref().and_then(|p| std::fs::read_to_string(p).ok());

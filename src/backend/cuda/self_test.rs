@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
-use super::choice::{self, Choices, Conv, Kernel};
+use super::choice::{Choices, Conv, Kernel};
 use super::convolution::Tile;
 use super::device::{Device, Memory};
 use super::kernels::{self, KERNELS};
@@ -107,7 +107,7 @@ pub fn passes(ordinal: usize) -> Result<()> {
             kernels::fingerprint()
         )
     };
-    let path = choice::cache_folder().map(|folder| folder.join("tested.txt"));
+    let path = files::cache_folder().map(|folder| folder.join("tested.txt"));
     let noted = path.as_ref().and_then(|p| std::fs::read_to_string(p).ok());
     let mut noted = noted.unwrap_or_default();
     if noted.lines().any(|line| line == identity) {

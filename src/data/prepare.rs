@@ -1,0 +1,437 @@
+//! Makes packs, once: finds the pack of a source, or decodes the source into one. Processes that want the same pack
+//! wait for the one that makes it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use super::dataset::{LoadOptions, check_skipped, decode_in_order};
+use super::files::hex;
+use super::pack::{self, Metadata, PREPROCESSING, Pack, Recipe, Unusable, Writer};
+use super::{Kind, Source};
+use crate::files;
+
+/// How often a process that waits for another looks again.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Where a pack is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file of this program's own in the cache folder: what cannot be used there is made again.
+    Cache(PathBuf),
+    /// A file that somebody named: replaced only by a newer pack of the same images.
+    Named(PathBuf),
+}
+
+impl Place {
+    /// `named`, or where the cache of this user has the pack of `recipe`.
+    ///
+    /// # Errors
+    /// When there is no cache folder.
+    pub fn of(recipe: &Recipe, named: Option<&Path>) -> Result<Self> {
+        if let Some(path) = named {
+            return Ok(Self::Named(path.to_owned()));
+        }
+        let folder = files::cache_folder().context(
+            "there is no folder for packs of decoded images, since neither XDG_CACHE_HOME nor HOME is set: set one, or \
+             name a file with --pack",
+        )?;
+        let key = hex(&Sha256::digest(serde_json::to_vec(recipe)?)[..8]);
+        let name = format!("{}-{}px-{key}.pack", recipe.dataset, recipe.size);
+        Ok(Self::Cache(folder.join("packs").join(name)))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Cache(path) | Self::Named(path) => path,
+        }
+    }
+}
+
+impl Recipe {
+    /// Of what [`open`](super::open) gives for `options`, at `size` px.
+    pub fn of(options: &super::OpenOptions, size: usize, channels: usize) -> Self {
+        let absolute = |path: &Path| {
+            let path = path.canonicalize().or_else(|_| std::path::absolute(path));
+            path.map(|path| path.to_string_lossy().into_owned()).ok()
+        };
+        let drawn = options.kind == Kind::Synthetic;
+        Self {
+            dataset: options.kind.to_string(),
+            data: options
+                .path
+                .as_deref()
+                .filter(|_| !drawn)
+                .and_then(absolute),
+            split: options.split,
+            crop: options.crop,
+            drawn: drawn.then_some((options.seed, options.count as u64)),
+            size,
+            channels,
+        }
+    }
+}
+
+/// What is said while a pack is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Why it takes longer.
+    Delay(String),
+    /// What a person should know even where nothing else is to be said.
+    Warning(String),
+}
+
+/// A pack that is wanted.
+pub struct Request<'a> {
+    pub source: &'a dyn Source,
+    pub recipe: Recipe,
+    pub place: Place,
+    /// `size` is that of the recipe.
+    pub options: LoadOptions<'a>,
+    pub notice: &'a (dyn Fn(Notice) + Sync),
+}
+
+/// A pack that was verified.
+#[derive(Debug)]
+pub struct Prepared {
+    pub pack: Pack,
+    /// Whether it was made now.
+    pub made: bool,
+}
+
+/// What is to be done about the file that is there.
+enum Verdict {
+    Use(Box<Pack>),
+    /// Make it, and say why where one is there.
+    Make(Option<Notice>),
+}
+
+impl Request<'_> {
+    /// The pack, verified: the one that is there where it is whole and of these images as they are now, else a new one,
+    /// which appears under its name when it is whole. Where another process makes it, waits for that.
+    ///
+    /// # Errors
+    /// When more images than `max_bad` allows cannot be used or none can; when the pack cannot be written; when a named
+    /// file is something else, of other images, or damaged; when `stop` turned true ("stopped").
+    pub fn open_or_make(&self) -> Result<Prepared> {
+        let source = pack::source_fingerprint(self.source);
+        self.options.in_pool(|| {
+            loop {
+                if let Verdict::Use(pack) = self.judge(&source)? {
+                    return Ok(Prepared {
+                        pack: *pack,
+                        made: false,
+                    });
+                }
+                let Some(partial) = self.claim()? else {
+                    continue;
+                };
+                // With the lock: until now another process may have made it.
+                match self.judge(&source)? {
+                    Verdict::Use(_) => continue,
+                    Verdict::Make(None) => {}
+                    Verdict::Make(Some(notice)) => (self.notice)(notice),
+                }
+                self.make(partial, &source)?;
+                return match self.judge(&source)? {
+                    Verdict::Use(pack) => Ok(Prepared {
+                        pack: *pack,
+                        made: true,
+                    }),
+                    Verdict::Make(Some(Notice::Delay(why) | Notice::Warning(why))) => {
+                        bail!("{why}: something else writes there, or the disk is failing")
+                    }
+                    Verdict::Make(None) => bail!("{} was removed", self.path().display()),
+                };
+            }
+        })
+    }
+
+    fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// Verifies what is there, as far as it takes to decide.
+    fn judge(&self, source: &[u8; 32]) -> Result<Verdict> {
+        let path = self.path().display();
+        let named = matches!(self.place, Place::Named(_));
+        let again = |why: &dyn std::fmt::Display| format!("{path}: {why}; making it again");
+        let remove = |defect: &Unusable| match defect {
+            Unusable::NotAPack => {
+                format!("{path}: {defect}, and is not overwritten: choose another name")
+            }
+            _ => format!("{path}: {defect}: remove it, and it is made again from the images"),
+        };
+        let pack = match Pack::open(self.path()) {
+            Ok(pack) => pack,
+            Err(Unusable::Absent) => return Ok(Verdict::Make(None)),
+            Err(defect @ Unusable::Version(_)) => {
+                return Ok(Verdict::Make(Some(Notice::Delay(again(&defect)))));
+            }
+            Err(defect @ (Unusable::NotAPack | Unusable::Damaged(_))) if !named => {
+                return Ok(Verdict::Make(Some(Notice::Warning(again(&defect)))));
+            }
+            Err(defect) => bail!(remove(&defect)),
+        };
+        if let Some(why) = self.differs(&pack, source)? {
+            return Ok(Verdict::Make(Some(Notice::Delay(again(&why)))));
+        }
+        let skipped = &pack.metadata().skipped;
+        check_skipped(
+            self.source,
+            skipped,
+            self.source.len(),
+            self.options.max_bad,
+        )?;
+        match pack.verify(self.options.stop) {
+            Ok(()) => Ok(Verdict::Use(Box::new(pack))),
+            Err(error) => match error.downcast::<Unusable>() {
+                Ok(defect @ Unusable::Damaged(_)) if !named => {
+                    Ok(Verdict::Make(Some(Notice::Warning(again(&defect)))))
+                }
+                Ok(defect) => bail!(remove(&defect)),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Why a whole pack is not what is wanted; an error where it is not ours to replace.
+    fn differs(&self, pack: &Pack, source: &[u8; 32]) -> Result<Option<String>> {
+        let metadata = pack.metadata();
+        let (has, wants) = (&metadata.recipe, &self.recipe);
+        let alike = |recipe: &Recipe| (recipe.size, recipe.channels, recipe.crop);
+        let current = metadata.preprocessing == PREPROCESSING;
+        // Images that were moved are the same images.
+        if current && pack.source() == *source && alike(has) == alike(wants) {
+            return Ok(None);
+        }
+        if has == wants || matches!(self.place, Place::Cache(_)) {
+            return Ok(Some(match current {
+                true => format!("{} changed since the pack was made", self.data()),
+                false => "another version of this program made the pack".to_string(),
+            }));
+        }
+        let described = |recipe: &Recipe| {
+            let crop = recipe
+                .crop
+                .map_or(String::new(), |crop| format!(", crop {crop}"));
+            format!(
+                "{}, {} px, {} channels{crop}",
+                recipe.data.as_deref().unwrap_or(&recipe.dataset),
+                recipe.size,
+                recipe.channels
+            )
+        };
+        bail!(
+            "{}: this pack has other images ({}) than are wanted ({}), and is not overwritten: choose another name",
+            self.path().display(),
+            described(has),
+            described(wants)
+        )
+    }
+
+    fn data(&self) -> &str {
+        let recipe = &self.recipe;
+        recipe.data.as_deref().unwrap_or(&recipe.dataset)
+    }
+
+    /// The file to write into, locked; `None` when another process made the pack in the meantime, or gave up.
+    fn claim(&self) -> Result<Option<Partial>> {
+        let folder = files::parent(self.path());
+        match self.place {
+            Place::Cache(_) => {
+                fs::create_dir_all(folder).with_context(|| {
+                    format!(
+                        "{}: the folder for packs of decoded images cannot be made; set XDG_CACHE_HOME to a folder \
+                         that can be written, or name a file with --pack",
+                        folder.display()
+                    )
+                })?;
+                remove_abandoned(folder);
+            }
+            Place::Named(_) => ensure!(
+                folder.is_dir(),
+                "{} cannot be made: there is no folder {}",
+                self.path().display(),
+                folder.display()
+            ),
+        }
+        let name = self.path().file_name().context("a pack needs a name")?;
+        let mut partial_name = std::ffi::OsString::from(files::PARTIAL);
+        partial_name.push(name);
+        let mut path = folder.join(&partial_name);
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(|error| self.cannot_write(error))?;
+            match file.try_lock() {
+                Ok(()) if files::is_still(&file, &path) => {
+                    // What an interrupted process left is of no use.
+                    file.set_len(0).map_err(|error| self.cannot_write(error))?;
+                    return Ok(Some(Partial {
+                        path,
+                        file,
+                        renamed: false,
+                    }));
+                }
+                // It was renamed or removed just now.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    self.wait_for(&file)?;
+                    return Ok(None);
+                }
+                // A file system without locks: a name of its own keeps two writers apart.
+                Err(TryLockError::Error(_)) => {
+                    partial_name.push(format!("-{}", std::process::id()));
+                    path = folder.join(&partial_name);
+                    let file = File::create_new(&path).map_err(|error| self.cannot_write(error))?;
+                    return Ok(Some(Partial {
+                        path,
+                        file,
+                        renamed: false,
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Until the process that holds `file` lets go of it.
+    fn wait_for(&self, file: &File) -> Result<()> {
+        for attempt in 0.. {
+            std::thread::sleep(PATIENCE);
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => {}
+                Ok(()) | Err(TryLockError::Error(_)) => break,
+            }
+            if self.options.stopped() {
+                bail!("stopped while another process was preparing the images");
+            }
+            // Not of one that only looks whether the file is in use.
+            if attempt == 0 {
+                (self.notice)(Notice::Delay(format!(
+                    "another process is preparing {}: waiting for it",
+                    self.path().display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn make(&self, mut partial: Partial, source: &[u8; 32]) -> Result<()> {
+        let Recipe { size, channels, .. } = self.recipe;
+        let images = self.source;
+        pack::check_size(size)?;
+        ensure!(
+            (self.options.size, images.channels()) == (size, channels),
+            "the recipe of a pack is not that of its images"
+        );
+        let needed = self.needed();
+        if let Some(free) = files::free_bytes(files::parent(self.path())) {
+            ensure!(
+                needed <= free,
+                "{}: the pack needs {} MiB, and {} MiB are free there: {}",
+                self.path().display(),
+                needed.div_ceil(1 << 20),
+                free >> 20,
+                self.remedy()
+            );
+        }
+        let file = partial.file.try_clone().context("cannot write the pack")?;
+        let mut writer =
+            Writer::new(file, size, channels).map_err(|error| self.cannot_write(error))?;
+        let skipped = decode_in_order(images, &self.options, |image, digest| {
+            writer
+                .push(image, digest)
+                .map_err(|error| self.cannot_write(error))
+        })?;
+        let metadata = Metadata {
+            recipe: self.recipe.clone(),
+            preprocessing: PREPROCESSING.to_string(),
+            describe: images.describe(),
+            skipped,
+            attribute_names: images.attribute_names().to_vec(),
+            class_names: images.class_names().to_vec(),
+        };
+        writer
+            .finish(images, *source, &metadata)
+            .map_err(|error| self.cannot_write(error))?;
+        fs::rename(&partial.path, self.path())
+            .with_context(|| format!("cannot rename into {}", self.path().display()))?;
+        partial.renamed = true;
+        files::sync_folder(files::parent(self.path()))
+    }
+
+    /// Bytes of the pixels of all images.
+    fn needed(&self) -> u64 {
+        let Recipe { size, channels, .. } = self.recipe;
+        (size as u64 * size as u64)
+            .saturating_mul(channels as u64)
+            .saturating_mul(self.source.len() as u64)
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self.place {
+            Place::Cache(_) => {
+                "free some space, use a smaller --image-size, set XDG_CACHE_HOME to a folder elsewhere, or name a file \
+                 elsewhere with --pack"
+            }
+            Place::Named(_) => {
+                "free some space, use a smaller --image-size, or name a file elsewhere"
+            }
+        }
+    }
+
+    fn cannot_write(&self, error: io::Error) -> anyhow::Error {
+        anyhow::Error::msg(format!(
+            "{}: the pack of {} MiB cannot be written ({error}): {}",
+            self.path().display(),
+            self.needed().div_ceil(1 << 20),
+            self.remedy()
+        ))
+    }
+}
+
+/// A locked file that becomes a pack; removed when it is dropped before.
+struct Partial {
+    path: PathBuf,
+    file: File,
+    renamed: bool,
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // Best effort: the next process uses or removes what is left. The lock is still held.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes what processes that were killed left in the cache; files that a process holds stay.
+fn remove_abandoned(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if !files::is_partial(&entry.file_name()) {
+            continue;
+        }
+        if let Ok(file) = File::open(&path)
+            && file.try_lock().is_ok()
+            && files::is_still(&file, &path)
+        {
+            // Best effort: it costs space, nothing else.
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
