@@ -474,6 +474,52 @@ fn a_resumed_run_keeps_its_loss_scale() {
     assert_eq!(log(&whole), log(&parts));
 }
 
+/// Images on the device, in memory or in the pack: the same batches, in any order of the streams.
+#[test]
+fn where_the_images_are_does_not_matter() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let first = folder.path().join("stream");
+    // Over the end of an epoch.
+    let args = ["--precision", "fp32", "--steps", "10", "--data-residency"];
+    train(&first, &[&args[..], &["stream"]].concat(), &[]);
+    let expected = tensors(&first, 10);
+    let repeat = first.to_str().unwrap();
+    for (seed, residency) in [
+        ("1", "host"),
+        ("2", "device"),
+        ("3", "device"),
+        ("6", "auto"),
+    ] {
+        let run = folder.path().join(seed);
+        let args = [&args[..], &[residency, "--kernels-from", repeat]].concat();
+        train(&run, &args, &[("EMULATED_SEED", seed)]);
+        assert!(tensors(&run, 10) == expected, "{residency}");
+    }
+    // A wait that is missing shows here too: the main stream's for the indices of the fourth iteration.
+    let kernels = ["device", "--kernels-from", repeat];
+    let args = [&args[..], &kernels].concat();
+    let run = folder.path().join("mutant");
+    let shows = (0..16).any(|seed: u32| {
+        let seed = seed.to_string();
+        let environment = [("EMULATED_SEED", &*seed), ("EMULATED_DROP_WAIT", "10")];
+        let done = train_in(&run, &args, &environment);
+        assert_ne!(done.status.code(), Some(driver::UNBALANCED));
+        let same = done.status.success() && tensors(&run, 10) == expected;
+        fs::remove_dir_all(&run).ok();
+        !same
+    });
+    assert!(shows);
+    let text = refuses(
+        &train_in(&run, &args, &[("EMULATED_MEMORY", "5000000")]),
+        1,
+        &["memory"],
+    );
+    println!("{text}");
+}
+
 /// A run of eight iterations that nothing disturbs, and others to hold against it.
 struct Undisturbed {
     folder: TempDir,
@@ -481,7 +527,16 @@ struct Undisturbed {
 }
 
 impl Undisturbed {
-    const ARGS: [&str; 6] = ["--precision", "fp32", "--steps", "8", "--log-every", "100"];
+    const ARGS: [&str; 8] = [
+        "--precision",
+        "fp32",
+        "--steps",
+        "8",
+        "--log-every",
+        "100",
+        "--data-residency",
+        "stream",
+    ];
 
     fn new() -> Self {
         let folder = TempDir::new().unwrap();

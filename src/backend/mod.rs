@@ -182,8 +182,23 @@ pub fn ema_decay(decay: f64, iterations: u64) -> f64 {
     decay.min((1.0 + t) / (10.0 + t))
 }
 
-/// Writes u8 NHWC pixels, and for each image 1 where it is to be mirrored, else 0, into the memory given.
-pub type Fill<'a> = dyn FnMut(&mut [u8], &mut [u8]) + 'a;
+/// A batch to be written.
+pub struct Batch<'a> {
+    pub images: Images<'a>,
+    /// For each image 1 where it is to be mirrored left to right, else 0.
+    pub flips: &'a mut [u8],
+}
+
+/// How the images of a batch are given.
+pub enum Images<'a> {
+    /// u8 NHWC.
+    Pixels(&'a mut [u8]),
+    /// Where they are in the set that [`Backend::keep_images`] moved to the device.
+    Indices(&'a mut [u32]),
+}
+
+/// Writes a batch.
+pub type Fill<'a> = dyn FnMut(Batch<'_>) + 'a;
 
 /// Makes networks and moves data. All sizes are fixed when a network is compiled.
 pub trait Backend {
@@ -253,6 +268,12 @@ pub trait Backend {
 
     /// A ring of `slots` batches of `n` images. An iteration uses slot number iteration mod `slots`.
     fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Self::Feed>;
+
+    /// Moves all `images`, u8 NHWC, to the device. From here on batches are given as indices into them.
+    ///
+    /// # Errors
+    /// Where the device has no memory of its own ([`Self::is_host`]), or not enough.
+    fn keep_images(&self, feed: &mut Self::Feed, images: &[u8]) -> Result<()>;
 
     /// Has `fill` write the batch of `iteration`, and starts its way to the device. The batch that was in its slot
     /// must have been used by a [`Self::replay`] that was asked for before.

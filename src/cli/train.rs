@@ -15,7 +15,7 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda::choice::{self, Choices, Conv};
 use crate::backend::{Backend, Precision, Use};
 use crate::data::prepare::Place;
-use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Source, Split};
+use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Residency, Source, Split};
 use crate::model::arch::Dimensions;
 use crate::model::{Architecture, StateDict};
 use crate::train::checkpoint;
@@ -119,6 +119,10 @@ pub struct Args {
     /// Threads [default: one a core]
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+
+    /// Where the images are while it trains; batches are the same
+    #[arg(long, value_enum, default_value = "auto")]
+    data_residency: Residency,
 
     /// Iterations between sample sheets; 0 for only the first and last [default: 500, on a GPU 2500]
     #[arg(long, value_name = "N")]
@@ -291,6 +295,11 @@ impl Args {
         if let Some(epochs) = epochs {
             config.steps = epoch_count(epochs, dataset.len(), &config)?;
         }
+        let residency = self.residency(backend, &config, &dataset)?;
+        let dataset = match residency {
+            Residency::Host => dataset.into_memory()?,
+            _ => dataset,
+        };
         let start = match (resumed, &config.init_from) {
             (Some(resumed), _) => resumed.start,
             (None, Some(folder)) => Start::From(folder.clone()),
@@ -298,7 +307,7 @@ impl Args {
         };
         let run = claim.run().to_path_buf();
         self.say(format!(
-            "{}\n{}\n{} px, width {}, batch {}, {} iterations, into {}",
+            "{}, {residency}\n{}\n{} px, width {}, batch {}, {} iterations, into {}",
             source.describe(),
             described(backend, note.as_deref()),
             config.image_size,
@@ -321,6 +330,7 @@ impl Args {
             config,
             start,
             record: self.record.clone(),
+            residency,
             profile: self.profile_steps.clone(),
             quiet: self.quiet,
         };
@@ -467,6 +477,47 @@ impl Args {
             );
         }
         Ok(config)
+    }
+
+    /// Where the images are to be.
+    fn residency<B: Backend>(
+        &self,
+        backend: &B,
+        config: &Config,
+        dataset: &Dataset,
+    ) -> Result<Residency> {
+        let pixels = dataset.pixels().len() as u64;
+        let (dimensions, batch) = (config.dimensions(), config.batch_size);
+        let device = || {
+            let networks = Gan::bytes(backend, &dimensions, batch, run::SLOTS)
+                + backend.bytes(&dimensions.generator(), run::SHEET_IMAGES, Use::Inference);
+            backend
+                .available()
+                .is_some_and(|free| networks + pixels <= free)
+        };
+        let host = || {
+            let free = Cpu::<f32>::new().available();
+            free.is_none_or(|free| pixels <= free / 2)
+        };
+        Ok(match self.data_residency {
+            Residency::Auto if !backend.is_host() && device() => Residency::Device,
+            Residency::Auto if host() => Residency::Host,
+            Residency::Auto => Residency::Stream,
+            Residency::Device => {
+                ensure!(
+                    !backend.is_host(),
+                    "--data-residency device needs a GPU: use host, or leave it out"
+                );
+                ensure!(
+                    device(),
+                    "{} MiB of images do not fit into the GPU's memory beside the networks: use --data-residency host \
+                     or stream, or leave it out",
+                    pixels >> 20
+                );
+                Residency::Device
+            }
+            other => other,
+        })
     }
 
     fn load(&self, config: &Config, source: &dyn Source, stop: &Stop) -> Result<Dataset> {

@@ -177,6 +177,31 @@ impl Dataset {
         }
     }
 
+    /// Tells the system that image `index` is wanted soon, where the images are in a file.
+    pub fn announce(&self, index: usize) {
+        if let Pixels::Pack(pack) = &self.pixels {
+            let bytes = self.size * self.size * self.channels;
+            pack.announce(index * bytes, bytes);
+        }
+    }
+
+    /// The same images, read into memory.
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub fn into_memory(mut self) -> Result<Self> {
+        if let Pixels::Pack(pack) = &self.pixels {
+            let from = pack.pixels();
+            let mut pixels = Vec::new();
+            pixels
+                .try_reserve_exact(from.len())
+                .with_context(|| format!("no memory for {} MiB of images", from.len() >> 20))?;
+            pixels.extend_from_slice(from);
+            self.pixels = Pixels::Memory(pixels);
+        }
+        Ok(self)
+    }
+
     /// The pack that the images are in, with what it knows of them; `None` where they are in memory.
     pub fn pack(&self) -> Option<&Pack> {
         match &self.pixels {

@@ -1,9 +1,17 @@
 //! Shuffled batches as a pure function of the seed and the step.
 
 use anyhow::{Result, ensure};
+use rayon::prelude::*;
 
 use super::dataset::Dataset;
+use crate::backend::{Batch, Images};
 use crate::random::{Purpose, Stream};
+
+/// Images that one thread gathers at least: fewer are copied sooner than another thread wakes up.
+const TOGETHER: usize = 128 << 10;
+
+/// How many batches ahead the system is told of images that it may have to read from the disk.
+const AHEAD: u64 = 16;
 
 /// Hands out batches of a [`Dataset`]. Every epoch has its own order; the last images of an epoch that do not fill a
 /// batch are dropped. Nothing is remembered from step to step, so that a resumed run sees the batches that it would
@@ -13,8 +21,8 @@ pub struct Loader<'a> {
     batch_size: usize,
     seed: u64,
     flip: bool,
-    /// The order of one epoch, kept while steps stay in it.
-    order: Option<(u64, Vec<u32>)>,
+    /// The orders of the epochs last asked for, the latest first: batches are announced ahead of their turn.
+    orders: Vec<(u64, Vec<u32>)>,
 }
 
 impl<'a> Loader<'a> {
@@ -39,7 +47,7 @@ impl<'a> Loader<'a> {
             batch_size,
             seed,
             flip,
-            order: None,
+            orders: Vec::new(),
         })
     }
 
@@ -53,30 +61,73 @@ impl<'a> Loader<'a> {
         step / self.batches_per_epoch()
     }
 
-    /// Copies the batch of `step` to `out`, `batch_size`·`size`·`size`·3 u8, NHWC, and sets `flips` to 1
-    /// for those of its images that are to be mirrored left to right, else to 0; the copies are not mirrored.
+    /// Which images are in the batch of `step`, in order.
+    pub fn indices(&mut self, step: u64) -> &[u32] {
+        let batches = self.batches_per_epoch();
+        let epoch = step / batches;
+        let place = self.orders.iter().position(|(known, _)| *known == epoch);
+        let place = place.unwrap_or_else(|| {
+            // This epoch's and the next one's, at the seam between them.
+            self.orders.truncate(1);
+            let stream = Stream::new(self.seed, Purpose::Shuffle, epoch);
+            let order = stream.permutation(self.dataset.len());
+            self.orders.insert(0, (epoch, order));
+            0
+        });
+        let first = (step % batches) as usize * self.batch_size;
+        &self.orders[place].1[first..first + self.batch_size]
+    }
+
+    /// Tells the system which images are wanted soon, where they may have to be read from a disk.
+    pub fn announce(&mut self, step: u64) {
+        let dataset = self.dataset;
+        for &image in self.indices(step + AHEAD) {
+            dataset.announce(image as usize);
+        }
+    }
+
+    /// Writes the batch of `step`: pixels, or where they are in the data set.
+    ///
+    /// # Panics
+    /// When the batch is of another size.
+    pub fn write(&mut self, step: u64, batch: Batch<'_>) {
+        match batch.images {
+            Images::Pixels(pixels) => self.fill(step, pixels, batch.flips),
+            Images::Indices(indices) => {
+                indices.copy_from_slice(self.indices(step));
+                self.flip(step, batch.flips);
+            }
+        }
+    }
+
+    /// Copies the batch of `step` to `out`, `batch_size`·`size`·`size`·`channels` u8, NHWC, and sets `flips` to 1 for
+    /// those of its images that are to be mirrored left to right, else to 0; the copies are not mirrored. A large batch
+    /// is gathered by all threads of the pool.
     ///
     /// # Panics
     /// When `out` or `flips` has another length.
     pub fn fill(&mut self, step: u64, out: &mut [u8], flips: &mut [u8]) {
-        let image_bytes = self.dataset.size() * self.dataset.size() * 3;
+        let dataset = self.dataset;
+        let image_bytes = dataset.size() * dataset.size() * dataset.channels();
         assert_eq!(out.len(), self.batch_size * image_bytes, "bytes of a batch");
-        assert_eq!(flips.len(), self.batch_size, "images of a batch");
-        let batches = self.batches_per_epoch();
-        let epoch = step / batches;
-        let order = match &mut self.order {
-            Some((cached, order)) if *cached == epoch => order,
-            slot => {
-                let order =
-                    Stream::new(self.seed, Purpose::Shuffle, epoch).permutation(self.dataset.len());
-                &mut slot.insert((epoch, order)).1
+        self.flip(step, flips);
+        let indices = self.indices(step);
+        let gather = |out: &mut [u8], indices: &[u32]| {
+            for (to, &image) in out.chunks_exact_mut(image_bytes).zip(indices) {
+                to.copy_from_slice(dataset.image(image as usize));
             }
         };
-        let first = (step % batches) as usize * self.batch_size;
-        let batch = &order[first..first + self.batch_size];
-        for (to, &image) in out.chunks_exact_mut(image_bytes).zip(batch) {
-            to.copy_from_slice(self.dataset.image(image as usize));
+        let together = TOGETHER.div_ceil(image_bytes);
+        if indices.len() < 2 * together {
+            return gather(out, indices);
         }
+        out.par_chunks_mut(together * image_bytes)
+            .zip(indices.par_chunks(together))
+            .for_each(|(out, indices)| gather(out, indices));
+    }
+
+    fn flip(&self, step: u64, flips: &mut [u8]) {
+        assert_eq!(flips.len(), self.batch_size, "images of a batch");
         let coins = Stream::new(self.seed, Purpose::Flip, step);
         for (position, flip) in flips.iter_mut().enumerate() {
             *flip = u8::from(self.flip && coins.bits(position as u64) >> 31 == 1);

@@ -103,6 +103,30 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Where the images are while a run uses them; batches are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Residency {
+    /// On the device where they fit, else in memory where they take no more than half of what is free, else in the pack.
+    Auto,
+    /// All of them in the GPU's memory.
+    Device,
+    /// All of them in this program's memory.
+    Host,
+    /// In the pack, read as they are needed.
+    Stream,
+}
+
+impl fmt::Display for Residency {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Device => "on the GPU",
+            Self::Host => "in memory",
+            Self::Stream => "from the pack",
+        })
+    }
+}
+
 /// Which source to open.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail, ensure};
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -643,6 +643,14 @@ impl Pack {
     /// All images, NHWC.
     pub fn pixels(&self) -> &[u8] {
         &self.map[PAGE..PAGE + self.len() * self.image_bytes()]
+    }
+
+    /// Tells the system that these bytes of the pixels are wanted soon; it reads them beside what else goes on.
+    pub fn announce(&self, offset: usize, bytes: usize) {
+        // Advice: where it is not taken, the bytes are read when they are touched.
+        let _ = self
+            .map
+            .advise_range(Advice::WillNeed, PAGE + offset, bytes);
     }
 
     /// What it says of its images.

@@ -16,8 +16,8 @@ use super::step::{Gan, KEPT_METRICS};
 use super::stop::Stop;
 use crate::backend::cuda::choice;
 use crate::backend::cuda::device::GpuError;
-use crate::backend::{Backend, Network, State, Statistics, Steps, Use};
-use crate::data::{Dataset, Loader};
+use crate::backend::{Backend, Batch, Network, State, Statistics, Steps, Use};
+use crate::data::{Dataset, Loader, Residency};
 use crate::files;
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -47,6 +47,8 @@ pub struct Plan {
     pub config: Config,
     pub start: Start,
     pub record: Option<PathBuf>,
+    /// Where the images are; [`Residency::Auto`] is decided by now.
+    pub residency: Residency,
     /// The iterations that a profiler is to see.
     pub profile: Option<Range<u64>>,
     pub quiet: bool,
@@ -299,6 +301,7 @@ pub fn train<B: Backend>(
         config,
         start,
         record,
+        residency,
         profile,
         quiet,
     } = plan;
@@ -314,6 +317,9 @@ pub fn train<B: Backend>(
         SLOTS,
         config.seed,
     )?;
+    if residency == Residency::Device {
+        gan.keep_images(backend, dataset.pixels())?;
+    }
     let mut window = Window::default();
     let mut step = 0;
     match &start {
@@ -361,6 +367,7 @@ pub fn train<B: Backend>(
         loader,
         gan,
         recorder,
+        residency,
         profile,
         profiled: false,
         window,
@@ -415,6 +422,7 @@ struct Training<'a, B: Backend> {
     loader: Loader<'a>,
     gan: Gan<B>,
     recorder: Option<Recorder>,
+    residency: Residency,
     profile: Option<Range<u64>>,
     /// Whether a profiler sees what is done.
     profiled: bool,
@@ -558,7 +566,10 @@ impl<B: Backend> Training<'_, B> {
         }
         let _range = nvtx::range!("load batch");
         let loader = &mut self.loader;
-        let fill = |pixels: &mut [u8], flips: &mut [u8]| loader.fill(iteration, pixels, flips);
+        if self.residency == Residency::Stream {
+            loader.announce(iteration);
+        }
+        let fill = |batch: Batch<'_>| loader.write(iteration, batch);
         self.gan.send_batch(self.backend, iteration, fill)
     }
 

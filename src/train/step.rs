@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::backend::{
-    Adam, Backend, Counters, Metrics, Network, Slot, State, Statistics, Use, Want,
+    Adam, Backend, Batch, Counters, Images, Metrics, Network, Slot, State, Statistics, Use, Want,
 };
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -84,9 +84,14 @@ impl<B: Backend> Gan<B> {
         &mut self,
         backend: &B,
         iteration: u64,
-        mut fill: impl FnMut(&mut [u8], &mut [u8]),
+        mut fill: impl FnMut(Batch<'_>),
     ) -> Result<()> {
         backend.send_batch(&mut self.feed, iteration, &mut fill)
+    }
+
+    /// Moves the whole set to the device, before the first iteration.
+    pub fn keep_images(&mut self, backend: &B, images: &[u8]) -> Result<()> {
+        backend.keep_images(&mut self.feed, images)
     }
 
     /// The next iteration, on the batch last sent into its slot and on fresh noise.
@@ -150,11 +155,16 @@ impl<B: Backend> Gan<B> {
 }
 
 /// Pixels for measurements and self-tests, which need any images; none is mirrored.
-pub fn fill_pixels(pixels: &mut [u8], flips: &mut [u8]) {
-    for (i, pixel) in pixels.iter_mut().enumerate() {
-        *pixel = (i * 7919 % 251) as u8;
+pub fn fill_pixels(batch: Batch<'_>) {
+    match batch.images {
+        Images::Pixels(pixels) => {
+            for (i, pixel) in pixels.iter_mut().enumerate() {
+                *pixel = (i * 7919 % 251) as u8;
+            }
+        }
+        Images::Indices(indices) => indices.fill(0),
     }
-    flips.fill(0);
+    batch.flips.fill(0);
 }
 
 /// D on real and on fake images, one Adam step of D; then G through the new D, one Adam step of G.

@@ -18,9 +18,9 @@ pub mod network;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
-use super::{Backend, Counters, Fill, Loss, Metrics, Use};
+use super::{Backend, Batch, Counters, Fill, Images, Loss, Metrics, Use};
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
 pub use network::CpuNetwork;
@@ -214,10 +214,17 @@ impl<T: Real> Backend for Cpu<T> {
         })
     }
 
+    fn keep_images(&self, _feed: &mut Feed, _images: &[u8]) -> Result<()> {
+        bail!("the CPU has no memory of its own to keep images in: use --data-residency host")
+    }
+
     fn send_batch(&self, feed: &mut Feed, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
         let index = feed.index(iteration);
         let (pixels, flips) = &mut feed.slots[index];
-        fill(pixels, flips);
+        fill(Batch {
+            images: Images::Pixels(pixels),
+            flips,
+        });
         Ok(())
     }
 

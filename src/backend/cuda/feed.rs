@@ -6,43 +6,59 @@
 
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use cudarc::driver::CudaEvent;
 
 use super::device::{Device, Explained, Memory, Pinned, Span};
-use crate::backend::Fill;
+use crate::backend::{Batch, Fill, Images};
 use crate::model::Shape;
 
 /// A ring of slots.
 pub struct Feed {
     device: Rc<Device>,
-    /// `[slots][n][h][w][c]` and `[slots][n]`.
-    pixels: Memory,
+    images: Source,
+    /// `[slots][n]`.
     flips: Memory,
     slots: Vec<Slot>,
     pub(super) n: usize,
     pub(super) shape: Shape,
 }
 
+/// Where a batch's images come from.
+enum Source {
+    /// The slots: `[slots][n][h][w][c]`.
+    Slots(Memory),
+    /// All images, on the device, and which of them: `[slots][n]` u32.
+    Kept { all: Memory, indices: Memory },
+}
+
 struct Slot {
-    /// Pixels, then flips.
+    /// Pixels or indices, then flips.
     pinned: Pinned,
     copied: CudaEvent,
     used: CudaEvent,
+}
+
+/// What the kernel reads.
+pub struct Spans {
+    pub pixels: Span,
+    pub indices: Option<Span>,
+    pub flips: Span,
 }
 
 impl Feed {
     pub fn new(device: &Rc<Device>, n: usize, shape: Shape, slots: usize) -> Result<Self> {
         let slot = || -> Result<Slot> {
             Ok(Slot {
-                pinned: Pinned::new(device, n * (shape.len() + 1))?,
+                // An image has three bytes or more, an index four.
+                pinned: Pinned::new(device, n * (shape.len().max(4) + 1))?,
                 copied: device.context.new_event(None).to("make an event")?,
                 used: device.context.new_event(None).to("make an event")?,
             })
         };
         let feed = Self {
             device: Rc::clone(device),
-            pixels: Memory::zeroed(device, slots * n * shape.len())?,
+            images: Source::Slots(Memory::zeroed(device, slots * n * shape.len())?),
             flips: Memory::zeroed(device, slots * n)?,
             slots: (0..slots).map(|_| slot()).collect::<Result<_>>()?,
             n,
@@ -53,13 +69,38 @@ impl Feed {
         Ok(feed)
     }
 
+    /// Moves all `images` to the device; batches are indices from here on.
+    pub fn keep(&mut self, images: &[u8]) -> Result<()> {
+        let device = &self.device;
+        ensure!(
+            !images.is_empty() && images.len().is_multiple_of(self.shape.len()),
+            "{} bytes are no images of {:?}",
+            images.len(),
+            self.shape
+        );
+        // What is under way goes into the slots that are given up here.
+        device.wait()?;
+        self.images = Source::Kept {
+            all: Memory::of(device, images)?,
+            indices: Memory::zeroed(device, self.slots.len() * self.n * 4)?,
+        };
+        device.wait()
+    }
+
     pub(super) fn slots(&self) -> usize {
         self.slots.len()
     }
 
-    /// Pixels and flips of all slots.
-    pub(super) fn spans(&self) -> (Span, Span) {
-        (self.pixels.span(), self.flips.span())
+    pub(super) fn spans(&self) -> Spans {
+        let (pixels, indices) = match &self.images {
+            Source::Slots(pixels) => (pixels.span(), None),
+            Source::Kept { all, indices } => (all.span(), Some(indices.span())),
+        };
+        Spans {
+            pixels,
+            indices,
+            flips: self.flips.span(),
+        }
     }
 
     fn index(&self, iteration: u64) -> usize {
@@ -68,10 +109,13 @@ impl Feed {
 
     /// Fills the slot of `iteration` and starts the copy.
     pub fn send(&mut self, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
-        let index = self.index(iteration);
-        let (image, n) = (self.shape.len(), self.n);
-        let (pixels, flips) = (
-            self.pixels.span().after(index * n * image)?,
+        let (index, n) = (self.index(iteration), self.n);
+        let (images, bytes) = match &self.images {
+            Source::Slots(pixels) => (pixels.span(), n * self.shape.len()),
+            Source::Kept { indices, .. } => (indices.span(), 4 * n),
+        };
+        let (images, flips) = (
+            images.after(index * bytes)?,
             self.flips.span().after(index * n)?,
         );
         let slot = &mut self.slots[index];
@@ -79,14 +123,20 @@ impl Feed {
         // The copy before may still be reading.
         slot.copied.synchronize().to("take a batch")?;
         // SAFETY: it is over.
-        let bytes = unsafe { slot.pinned.bytes_mut() };
-        let (to_pixels, to_flips) = bytes.split_at_mut(n * image);
-        fill(to_pixels, &mut to_flips[..n]);
+        let (to, rest) = unsafe { slot.pinned.bytes_mut() }.split_at_mut(bytes);
+        fill(Batch {
+            images: match &self.images {
+                Source::Slots(_) => Images::Pixels(to),
+                Source::Kept { .. } => Images::Indices(bytemuck::cast_slice_mut(to)),
+            },
+            flips: &mut rest[..n],
+        });
+        let _range = nvtx::range!("copy batch");
         stream.wait(&slot.used).to("wait for an iteration")?;
         // SAFETY: the pinned slot is written again only after `copied`, the device's only after `used`.
         unsafe {
-            slot.pinned.send(stream, 0, pixels, n * image)?;
-            slot.pinned.send(stream, n * image, flips, n)?;
+            slot.pinned.send(stream, 0, images, bytes)?;
+            slot.pinned.send(stream, bytes, flips, n)?;
         }
         slot.copied.record(stream).to("record an event")
     }
@@ -101,10 +151,5 @@ impl Feed {
     pub fn release(&self, iteration: u64) -> Result<()> {
         let slot = &self.slots[self.index(iteration)];
         slot.used.record(&self.device.main).to("record an event")
-    }
-
-    /// Bytes of the device that this takes.
-    pub fn bytes(n: usize, shape: Shape, slots: usize) -> u64 {
-        (slots * n * (shape.len() + 1)) as u64
     }
 }

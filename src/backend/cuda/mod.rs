@@ -224,6 +224,10 @@ impl Backend for Cuda {
         Feed::new(&self.device, n, image, slots)
     }
 
+    fn keep_images(&self, feed: &mut Feed, images: &[u8]) -> Result<()> {
+        feed.keep(images)
+    }
+
     fn send_batch(&self, feed: &mut Feed, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
         feed.send(iteration, fill)
     }
@@ -237,11 +241,11 @@ impl Backend for Cuda {
             images.n,
             images.shape
         );
-        let (pixels, flips) = feed.spans();
+        let from = feed.spans();
         batch::load(
             &self.device,
             self.options.precision,
-            [pixels, flips, progress.iteration()],
+            (&from, progress.iteration()),
             images.memory.span(),
             (images.n, images.shape),
             feed.slots(),
