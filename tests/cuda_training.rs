@@ -845,6 +845,38 @@ fn missing_libraries_are_done_without() {
     }
 }
 
+/// What is said without doing it, and what a profiler is told.
+#[test]
+fn dry_runs_and_profiled_runs() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("run");
+    let mut command = driver::command(env!("CARGO_BIN_EXE_dcgan-cuda"));
+    command.args(["train", "--device", "cuda", "--dry-run", "--out"]);
+    command.arg(&out).args(TINY).env("XDG_CACHE_HOME", cache());
+    let done = checked(command.output().unwrap());
+    succeeds(&done);
+    let said = String::from_utf8(done.stdout).unwrap();
+    for part in ["Emulated GPU", "memory in all, with sample sheets", "bf16"] {
+        assert!(said.contains(part), "lacks {part:?}: {said}");
+    }
+    assert!(!out.exists());
+
+    let trace = folder.path().join("trace");
+    let environment = [("EMULATED_TRACE", trace.to_str().unwrap())];
+    for nvtx in ["steps", "ops"] {
+        let args = ["--profile-steps", "1..3", "--nvtx", nvtx];
+        train(&out, &args, &environment);
+        fs::remove_dir_all(&out).unwrap();
+    }
+    // A profiler is stopped also where training ends within the range.
+    train(&out, &["--profile-steps", "3..9"], &environment);
+    let done = train_in(&out, &["--profile-steps", "9..3"], &[]);
+    refuses(&done, 2, &["--profile-steps", "100..110"]);
+}
+
 /// Without any CUDA library: `auto` trains on the CPU and says why, `cuda` refuses and says why.
 #[test]
 fn without_a_driver_the_cpu_trains() {
