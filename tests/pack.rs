@@ -705,7 +705,7 @@ fn killed_again_and_again_while_preparing() {
         "--dataset",
         "synthetic",
         "--synthetic-count",
-        "60000",
+        "24000",
         "--quiet",
     ];
     let start = Instant::now();
