@@ -1,6 +1,8 @@
 //! Bad data gets one clear message that names the file, the cause and the remedy, exit code 1, and no panic: tried on
 //! the binary through `dataset inspect`.
 
+mod training;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -434,12 +436,19 @@ fn hostile_and_damaged_zips() {
         Raw::stored("b.jpg", &jpeg),
     ]);
     let refuse = |bytes: &[u8], parts: &[&str]| {
-        let (_root, path) = zip_file(bytes);
-        refused(
-            "celeba",
-            &path,
-            &[&["img_align_celeba.zip: "], parts].concat(),
-        );
+        let (root, path) = zip_file(bytes);
+        let parts = [&["img_align_celeba.zip: "], parts].concat();
+        refused("celeba", &path, &parts);
+        // Nor is any of them made into a pack.
+        let cache = root.path().join("cache");
+        let output = training::binary()
+            .args(["dataset", "prepare", "--dataset", "folder", "--data"])
+            .arg(&path)
+            .env("XDG_CACHE_HOME", &cache)
+            .output()
+            .unwrap();
+        training::refuses(&output, 1, &parts);
+        assert!(!cache.exists());
     };
     refuse(b"", &["empty (0 bytes)", "again"]);
     refuse(&whole[..whole.len() / 2], &["truncated", "again"]);

@@ -69,7 +69,11 @@ impl Source for Noise {
         if self.notes { &self.names } else { &[] }
     }
     fn attributes(&self, index: usize) -> Option<&[i8]> {
-        (index % 3 != 2).then_some(if index % 2 == 0 { &[-1, 1] } else { &[1, -1] })
+        (index % 3 != 2).then_some(if index.is_multiple_of(2) {
+            &[-1, 1]
+        } else {
+            &[1, -1]
+        })
     }
     fn class_names(&self) -> &[String] {
         if self.notes { &self.names } else { &[] }
@@ -301,7 +305,7 @@ fn a_bit_flipped_anywhere_is_found() {
     let length = fs::metadata(&path).unwrap().len() as usize;
     let pack = Pack::open(&path).unwrap();
     let pixels_end = (PAGE + pack.pixels().len()).next_multiple_of(PAGE);
-    assert!(pack.pixels().len() > 2 * BLOCK && pack.pixels().len() % PAGE != 0);
+    assert!(pack.pixels().len() > 2 * BLOCK && !pack.pixels().len().is_multiple_of(PAGE));
     drop(pack);
     let check = |offset: usize, bit: u8| {
         flip(&path, offset, bit);
@@ -701,7 +705,7 @@ fn killed_again_and_again_while_preparing() {
         "--dataset",
         "synthetic",
         "--synthetic-count",
-        "60000",
+        "24000",
         "--quiet",
     ];
     let start = Instant::now();

@@ -236,7 +236,7 @@ fn images_that_changed() {
     resume(&out, &["--steps", "4", "--data", moved.to_str().unwrap()]);
     fs::remove_file(moved.join(names[3].file_name().unwrap())).unwrap();
     let before = contents(&out);
-    let output = train(&out, &["--resume", "--steps", "5"]);
+    let output = train(&out, &["--resume", "--steps", "5", "--quiet"]);
     refuses(
         &output,
         1,
