@@ -1,5 +1,6 @@
 //! `evaluate`.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -126,9 +127,18 @@ impl Args {
         self.progress(format_args!("generating {count} images"));
         let generated = self.generated_images(&picked, &dict, &dimensions, count)?;
         self.progress(format_args!("comparing"));
+        ensure!(
+            dataset.channels() == dimensions.channels,
+            "{described}: its images have {} channels, but the generator in {} makes {}: give the data that it was \
+             trained on",
+            dataset.channels(),
+            self.checkpoint.display(),
+            dimensions.channels
+        );
         let half = count * size * size * 3;
-        let real = Images::new(&dataset.pixels()[..half], size)?;
-        let more_real = Images::new(&dataset.pixels()[half..2 * half], size)?;
+        let all_real = rgb(&dataset);
+        let real = Images::new(&all_real[..half], size)?;
+        let more_real = Images::new(&all_real[half..2 * half], size)?;
         let generated = Images::new(&generated, size)?;
         let settings = Settings {
             seed: self.seed,
@@ -252,6 +262,14 @@ impl Args {
             Ok(())
         })?;
         Ok(pixels)
+    }
+}
+
+/// The pixels of all images, grey as three equal channels: so the measure stays that of the paper.
+fn rgb(dataset: &Dataset) -> Cow<'_, [u8]> {
+    match dataset.channels() {
+        1 => Cow::Owned(dataset.pixels().iter().flat_map(|&v| [v; 3]).collect()),
+        _ => Cow::Borrowed(dataset.pixels()),
     }
 }
 

@@ -176,8 +176,6 @@ impl Args {
         ensure!(epochs > 0, "nothing to do: --epochs must be at least 1");
         precision_on(&picked, Some(config.precision))?;
         if let Some(folder) = &self.init_from {
-            // Read again when the networks are made; here so that an error comes before the images are decoded.
-            checkpoint::load_networks(folder, &config.dimensions())?;
             config.init_from = Some(checkpoint::find(folder)?);
         }
         let epoch_steps = self.steps.is_none() && (resumed.is_none() || self.epochs.is_some());
@@ -225,6 +223,18 @@ impl Args {
             note,
         } = job;
         let source = open(&config)?;
+        let channels = source.channels();
+        ensure!(
+            resumed.is_none() || channels == config.channels,
+            "{}: its images have {channels} channels, but the run has {}: give the data that it was begun with",
+            source.describe(),
+            config.channels
+        );
+        config.channels = channels;
+        if let (None, Some(folder)) = (&resumed, &config.init_from) {
+            // Read again when the networks are made; here so that an error comes before the images are decoded.
+            checkpoint::load_networks(folder, &config.dimensions())?;
+        }
         let name = format!("{}-{}px", config.dataset, config.image_size);
         if self.dry_run {
             let run = match (&resumed, &self.out) {
@@ -406,6 +416,7 @@ impl Args {
             max_bad: self.max_bad.unwrap_or(base.max_bad),
             init_from: base.init_from.clone(),
             image_size: self.image_size.unwrap_or(base.image_size),
+            channels: base.channels,
             width: self.width.unwrap_or(base.width),
             latent_dim: self.latent_dim.unwrap_or(base.latent_dim),
             batch_size: self.batch_size.unwrap_or(base.batch_size),
@@ -553,6 +564,7 @@ fn defaults(args: &Args, precision: Precision) -> Config {
         max_bad: 0.01,
         init_from: None,
         image_size: 64,
+        channels: 3,
         width: 64,
         latent_dim: 100,
         batch_size: 128,
@@ -632,7 +644,7 @@ fn describe<B: Backend>(
         "memory in all, with sample sheets: {:.1} MiB",
         total as f64 / f64::from(1 << 20)
     ));
-    let pixels = source.len() * config.image_size * config.image_size * 3;
+    let pixels = source.len() * config.image_size * config.image_size * config.channels;
     print_line(format!(
         "images in memory: {:.1} MiB",
         pixels as f64 / f64::from(1 << 20)
@@ -649,7 +661,7 @@ fn enough_memory<B: Backend>(backend: &B, config: &Config, images: usize) -> Res
     };
     let dimensions = config.dimensions();
     // More pixels than `memory_limit` go to a file.
-    let pixels = (images * config.image_size * config.image_size * 3) as u64;
+    let pixels = (images * config.image_size * config.image_size * config.channels) as u64;
     let pixels = match backend.is_host() {
         true => pixels.min(LoadOptions::default().memory_limit),
         false => 0,

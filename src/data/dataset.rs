@@ -72,6 +72,7 @@ enum Pixels {
 /// Images in the order of their source, unusable ones left out.
 pub struct Dataset {
     size: usize,
+    channels: usize,
     len: usize,
     pixels: Pixels,
     skipped: Vec<Skipped>,
@@ -114,7 +115,8 @@ impl Dataset {
             options.max_bad
         );
         ensure!(size > 0, "the image size must be at least 1");
-        let image_bytes = size * size * 3;
+        let channels = source.channels();
+        let image_bytes = size * size * channels;
         let needed = total as u64 * image_bytes as u64;
         let mut store = match &options.spill_dir {
             Some(folder) if needed > options.memory_limit => Store::Spilled(BufWriter::new(
@@ -199,6 +201,7 @@ impl Dataset {
         );
         Ok(Self {
             size,
+            channels,
             len,
             pixels: store
                 .finish()
@@ -213,6 +216,11 @@ impl Dataset {
         self.size
     }
 
+    /// Channels of every image: 3 for RGB, 1 for grey.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
     /// How many images there are.
     pub fn len(&self) -> usize {
         self.len
@@ -222,12 +230,12 @@ impl Dataset {
         self.len == 0
     }
 
-    /// Image `index`, `size`·`size`·3 u8, HWC.
+    /// Image `index`, `size`·`size`·`channels` u8, HWC.
     ///
     /// # Panics
     /// When `index` is not below [`len`](Self::len).
     pub fn image(&self, index: usize) -> &[u8] {
-        let bytes = self.size * self.size * 3;
+        let bytes = self.size * self.size * self.channels;
         &self.pixels()[index * bytes..(index + 1) * bytes]
     }
 

@@ -53,13 +53,13 @@ impl<'a> Loader<'a> {
         step / self.batches_per_epoch()
     }
 
-    /// Copies the batch of `step` to `out`, `batch_size`·`size`·`size`·3 u8, NHWC, and sets `flips` to 1
+    /// Copies the batch of `step` to `out`, `batch_size`·`size`·`size`·`channels` u8, NHWC, and sets `flips` to 1
     /// for those of its images that are to be mirrored left to right, else to 0; the copies are not mirrored.
     ///
     /// # Panics
     /// When `out` or `flips` has another length.
     pub fn fill(&mut self, step: u64, out: &mut [u8], flips: &mut [u8]) {
-        let image_bytes = self.dataset.size() * self.dataset.size() * 3;
+        let image_bytes = self.dataset.size() * self.dataset.size() * self.dataset.channels();
         assert_eq!(out.len(), self.batch_size * image_bytes, "bytes of a batch");
         assert_eq!(flips.len(), self.batch_size, "images of a batch");
         let batches = self.batches_per_epoch();

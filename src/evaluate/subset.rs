@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{Part, stream};
-use crate::data::Source;
+use crate::data::{Original, Source};
 
 /// `count` images of a source in random order, each at most once.
 pub struct Subset<'a> {
@@ -31,6 +31,22 @@ impl Source for Subset<'_> {
 
     fn name(&self, index: usize) -> String {
         self.source.name(self.indices[index] as usize)
+    }
+
+    fn channels(&self) -> usize {
+        self.source.channels()
+    }
+
+    fn original(&self, index: usize) -> Result<Original> {
+        self.source.original(self.indices[index] as usize)
+    }
+
+    fn class_names(&self) -> &[String] {
+        self.source.class_names()
+    }
+
+    fn class(&self, index: usize) -> Option<u32> {
+        self.source.class(self.indices[index] as usize)
     }
 
     fn read(&self, index: usize, size: usize) -> Result<Vec<u8>> {
