@@ -402,7 +402,7 @@ fn inspect_says_what_is_there() {
             &[
                 "13 usable",
                 "JPEG 6, PNG 7",
-                "3 for 12 images, 1 images without",
+                "3 for 11 images, 2 images without",
                 "newt",
             ],
         ),

@@ -129,7 +129,7 @@ fn colour_and_grey_are_not_mixed() {
     let from = ["--steps", "1", "--init-from", colour.to_str().unwrap()];
     let refused = root.path().join("refused");
     let output = train_grey(&refused, &from);
-    refuses(&output, 1, &["main.0.weight", "[4, 3, 4, 4]"]);
+    refuses(&output, 1, &["grey", "[4, 3, 4, 4]"]);
     let from = [&small[..], &["--init-from", grey.to_str().unwrap()]].concat();
     let output = train(&refused, &tiny(&from));
     refuses(&output, 1, &["[4, 1, 4, 4]"]);

@@ -43,10 +43,10 @@ pub struct Args {
     /// What the real images are: best those that the generator was trained on
     #[arg(long, value_enum)]
     dataset: Kind,
-    /// Folder or zip of the images [default: data/celeba for celeba]
+    /// Folder or file of the images [default: data/celeba for celeba]
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// CelebA's partition to use [default: train where there is a partition file, else all]
+    /// Which part of the data set [default: train where it has parts, else all]
     #[arg(long, value_enum)]
     split: Option<Split>,
     /// Centre-crop N×N pixels before resizing [default: none]

@@ -285,7 +285,11 @@ fn describe_images(text: &mut String, source: &dyn Source, good: &[(usize, &Imag
     let bytes: usize = good.iter().map(|(_, image)| image.bytes).sum();
     row(
         text,
-        "file size",
+        if by_file.is_empty() {
+            "samples"
+        } else {
+            "file size"
+        },
         &format!(
             "{:.1} MiB in all, {:.1} KiB an image",
             bytes as f64 / f64::from(1 << 20),
@@ -315,6 +319,19 @@ fn describe_images(text: &mut String, source: &dyn Source, good: &[(usize, &Imag
 /// Indices of the images with the same hash.
 type Contents = HashMap<Hash, Vec<usize>>;
 
+/// How many bytes of every image's name are the folder that all share.
+fn shared_folder(source: &dyn Source) -> usize {
+    let first = source.name(0);
+    let mut shared = first.rfind('/').map_or(0, |slash| slash + 1);
+    for index in 1..source.len() {
+        let name = source.name(index);
+        while !name.starts_with(&first[..shared]) {
+            shared = first[..shared - 1].rfind('/').map_or(0, |slash| slash + 1);
+        }
+    }
+    shared
+}
+
 fn describe_repeated(
     text: &mut String,
     source: &dyn Source,
@@ -329,8 +346,16 @@ fn describe_repeated(
     repeated.sort_unstable();
     let extra: usize = repeated.iter().map(|same| same.len() - 1).sum();
     row(text, label, &say(extra));
+    if repeated.is_empty() {
+        return;
+    }
+    let shared = shared_folder(source);
     for same in repeated.iter().take(LISTED) {
-        let names: Vec<String> = same.iter().take(4).map(|&i| source.name(i)).collect();
+        let names: Vec<String> = same
+            .iter()
+            .take(4)
+            .map(|&i| source.name(i)[shared..].to_owned())
+            .collect();
         let more = if same.len() > 4 {
             format!(" … ({} images)", same.len())
         } else {

@@ -36,10 +36,10 @@ pub struct Args {
     /// What to train on [default: synthetic]
     #[arg(long, value_enum)]
     dataset: Option<Kind>,
-    /// Folder or zip of the images [default: data/celeba for celeba]
+    /// Folder or file of the images [default: data/celeba for celeba]
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// CelebA's partition to use [default: train where there is a partition file, else all]
+    /// Which part of the data set [default: train where it has parts, else all]
     #[arg(long, value_enum)]
     split: Option<Split>,
     /// Centre-crop N×N pixels before resizing [default: none]
@@ -378,12 +378,7 @@ impl Args {
                 latent_dim: state.latent_dim,
                 channels: state.channels,
             };
-            let say = |d: Dimensions, seed: u64| {
-                format!(
-                    "{} px, width {}, latent {}, seed {seed}",
-                    d.image_size, d.width, d.latent_dim
-                )
-            };
+            let say = |d: Dimensions, seed: u64| format!("{d}, seed {seed}");
             ensure!(
                 found == config.dimensions() && state.seed == config.seed,
                 "{} is of another run ({}) than {} ({}): give one of this run's checkpoints",

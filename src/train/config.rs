@@ -34,7 +34,7 @@ fn auto() -> Conv {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     pub dataset: Kind,
-    /// Folder or zip; `None` for synthetic faces.
+    /// Folder or file; `None` for synthetic faces.
     pub data: Option<PathBuf>,
     pub split: Option<Split>,
     pub crop: Option<u32>,
