@@ -66,7 +66,7 @@ class Checks:
             got = self.sample(checkpoint, z)
         except (RuntimeError, OSError, KeyError, SafetensorError) as error:
             return self.say(False, f"{what}: {error}")
-        shape = (self.count, 3, g.image_size, g.image_size)
+        shape = tuple(next(iter(want.values())).shape)
         if tuple(got.shape) != shape or got.dtype != torch.float32:
             return self.say(False, f"{what}: images are {got.dtype} {tuple(got.shape)} instead of float32 {shape}")
         worst = {name: (got - images).abs().max().item() for name, images in want.items()}

@@ -45,10 +45,11 @@ def _layer_weights(state: Mapping[str, Tensor], what: str) -> list[Tensor]:
 
 
 class Generator(nn.Module):
-    """z [n, latent_dim, 1, 1] → images [n, 3, image_size, image_size] in (−1, 1)."""
+    """z [n, latent_dim, 1, 1] → images [n, image_channels, image_size, image_size] in (−1, 1)."""
 
     def __init__(
-        self, image_size: int = 64, width: int = 64, latent_dim: int = 100, channel_cap: int = CHANNEL_CAP
+        self, image_size: int = 64, width: int = 64, latent_dim: int = 100, channel_cap: int = CHANNEL_CAP,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         self.image_size, self.width, self.latent_dim = image_size, width, latent_dim
@@ -58,7 +59,7 @@ class Generator(nn.Module):
         ]
         for outer, inner in zip(ch[-2::-1], ch[:0:-1]):
             layers += [nn.ConvTranspose2d(inner, outer, 4, 2, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(True)]
-        layers += [nn.ConvTranspose2d(ch[0], 3, 4, 2, 1, bias=False), nn.Tanh()]
+        layers += [nn.ConvTranspose2d(ch[0], image_channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.main = nn.Sequential(*layers)
         self.apply(_initialise)
 
@@ -69,19 +70,22 @@ class Generator(nn.Module):
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> Generator:
         """The generator that a state_dict describes, with its weights loaded (strictly)."""
         weights = _layer_weights(state, "generator")
-        g = cls(2 << len(weights), weights[-1].shape[0], weights[0].shape[0], weights[0].shape[1])
+        last = weights[-1]
+        g = cls(2 << len(weights), last.shape[0], weights[0].shape[0], weights[0].shape[1], last.shape[1])
         g.load_state_dict(state, strict=True)
         return g
 
 
 class Discriminator(nn.Module):
-    """Images [n, 3, image_size, image_size] → logits [n]."""
+    """Images [n, image_channels, image_size, image_size] → logits [n]."""
 
-    def __init__(self, image_size: int = 64, width: int = 64, channel_cap: int = CHANNEL_CAP) -> None:
+    def __init__(
+        self, image_size: int = 64, width: int = 64, channel_cap: int = CHANNEL_CAP, image_channels: int = 3
+    ) -> None:
         super().__init__()
         self.image_size, self.width = image_size, width
         ch = channels(image_size, width, channel_cap)
-        layers: list[nn.Module] = [nn.Conv2d(3, ch[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
+        layers: list[nn.Module] = [nn.Conv2d(image_channels, ch[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
         for outer, inner in zip(ch, ch[1:]):
             layers += [nn.Conv2d(outer, inner, 4, 2, 1, bias=False), nn.BatchNorm2d(inner), nn.LeakyReLU(0.2, True)]
         layers += [nn.Conv2d(ch[-1], 1, 4, 1, 0, bias=False)]
@@ -95,7 +99,8 @@ class Discriminator(nn.Module):
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> Discriminator:
         """The discriminator that a state_dict describes, with its weights loaded (strictly)."""
         weights = _layer_weights(state, "discriminator")
-        d = cls(2 << len(weights), weights[0].shape[0], weights[-1].shape[1])
+        first = weights[0]
+        d = cls(2 << len(weights), first.shape[0], weights[-1].shape[1], first.shape[1])
         d.load_state_dict(state, strict=True)
         return d
 

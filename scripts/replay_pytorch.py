@@ -96,6 +96,7 @@ class Settings:
     beta2: float = 0.999
     eps: float = 1e-8
     precision: str = "fp32"
+    channels: int = 3
 
     def metadata(self) -> dict[str, str]:
         return {name: str(value) for name, value in vars(self).items()}
@@ -136,6 +137,8 @@ class Record:
             raise RecordError(f"{self.path}: the metadata lacks {', '.join(missing)}")
         try:
             values: dict[str, int | float] = {name: int(metadata[name]) for name in INTEGERS}
+            # Not in the files of the time when there was nothing else.
+            values["channels"] = int(metadata.get("channels", "3"))
             values |= {name: float(metadata[name]) for name in REALS}
         except ValueError as error:
             raise RecordError(f"{self.path}: metadata: {error}") from error
@@ -148,7 +151,7 @@ class Record:
                 f"{self.path}: starts at iteration {metadata.get('first_step', first[0])}, where Adam's moments "
                 "are not zero, and they are not in the file; record a fresh run"
             )
-        if s.image_size not in IMAGE_SIZES or min(s.width, s.latent_dim, s.batch_size, s.steps) < 1:
+        if s.image_size not in IMAGE_SIZES or min(s.width, s.latent_dim, s.batch_size, s.steps, s.channels) < 1:
             raise RecordError(f"{self.path}: metadata: impossible dimensions: {s}")
         if not all(math.isfinite(getattr(s, name)) for name in REALS):
             raise RecordError(f"{self.path}: metadata: a setting is not finite: {s}")
@@ -189,7 +192,8 @@ def build(record: Record, dtype: torch.dtype) -> tuple[Discriminator, Generator]
     if first.dim() != 4:
         raise RecordError(f"{record.path}: tensor {name} has {first.dim()} dimensions instead of 4")
     cap = first.shape[1]
-    d, g = Discriminator(s.image_size, s.width, cap), Generator(s.image_size, s.width, s.latent_dim, cap)
+    d = Discriminator(s.image_size, s.width, cap, s.channels)
+    g = Generator(s.image_size, s.width, s.latent_dim, cap, s.channels)
     return d.to(dtype).train(), g.to(dtype).train()
 
 
@@ -415,7 +419,7 @@ def replay_half(record: Record, device: torch.device) -> Iterator[tuple[Iteratio
         after = {n: record.like(f"{next_at}/{n}", state_shapes(m)) for n, m in nets}
         finite = s.precision != "fp16"
         grad = {n: record.like(f"{at}/grad/{n}", parameter_shapes(m), finite) for n, m in nets}
-        real = record.tensor(f"{at}/real", (s.batch_size, 3, s.image_size, s.image_size)).to(device)
+        real = record.tensor(f"{at}/real", (s.batch_size, s.channels, s.image_size, s.image_size)).to(device)
         z = record.tensor(f"{at}/z", (s.batch_size, s.latent_dim)).to(device)
         for module, state in ((d, "D"), (g, "G"), (d_half, "D"), (g_half, "G")):
             module.load_state_dict(before[state])
@@ -449,7 +453,7 @@ def replay(record: Record, dtype: torch.dtype, kink: float, device: torch.device
         next_at = f"step/{k + 1:06d}/before" if k + 1 < s.steps else "final"
         after_d, after_g = (record.like(f"{next_at}/{n}", state_shapes(m)) for n, m in (("D", d), ("G", g)))
         grad_d, grad_g = (record.like(f"{at}/grad/{n}", parameter_shapes(m)) for n, m in (("D", d), ("G", g)))
-        real = record.tensor(f"{at}/real", (s.batch_size, 3, s.image_size, s.image_size)).to(device, dtype)
+        real = record.tensor(f"{at}/real", (s.batch_size, s.channels, s.image_size, s.image_size)).to(device, dtype)
         z = record.tensor(f"{at}/z", (s.batch_size, s.latent_dim)).to(device, dtype)
         d.load_state_dict(before_d)
         g.load_state_dict(before_g)

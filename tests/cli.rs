@@ -184,7 +184,7 @@ fn wrong_usage_ends_with_2_and_wrong_values_with_1() {
         (&["train", "--sizes", "64"], "--sizes"),
         (&["train", "--image-size", "big"], "--image-size"),
         (&["train", "--device", "tpu"], "auto, cuda, cuda:N or cpu"),
-        (&["train", "--dataset", "lsun"], "celeba"),
+        (&["train", "--dataset", "imagenet"], "celeba"),
         (&["train", "--epochs", "1", "--steps", "1"], "--steps"),
         (&["sample", "--checkpoint", "x"], "--out"),
         (

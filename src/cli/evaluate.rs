@@ -43,10 +43,10 @@ pub struct Args {
     /// What the real images are: best those that the generator was trained on
     #[arg(long, value_enum)]
     dataset: Kind,
-    /// Folder or zip of the images [default: data/celeba for celeba]
+    /// Folder or file of the images [default: data/celeba for celeba]
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// CelebA's partition to use [default: train where there is a partition file, else all]
+    /// Which part of the data set [default: train where it has parts, else all]
     #[arg(long, value_enum)]
     split: Option<Split>,
     /// Centre-crop N×N pixels before resizing [default: none]
@@ -127,7 +127,8 @@ impl Args {
         let size = dimensions.image_size;
 
         let (described, real) = self.real_images(&dimensions)?;
-        let image_bytes = size * size * dimensions.channels;
+        let real = rgb(real, dimensions.channels);
+        let image_bytes = size * size * 3;
         let count = self.count(real.len() / image_bytes, &described)?;
         self.progress(format_args!("generating {count} images"));
         let generated = self.generated_images(&picked, &dict, &dimensions, count)?;
@@ -278,6 +279,14 @@ impl Args {
             Ok(())
         })?;
         Ok(pixels)
+    }
+}
+
+/// Images of so many channels as RGB, grey as three equal channels: so the measure stays that of the paper.
+fn rgb(pixels: Vec<u8>, channels: usize) -> Vec<u8> {
+    match channels {
+        1 => pixels.into_iter().flat_map(|v| [v; 3]).collect(),
+        _ => pixels,
     }
 }
 

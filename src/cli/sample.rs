@@ -45,7 +45,7 @@ pub struct Args {
     /// Noise from a file instead: tensor `z`, [n, latent_dim]
     #[arg(long, value_name = "FILE.safetensors")]
     latents: Option<PathBuf>,
-    /// FILE.png for one sheet, FILE.safetensors for the numbers (tensor `images`, [n, 3, h, w] in [−1, 1]), or a folder
+    /// FILE.png for one sheet, FILE.safetensors for the numbers (tensor `images`, [n, 3, h, w], grey [n, 1, h, w], in [−1, 1]), or a folder
     /// for numbered PNGs
     #[arg(long, value_name = "PATH")]
     out: PathBuf,

@@ -37,10 +37,10 @@ pub struct Args {
     /// What to train on [default: synthetic]
     #[arg(long, value_enum)]
     dataset: Option<Kind>,
-    /// Folder or zip of the images [default: data/celeba for celeba]
+    /// Folder or file of the images [default: data/celeba for celeba]
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
-    /// CelebA's partition to use [default: train where there is a partition file, else all]
+    /// Which part of the data set [default: train where it has parts, else all]
     #[arg(long, value_enum)]
     split: Option<Split>,
     /// Centre-crop N×N pixels before resizing [default: none]
@@ -196,8 +196,6 @@ impl Args {
         }
         precision_on(&picked, Some(config.precision))?;
         if let Some(folder) = &self.init_from {
-            // Read again when the networks are made; here so that an error comes before the images are decoded.
-            checkpoint::load_networks(folder, &config.dimensions())?;
             config.init_from = Some(checkpoint::find(folder)?);
         }
         let epoch_steps = self.steps.is_none() && (resumed.is_none() || self.epochs.is_some());
@@ -245,6 +243,18 @@ impl Args {
             note,
         } = job;
         let source = data::open(&sources(&config))?;
+        let channels = source.channels();
+        ensure!(
+            resumed.is_none() || channels == config.channels,
+            "{}: its images have {channels} channels, but the run has {}: give the data that it was begun with",
+            source.describe(),
+            config.channels
+        );
+        config.channels = channels;
+        if let (None, Some(folder)) = (&resumed, &config.init_from) {
+            // Read again when the networks are made; here so that an error comes before the images are decoded.
+            checkpoint::load_networks(folder, &config.dimensions())?;
+        }
         let name = format!("{}-{}px", config.dataset, config.image_size);
         if self.dry_run {
             let run = match (&resumed, &self.out) {
@@ -407,12 +417,7 @@ impl Args {
                 latent_dim: state.latent_dim,
                 channels: state.channels,
             };
-            let say = |d: Dimensions, seed: u64| {
-                format!(
-                    "{} px, width {}, latent {}, seed {seed}",
-                    d.image_size, d.width, d.latent_dim
-                )
-            };
+            let say = |d: Dimensions, seed: u64| format!("{d}, seed {seed}");
             ensure!(
                 found == config.dimensions() && state.seed == config.seed,
                 "{} is of another run ({}) than {} ({}): give one of this run's checkpoints",
@@ -448,6 +453,7 @@ impl Args {
             max_bad: self.max_bad.unwrap_or(base.max_bad),
             init_from: base.init_from.clone(),
             image_size: self.image_size.unwrap_or(base.image_size),
+            channels: base.channels,
             width: self.width.unwrap_or(base.width),
             latent_dim: self.latent_dim.unwrap_or(base.latent_dim),
             batch_size: self.batch_size.unwrap_or(base.batch_size),
@@ -634,6 +640,7 @@ fn defaults(args: &Args, precision: Precision, gpu: bool) -> Config {
         max_bad: 0.01,
         init_from: None,
         image_size: 64,
+        channels: 3,
         width: 64,
         latent_dim: 100,
         batch_size: 128,
@@ -715,7 +722,7 @@ fn describe<B: Backend>(
         "memory in all, with sample sheets: {:.1} MiB",
         total as f64 / f64::from(1 << 20)
     ));
-    let pixels = source.len() * config.image_size * config.image_size * source.channels();
+    let pixels = source.len() * config.image_size * config.image_size * config.channels;
     print_line(format!(
         "pack of the images: {:.1} MiB, {}{}",
         pixels as f64 / f64::from(1 << 20),

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytes::Bytes;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::decode::looks_like_html;
+use super::stored::{map, unpack_to_disk};
 
 /// Largest image file that is read, bytes, in an archive or a folder.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -21,6 +23,8 @@ const RATIO_MATTERS_ABOVE: u64 = 16 << 20;
 
 /// Bytes that a reader fetches at least: the many small fields of a table of contents take few calls.
 const AHEAD: usize = 8 << 10;
+/// Most that one member of a zip is unpacked to, bytes.
+const MAX_MEMBER: u64 = 256 << 30;
 
 /// Reads an open file from a position of its own. Not a map: what was mapped and read would stay resident, and whoever
 /// shortened the file would stop the process.
@@ -241,7 +245,55 @@ impl Archive {
     }
 }
 
-fn check_name(name: &str) -> Result<()> {
+/// The one member of a zip whose name `wanted` accepts, of any size: a slice of the mapped file where it is stored, else
+/// unpacked to a temporary file without a name.
+///
+/// # Errors
+/// When the zip is damaged or hostile, has no such member or several, or there is no room. The message names the zip.
+pub fn large_member(path: &Path, what: &str, wanted: impl Fn(&str) -> bool) -> Result<Bytes> {
+    let find = || {
+        let bytes = map(path)?;
+        let mut zip = ZipArchive::new(io::Cursor::new(bytes.clone())).map_err(|error| {
+            anyhow!("the zip is truncated or damaged ({error}): the download or copy broke off; fetch it again")
+        })?;
+        let mut names = Vec::new();
+        for index in 0..zip.len() {
+            let entry = zip
+                .by_index_data(index)
+                .with_context(|| format!("the zip is damaged at entry {index}; fetch it again"))?;
+            let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
+            if wanted(&name) {
+                names.push((index, name));
+            }
+        }
+        let (index, name) = match &names[..] {
+            [only] => only,
+            [] => bail!("there is no {what} in the zip"),
+            _ => bail!(
+                "there are {} files {what} in the zip; unpack it and give one of them",
+                names.len()
+            ),
+        };
+        check_name(name)?;
+        let damaged = || format!("{name} in the zip is truncated or damaged; fetch it again");
+        let entry = zip.by_index(*index).with_context(damaged)?;
+        match (entry.compression(), entry.data_start()) {
+            (CompressionMethod::Stored, Some(start)) => {
+                let end = start.checked_add(entry.compressed_size());
+                let within = end.is_some_and(|end| end <= bytes.len() as u64);
+                ensure!(within, "{}", damaged());
+                Ok(bytes.slice(start as usize..(start + entry.compressed_size()) as usize))
+            }
+            _ => {
+                let length = entry.compressed_size();
+                unpack_to_disk(entry, length, MAX_MEMBER).with_context(damaged)
+            }
+        }
+    };
+    find().with_context(|| path.display().to_string())
+}
+
+pub(super) fn check_name(name: &str) -> Result<()> {
     let drive = name.as_bytes().get(1) == Some(&b':');
     let absolute = name.starts_with(['/', '\\']) || drive;
     let climbs = name.split(['/', '\\']).any(|part| part == "..");

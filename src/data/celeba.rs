@@ -9,10 +9,10 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::Source;
 use super::decode::looks_like_html;
 use super::files::{Files, is_image_name, read_bounded};
 use super::folder::read_image;
+use super::{Original, Source, folder};
 
 /// The names of CelebA's attributes, in its order.
 #[rustfmt::skip]
@@ -418,6 +418,10 @@ impl Source for Celeba {
 
     fn read(&self, index: usize, size: usize) -> Result<Vec<u8>> {
         read_image(&self.files, self.selected[index] as usize, size, self.crop)
+    }
+
+    fn original(&self, index: usize) -> Result<Original> {
+        folder::original(&self.files, self.selected[index] as usize)
     }
 
     fn fingerprint(&self) -> String {

@@ -23,7 +23,7 @@ pub fn is_image_name(name: &str) -> bool {
     })
 }
 
-fn is_hidden(part: &str) -> bool {
+pub(super) fn is_hidden(part: &str) -> bool {
     // macOS leaves a `__MACOSX` folder of resource forks named as the images in zips.
     part.starts_with('.') || part == "__MACOSX"
 }

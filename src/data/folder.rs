@@ -5,12 +5,16 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::Source;
-use super::decode::{Limits, decode, fit};
 use super::files::Files;
+use super::{MAX_CLASSES, Original, fit_file};
 
-/// All JPEG, PNG, BMP and WebP files of a tree or a zip, sorted by path.
+/// All JPEG, PNG, BMP and WebP files of a tree or a zip, sorted by path. Where every one of them lies one folder deep
+/// (below the folders that all share), these folders are the classes.
 pub struct Folder {
     files: Files,
+    classes: Vec<String>,
+    /// Of each file; empty without classes.
+    labels: Vec<u32>,
     crop: Option<u32>,
 }
 
@@ -37,7 +41,13 @@ impl Folder {
              out); give the folder that holds your images with --data",
             path.display()
         );
-        Ok(Self { files, crop })
+        let (classes, labels) = classes(&files);
+        Ok(Self {
+            files,
+            classes,
+            labels,
+            crop,
+        })
     }
 
     /// The files as they are.
@@ -67,6 +77,18 @@ impl Source for Folder {
         read_image(&self.files, index, size, self.crop)
     }
 
+    fn original(&self, index: usize) -> Result<Original> {
+        original(&self.files, index)
+    }
+
+    fn class_names(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn class(&self, index: usize) -> Option<u32> {
+        self.labels.get(index).copied()
+    }
+
     fn fingerprint(&self) -> String {
         self.files.fingerprint(0..self.files.len())
     }
@@ -81,6 +103,43 @@ pub(super) fn read_image(
 ) -> Result<Vec<u8>> {
     let name = files.name(index);
     let bytes = files.read(index).with_context(|| name.clone())?;
-    let image = decode(&bytes, &name, &Limits::default())?;
-    fit(&image, size, crop).with_context(|| name)
+    fit_file(&bytes, &name, size, crop)
+}
+
+/// File `index` as it is; errors start with its name.
+pub(super) fn original(files: &Files, index: usize) -> Result<Original> {
+    let bytes = files.read(index).with_context(|| files.name(index))?;
+    Ok(Original::File(bytes.into()))
+}
+
+/// The names of the classes, sorted, and the class of each file; both empty where the tree has another shape.
+fn classes(files: &Files) -> (Vec<String>, Vec<u32>) {
+    let none = (Vec::new(), Vec::new());
+    let names: Vec<String> = (0..files.len())
+        .map(|index| files.relative_name(index).replace('\\', "/"))
+        .collect();
+    let folder = |name: &str| name.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    let Some(folders) = names
+        .iter()
+        .map(|name| folder(name))
+        .collect::<Option<Vec<_>>>()
+    else {
+        return none;
+    };
+    // All in folders that differ in the last part alone.
+    let parent = |folder: &str| folder.rsplit_once('/').map(|(parent, _)| parent.to_owned());
+    let shared = folders.first().map(|folder| parent(folder));
+    let mut classes = folders.clone();
+    classes.sort_unstable();
+    classes.dedup();
+    let one_level = folders.iter().all(|folder| Some(parent(folder)) == shared);
+    if !one_level || classes.len() < 2 || classes.len() > MAX_CLASSES as usize {
+        return none;
+    }
+    let labels = folders
+        .iter()
+        .map(|folder| classes.partition_point(|class| class < folder) as u32)
+        .collect();
+    let last = |folder: String| folder.rsplit('/').next().unwrap_or_default().to_owned();
+    (classes.into_iter().map(last).collect(), labels)
 }

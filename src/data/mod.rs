@@ -3,28 +3,61 @@
 
 pub mod archive;
 pub mod celeba;
+pub mod cifar10;
 pub mod dataset;
 pub mod decode;
 pub mod files;
 pub mod folder;
+pub mod lmdb;
 pub mod loader;
+pub mod lsun;
+pub mod mnist;
 pub mod pack;
+pub mod page_headers;
+pub mod parquet;
 pub mod prepare;
+pub mod stored;
 pub mod synthetic;
+pub mod webdataset;
 
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 pub use celeba::{Celeba, Split};
+pub use cifar10::Cifar10;
 pub use dataset::{Dataset, LoadOptions};
 pub use folder::Folder;
 pub use loader::Loader;
+pub use lsun::Lsun;
+pub use mnist::Mnist;
 pub use pack::Pack;
+pub use parquet::Parquet;
 pub use synthetic::Synthetic;
+pub use webdataset::WebDataset;
+
+use decode::{Limits, decode, fit};
+
+/// Classes are numbered below this.
+pub const MAX_CLASSES: u32 = 1 << 16;
+
+/// An image as its source holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Original {
+    /// A whole image file.
+    File(Bytes),
+    /// Samples without a file format: `height`·`width`·`channels` u8, HWC.
+    Pixels {
+        width: u32,
+        height: u32,
+        channels: usize,
+        pixels: Vec<u8>,
+    },
+}
 
 /// Where images come from: a folder, an archive, a renderer. `read` is called from many threads at once.
 pub trait Source: Send + Sync {
@@ -50,6 +83,24 @@ pub trait Source: Send + Sync {
     /// u8, HWC.
     fn read(&self, index: usize, size: usize) -> Result<Vec<u8>>;
 
+    /// Image `index` as it is stored.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the source stores none (synthetic faces).
+    fn original(&self, index: usize) -> Result<Original> {
+        bail!("{}: not stored anywhere", self.name(index))
+    }
+
+    /// The names of the classes; empty where there are none.
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+
+    /// The class of image `index`, an index of [`class_names`](Self::class_names); `None` where it has none.
+    fn class(&self, _index: usize) -> Option<u32> {
+        None
+    }
+
     /// Changes when the source does (names, lengths, modification times or checksums; not contents), so that a resumed
     /// run can tell.
     fn fingerprint(&self) -> String;
@@ -64,16 +115,6 @@ pub trait Source: Send + Sync {
         None
     }
 
-    /// Names of the classes; none where there are no classes, or they have no names.
-    fn class_names(&self) -> &[String] {
-        &[]
-    }
-
-    /// The class of image `index`, where it has one.
-    fn class(&self, _index: usize) -> Option<u32> {
-        None
-    }
-
     /// The part of a partitioned data set that image `index` belongs to, never [`Split::All`]; `None` where that is not
     /// known.
     fn part(&self, _index: usize) -> Option<Split> {
@@ -83,12 +124,25 @@ pub trait Source: Send + Sync {
 
 /// The kinds of sources, as `--dataset` names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// CelebA: img_align_celeba/ or img_align_celeba.zip.
     Celeba,
     /// Any tree of JPEG, PNG, BMP and WebP files, or a zip of them.
+    #[value(alias = "zip")]
     Folder,
+    /// CIFAR-10, binary version: cifar-10-batches-bin/ or cifar-10-binary.tar.gz.
+    Cifar10,
+    /// MNIST: a folder of idx files, gzipped or not; grey.
+    Mnist,
+    /// Fashion-MNIST: likewise.
+    FashionMnist,
+    /// LSUN: data.mdb, its folder, or the zip of it.
+    Lsun,
+    /// Hugging Face's image data sets: a .parquet file or a folder of them.
+    Parquet,
+    /// WebDataset: a .tar or .tar.gz shard, or a folder of them.
+    Webdataset,
     /// Faces drawn by this program: no files needed.
     Synthetic,
 }
@@ -98,6 +152,12 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Celeba => "celeba",
             Self::Folder => "folder",
+            Self::Cifar10 => "cifar10",
+            Self::Mnist => "mnist",
+            Self::FashionMnist => "fashion-mnist",
+            Self::Lsun => "lsun",
+            Self::Parquet => "parquet",
+            Self::Webdataset => "webdataset",
             Self::Synthetic => "synthetic",
         })
     }
@@ -131,9 +191,9 @@ impl fmt::Display for Residency {
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
     pub kind: Kind,
-    /// Folder or zip; synthetic faces need none.
+    /// Folder or file; synthetic faces need none.
     pub path: Option<PathBuf>,
-    /// For CelebA; `None` for train where a partition exists, else all.
+    /// `None` for train where there are splits, else all.
     pub split: Option<Split>,
     /// Side of the centre crop before the resize, pixels; `None` for the whole image.
     pub crop: Option<u32>,
@@ -149,14 +209,36 @@ pub struct OpenOptions {
 /// When it is missing, empty, damaged or hostile; the message names the file, the cause and the remedy.
 pub fn open(options: &OpenOptions) -> Result<Box<dyn Source>> {
     let path = || {
-        options
-            .path
-            .as_deref()
-            .with_context(|| format!("--dataset {} needs --data, a folder or a zip", options.kind))
+        options.path.as_deref().with_context(|| {
+            format!(
+                "--dataset {} needs --data, the folder or file with the images",
+                options.kind
+            )
+        })
     };
+    let (split, crop) = (options.split, options.crop);
+    if matches!(options.kind, Kind::Lsun | Kind::Webdataset) {
+        ensure!(
+            matches!(split, None | Some(Split::All)),
+            "--dataset {} has no splits to choose from: leave --split out, and give the files of one with --data",
+            options.kind
+        );
+    }
     Ok(match options.kind {
-        Kind::Celeba => Box::new(Celeba::open(path()?, options.split, options.crop)?),
-        Kind::Folder => Box::new(Folder::open(path()?, options.crop)?),
+        Kind::Celeba => Box::new(Celeba::open(path()?, split, crop)?),
+        Kind::Folder => Box::new(Folder::open(path()?, crop)?),
+        Kind::Cifar10 => Box::new(Cifar10::open(path()?, split, crop)?),
+        Kind::Mnist => Box::new(Mnist::open(path()?, mnist::Edition::Digits, split, crop)?),
+        Kind::FashionMnist => Box::new(Mnist::open(path()?, mnist::Edition::Fashion, split, crop)?),
+        Kind::Lsun => Box::new(Lsun::open(path()?, crop)?),
+        Kind::Parquet => Box::new(Parquet::open(path()?, split, crop)?),
+        Kind::Webdataset => Box::new(WebDataset::open(path()?, crop)?),
         Kind::Synthetic => Box::new(Synthetic::new(options.seed, options.count)),
     })
+}
+
+/// An image file decoded and fitted to RGB; errors start with `name`.
+fn fit_file(bytes: &[u8], name: &str, size: usize, crop: Option<u32>) -> Result<Vec<u8>> {
+    let image = decode(bytes, name, &Limits::default())?;
+    fit(&image, size, crop).with_context(|| name.to_owned())
 }

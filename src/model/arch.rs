@@ -128,6 +128,23 @@ pub struct Dimensions {
     pub channels: usize,
 }
 
+impl std::fmt::Display for Dimensions {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Self {
+            image_size,
+            width,
+            latent_dim,
+            channels,
+        } = self;
+        write!(f, "{image_size} px, width {width}, latent {latent_dim}, ")?;
+        match channels {
+            1 => f.write_str("grey"),
+            3 => f.write_str("RGB"),
+            other => write!(f, "{other} channels"),
+        }
+    }
+}
+
 impl Dimensions {
     /// Refuses what no network exists for.
     pub fn check(&self) -> Result<()> {

@@ -349,11 +349,8 @@ pub fn load_networks(
         let dict = read_network(&folder, name, state.as_ref())?;
         dict.check(architecture, true).with_context(|| {
             format!(
-                "{} does not fit this run ({} px, width {}, latent {})",
-                folder.join(name).display(),
-                dimensions.image_size,
-                dimensions.width,
-                dimensions.latent_dim
+                "{} does not fit this run ({dimensions})",
+                folder.join(name).display()
             )
         })?;
         Ok(dict)

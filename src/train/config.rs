@@ -21,6 +21,11 @@ fn shown(value: &serde_json::Value) -> String {
     }
 }
 
+/// Of the runs that were written before there were others.
+fn rgb() -> usize {
+    3
+}
+
 fn auto() -> Conv {
     Conv::Auto
 }
@@ -29,7 +34,7 @@ fn auto() -> Conv {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     pub dataset: Kind,
-    /// Folder or zip; `None` for synthetic faces.
+    /// Folder or file; `None` for synthetic faces.
     pub data: Option<PathBuf>,
     pub split: Option<Split>,
     pub crop: Option<u32>,
@@ -40,6 +45,9 @@ pub struct Config {
     #[serde(default)]
     pub init_from: Option<PathBuf>,
     pub image_size: usize,
+    /// Of the images: 3 for RGB, 1 for grey, as the data set has them.
+    #[serde(default = "rgb")]
+    pub channels: usize,
     pub width: usize,
     pub latent_dim: usize,
     pub batch_size: usize,
@@ -72,7 +80,7 @@ impl Config {
             image_size: self.image_size,
             width: self.width,
             latent_dim: self.latent_dim,
-            channels: 3,
+            channels: self.channels,
         }
     }
 

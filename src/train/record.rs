@@ -39,6 +39,7 @@ impl Recorder {
             ("image_size", config.image_size.to_string()),
             ("width", config.width.to_string()),
             ("latent_dim", config.latent_dim.to_string()),
+            ("channels", config.channels.to_string()),
             ("batch_size", config.batch_size.to_string()),
             ("lr_g", config.lr_g.to_string()),
             ("lr_d", config.lr_d.to_string()),
@@ -78,7 +79,10 @@ impl Recorder {
     ) -> Result<()> {
         let (n, size) = (config.batch_size, config.image_size);
         let prefix = self.prefix();
-        let real = Tensor::new(&[n, 3, size, size], backend.read(&gan.real, n)?);
+        let real = Tensor::new(
+            &[n, config.channels, size, size],
+            backend.read(&gan.real, n)?,
+        );
         let z = Tensor::new(&[n, config.latent_dim], backend.read(&gan.z, n)?);
         self.file.floats.insert(format!("{prefix}real"), real);
         self.file.floats.insert(format!("{prefix}z"), z);
