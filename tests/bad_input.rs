@@ -151,7 +151,7 @@ fn wrong_usage() {
     for (args, parts) in [
         (
             &["--dataset", "cats"][..],
-            &["cats", "celeba, folder, synthetic"][..],
+            &["cats", "celeba, folder, cifar10"][..],
         ),
         (&["--device", "gpu"], &["gpu", "auto, cuda, cuda:N or cpu"]),
         (&["--steps", "many"], &["many", "--steps"]),

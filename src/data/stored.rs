@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn gzip_is_unpacked_within_bounds() {
-        let bytes: Vec<u8> = (0..5000u32).map(|i| (i * i >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..5000u32).map(|i| ((i * i) >> 3) as u8).collect();
         let packed = pack(&bytes);
         assert_eq!(gunzip(&packed, 1 << 20).unwrap(), bytes);
         let on_disk = unpack_to_disk(
