@@ -196,6 +196,15 @@ impl Args {
             count: self.synthetic_count,
         };
         let source = data::open(&options)?;
+        // Before the images are decoded.
+        ensure!(
+            source.channels() == dimensions.channels,
+            "{}: its images have {} channels, but the generator in {} makes {}: give the data that it was trained on",
+            source.describe(),
+            source.channels(),
+            self.checkpoint.display(),
+            dimensions.channels
+        );
         let count = self.count(source.len(), &source.describe())?;
         let load = LoadOptions {
             size: dimensions.image_size,
@@ -213,14 +222,6 @@ impl Args {
         if let Some(report) = dataset.skipped_report() {
             eprintln!("{report}");
         }
-        ensure!(
-            dataset.channels() == dimensions.channels,
-            "{}: images of {} channels cannot be compared with the {} of the generator in {}",
-            source.describe(),
-            dataset.channels(),
-            dimensions.channels,
-            self.checkpoint.display()
-        );
         // Enough, even if as many are corrupt as may be.
         let wanted = ((2 * count) as f64 / (1.0 - self.max_bad)).ceil() + 1.0;
         let skipped: Vec<usize> = dataset.skipped().iter().map(|bad| bad.index).collect();
