@@ -305,8 +305,11 @@ fn from_archive(path: &Path, wanted: &[&'static str]) -> Result<Named> {
     Ok(files)
 }
 
-/// The files that are wanted, whatever folder they are in: nothing is unpacked to disk.
-fn from_tar(reader: impl Read, wanted: &[&'static str]) -> Result<Named> {
+/// The files of a tar that are wanted, and `batches.meta.txt`, whatever folder they are in: nothing is unpacked to disk.
+///
+/// # Errors
+/// When it is no tar, damaged, cut off, or declares an absurd size. The message lacks the name.
+pub fn from_tar(reader: impl Read, wanted: &[&'static str]) -> Result<Vec<(&'static str, Bytes)>> {
     let damaged = |error: io::Error| {
         anyhow!(
             "not a tar archive, or truncated or damaged ({error}); fetch it again: {WHERE_TO_GET_IT}"

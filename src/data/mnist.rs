@@ -362,7 +362,11 @@ fn find(root: &Path, prefix: &str, what: &str, rank: usize) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn check_images(images: Idx) -> Result<Idx> {
+/// Takes an idx file as images: count×height×width, none of them 0.
+///
+/// # Errors
+/// When it holds something else. The message lacks the name.
+pub fn check_images(images: Idx) -> Result<Idx> {
     let limit = Limits::default().max_side as usize;
     ensure!(
         matches!(images.dimensions[..], [n, h, w] if n > 0 && (1..=limit).contains(&h) && (1..=limit).contains(&w)),
@@ -372,7 +376,11 @@ fn check_images(images: Idx) -> Result<Idx> {
     Ok(images)
 }
 
-fn check_labels(labels: Idx, images: usize) -> Result<Idx> {
+/// Takes an idx file as the labels of so many images.
+///
+/// # Errors
+/// When it has another number of them, or one is not below 10. The message lacks the name.
+pub fn check_labels(labels: Idx, images: usize) -> Result<Idx> {
     ensure!(
         labels.dimensions == [images],
         "it holds {} labels for {images} images: the files do not belong together; fetch both again",

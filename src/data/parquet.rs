@@ -84,8 +84,24 @@ impl Parquet {
     /// than Snappy.
     pub fn open(path: &Path, split: Option<Split>, crop: Option<u32>) -> Result<Self> {
         let paths = choose(find(path)?, split).with_context(|| path.display().to_string())?;
+        let files = paths.into_iter().map(|path| {
+            let bytes = map(&path)?;
+            Ok((path, bytes))
+        });
+        Self::from_files(path, files, crop)
+    }
+
+    /// As [`open`](Self::open), of files with their names; `root` is what describes them.
+    ///
+    /// # Errors
+    /// Those of the iterator, and as `open`.
+    pub fn from_files(
+        root: &Path,
+        files: impl IntoIterator<Item = Result<(PathBuf, Bytes)>>,
+        crop: Option<u32>,
+    ) -> Result<Self> {
         let mut source = Self {
-            root: path.to_owned(),
+            root: root.to_owned(),
             files: Vec::new(),
             pages: Vec::new(),
             len: 0,
@@ -94,8 +110,8 @@ impl Parquet {
             crop,
             cache: Mutex::new(VecDeque::new()),
         };
-        for path in paths {
-            let bytes = map(&path)?;
+        for file in files {
+            let (path, bytes) = file?;
             source
                 .add(&path, bytes)
                 .with_context(|| path.display().to_string())?;
@@ -103,7 +119,7 @@ impl Parquet {
         ensure!(
             source.len > 0,
             "{}: {} Parquet files without a row; {REMEDY}",
-            path.display(),
+            root.display(),
             source.files.len()
         );
         if source.labels.iter().all(|&label| label == u32::MAX) {

@@ -58,10 +58,25 @@ impl WebDataset {
     /// # Errors
     /// When there is no shard or image, or a shard is damaged or hostile.
     pub fn open(path: &Path, crop: Option<u32>) -> Result<Self> {
-        let paths = find_shards(path)?;
-        let (mut shards, mut samples) = (Vec::new(), Vec::new());
-        for path in paths {
+        let shards = find_shards(path)?.into_iter().map(|path| {
             let bytes = map(&path)?;
+            Ok((path, bytes))
+        });
+        Self::from_shards(path, shards, crop)
+    }
+
+    /// As [`open`](Self::open), of shards with their names, gzipped or not; `root` is what describes them.
+    ///
+    /// # Errors
+    /// Those of the iterator, and as `open`.
+    pub fn from_shards(
+        root: &Path,
+        given: impl IntoIterator<Item = Result<(PathBuf, Bytes)>>,
+        crop: Option<u32>,
+    ) -> Result<Self> {
+        let (mut shards, mut samples) = (Vec::new(), Vec::new());
+        for shard in given {
+            let (path, bytes) = shard?;
             let named = || path.display().to_string();
             let bytes = if is_gzip(&bytes) {
                 let length = bytes.len() as u64;
@@ -77,7 +92,7 @@ impl WebDataset {
         ensure!(
             !samples.is_empty(),
             "{}: no images in {} shards: no file ends in .jpg, .jpeg, .png, .webp or .bmp; {REMEDY}",
-            path.display(),
+            root.display(),
             shards.len()
         );
         let most = samples.iter().filter_map(|sample| sample.class).max();
@@ -85,7 +100,7 @@ impl WebDataset {
             .map(|class| class.to_string())
             .collect();
         Ok(Self {
-            root: path.to_owned(),
+            root: root.to_owned(),
             shards,
             samples,
             classes,
