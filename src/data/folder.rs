@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::Source;
-use super::decode::{Limits, decode, fit};
+use super::decode::{Limits, decode_and_fit};
 use super::files::Files;
 
 /// All JPEG, PNG, BMP and WebP files of a tree or a zip, sorted by path.
@@ -79,8 +79,7 @@ pub(super) fn read_image(
     size: usize,
     crop: Option<u32>,
 ) -> Result<Vec<u8>> {
-    let name = files.name(index);
-    let bytes = files.read(index).with_context(|| name.clone())?;
-    let image = decode(&bytes, &name, &Limits::default())?;
-    fit(&image, size, crop).with_context(|| name)
+    let name = || files.name(index);
+    let bytes = files.read(index).with_context(name)?;
+    decode_and_fit(&bytes, &Limits::default(), size, crop).with_context(name)
 }
