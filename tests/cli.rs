@@ -122,7 +122,7 @@ fn generator(folder: &Path) -> String {
 #[test]
 fn help_of_every_command_works_and_names_defaults() {
     let here = TempDir::new().unwrap();
-    let commands: [(&[&str], &[&str]); 10] = [
+    let commands: [(&[&str], &[&str]); 11] = [
         (&[], &["train", "sample", "dataset", "bench", "doctor"]),
         (
             &["train"],
@@ -147,8 +147,9 @@ fn help_of_every_command_works_and_names_defaults() {
             &["dataset", "inspect"],
             &["[default: celeba]", "[default: 0.01]"],
         ),
-        (&["bench"], &["step"]),
+        (&["bench"], &["step", "data"]),
         (&["bench", "step"], &["[default: 10]", "[default: auto]"]),
+        (&["bench", "data"], &["[default: 64]", "[default: 20000]"]),
         (&["doctor"], &["Exit code"]),
         (&["help", "train"], &["--dry-run"]),
     ];

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use dcgan_cuda::data::decode::{Limits, decode, fit};
+use dcgan_cuda::data::decode::{Limits, decode, decode_and_fit, fit};
 use dcgan_cuda::data::{Celeba, Dataset, Folder, LoadOptions, Loader, Source, Split};
 use dcgan_cuda::random::{Purpose, Stream};
 
@@ -51,6 +51,8 @@ fn every_format_is_read_as_pillow_reads_it() {
         let bytes = fs::read(fixtures().join(image_name)).unwrap();
         let image = decode(&bytes, image_name, &Limits::default()).unwrap();
         let ours = fit(&image, size, crop).unwrap();
+        let at_once = decode_and_fit(&bytes, &Limits::default(), size, crop).unwrap();
+        assert!(at_once == ours, "{file}");
         let difference = mean_difference(&ours, &fs::read(&path).unwrap());
         println!("{file}: {difference:.3}");
         assert!(difference <= 1.0, "{file}: mean difference {difference}");
@@ -103,7 +105,17 @@ fn damaged_images_never_panic() {
             if round % 4 == 0 {
                 bytes.truncate(random.below(40, bytes.len() as u32) as usize);
             }
-            match decode(&bytes, "damaged", &limits).and_then(|image| fit(&image, 32, None)) {
+            let fitted = decode(&bytes, "damaged", &limits).and_then(|image| fit(&image, 32, None));
+            let at_once = decode_and_fit(&bytes, &limits, 32, None);
+            match (&fitted, &at_once) {
+                (Ok(fitted), Ok(at_once)) => assert!(fitted == at_once, "{path:?}, {round}"),
+                (Err(fitted), Err(at_once)) => {
+                    let (fitted, at_once) = (format!("{fitted:#}"), format!("{at_once:#}"));
+                    assert!(fitted.ends_with(&at_once), "{fitted}; {at_once}");
+                }
+                _ => panic!("{path:?}, {round}: {fitted:?}, {at_once:?}"),
+            }
+            match fitted {
                 Ok(pixels) => {
                     assert_eq!(pixels.len(), 32 * 32 * 3);
                     decoded += 1;

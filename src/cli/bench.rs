@@ -1,18 +1,20 @@
-//! `bench step`.
+//! `bench step`: the training iteration, on images that are there or that a loader brings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args as ClapArgs, Subcommand};
 
+use super::bench_data::{self, noise_pack};
 use super::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
 use super::train::set_threads;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::choice::{Choices, Conv};
-use crate::backend::{Adam, Backend, Precision};
+use crate::backend::{Adam, Backend, Batch, Precision};
+use crate::data::{Dataset, Loader, Residency};
 use crate::files;
 use crate::model::arch::Dimensions;
 use crate::train::report::print_error_line;
@@ -25,17 +27,25 @@ const WARM_UP: usize = 3;
 /// Seconds between two waits, about.
 const ROUND: f64 = 0.1;
 
+/// Bytes of the pack that a loader reads: many times what a processor caches.
+const PACK_BYTES: usize = 256 << 20;
+
+/// The fewest times that each of two things is measured which take turns.
+const TURNS: usize = 5;
+
 /// Measure.
 #[derive(Subcommand)]
 pub enum Command {
     /// Throughput of the training iteration on random images that are already there.
     Step(Step),
+    Data(Box<bench_data::Args>),
 }
 
 impl Command {
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Self::Step(step) => step.run(),
+            Self::Data(data) => data.run(),
         }
     }
 }
@@ -57,6 +67,9 @@ pub struct Step {
     /// How long to measure, after a warm-up
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// Load shuffled batches of a pack of noise too, as training does, and compare: device, host or stream
+    #[arg(long, value_enum, value_name = "WHERE")]
+    data_residency: Option<Residency>,
     /// Where to compute
     #[arg(long, default_value = "auto")]
     device: Device,
@@ -87,6 +100,10 @@ impl Step {
             self.seconds.is_finite() && self.seconds > 0.0,
             "--seconds must be positive"
         );
+        ensure!(
+            self.data_residency != Some(Residency::Auto),
+            "--data-residency auto is decided by train: choose device, host or stream to measure it"
+        );
         let picked = pick(self.device)?;
         if let Some(workers) = self.workers {
             set_threads(workers)?;
@@ -116,7 +133,19 @@ impl Step {
         dimensions: &Dimensions,
         precision: Precision,
     ) -> Result<ExitCode> {
-        let times = measure(backend, dimensions, self.batch_size, self.seconds)?;
+        let scratch;
+        let dataset = match self.data_residency {
+            None => None,
+            Some(residency) => {
+                scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
+                Some(self.dataset(residency, scratch.path())?)
+            }
+        };
+        let Times {
+            resident: times,
+            loaded,
+            filling,
+        } = self.measure(backend, dimensions, dataset.as_ref())?;
         let median = times[times.len() / 2].as_secs_f64();
         let images_per_sec = self.batch_size as f64 / median;
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
@@ -143,8 +172,33 @@ impl Step {
             },
             backend.allocated().unwrap_or_else(peak_rss) as f64 / f64::from(1 << 20)
         );
+        let loading = self.data_residency.filter(|_| !loaded.is_empty());
+        let loading = loading.map(|residency| {
+            let middle = loaded[loaded.len() / 2].as_secs_f64();
+            let best = times[0].as_secs_f64() / loaded[0].as_secs_f64();
+            println!(
+                "loaded batches, {residency}: {:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to {:.1}), of \
+                 which {:.3} ms to write a batch; {:.1} % of the speed without loading ({:.1} % of the fastest)",
+                self.batch_size as f64 / middle,
+                middle * 1e3,
+                loaded.len(),
+                loaded[0].as_secs_f64() * 1e3,
+                loaded[loaded.len() - 1].as_secs_f64() * 1e3,
+                filling.as_secs_f64() * 1e3,
+                100.0 * median / middle,
+                100.0 * best,
+            );
+            serde_json::json!({
+                "residency": format!("{residency:?}").to_lowercase(),
+                "images_per_sec": self.batch_size as f64 / middle,
+                "ms": middle * 1e3,
+                "filling_ms": filling.as_secs_f64() * 1e3,
+                "ratio": median / middle,
+                "ratio_of_fastest": best,
+            })
+        });
         if let Some(path) = &self.json {
-            let text = serde_json::json!({
+            let value = serde_json::json!({
                 "device": backend.describe(),
                 "image_size": self.image_size,
                 "width": self.width,
@@ -162,62 +216,124 @@ impl Step {
                 "gflop_per_sec": flop as f64 * images_per_sec / 1e9,
                 "peak_rss_bytes": peak_rss(),
                 "device_bytes": backend.allocated(),
+                "loading": loading,
                 "version": env!("CARGO_PKG_VERSION"),
             });
-            if path.as_os_str() == "-" {
-                println!("{text}");
-            } else {
-                files::write_atomically(path, format!("{text:#}\n").as_bytes())?;
-            }
+            write_json(path, &value)?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// A pack of noise in `folder`, where `residency` wants it.
+    fn dataset(&self, residency: Residency, folder: &Path) -> Result<Dataset> {
+        let image = self.image_size * self.image_size * 3;
+        let count = (PACK_BYTES / image).max(4 * self.batch_size);
+        let dataset = Dataset::from_pack(noise_pack(folder, self.image_size, count)?);
+        match residency {
+            Residency::Host => dataset.into_memory(),
+            _ => Ok(dataset),
+        }
+    }
+
+    /// `dataset`: what batches are loaded from in every second round.
+    fn measure<B: Backend>(
+        &self,
+        backend: &B,
+        dimensions: &Dimensions,
+        dataset: Option<&Dataset>,
+    ) -> Result<Times> {
+        let mut gan = Gan::new(backend, dimensions, self.batch_size, SLOTS, 0)?;
+        let loader = |dataset| Loader::new(dataset, self.batch_size, 0, true);
+        let mut loader = dataset.map(loader).transpose()?;
+        if let (Some(Residency::Device), Some(dataset)) = (self.data_residency, dataset) {
+            gan.keep_images(backend, dataset.pixels())?;
+        }
+        // Without a loader the images stay in their slots.
+        let ahead = SLOTS as u64;
+        for iteration in 0..ahead {
+            gan.send_batch(backend, iteration, |batch| match &mut loader {
+                Some(loader) => loader.write(iteration, batch),
+                None => fill_pixels(batch),
+            })?;
+        }
+        let adam = Adam {
+            lr: 2e-4,
+            beta1: 0.5,
+            beta2: 0.999,
+            eps: 1e-8,
+        };
+        let settings = Settings {
+            discriminator: adam,
+            generator: adam,
+            ema: 0.999,
+            seed: 0,
+        };
+        let stream = self.data_residency == Some(Residency::Stream);
+        let mut iteration = 0;
+        let mut filling = Duration::ZERO;
+        let mut filled = 0;
+        let mut round = |count: u32, loader: Option<&mut Loader>| -> Result<Duration> {
+            let mut loader = loader;
+            let start = Instant::now();
+            for _ in 0..count {
+                gan.iteration(backend, &settings)?;
+                if let Some(loader) = &mut loader {
+                    if stream {
+                        loader.announce(iteration + ahead);
+                    }
+                    gan.send_batch(backend, iteration + ahead, |batch: Batch<'_>| {
+                        let start = Instant::now();
+                        loader.write(iteration + ahead, batch);
+                        filling += start.elapsed();
+                        filled += 1;
+                    })?;
+                }
+                iteration += 1;
+            }
+            backend.wait()?;
+            Ok(start.elapsed() / count)
+        };
+        for _ in 0..WARM_UP {
+            round(1, loader.as_mut())?;
+        }
+        let one = round(1, None)?.as_secs_f64().max(1e-6);
+        let count = (ROUND / one).clamp(1.0, 1e4) as u32;
+        let begin = Instant::now();
+        let (mut resident, mut loaded) = (Vec::new(), Vec::new());
+        let least = if loader.is_some() { TURNS } else { 3 };
+        while begin.elapsed().as_secs_f64() < self.seconds || resident.len() < least {
+            resident.push(round(count, None)?);
+            if loader.is_some() {
+                loaded.push(round(count, loader.as_mut())?);
+            }
+        }
+        resident.sort_unstable();
+        loaded.sort_unstable();
+        Ok(Times {
+            resident,
+            loaded,
+            filling: filling.checked_div(filled).unwrap_or_default(),
+        })
     }
 }
 
 /// Times of an iteration, sorted: each is the mean of as many as it takes to make waiting for them cost nothing.
-fn measure<B: Backend>(
-    backend: &B,
-    dimensions: &Dimensions,
-    batch: usize,
-    seconds: f64,
-) -> Result<Vec<Duration>> {
-    let mut gan = Gan::new(backend, dimensions, batch, SLOTS, 0)?;
-    // The images stay in their slots: what it takes to bring new ones is not measured here.
-    for iteration in 0..SLOTS as u64 {
-        gan.send_batch(backend, iteration, fill_pixels)?;
+struct Times {
+    /// On batches that are there.
+    resident: Vec<Duration>,
+    /// On batches that a loader brings, if there is one; in turns with the former.
+    loaded: Vec<Duration>,
+    /// What the loader takes for a batch, on average.
+    filling: Duration,
+}
+
+/// Writes a result to a file, or prints it in one line where that is `-`.
+pub fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    if path.as_os_str() == "-" {
+        println!("{value}");
+        return Ok(());
     }
-    let adam = Adam {
-        lr: 2e-4,
-        beta1: 0.5,
-        beta2: 0.999,
-        eps: 1e-8,
-    };
-    let settings = Settings {
-        discriminator: adam,
-        generator: adam,
-        ema: 0.999,
-        seed: 0,
-    };
-    let mut round = |count: u32| -> Result<Duration> {
-        let start = Instant::now();
-        for _ in 0..count {
-            gan.iteration(backend, &settings)?;
-        }
-        backend.wait()?;
-        Ok(start.elapsed() / count)
-    };
-    for _ in 0..WARM_UP {
-        round(1)?;
-    }
-    let one = round(1)?.as_secs_f64().max(1e-6);
-    let count = (ROUND / one).clamp(1.0, 1e4) as u32;
-    let begin = Instant::now();
-    let mut times = Vec::new();
-    while begin.elapsed().as_secs_f64() < seconds || times.len() < 3 {
-        times.push(round(count)?);
-    }
-    times.sort_unstable();
-    Ok(times)
+    files::write_atomically(path, format!("{value:#}\n").as_bytes())
 }
 
 /// Peak resident memory of this process so far, bytes; 0 where the system does not tell.

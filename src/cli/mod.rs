@@ -1,6 +1,7 @@
 //! The commands, one file each: its clap struct and its `run()`.
 
 pub mod bench;
+pub mod bench_data;
 pub mod dataset;
 pub mod device;
 pub mod doctor;

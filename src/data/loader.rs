@@ -118,7 +118,8 @@ impl<'a> Loader<'a> {
             }
         };
         let together = TOGETHER.div_ceil(image_bytes);
-        if indices.len() < 2 * together {
+        // One thread has nobody to share with, and asking the pool would allocate now and then.
+        if indices.len() < 2 * together || rayon::current_num_threads() == 1 {
             return gather(out, indices);
         }
         out.par_chunks_mut(together * image_bytes)

@@ -40,7 +40,7 @@ pub use parquet::Parquet;
 pub use synthetic::Synthetic;
 pub use webdataset::WebDataset;
 
-use decode::{Limits, decode, fit};
+use decode::{Limits, decode_and_fit};
 
 /// Classes are numbered below this.
 pub const MAX_CLASSES: u32 = 1 << 16;
@@ -239,6 +239,5 @@ pub fn open(options: &OpenOptions) -> Result<Box<dyn Source>> {
 
 /// An image file decoded and fitted to RGB; errors start with `name`.
 fn fit_file(bytes: &[u8], name: &str, size: usize, crop: Option<u32>) -> Result<Vec<u8>> {
-    let image = decode(bytes, name, &Limits::default())?;
-    fit(&image, size, crop).with_context(|| name.to_owned())
+    decode_and_fit(bytes, &Limits::default(), size, crop).with_context(|| name.to_owned())
 }
