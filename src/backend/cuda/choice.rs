@@ -672,8 +672,8 @@ fn tolerance(precision: Precision, tf32: bool) -> f64 {
     }
 }
 
-/// ‖got − want‖ / ‖want‖.
-fn relative_error(got: &[f32], want: &[f32]) -> f64 {
+/// ‖got − want‖ / ‖want‖; NaN where there is one.
+pub(super) fn relative_error(got: &[f32], want: &[f32]) -> f64 {
     let square = |v: f64| v * v;
     let pairs = got.iter().zip(want);
     let difference: f64 = pairs

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 
-use super::choice::{Choices, Conv, Kernel};
+use super::choice::{Choices, Conv, Kernel, relative_error};
 use super::convolution::Tile;
 use super::device::{Device, Memory};
 use super::kernels::{self, KERNELS};
@@ -281,15 +281,4 @@ fn elementwise(device: &std::rc::Rc<Device>, precision: Precision) -> Result<()>
         );
     }
     Ok(())
-}
-
-/// ‖got − want‖ / ‖want‖; NaN where there is one.
-fn relative_error(got: &[f32], want: &[f32]) -> f64 {
-    let square = |v: f64| v * v;
-    let pairs = got.iter().zip(want);
-    let difference: f64 = pairs
-        .map(|(&g, &w)| square(f64::from(g) - f64::from(w)))
-        .sum();
-    let norm: f64 = want.iter().map(|&w| square(f64::from(w))).sum();
-    (difference / norm).sqrt()
 }
