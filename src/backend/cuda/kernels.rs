@@ -36,6 +36,8 @@ pub fn fingerprint() -> u64 {
 }
 
 /// The driver reads a fatbin in words, and `include_bytes!` promises no alignment.
+// Built without nvcc there is none to align.
+#[allow(dead_code)]
 #[repr(C, align(64))]
 struct Aligned<const N: usize>([u8; N]);
 
