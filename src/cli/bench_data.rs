@@ -67,6 +67,9 @@ pub struct Args {
     /// Images of the pack that is written and read; those that were decoded are repeated
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = value_parser!(u32).range(1..))]
     pack_images: u32,
+    /// Measure decoding alone
+    #[arg(long)]
+    decode_only: bool,
     /// How long each measurement takes, at least
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
@@ -136,14 +139,31 @@ impl Rate {
 #[derive(Serialize)]
 struct Report {
     source: String,
-    /// Of the files that were decoded.
-    images_decoded: usize,
     image_size: usize,
-    batch_size: usize,
     threads: usize,
-    decode_one_core: Rate,
-    decode_all_cores: Rate,
-    /// All below in bytes a second but where they say images.
+    decode: Decode,
+    /// What was measured beside decoding.
+    #[serde(flatten)]
+    rest: Option<Rest>,
+    version: &'static str,
+}
+
+/// Images a second, from files to pixels.
+#[derive(Serialize)]
+struct Decode {
+    /// How many files, again and again.
+    files: usize,
+    one_core: Rate,
+    all_cores: Rate,
+    /// Images a second of processor time: what else runs on the machine is not in these.
+    one_core_busy: Rate,
+    all_cores_busy: Rate,
+}
+
+/// In bytes a second but where it says images.
+#[derive(Serialize)]
+struct Rest {
+    batch_size: usize,
     pack_bytes: u64,
     pack_write: Rate,
     file_write: Rate,
@@ -155,7 +175,6 @@ struct Report {
     memcpy_images: Rate,
     batches_per_sec: f64,
     to_device: Option<ToDevice>,
-    version: &'static str,
 }
 
 #[derive(Serialize)]
@@ -258,7 +277,6 @@ impl Args {
         if let Some(workers) = self.workers {
             set_threads(workers)?;
         }
-        let picked = pick(self.device)?;
         let scratch = match &self.scratch {
             Some(folder) => tempfile::tempdir_in(folder)
                 .with_context(|| format!("{}: cannot make a folder there", folder.display()))?,
@@ -266,54 +284,98 @@ impl Args {
         };
         let source = self.source(scratch.path())?;
         let size = self.image_size as usize;
+        print_line(source.describe());
+        let (decode, images) = self.decode(source.as_ref(), size)?;
+        let rest = match self.decode_only {
+            true => None,
+            false => Some(self.rest(scratch.path(), images, size)?),
+        };
+        let report = Report {
+            source: source.describe(),
+            image_size: size,
+            threads: rayon::current_num_threads(),
+            decode,
+            rest,
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        if let Some(path) = &self.json {
+            write_json(path, &serde_json::to_value(&report)?)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Files to pixels; the pixels too.
+    fn decode(&self, source: &dyn Source, size: usize) -> Result<(Decode, Vec<Vec<u8>>)> {
+        let (indices, images): (Vec<usize>, Vec<_>) =
+            self.sample(source, size)?.into_iter().unzip();
+        let files = indices.len();
+        let decode = |index: &usize| {
+            source
+                .read(*index, size)
+                .map(|image| drop(black_box(image)))
+        };
+        let pass =
+            |rates: &mut (Vec<f64>, Vec<f64>), work: &dyn Fn() -> Result<()>| -> Result<()> {
+                let (start, busy) = (Instant::now(), processor_seconds()?);
+                work()?;
+                let busy = processor_seconds()? - busy;
+                rates.0.push(files as f64 / start.elapsed().as_secs_f64());
+                rates.1.push(files as f64 / busy.max(1e-9));
+                Ok(())
+            };
+        let (mut one, mut all) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        let begin = Instant::now();
+        while one.0.len() < ROUNDS || begin.elapsed().as_secs_f64() < 2.0 * self.seconds {
+            // In turns, so that both see the same machine.
+            pass(&mut one, &|| indices.iter().try_for_each(decode))?;
+            pass(&mut all, &|| indices.par_iter().try_for_each(decode))?;
+        }
+        let decode = Decode {
+            files,
+            one_core: Rate::of(one.0),
+            all_cores: Rate::of(all.0),
+            one_core_busy: Rate::of(one.1),
+            all_cores_busy: Rate::of(all.1),
+        };
+        let threads = rayon::current_num_threads();
+        print_line(format!(
+            "decode and resize to {size} px: one core {:.0} images/s ({}), {threads} threads {:.0} ({}), {:.2} times",
+            decode.one_core.best,
+            decode.one_core.spread(1.0),
+            decode.all_cores.best,
+            decode.all_cores.spread(1.0),
+            decode.all_cores.best / decode.one_core.best
+        ));
+        print_line(format!(
+            "by processor time: one core {:.0} images/s ({}), {threads} threads {:.0} each ({}), {:.2} times",
+            decode.one_core_busy.best,
+            decode.one_core_busy.spread(1.0),
+            decode.all_cores_busy.best,
+            decode.all_cores_busy.spread(1.0),
+            threads as f64 * decode.all_cores_busy.median / decode.one_core_busy.median
+        ));
+        Ok((decode, images))
+    }
+
+    /// Pixels to a pack, to batches, to the device.
+    fn rest(&self, scratch: &Path, images: Vec<Vec<u8>>, size: usize) -> Result<Rest> {
+        let picked = pick(self.device)?;
         let threads = rayon::current_num_threads();
         let one_core = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
             .build()
             .context("cannot start a thread")?;
 
-        // Files to pixels.
-        print_line(source.describe());
-        let sample = self.sample(source.as_ref(), size)?;
-        let images: Vec<Vec<u8>> = sample.iter().map(|(_, image)| image.clone()).collect();
-        let indices: Vec<usize> = sample.iter().map(|(index, _)| *index).collect();
-        drop(sample);
-        let decode = |index: &usize| {
-            source
-                .read(*index, size)
-                .map(|image| drop(black_box(image)))
-        };
-        let (mut one, mut all) = (Vec::new(), Vec::new());
-        let begin = Instant::now();
-        while one.len() < ROUNDS || begin.elapsed().as_secs_f64() < 2.0 * self.seconds {
-            // In turns, so that both see the same machine.
-            let start = Instant::now();
-            indices.iter().try_for_each(decode)?;
-            one.push(indices.len() as f64 / start.elapsed().as_secs_f64());
-            let start = Instant::now();
-            indices.par_iter().try_for_each(decode)?;
-            all.push(indices.len() as f64 / start.elapsed().as_secs_f64());
-        }
-        let (decode_one_core, decode_all_cores) = (Rate::of(one), Rate::of(all));
-        print_line(format!(
-            "decode and resize to {size} px: one core {:.0} images/s ({}), {threads} threads {:.0} ({}), {:.2} times",
-            decode_one_core.best,
-            decode_one_core.spread(1.0),
-            decode_all_cores.best,
-            decode_all_cores.spread(1.0),
-            decode_all_cores.best / decode_one_core.best
-        ));
-
         // Pixels to a pack.
         let repeated = Repeated {
             images,
             count: self.pack_images as usize,
         };
-        let path = scratch.path().join("bench.pack");
+        let path = scratch.join("bench.pack");
         let pack_write = Rate::measure(self.seconds, || write_pack(&path, &repeated, size))?;
         let pack = Pack::open(&path)?;
         let (pack_bytes, pixel_bytes) = (pack.file_bytes(), pack.pixels().len());
-        let plain = scratch.path().join("plain");
+        let plain = scratch.join("plain");
         let file_write = Rate::measure(self.seconds, || write_plainly(&plain, pixel_bytes))
             .with_context(|| format!("{}: cannot be written; use --scratch", plain.display()))?;
         // It takes room for nothing.
@@ -392,14 +454,8 @@ impl Args {
             }
             Picked::Cuda(ordinal) => Some(self.to_device(ordinal, size, dataset.channels())?),
         };
-        let report = Report {
-            source: source.describe(),
-            images_decoded: indices.len(),
-            image_size: size,
+        Ok(Rest {
             batch_size: batch,
-            threads,
-            decode_one_core,
-            decode_all_cores,
             pack_bytes,
             pack_write,
             file_write,
@@ -411,12 +467,7 @@ impl Args {
             memcpy_images,
             batches_per_sec,
             to_device,
-            version: env!("CARGO_PKG_VERSION"),
-        };
-        if let Some(path) = &self.json {
-            write_json(path, &serde_json::to_value(&report)?)?;
-        }
-        Ok(ExitCode::SUCCESS)
+        })
     }
 
     fn source(&self, scratch: &Path) -> Result<Box<dyn Source>> {
@@ -562,4 +613,16 @@ fn read_plainly(path: &Path) -> Result<usize> {
         }
         black_box(&mut piece);
     }
+}
+
+/// Processor time of all threads of this process so far.
+fn processor_seconds() -> Result<f64> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the call writes the structure that it is given.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    ensure!(status == 0, "the system does not tell the processor time");
+    Ok(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
 }
