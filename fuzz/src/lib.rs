@@ -216,7 +216,7 @@ pub fn safetensors(bytes: &[u8]) -> bool {
     true
 }
 
-/// A pack as it is, and [`expanded`].
+/// A pack as it is, and as `expanded` makes it.
 pub fn pack(bytes: &[u8]) -> bool {
     let behind_checksums = expanded(bytes).is_some_and(|whole| open_pack(&whole));
     open_pack(bytes) || behind_checksums
