@@ -469,3 +469,144 @@ fn samples_come_as_a_sheet_as_numbers_or_as_files() {
     });
     assert_ne!(running, batch);
 }
+
+/// Everything is measured, on JPEGs that are made for it; nothing is left behind.
+#[test]
+fn bench_data_measures_the_way_of_images() {
+    let here = tempfile::tempdir().unwrap();
+    let small = [
+        "bench",
+        "data",
+        "--device",
+        "cpu",
+        "--image-size",
+        "16",
+        "--batch-size",
+        "8",
+        "--pack-images",
+        "64",
+        "--seconds",
+        "0.05",
+        "--scratch",
+        ".",
+    ];
+    let text = succeeds(here.path(), &[&small[..], &["--json", "-"]].concat());
+    let json: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    for name in [
+        "pack_write",
+        "file_write",
+        "verify_one_core",
+        "verify_all_cores",
+        "file_read",
+        "gather_images_one_core",
+        "gather_images_all_cores",
+        "memcpy_images",
+    ] {
+        let rate = &json[name];
+        let [worst, median, best] =
+            ["worst", "median", "best"].map(|key| rate[key].as_f64().unwrap());
+        assert!(
+            0.0 < worst && worst <= median && median <= best,
+            "{name}: {rate}"
+        );
+    }
+    assert!(json["decode"]["one_core"]["median"].as_f64() > Some(0.0));
+    assert!(json["decode"]["files"].as_u64() > Some(15));
+    assert!(json["to_device"].is_null());
+    assert!(json["pack_bytes"].as_u64() > Some(64 * 16 * 16 * 3));
+    let text = succeeds(
+        here.path(),
+        &[&small[..], &["--decode-only", "--json", "-"]].concat(),
+    );
+    let json: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert!(
+        json["decode"]["all_cores"]["median"].as_f64() > Some(0.0) && json["pack_write"].is_null()
+    );
+    assert!(names(here.path()).is_empty());
+}
+
+#[test]
+fn bench_step_loads_batches_as_training_does() {
+    let here = tempfile::tempdir().unwrap();
+    for residency in ["host", "stream"] {
+        let arguments = [
+            "bench",
+            "step",
+            "--device",
+            "cpu",
+            "--image-size",
+            "32",
+            "--width",
+            "2",
+            "--latent-dim",
+            "4",
+            "--batch-size",
+            "4",
+            "--seconds",
+            "0.05",
+            "--json",
+            "-",
+            "--data-residency",
+            residency,
+        ];
+        let text = succeeds(here.path(), &arguments);
+        let json: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let loading = &json["loading"];
+        assert_eq!(loading["residency"], residency);
+        for key in ["images_per_sec", "ms", "filling_ms", "ratio"] {
+            assert!(loading[key].as_f64() > Some(0.0), "{key}: {loading}");
+        }
+    }
+    assert!(names(here.path()).is_empty());
+}
+
+#[test]
+fn what_bench_cannot_measure_is_refused() {
+    let here = tempfile::tempdir().unwrap();
+    let data =
+        |arguments: &[&'static str]| [&["bench", "data", "--device", "cpu"], arguments].concat();
+    fails(
+        here.path(),
+        &data(&["--dataset", "synthetic"]),
+        1,
+        &["leave --dataset out"],
+    );
+    fails(
+        here.path(),
+        &data(&["--data", "nowhere"]),
+        1,
+        &["nowhere: no such folder"],
+    );
+    fails(here.path(), &data(&["--seconds", "0"]), 1, &["--seconds"]);
+    fails(
+        here.path(),
+        &data(&["--scratch", "nowhere"]),
+        1,
+        &["nowhere"],
+    );
+    fails(
+        here.path(),
+        &data(&["--batch-size", "9", "--pack-images", "8"]),
+        1,
+        &["--batch-size 9", "--pack-images 8"],
+    );
+    let auto = [
+        "bench",
+        "step",
+        "--device",
+        "cpu",
+        "--data-residency",
+        "auto",
+    ];
+    fails(here.path(), &auto, 1, &["device, host or stream"]);
+    let device = [
+        "bench",
+        "step",
+        "--device",
+        "cpu",
+        "--data-residency",
+        "device",
+    ];
+    fails(here.path(), &device, 1, &["--data-residency host"]);
+    assert!(names(here.path()).is_empty());
+}

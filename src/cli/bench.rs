@@ -105,6 +105,10 @@ impl Step {
             "--data-residency auto is decided by train: choose device, host or stream to measure it"
         );
         let picked = pick(self.device)?;
+        ensure!(
+            self.data_residency != Some(Residency::Device) || matches!(picked, Picked::Cuda(_)),
+            "--data-residency device needs a GPU: use --data-residency host or stream"
+        );
         if let Some(workers) = self.workers {
             set_threads(workers)?;
         }

@@ -274,9 +274,19 @@ impl Args {
             self.seconds.is_finite() && self.seconds > 0.0,
             "--seconds must be positive"
         );
+        ensure!(
+            self.batch_size <= self.pack_images,
+            "--batch-size {} is more than --pack-images {}: a batch comes from the pack",
+            self.batch_size,
+            self.pack_images
+        );
         if let Some(workers) = self.workers {
             set_threads(workers)?;
         }
+        let picked = match self.decode_only {
+            true => None,
+            false => Some(pick(self.device)?),
+        };
         let scratch = match &self.scratch {
             Some(folder) => tempfile::tempdir_in(folder)
                 .with_context(|| format!("{}: cannot make a folder there", folder.display()))?,
@@ -286,9 +296,9 @@ impl Args {
         let size = self.image_size as usize;
         print_line(source.describe());
         let (decode, images) = self.decode(source.as_ref(), size)?;
-        let rest = match self.decode_only {
-            true => None,
-            false => Some(self.rest(scratch.path(), images, size)?),
+        let rest = match picked {
+            None => None,
+            Some(picked) => Some(self.rest(scratch.path(), images, size, picked)?),
         };
         let report = Report {
             source: source.describe(),
@@ -358,8 +368,13 @@ impl Args {
     }
 
     /// Pixels to a pack, to batches, to the device.
-    fn rest(&self, scratch: &Path, images: Vec<Vec<u8>>, size: usize) -> Result<Rest> {
-        let picked = pick(self.device)?;
+    fn rest(
+        &self,
+        scratch: &Path,
+        images: Vec<Vec<u8>>,
+        size: usize,
+        picked: Picked,
+    ) -> Result<Rest> {
         let threads = rayon::current_num_threads();
         let one_core = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
