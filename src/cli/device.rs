@@ -124,7 +124,7 @@ pub enum Switch {
 pub enum Ranges {
     /// Iterations, D steps, G steps, loading, sheets, checkpoints.
     Steps,
-    /// Each block as well; goes without a graph.
+    /// Each block and operation as well; goes without a graph.
     Ops,
 }
 

@@ -208,6 +208,11 @@ impl CudaNetwork {
         (a, b, out): (Span, Span, Span),
         activation: Activation,
     ) -> Result<()> {
+        let _range = self.operation(match pass {
+            Pass::Gather => "conv2d",
+            Pass::Scatter => "conv_transpose2d",
+            Pass::Weights => "conv_wgrad",
+        });
         let key = (index, pass, n);
         let known = self.chosen.borrow().get(&key).map(Rc::clone);
         let choice = match known {
@@ -234,6 +239,11 @@ impl CudaNetwork {
         self.options
             .ranges
             .then(|| nvtx::range!("{network}{index} {what}"))
+    }
+
+    /// A range inside of a block's, around one operation.
+    fn operation(&self, name: &str) -> Option<nvtx::RangeGuard> {
+        self.options.ranges.then(|| nvtx::range!("{name}"))
     }
 
     fn extent(&self, block: &Block) -> Extent {
@@ -339,6 +349,7 @@ impl Network for CudaNetwork {
                     let extent = self.extent(&layer.block);
                     let kind = (precision, activation);
                     let partial = self.partial.span();
+                    let _range = self.operation("batch_norm");
                     norm.forward(&device, kind, extent, statistics, (x, output), partial)?;
                 }
                 _ => self.convolve((index, n), pass, (input, weight, output), activation)?,
@@ -370,6 +381,7 @@ impl Network for CudaNetwork {
             Slot::Generator => Role::Generator,
             Slot::Real | Slot::Fake => Role::Discriminator,
         };
+        let _range = self.operation("bce_loss");
         let maps = (self.output().memory.span(), backward.loss_gradient.span());
         bce_loss::bce_with_logits(
             &self.device,
@@ -399,6 +411,7 @@ impl Network for CudaNetwork {
                     let how = (self.statistics, want.weights());
                     let (kind, maps) = ((precision, activation), [at, current]);
                     let (x, partial) = (convolved.span(), self.partial.span());
+                    let _range = self.operation("batch_norm backward");
                     norm.backward(device, kind, extent, how, x, maps, partial)?;
                     at = current;
                 }
@@ -406,6 +419,7 @@ impl Network for CudaNetwork {
                 _ => {
                     let y = layer.output.memory.span();
                     let maps = [at, current];
+                    let _range = self.operation("activation backward");
                     leaky_relu::backward(device, precision, activation, y, maps, count)?;
                     at = current;
                 }
