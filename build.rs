@@ -1,6 +1,6 @@
 //! Compiles every `cuda/*.cu` with nvcc, if there is one, and embeds the results.
 //!
-//! Writes `kernels.rs` into OUT_DIR, which `src/backend/cuda/kernels.rs` includes. Without nvcc its list is empty and
+//! Writes `kernels.rs` into OUT_DIR, which `src/backend/cuda/driver/kernels.rs` includes. Without nvcc its list is empty and
 //! the program is CPU-only. Environment: `NVCC`, `CUDA_HOME`, `CUDA_PATH` say where the compiler is;
 //! `DCGAN_CUDA_ARCHS` (as `90a` or `86,120`) narrows the list of architectures.
 

@@ -9,6 +9,8 @@ pub mod cli;
 pub mod data;
 pub mod evaluate;
 pub mod files;
+pub mod gan;
 pub mod model;
 pub mod random;
+pub mod self_test;
 pub mod train;

@@ -13,7 +13,7 @@ use bytemuck::{Pod, Zeroable};
 use dcgan_cuda::backend::cpu::conv_transpose2d::scatter;
 use dcgan_cuda::backend::cpu::conv_wgrad::weight_gradient;
 use dcgan_cuda::backend::cpu::conv2d::{Geometry, TAPS, gather};
-use dcgan_cuda::backend::cuda::kernels::{ARCHITECTURES, KERNELS};
+use dcgan_cuda::backend::cuda::driver::kernels::{ARCHITECTURES, KERNELS};
 use dcgan_cuda::model::Shape;
 use dcgan_cuda::random::{Purpose, Stream};
 use emulation::{Launch, Memory, TYPES, Type, all_pass_under_sanitizers, assert_close, sanitized};

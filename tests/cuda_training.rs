@@ -15,12 +15,12 @@ use std::process::Output;
 use std::sync::OnceLock;
 
 use dcgan_cuda::backend::cpu::Cpu;
-use dcgan_cuda::backend::cuda::kernels::KERNELS;
+use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
 use dcgan_cuda::backend::{Adam, Backend, Counters, Network, State};
+use dcgan_cuda::gan::step::{Gan, Settings};
 use dcgan_cuda::model::arch::Dimensions;
 use dcgan_cuda::model::params::TensorFile;
 use dcgan_cuda::model::{StateDict, Tensor};
-use dcgan_cuda::train::step::{Gan, Settings};
 use tempfile::TempDir;
 use training::{TENSOR_FILES, checked, checkpoint, contents, log, refuses, stderr, succeeds};
 
@@ -890,7 +890,7 @@ fn without_a_driver_the_cpu_trains() {
             .arg(&out);
         checked(command.args(args).output().unwrap())
     };
-    if !dcgan_cuda::backend::cuda::probe::driver_is_there() {
+    if !dcgan_cuda::backend::cuda::driver::probe::driver_is_there() {
         let text = refuses(&train("cuda"), 1, &["--device cuda", "no NVIDIA driver"]);
         assert!(text.contains("580"), "{text}");
         assert!(!out.exists());

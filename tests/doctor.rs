@@ -6,7 +6,7 @@ mod libraries;
 
 use std::process::Output;
 
-use dcgan_cuda::backend::cuda::kernels::KERNELS;
+use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_dcgan-cuda");

@@ -17,7 +17,7 @@ use cudarc::driver::sys::{
     self, CUdeviceptr, CUevent, CUevent_flags, CUevent_wait_flags, CUfunction, CUmodule, CUresult,
     CUstream, CUstreamCaptureMode,
 };
-use dcgan_cuda::backend::cuda::kernels::KERNELS;
+use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
 
 use driver::{STOPPED, UNBALANCED};
 
@@ -1221,7 +1221,7 @@ fn through_cudarc() {
     unsafe { context.disable_event_tracking() };
     let main = context.new_stream().unwrap();
     let copy = context.new_stream().unwrap();
-    let kernel = KERNELS.iter().find(|k| k.name == "leaky_relu").unwrap();
+    let kernel = KERNELS.iter().find(|k| k.name == "activation").unwrap();
     // SAFETY: unloaded below, when the streams are done.
     let (module, function) = unsafe {
         let module = result::module::load_data(kernel.fatbin.as_ptr().cast()).unwrap();
@@ -1291,7 +1291,7 @@ fn the_program_s_own_way_through_cudarc() {
     }
     assert_eq!(failures("through_cudarc", &[]), 0);
     passes("through_cudarc", &[]);
-    let message = "adam_finite is not in the module of leaky_relu.cu, but of adam.cu";
+    let message = "adam_finite is not in the module of activation.cu, but of adam.cu";
     ends("through_cudarc", &[("WRONG_MODULE", "1")], 0, &[message]);
     // Deliberate mistakes.
     let swapped = ("EMULATED_SWAP_ARGUMENTS", "leaky_relu_forward_nhwc_f32:0:1");

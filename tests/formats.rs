@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use bytes::Bytes;
-use dcgan_cuda::data::cifar10::{Batch, RECORD, parse_names};
+use dcgan_cuda::data::containers::lmdb::Lmdb;
 use dcgan_cuda::data::decode::{Limits, decode, fit};
-use dcgan_cuda::data::lmdb::Lmdb;
-use dcgan_cuda::data::mnist::Idx;
+use dcgan_cuda::data::sources::cifar10::{Batch, RECORD, parse_names};
+use dcgan_cuda::data::sources::mnist::Idx;
 use dcgan_cuda::data::{
     Folder, Kind, OpenOptions, Original, Parquet, Source, Split, WebDataset, open,
 };

@@ -7,7 +7,7 @@ mod training;
 use std::path::Path;
 use std::process::Output;
 
-use dcgan_cuda::backend::cuda::kernels::KERNELS;
+use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
 use dcgan_cuda::model::params::TensorFile;
 use tempfile::tempdir;
 use training::*;

@@ -12,7 +12,7 @@ use std::mem::offset_of;
 use dcgan_cuda::backend::cpu::adam::Parameter;
 use dcgan_cuda::backend::cpu::batch_norm::{BatchNorm, EPS, MOMENTUM};
 use dcgan_cuda::backend::cpu::bce_loss::bce_with_logits;
-use dcgan_cuda::backend::cpu::{Buffer, batch, leaky_relu};
+use dcgan_cuda::backend::cpu::{Buffer, activation, batch};
 use dcgan_cuda::backend::{Adam, Statistics};
 use dcgan_cuda::model::{Activation, Shape};
 use dcgan_cuda::random::{Purpose, Stream};
@@ -400,13 +400,13 @@ fn activations_agree_with_the_reference() {
                 let y = out[0].read(t);
                 let want: Vec<f64> = x
                     .iter()
-                    .map(|&x| leaky_relu::apply(activation, x))
+                    .map(|&x| activation::apply(activation, x))
                     .collect();
                 assert_close(&kernel("forward"), &y, &want, t.tolerance());
                 let want: Vec<f64> = y
                     .iter()
                     .zip(&dy)
-                    .map(|(&y, &dy)| dy * leaky_relu::derivative(activation, y))
+                    .map(|(&y, &dy)| dy * activation::derivative(activation, y))
                     .collect();
                 assert_close(&kernel("backward"), &out[1].read(t), &want, t.tolerance());
             }

@@ -2,19 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
+use dcgan_cuda::backend::cpu::activation::{Function, LeakyRelu, Relu, Tanh, backward, forward};
 use dcgan_cuda::backend::cpu::batch_norm::BatchNorm;
 use dcgan_cuda::backend::cpu::bce_loss::bce_with_logits;
 use dcgan_cuda::backend::cpu::conv_transpose2d::scatter;
 use dcgan_cuda::backend::cpu::conv_wgrad::weight_gradient;
 use dcgan_cuda::backend::cpu::conv2d::{Geometry, TAPS, gather};
-use dcgan_cuda::backend::cpu::leaky_relu::{Function, LeakyRelu, Relu, Tanh, backward, forward};
 use dcgan_cuda::backend::cpu::{Cpu, Real};
 use dcgan_cuda::backend::{Adam, Backend, Network, State, Statistics};
+use dcgan_cuda::gan::sampler::Sampler;
+use dcgan_cuda::gan::step::{Gan, Settings};
 use dcgan_cuda::model::arch::Dimensions;
 use dcgan_cuda::model::params::TensorFile;
 use dcgan_cuda::model::{Activation, Shape, StateDict, Tensor};
-use dcgan_cuda::train::run::Sampler;
-use dcgan_cuda::train::step::{Gan, Settings};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

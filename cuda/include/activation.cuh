@@ -3,7 +3,7 @@
 
 namespace {
 
-// Values are shared with src/backend/cuda/leaky_relu.rs.
+// Values are shared with src/backend/cuda/ops/activation.rs.
 enum Activation : int { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_LEAKY_RELU = 2, ACTIVATION_TANH = 3 };
 
 // Slope of LeakyReLU below zero.

@@ -5,13 +5,14 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use dcgan_cuda::data::cifar10::{self, Batch, RECORD};
+use dcgan_cuda::data::containers::lmdb::Lmdb;
+use dcgan_cuda::data::containers::parquet_pages::{PageKind, page_headers as read_page_headers};
 use dcgan_cuda::data::decode::{self, Limits};
-use dcgan_cuda::data::lmdb::Lmdb;
-use dcgan_cuda::data::mnist::{self, Idx};
 use dcgan_cuda::data::pack::{BLOCK, Header, MAGIC, PAGE, Pack};
-use dcgan_cuda::data::page_headers::{PageKind, page_headers as read_page_headers};
-use dcgan_cuda::data::{Parquet, Source, Split, WebDataset, celeba};
+use dcgan_cuda::data::sources::celeba;
+use dcgan_cuda::data::sources::cifar10::{self, Batch, RECORD};
+use dcgan_cuda::data::sources::mnist::{self, Idx};
+use dcgan_cuda::data::{Parquet, Source, Split, WebDataset};
 use dcgan_cuda::model::params::{StateDict, TensorFile};
 use twox_hash::XxHash3_64;
 

@@ -317,7 +317,7 @@ pub trait Backend {
     fn wait(&self) -> Result<()>;
 
     /// Which kernels were chosen so far, where there is a choice: the same choice gives the same bits.
-    fn choices(&self) -> Option<cuda::choice::Choices> {
+    fn choices(&self) -> Option<cuda::conv::choice::Choices> {
         None
     }
 

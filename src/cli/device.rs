@@ -7,8 +7,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::backend::Precision;
-use crate::backend::cuda::choice::{self, Choices, Conv};
-use crate::backend::cuda::{Options, probe, self_test};
+use crate::backend::cuda::Options;
+use crate::backend::cuda::conv::choice::{self, Choices, Conv};
+use crate::backend::cuda::driver::probe;
+use crate::self_test;
 
 /// Where to compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

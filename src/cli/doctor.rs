@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 
 use crate::backend::cpu::{Cpu, Real};
-use crate::backend::cuda::kernels::{ARCHITECTURES, KERNELS};
-use crate::backend::cuda::libraries::{Library, find};
-use crate::backend::cuda::probe::{self, Driver, Gpu};
-use crate::backend::cuda::self_test;
+use crate::backend::cuda::driver::kernels::{ARCHITECTURES, KERNELS};
+use crate::backend::cuda::driver::library::{Library, find};
+use crate::backend::cuda::driver::probe::{self, Driver, Gpu};
 use crate::backend::{Adam, Backend, Network, State};
+use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
-use crate::train::step::{Gan, Settings, fill_pixels};
+use crate::self_test;
 
 /// Check this machine: what training would use, what is wrong, and what mends it.
 ///

@@ -9,18 +9,18 @@ use anyhow::{Result, ensure};
 use clap::{Args as ClapArgs, ValueEnum, value_parser};
 use serde::Serialize;
 
-use super::device::{Device, Picked, pick};
-use super::inspect::{fraction, print};
-use super::prepare::{default_path, prepare};
-use super::sample::generate;
+use crate::cli::dataset::inspect::{fraction, print};
+use crate::cli::dataset::prepare::{default_path, prepare};
+use crate::cli::device::{Device, Picked, pick};
+use crate::cli::sample::generate;
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Split};
 use crate::evaluate::{Images, Settings, choose, sliced_wasserstein};
 use crate::files;
+use crate::gan::sheet;
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::random::{Purpose, Stream};
 use crate::train::checkpoint::{Weights, load_generator};
-use crate::train::sheet;
 
 /// Images compared where nothing else is said.
 const COUNT: usize = 2048;

@@ -1,15 +1,11 @@
 //! The commands, one file each: its clap struct and its `run()`.
 
 pub mod bench;
-pub mod bench_data;
 pub mod dataset;
 pub mod device;
 pub mod doctor;
 pub mod evaluate;
-pub mod inspect;
-pub mod prepare;
 pub mod sample;
-pub mod synthesize;
 pub mod train;
 
 use std::process::ExitCode;

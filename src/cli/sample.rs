@@ -7,20 +7,20 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use image::RgbImage;
 
-use super::device::{Device, Picked, pick};
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::choice::{Choices, Conv};
+use crate::backend::cuda::conv::choice::{Choices, Conv};
 use crate::backend::cuda::{Cuda, Options};
 use crate::backend::{Backend, Precision, Statistics};
+use crate::cli::device::{Device, Picked, pick};
 use crate::files::{self, PartialFolder};
+use crate::gan::sampler::Sampler;
+use crate::gan::sheet;
 use crate::model::arch::Dimensions;
 use crate::model::params::TensorFile;
 use crate::model::{StateDict, Tensor};
 use crate::random::{Purpose, Stream};
 use crate::train::checkpoint::{Weights, load_generator};
 use crate::train::report::print_line;
-use crate::train::run::Sampler;
-use crate::train::sheet;
 
 /// Numbers in one file at most: 4 GiB as f32.
 const ONE_FILE: usize = 1 << 30;

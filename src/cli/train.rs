@@ -8,21 +8,21 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 
-use super::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
-use super::prepare::{default_path, place, prepare};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
-use crate::backend::cuda::choice::{self, Choices, Conv};
+use crate::backend::cuda::conv::choice::{self, Choices, Conv};
 use crate::backend::{Backend, Precision, Use};
+use crate::cli::dataset::prepare::{default_path, place, prepare};
+use crate::cli::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
 use crate::data::prepare::Place;
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Residency, Source, Split};
+use crate::gan::step::Gan;
 use crate::model::arch::Dimensions;
 use crate::model::{Architecture, StateDict};
 use crate::train::checkpoint;
 use crate::train::config::Config;
 use crate::train::report::{print_error_line, print_line};
 use crate::train::run::{self, Claim, Outcome, Plan, Start};
-use crate::train::step::Gan;
 use crate::train::stop::Stop;
 
 /// Where run folders go that --out does not name.

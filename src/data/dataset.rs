@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Source;
-use super::files::hex;
-use super::pack::{self, Digest32, Pack, PixelHash};
+use crate::data::Source;
+use crate::data::containers::tree::hex;
+use crate::data::pack::{self, Digest32, Pack, PixelHash};
 
 /// How many unusable images are named in a message.
 pub const NAMED: usize = 10;

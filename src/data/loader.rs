@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
-use super::dataset::Dataset;
 use crate::backend::{Batch, Images};
+use crate::data::dataset::Dataset;
 use crate::random::{Purpose, Stream};
 
 /// Images that one thread gathers at least: fewer are copied sooner than another thread wakes up.

@@ -1,24 +1,14 @@
 //! Images in: a [`Source`] reads and decodes them, a [`pack`] keeps them as u8 NHWC at the training size, a [`Dataset`]
 //! is a view of it, a [`Loader`] hands out shuffled batches.
 
-pub mod archive;
-pub mod celeba;
-pub mod cifar10;
+pub mod containers;
 pub mod dataset;
 pub mod decode;
-pub mod files;
-pub mod folder;
-pub mod lmdb;
 pub mod loader;
-pub mod lsun;
-pub mod mnist;
 pub mod pack;
-pub mod page_headers;
-pub mod parquet;
 pub mod prepare;
-pub mod stored;
+pub mod sources;
 pub mod synthetic;
-pub mod webdataset;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,17 +18,17 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-pub use celeba::{Celeba, Split};
-pub use cifar10::Cifar10;
 pub use dataset::{Dataset, LoadOptions};
-pub use folder::Folder;
 pub use loader::Loader;
-pub use lsun::Lsun;
-pub use mnist::Mnist;
 pub use pack::Pack;
-pub use parquet::Parquet;
+pub use sources::celeba::{Celeba, Split};
+pub use sources::cifar10::Cifar10;
+pub use sources::folder::Folder;
+pub use sources::lsun::Lsun;
+pub use sources::mnist::Mnist;
+pub use sources::parquet::Parquet;
+pub use sources::webdataset::WebDataset;
 pub use synthetic::Synthetic;
-pub use webdataset::WebDataset;
 
 use decode::{Limits, decode_and_fit};
 
@@ -228,8 +218,18 @@ pub fn open(options: &OpenOptions) -> Result<Box<dyn Source>> {
         Kind::Celeba => Box::new(Celeba::open(path()?, split, crop)?),
         Kind::Folder => Box::new(Folder::open(path()?, crop)?),
         Kind::Cifar10 => Box::new(Cifar10::open(path()?, split, crop)?),
-        Kind::Mnist => Box::new(Mnist::open(path()?, mnist::Edition::Digits, split, crop)?),
-        Kind::FashionMnist => Box::new(Mnist::open(path()?, mnist::Edition::Fashion, split, crop)?),
+        Kind::Mnist => Box::new(Mnist::open(
+            path()?,
+            sources::mnist::Edition::Digits,
+            split,
+            crop,
+        )?),
+        Kind::FashionMnist => Box::new(Mnist::open(
+            path()?,
+            sources::mnist::Edition::Fashion,
+            split,
+            crop,
+        )?),
         Kind::Lsun => Box::new(Lsun::open(path()?, crop)?),
         Kind::Parquet => Box::new(Parquet::open(path()?, split, crop)?),
         Kind::Webdataset => Box::new(WebDataset::open(path()?, crop)?),

@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use twox_hash::XxHash3_64;
 
-use super::Source;
-use super::celeba::Split;
-use super::dataset::Skipped;
+use crate::data::Source;
+use crate::data::dataset::Skipped;
+use crate::data::sources::celeba::Split;
 
 /// What a pack starts with. The first byte is not text, and the last ones break where line ends are converted.
 pub const MAGIC: [u8; 8] = *b"\x89DCGP\r\n\x1a";

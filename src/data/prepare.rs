@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use super::dataset::{LoadOptions, check_skipped, decode_in_order};
-use super::files::hex;
-use super::pack::{self, Metadata, PREPROCESSING, Pack, Recipe, Unusable, Writer};
-use super::{Kind, Source};
+use crate::data::containers::tree::hex;
+use crate::data::dataset::{LoadOptions, check_skipped, decode_in_order};
+use crate::data::pack::{self, Metadata, PREPROCESSING, Pack, Recipe, Unusable, Writer};
+use crate::data::{Kind, Source};
 use crate::files;
 
 /// How often a process that waits for another looks again.
@@ -54,8 +54,8 @@ impl Place {
 }
 
 impl Recipe {
-    /// Of what [`open`](super::open) gives for `options`, at `size` px.
-    pub fn of(options: &super::OpenOptions, size: usize, channels: usize) -> Self {
+    /// Of what [`open`](crate::data::open) gives for `options`, at `size` px.
+    pub fn of(options: &crate::data::OpenOptions, size: usize, channels: usize) -> Self {
         let absolute = |path: &Path| {
             let path = path.canonicalize().or_else(|_| std::path::absolute(path));
             path.map(|path| path.to_string_lossy().into_owned()).ok()

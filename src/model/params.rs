@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::arch::{Architecture, Dimensions, Role};
+use crate::model::arch::{Architecture, Dimensions, Role};
 use crate::random::{Purpose, Stream};
 
 /// A named tensor on the host, in PyTorch's layout.

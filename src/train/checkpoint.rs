@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::report::Window;
-use super::step::Gan;
 use crate::backend::{Backend, Counters, LossScale, Network, State as NetworkState, Steps};
-use crate::data::files::hex;
+use crate::data::containers::tree::hex;
 use crate::files::{PARTIAL, PartialFolder, sync_folder, write_atomically};
+use crate::gan::step::Gan;
 use crate::model::arch::Dimensions;
 use crate::model::arch::Role;
 use crate::model::{StateDict, params::TensorFile};

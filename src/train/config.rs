@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::step::Settings;
-use crate::backend::cuda::choice::Conv;
+use crate::backend::cuda::conv::choice::Conv;
 use crate::backend::{Adam, Precision};
 use crate::data::{Kind, Split};
 use crate::files;
+use crate::gan::step::Settings;
 use crate::model::arch::Dimensions;
 
 /// A value as a person would type it.

@@ -1,10 +1,8 @@
-//! Training: the iteration ([`step`]) and the loop ([`run`]), written once for every backend.
+//! Training: the loop ([`run`]) around the iteration ([`crate::gan::step`]), written once for every backend.
 
 pub mod checkpoint;
 pub mod config;
 pub mod record;
 pub mod report;
 pub mod run;
-pub mod sheet;
-pub mod step;
 pub mod stop;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::config::Config;
-use super::step::Gan;
 use crate::backend::{Backend, LossScale, Network, Slot, State};
 use crate::files;
+use crate::gan::step::Gan;
 use crate::model::arch::Role;
 use crate::model::{StateDict, Tensor, params::TensorFile};
 

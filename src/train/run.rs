@@ -11,16 +11,15 @@ use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
 use super::record::Recorder;
 use super::report::{Reporter, Window};
-use super::sheet;
-use super::step::{Gan, KEPT_METRICS};
 use super::stop::Stop;
-use crate::backend::cuda::choice;
-use crate::backend::cuda::device::GpuError;
-use crate::backend::{Backend, Batch, Network, State, Statistics, Steps, Use};
+use crate::backend::cuda::conv::choice;
+use crate::backend::cuda::driver::device::GpuError;
+use crate::backend::{Backend, Batch, Network, State, Statistics, Steps};
 use crate::data::{Dataset, Loader, Residency};
 use crate::files;
-use crate::model::StateDict;
-use crate::model::arch::Dimensions;
+use crate::gan::sampler::Sampler;
+use crate::gan::sheet;
+use crate::gan::step::{Gan, KEPT_METRICS};
 use crate::random::{Purpose, Stream};
 
 /// Images on a sample sheet.
@@ -208,44 +207,6 @@ fn refuse_used(run: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes images of a generator's fixed noise.
-pub struct Sampler<B: Backend> {
-    network: B::Network,
-    z: B::Buffer,
-    channels: usize,
-    size: usize,
-    count: usize,
-}
-
-impl<B: Backend> Sampler<B> {
-    pub fn new(backend: &B, dimensions: &Dimensions, count: usize) -> Result<Self> {
-        let architecture = dimensions.generator();
-        Ok(Self {
-            network: backend.compile(&architecture, count, Use::Inference)?,
-            z: backend.buffer(count, architecture.input())?,
-            channels: dimensions.channels,
-            size: dimensions.image_size,
-            count,
-        })
-    }
-
-    /// Weights and buffers to sample with.
-    pub fn load(&mut self, dict: &StateDict) -> Result<()> {
-        self.network.write(State::Parameters, dict)
-    }
-
-    /// Noise `z`, `count`·latent_dim numbers.
-    pub fn set_z(&mut self, backend: &B, z: &[f32]) -> Result<()> {
-        backend.write(z, &mut self.z)
-    }
-
-    /// f32 NCHW in [−1, 1].
-    pub fn images(&mut self, backend: &B, statistics: Statistics) -> Result<Vec<f32>> {
-        self.network.forward(&[&self.z], statistics)?;
-        backend.read(self.network.output(), self.count)
-    }
-}
-
 /// The sheet of fixed noise while a run trains.
 struct Sheets<B: Backend> {
     sampler: Sampler<B>,
@@ -280,7 +241,7 @@ impl<B: Backend> Sheets<B> {
         let path = self.folder.join(format!("step-{step:06}.png"));
         sheet::write_png(
             &path,
-            sheet::sheet(&images, self.sampler.channels, self.sampler.size),
+            sheet::sheet(&images, self.sampler.channels(), self.sampler.size()),
         )?;
         Ok(path)
     }

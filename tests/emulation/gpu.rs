@@ -8,7 +8,7 @@ use std::ffi::{CString, c_void};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::{result, sys};
-use dcgan_cuda::backend::cuda::kernels::KERNELS;
+use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
 
 /// Names the machine.
 const TESTS: &str = "DCGAN_CUDA_TESTS";

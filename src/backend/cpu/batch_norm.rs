@@ -6,8 +6,8 @@
 
 use rayon::prelude::*;
 
+use super::activation::{Function, per_activation};
 use super::adam::Parameter;
-use super::leaky_relu::{Function, per_activation};
 use super::{Real, widest};
 use crate::backend::Statistics;
 use crate::model::Activation;

@@ -3,6 +3,7 @@
 //! Generic over f32 and, for gradient checks, f64. Convolutions are GEMMs (crate `gemm`) over gathered columns; work is
 //! cut by shape alone, never by the number of threads, so that results do not depend on the machine's cores.
 
+pub mod activation;
 pub mod adam;
 pub mod batch;
 pub mod batch_norm;
@@ -12,7 +13,6 @@ pub mod conv_transpose2d;
 pub mod conv_wgrad;
 pub mod gemm;
 pub mod latent;
-pub mod leaky_relu;
 pub mod network;
 
 use std::marker::PhantomData;
@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Backend, Batch, Counters, Fill, Images, Loss, Metrics, Use};
+use crate::backend::{Backend, Batch, Counters, Fill, Images, Loss, Metrics, Use};
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
 pub use network::CpuNetwork;

@@ -3,13 +3,13 @@
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
+use super::activation::{backward, forward, per_activation};
 use super::adam::Parameter;
 use super::batch_norm::BatchNorm;
 use super::bce_loss::bce_with_logits;
 use super::conv_transpose2d::scatter;
 use super::conv_wgrad::weight_gradient;
 use super::conv2d::{Geometry, TAPS, gather};
-use super::leaky_relu::{backward, forward, per_activation};
 use super::{Buffer, Progress, Real};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Use, Want, ema_decay};
 use crate::model::{Activation, Architecture, Block, StateDict, Tensor};

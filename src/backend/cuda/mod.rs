@@ -4,29 +4,12 @@
 //! One file an operation, named as the file in `cuda/` whose kernels it launches. `device` is the boundary to the
 //! driver, `network` the compiled network, `choice` decides which kernel runs a convolution, `feed` brings batches.
 
-pub mod adam;
-pub mod batch;
-pub mod batch_norm;
-pub mod bce_loss;
-pub mod cast;
-pub mod choice;
-pub mod conv2d;
-pub mod conv_transpose2d;
-pub mod conv_wgrad;
-pub mod convolution;
-pub mod cublas;
-pub mod cudnn;
-pub mod device;
+pub mod conv;
+pub mod driver;
 pub mod feed;
-pub mod kernels;
-pub mod latent;
-pub mod leaky_relu;
-pub mod libraries;
 pub mod network;
-pub mod probe;
+pub mod ops;
 pub mod progress;
-pub mod self_test;
-mod types;
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -34,14 +17,15 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
-use super::{Backend, Counters, Fill, Metrics, Precision, Use};
+use crate::backend::{Backend, Counters, Fill, Metrics, Precision, Use};
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
-use choice::{Choices, Chooser, Conv};
-use convolution::Tile;
-use device::{Device, Explained, Memory};
+use conv::choice::{Choices, Chooser, Conv};
+use conv::shape::Tile;
+use driver::device::{Device, Explained, Memory};
 use feed::Feed;
 pub use network::CudaNetwork;
+use ops::{batch, latent};
 use progress::Progress;
 
 /// How to compute.
@@ -91,8 +75,8 @@ pub struct Recording {
 
 /// A GPU.
 pub struct Cuda {
-    device: Rc<Device>,
-    chooser: Rc<Chooser>,
+    pub(crate) device: Rc<Device>,
+    pub(crate) chooser: Rc<Chooser>,
     options: Options,
 }
 

@@ -9,16 +9,16 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
-use super::adam::{self, Kept, Parameter, Tensors};
-use super::batch_norm::{self, BatchNorm, Extent, SEGMENTS};
-use super::bce_loss;
-use super::cast;
-use super::choice::{self, Choice, Chooser, Conv};
-use super::convolution::{Convolution, Pass};
-use super::device::{Device, Memory, Span, read_one};
-use super::leaky_relu;
-use super::progress::Progress;
-use super::{Buffer, Options};
+use crate::backend::cuda::conv::choice::{self, Choice, Chooser, Conv};
+use crate::backend::cuda::conv::shape::{Convolution, Pass};
+use crate::backend::cuda::driver::device::{Device, Memory, Span, read_one};
+use crate::backend::cuda::ops::activation;
+use crate::backend::cuda::ops::adam::{self, Kept, Parameter, Tensors};
+use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, Extent, SEGMENTS};
+use crate::backend::cuda::ops::bce_loss;
+use crate::backend::cuda::ops::cast;
+use crate::backend::cuda::progress::Progress;
+use crate::backend::cuda::{Buffer, Options};
 use crate::backend::{Adam, Network, Precision, Slot, State, Statistics, Use, Want};
 use crate::model::arch::Role;
 use crate::model::{Activation, Architecture, Block, StateDict, Tensor};
@@ -420,7 +420,7 @@ impl Network for CudaNetwork {
                     let y = layer.output.memory.span();
                     let maps = [at, current];
                     let _range = self.operation("activation backward");
-                    leaky_relu::backward(device, precision, activation, y, maps, count)?;
+                    activation::backward(device, precision, activation, y, maps, count)?;
                     at = current;
                 }
             }

@@ -1,0 +1,133 @@
+//! Activations. Each derivative is a function of the activation's output, so the input need not be kept.
+
+use super::{Real, widest};
+use crate::model::Activation;
+use crate::model::arch::LEAKY_SLOPE;
+
+/// An activation as a type, so that loops over it have no branch inside: choose it outside, with
+/// `per_activation`.
+pub trait Function<T>: Copy + Send + Sync {
+    /// y = f(x). NaN goes through, as in PyTorch.
+    fn apply(self, x: T) -> T;
+    /// f′(x), from y = f(x). At the kink it is that of the negative side, as in PyTorch.
+    fn derivative(self, y: T) -> T;
+}
+
+#[derive(Clone, Copy)]
+pub struct Identity;
+#[derive(Clone, Copy)]
+pub struct Relu;
+#[derive(Clone, Copy)]
+pub struct LeakyRelu;
+#[derive(Clone, Copy)]
+pub struct Tanh;
+
+impl<T: Real> Function<T> for Identity {
+    #[inline(always)]
+    fn apply(self, x: T) -> T {
+        x
+    }
+    #[inline(always)]
+    fn derivative(self, _y: T) -> T {
+        T::one()
+    }
+}
+
+impl<T: Real> Function<T> for Relu {
+    #[inline(always)]
+    fn apply(self, x: T) -> T {
+        // `max` would hide NaN.
+        if x < T::zero() { T::zero() } else { x }
+    }
+    #[inline(always)]
+    fn derivative(self, y: T) -> T {
+        if y > T::zero() { T::one() } else { T::zero() }
+    }
+}
+
+impl<T: Real> Function<T> for LeakyRelu {
+    #[inline(always)]
+    fn apply(self, x: T) -> T {
+        if x < T::zero() {
+            x * T::of(LEAKY_SLOPE)
+        } else {
+            x
+        }
+    }
+    #[inline(always)]
+    fn derivative(self, y: T) -> T {
+        if y > T::zero() {
+            T::one()
+        } else {
+            T::of(LEAKY_SLOPE)
+        }
+    }
+}
+
+impl<T: Real> Function<T> for Tanh {
+    #[inline(always)]
+    fn apply(self, x: T) -> T {
+        x.tanh()
+    }
+    #[inline(always)]
+    fn derivative(self, y: T) -> T {
+        T::one() - y * y
+    }
+}
+
+/// `per_activation!(activation, f => body)`: the body with `f` bound to the [`Function`] of that
+/// [`Activation`](crate::model::Activation), compiled once for each.
+macro_rules! per_activation {
+    ($activation:expr, $f:ident => $body:expr) => {{
+        use $crate::backend::cpu::activation::{Identity, LeakyRelu, Relu, Tanh};
+        match $activation {
+            Activation::None => {
+                let $f = Identity;
+                $body
+            }
+            Activation::Relu => {
+                let $f = Relu;
+                $body
+            }
+            Activation::LeakyRelu => {
+                let $f = LeakyRelu;
+                $body
+            }
+            Activation::Tanh => {
+                let $f = Tanh;
+                $body
+            }
+        }
+    }};
+}
+pub(crate) use per_activation;
+
+/// y = f(x) over `values`, in place.
+pub fn forward<T: Real>(f: impl Function<T>, values: &mut [T]) {
+    widest(
+        #[inline(always)]
+        || values.iter_mut().for_each(|v| *v = f.apply(*v)),
+    );
+}
+
+/// `gradient` of y becomes that of x.
+pub fn backward<T: Real>(f: impl Function<T>, y: &[T], gradient: &mut [T]) {
+    widest(
+        #[inline(always)]
+        || {
+            for (gradient, &y) in gradient.iter_mut().zip(y) {
+                *gradient *= f.derivative(y);
+            }
+        },
+    );
+}
+
+/// f(x) of one number.
+pub fn apply<T: Real>(activation: Activation, x: T) -> T {
+    per_activation!(activation, f => f.apply(x))
+}
+
+/// f′(x) of one number, from y = f(x).
+pub fn derivative<T: Real>(activation: Activation, y: T) -> T {
+    per_activation!(activation, f => f.derivative(y))
+}

@@ -1,0 +1,280 @@
+//! Launches `cuda/batch_norm.cu`: batch norm with the activation behind it, forward and backward.
+
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use crate::backend::cuda::driver::device::{Device, Memory, Span};
+use crate::backend::cuda::ops::activation::code;
+use crate::backend::cuda::ops::adam::Parameter;
+use crate::backend::{Precision, Statistics};
+use crate::model::{Activation, Block};
+
+const THREADS: usize = 256;
+/// As PyTorch's `BatchNorm2d`.
+const EPS: f64 = 1e-5;
+const MOMENTUM: f64 = 0.1;
+/// The most inputs of one forward pass: real and fake images.
+pub const SEGMENTS: usize = 2;
+
+/// One layer's parameters, buffers and statistics.
+pub struct BatchNorm {
+    pub weight: Parameter,
+    pub bias: Parameter,
+    pub running_mean: Memory,
+    pub running_var: Memory,
+    /// `num_batches_tracked`, u64.
+    pub tracked: Memory,
+    /// `[segments][c]` of the last forward pass.
+    mean: Memory,
+    inverse: Memory,
+    /// `[segments][c]`: means of the gradient, and of its product with x̂.
+    means: Option<[Memory; 2]>,
+    c: usize,
+}
+
+/// A batch of `segments` inputs of `rows` = n·h·w rows each.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    pub segments: usize,
+    pub rows: usize,
+}
+
+impl BatchNorm {
+    pub fn new(device: &Rc<Device>, c: usize, training: bool) -> Result<Self> {
+        let statistics = || Memory::new(device, 4 * SEGMENTS * c);
+        Ok(Self {
+            weight: Parameter::new(device, c, training, None)?,
+            bias: Parameter::new(device, c, training, None)?,
+            running_mean: Memory::new(device, 4 * c)?,
+            running_var: Memory::new(device, 4 * c)?,
+            tracked: Memory::zeroed(device, 8)?,
+            mean: statistics()?,
+            inverse: statistics()?,
+            means: match training {
+                true => Some([statistics()?, statistics()?]),
+                false => None,
+            },
+            c,
+        })
+    }
+
+    /// Bytes that it takes for `c` channels.
+    pub fn bytes(c: usize, training: bool) -> u64 {
+        let statistics = if training { 4 } else { 2 };
+        2 * Parameter::bytes(c, training, None) + (4 * c * (2 + statistics * SEGMENTS)) as u64 + 16
+    }
+
+    /// y = f(γx̂ + β). `partial` has [`partial_bytes`].
+    pub fn forward(
+        &self,
+        device: &Device,
+        (precision, activation): (Precision, Activation),
+        extent: Extent,
+        statistics: Statistics,
+        (x, y): (Span, Span),
+        partial: Span,
+    ) -> Result<()> {
+        let tile = Tile::new(device, precision, self.c, extent);
+        let (c, rows) = (self.c as u32, extent.rows as u32);
+        let (segments, suffix) = (extent.segments as u32, precision.suffix());
+        let map = extent.segments * extent.rows * self.c * precision.size();
+        let per_segment = 4 * extent.segments * self.c;
+        let (mean, inverse) = (self.mean.span(), self.inverse.span());
+        if statistics == Statistics::Running {
+            let blocks = (extent.segments * self.c).div_ceil(THREADS);
+            let launch = device
+                .launch("batch_norm_running", [blocks, 1, 1], THREADS as u32)?
+                .span(self.running_mean.span(), 4 * self.c)?
+                .span(self.running_var.span(), 4 * self.c)?
+                .span(mean, per_segment)?
+                .span(inverse, per_segment)?
+                .value(segments)
+                .value(c)
+                .value(EPS);
+            // SAFETY: the arguments are those of batch_norm_running: c values in, segments·c out.
+            unsafe { launch.run()? };
+        } else {
+            let kernel = format!("batch_norm_statistics_nhwc_{suffix}");
+            let sums = device
+                .launch(&kernel, tile.grid, THREADS as u32)?
+                .span(x, map)?
+                .span(partial, tile.partial_bytes(extent))?
+                .value(rows)
+                .value(c)
+                .value(tile.rows_per_chunk);
+            let kernel = format!("batch_norm_finalize_nhwc_{suffix}");
+            let finalize = device
+                .launch(&kernel, [self.c.div_ceil(32), 1, 1], THREADS as u32)?
+                .span(partial, tile.partial_bytes(extent))?
+                .span(x, map)?
+                .span(mean, per_segment)?
+                .span(inverse, per_segment)?;
+            let finalize = match statistics {
+                Statistics::Batch => finalize
+                    .span(self.running_mean.span(), 4 * self.c)?
+                    .span(self.running_var.span(), 4 * self.c)?,
+                _ => finalize.null().null(),
+            };
+            let finalize = finalize
+                .value(segments)
+                .value(tile.grid[1] as u32)
+                .value(rows)
+                .value(c)
+                .value(EPS)
+                .value(MOMENTUM)
+                .span(self.tracked.span(), 8)?;
+            // SAFETY: the arguments are those of both kernels: the map of segments·rows·c, a partial sum for each chunk
+            // and segment, c buffers, segments·c statistics, one counter.
+            unsafe {
+                sums.run()?;
+                finalize.run()?;
+            }
+        }
+        let kernel = format!("batch_norm_apply_nhwc_{suffix}");
+        let apply = device
+            .launch(&kernel, tile.grid, THREADS as u32)?
+            .span(x, map)?
+            .span(y, map)?
+            .span(mean, per_segment)?
+            .span(inverse, per_segment)?
+            .span(self.weight.weight.span(), 4 * self.c)?
+            .span(self.bias.weight.span(), 4 * self.c)?
+            .value(rows)
+            .value(c)
+            .value(tile.rows_per_chunk)
+            .value(code(activation));
+        // SAFETY: the arguments are those of batch_norm_apply: two maps of segments·rows·c, statistics, c weights.
+        unsafe { apply.run() }
+    }
+
+    /// dx from dy (which it may overwrite), for the forward pass with the same `x`; dγ and dβ where `weights`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward(
+        &self,
+        device: &Device,
+        (precision, activation): (Precision, Activation),
+        extent: Extent,
+        (statistics, weights): (Statistics, bool),
+        x: Span,
+        [dy, dx]: [Span; 2],
+        partial: Span,
+    ) -> Result<()> {
+        let (Some([mean_g, mean_gx]), Some(weight), Some(bias)) =
+            (&self.means, &self.weight.training, &self.bias.training)
+        else {
+            anyhow::bail!("this network was compiled for inference only");
+        };
+        let tile = Tile::new(device, precision, self.c, extent);
+        let (c, rows) = (self.c as u32, extent.rows as u32);
+        let (segments, suffix) = (extent.segments as u32, precision.suffix());
+        let map = extent.segments * extent.rows * self.c * precision.size();
+        let per_segment = 4 * extent.segments * self.c;
+        let (mean, inverse) = (self.mean.span(), self.inverse.span());
+        let (gamma, beta) = (self.weight.weight.span(), self.bias.weight.span());
+        let kernel = format!("batch_norm_backward_reduce_nhwc_{suffix}");
+        let reduce = device
+            .launch(&kernel, tile.grid, THREADS as u32)?
+            .span(x, map)?
+            .span(dy, map)?
+            .span(mean, per_segment)?
+            .span(inverse, per_segment)?
+            .span(gamma, 4 * self.c)?
+            .span(beta, 4 * self.c)?
+            .span(partial, tile.partial_bytes(extent))?
+            .value(rows)
+            .value(c)
+            .value(tile.rows_per_chunk)
+            .value(code(activation));
+        let blocks = [self.c.div_ceil(32), 1, 1];
+        let finalize = device
+            .launch("batch_norm_backward_finalize", blocks, THREADS as u32)?
+            .span(partial, tile.partial_bytes(extent))?
+            .span(mean_g.span(), per_segment)?
+            .span(mean_gx.span(), per_segment)?;
+        let finalize = match weights {
+            true => finalize
+                .span(weight.gradient.span(), 4 * self.c)?
+                .span(bias.gradient.span(), 4 * self.c)?,
+            false => finalize.null().null(),
+        };
+        let finalize = finalize
+            .value(segments)
+            .value(tile.grid[1] as u32)
+            .value(rows)
+            .value(c)
+            .value(i32::from(statistics != Statistics::Running));
+        let kernel = format!("batch_norm_backward_apply_nhwc_{suffix}");
+        let apply = device
+            .launch(&kernel, tile.grid, THREADS as u32)?
+            .span(x, map)?
+            .span(dy, map)?
+            .span(dx, map)?
+            .span(mean, per_segment)?
+            .span(inverse, per_segment)?
+            .span(gamma, 4 * self.c)?
+            .span(beta, 4 * self.c)?
+            .span(mean_g.span(), per_segment)?
+            .span(mean_gx.span(), per_segment)?
+            .value(rows)
+            .value(c)
+            .value(tile.rows_per_chunk)
+            .value(code(activation));
+        // SAFETY: the arguments are those of the three kernels: maps of segments·rows·c, statistics of segments·c,
+        // c weights and gradients, a partial sum for each chunk and segment.
+        unsafe {
+            reduce.run()?;
+            finalize.run()?;
+            apply.run()
+        }
+    }
+}
+
+/// How the kernels cut a map.
+struct Tile {
+    grid: [usize; 3],
+    rows_per_chunk: u32,
+    c: usize,
+}
+
+impl Tile {
+    fn new(device: &Device, precision: Precision, c: usize, extent: Extent) -> Self {
+        let vector = precision.vector();
+        let lanes = c.div_ceil(vector).next_power_of_two().min(32);
+        let columns = c.div_ceil(lanes * vector);
+        let chunks = chunks(device.multiprocessors as usize, columns, lanes, extent);
+        let rows_per_chunk = extent.rows.div_ceil(chunks).max(1);
+        Self {
+            grid: [
+                columns,
+                extent.rows.div_ceil(rows_per_chunk),
+                extent.segments,
+            ],
+            rows_per_chunk: rows_per_chunk as u32,
+            c,
+        }
+    }
+
+    fn partial_bytes(&self, extent: Extent) -> usize {
+        4 * extent.segments * self.grid[1] * 2 * self.c
+    }
+}
+
+/// Enough chunks of rows for four blocks a multiprocessor, but at least eight rows for each of a block's threads.
+fn chunks(multiprocessors: usize, columns: usize, lanes: usize, extent: Extent) -> usize {
+    let wanted = (4 * multiprocessors).div_ceil(columns * extent.segments);
+    let rows_at_once = THREADS / lanes;
+    let most = extent.rows.div_ceil(8 * rows_at_once);
+    wanted.clamp(1, most.max(1))
+}
+
+/// Bytes of partial sums that the norm of `block` needs for a batch of at most `batch` maps, on any device.
+pub fn partial_bytes(device: &Device, precision: Precision, block: &Block, batch: usize) -> usize {
+    let extents = (1..=SEGMENTS).map(|segments| Extent {
+        segments,
+        rows: (batch / segments) * block.output.h * block.output.w,
+    });
+    let sizes = extents
+        .map(|extent| Tile::new(device, precision, block.output.c, extent).partial_bytes(extent));
+    sizes.max().unwrap_or(0)
+}

@@ -1,0 +1,42 @@
+//! Launches `cuda/bce_loss.cu`: binary cross entropy on logits, its gradient, D(x) and accuracy.
+
+use anyhow::{Result, ensure};
+
+use crate::backend::cuda::driver::device::{Device, Span};
+use crate::backend::cuda::progress::Progress;
+use crate::backend::{Precision, Slot};
+
+/// The losses of one or two batches of `n` logits, one behind the other, `targets` one a batch, into the metrics of
+/// this iteration from `first` on; `gradient` times the loss scale of the network with role `scaled`.
+pub fn bce_with_logits(
+    device: &Device,
+    precision: Precision,
+    (logits, gradient): (Span, Span),
+    (n, targets): (usize, &[f32]),
+    (progress, scaled): (&mut Progress, usize),
+    first: Slot,
+) -> Result<()> {
+    let segments = targets.len();
+    ensure!(
+        (1..=2).contains(&segments) && first as usize + segments <= 3,
+        "{segments} losses from {first:?} on"
+    );
+    let kernel = format!("bce_loss_nhwc_{}", precision.suffix());
+    let bytes = segments * n * precision.size();
+    let launch = device
+        .launch(&kernel, [segments, 1, 1], 256)?
+        .span(logits, bytes)?
+        .value(n as u32)
+        .value(1u32)
+        .value(targets[0])
+        .value(targets[segments - 1])
+        .span(progress.loss_scale(scaled)?, 4)?
+        .span(gradient, bytes)?
+        .span(progress.ring(), progress.ring_bytes())?
+        .span(progress.iteration(), 8)?
+        .value(progress.slots as u32)
+        .value(first as u32);
+    // SAFETY: the arguments are those of cuda/bce_loss.cu: segments·n logits and gradients, a ring of `slots` entries
+    // with three losses each.
+    unsafe { launch.run() }
+}

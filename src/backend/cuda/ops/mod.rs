@@ -1,0 +1,12 @@
+//! One file an operation, named as the file in `cuda/` whose kernels it launches.
+
+pub mod activation;
+pub mod adam;
+pub mod batch;
+pub mod batch_norm;
+pub mod bce_loss;
+pub mod cast;
+pub mod conv2d;
+pub mod conv_transpose2d;
+pub mod conv_wgrad;
+pub mod latent;

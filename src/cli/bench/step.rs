@@ -1,0 +1,332 @@
+//! `bench step`: the training iteration, on images that are there or that a loader brings.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args as ClapArgs;
+
+use super::data::noise_pack;
+use crate::backend::cpu::Cpu;
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::conv::choice::{Choices, Conv};
+use crate::backend::{Adam, Backend, Batch, Precision};
+use crate::cli::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
+use crate::cli::train::set_threads;
+use crate::data::{Dataset, Loader, Residency};
+use crate::files;
+use crate::gan::step::{Gan, Settings, fill_pixels};
+use crate::model::arch::Dimensions;
+use crate::train::report::print_error_line;
+use crate::train::run::SLOTS;
+
+/// Iterations before the first that is measured: a recorded one is made and replayed by then.
+const WARM_UP: usize = 3;
+
+/// Seconds between two waits, about.
+const ROUND: f64 = 0.1;
+
+/// Bytes of the pack that a loader reads: many times what a processor caches.
+const PACK_BYTES: usize = 256 << 20;
+
+/// The fewest times that each of two things is measured which take turns.
+const TURNS: usize = 5;
+
+#[derive(ClapArgs)]
+pub struct Step {
+    /// Pixels a side
+    #[arg(long, default_value_t = 64)]
+    image_size: usize,
+    /// Channels next to the image
+    #[arg(long, default_value_t = 64)]
+    width: usize,
+    /// Length of z
+    #[arg(long, default_value_t = 100)]
+    latent_dim: usize,
+    /// Images of one iteration
+    #[arg(long, default_value_t = 64)]
+    batch_size: usize,
+    /// How long to measure, after a warm-up
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Load shuffled batches of a pack of noise too, as training does, and compare: device, host or stream
+    #[arg(long, value_enum, value_name = "WHERE")]
+    data_residency: Option<Residency>,
+    /// Where to compute
+    #[arg(long, default_value = "auto")]
+    device: Device,
+    /// Type of stored activations and weights [default: bf16 on a GPU, fp32 on the CPU]
+    #[arg(long, value_enum)]
+    precision: Option<Precision>,
+    /// Threads [default: one a core]
+    #[arg(long)]
+    workers: Option<usize>,
+    #[command(flatten)]
+    cuda: CudaArgs,
+    /// Write the result as JSON as well; `-` prints it
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl Step {
+    pub fn run(self) -> Result<ExitCode> {
+        let dimensions = Dimensions {
+            image_size: self.image_size,
+            width: self.width,
+            latent_dim: self.latent_dim,
+            channels: 3,
+        };
+        dimensions.check()?;
+        ensure!(self.batch_size > 0, "--batch-size must be at least 1");
+        ensure!(
+            self.seconds.is_finite() && self.seconds > 0.0,
+            "--seconds must be positive"
+        );
+        ensure!(
+            self.data_residency != Some(Residency::Auto),
+            "--data-residency auto is decided by train: choose device, host or stream to measure it"
+        );
+        let picked = pick(self.device)?;
+        ensure!(
+            self.data_residency != Some(Residency::Device) || matches!(picked, Picked::Cuda(_)),
+            "--data-residency device needs a GPU: use --data-residency host or stream"
+        );
+        if let Some(workers) = self.workers {
+            set_threads(workers)?;
+        }
+        let precision = precision_on(&picked, self.precision)?;
+        match picked {
+            Picked::Cpu(_) => self.report(&Cpu::<f32>::new(), &dimensions, precision),
+            Picked::Cuda(ordinal) => {
+                let conv = self.cuda.conv.unwrap_or(Conv::Auto);
+                let options = self.cuda.options(precision, conv, self.cuda.tf32);
+                let known = match &self.cuda.kernels_from {
+                    Some(run) => choices_of(run)?,
+                    None => Choices::new(),
+                };
+                let backend = Cuda::new(ordinal, options, known)?;
+                for note in backend.notes() {
+                    print_error_line(note);
+                }
+                self.report(&backend, &dimensions, precision)
+            }
+        }
+    }
+
+    fn report<B: Backend>(
+        &self,
+        backend: &B,
+        dimensions: &Dimensions,
+        precision: Precision,
+    ) -> Result<ExitCode> {
+        let scratch;
+        let dataset = match self.data_residency {
+            None => None,
+            Some(residency) => {
+                scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
+                Some(self.dataset(residency, scratch.path())?)
+            }
+        };
+        let Times {
+            resident: times,
+            loaded,
+            filling,
+        } = self.measure(backend, dimensions, dataset.as_ref())?;
+        let median = times[times.len() / 2].as_secs_f64();
+        let images_per_sec = self.batch_size as f64 / median;
+        let (g, d) = (dimensions.generator(), dimensions.discriminator());
+        let forward =
+            |a: &crate::model::Architecture| a.blocks.iter().map(|b| b.flops()).sum::<u64>();
+        let first = |a: &crate::model::Architecture| a.blocks[0].flops();
+        // Forward, weight gradient and data gradient of each pass; nothing wants the gradient of z or of real images.
+        let flop = 3 * forward(&g) - first(&g) + 8 * forward(&d) - 2 * first(&d);
+        println!(
+            "{}: {} px, width {}, batch {}: {images_per_sec:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to \
+             {:.1}), {:.1} GFLOP/s, {} {:.0} MiB",
+            backend.describe(),
+            self.image_size,
+            self.width,
+            self.batch_size,
+            median * 1e3,
+            times.len(),
+            times[0].as_secs_f64() * 1e3,
+            times[times.len() - 1].as_secs_f64() * 1e3,
+            flop as f64 * images_per_sec / 1e9,
+            match backend.allocated() {
+                Some(_) => "memory of the GPU",
+                None => "peak memory",
+            },
+            backend.allocated().unwrap_or_else(peak_rss) as f64 / f64::from(1 << 20)
+        );
+        let loading = self.data_residency.filter(|_| !loaded.is_empty());
+        let loading = loading.map(|residency| {
+            let middle = loaded[loaded.len() / 2].as_secs_f64();
+            let best = times[0].as_secs_f64() / loaded[0].as_secs_f64();
+            println!(
+                "loaded batches, {residency}: {:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to {:.1}), of \
+                 which {:.3} ms to write a batch; {:.1} % of the speed without loading ({:.1} % of the fastest)",
+                self.batch_size as f64 / middle,
+                middle * 1e3,
+                loaded.len(),
+                loaded[0].as_secs_f64() * 1e3,
+                loaded[loaded.len() - 1].as_secs_f64() * 1e3,
+                filling.as_secs_f64() * 1e3,
+                100.0 * median / middle,
+                100.0 * best,
+            );
+            serde_json::json!({
+                "residency": format!("{residency:?}").to_lowercase(),
+                "images_per_sec": self.batch_size as f64 / middle,
+                "ms": middle * 1e3,
+                "filling_ms": filling.as_secs_f64() * 1e3,
+                "ratio": median / middle,
+                "ratio_of_fastest": best,
+            })
+        });
+        if let Some(path) = &self.json {
+            let value = serde_json::json!({
+                "device": backend.describe(),
+                "image_size": self.image_size,
+                "width": self.width,
+                "precision": precision,
+                "conv": match backend.is_host() {
+                    true => None,
+                    false => Some(self.cuda.conv.unwrap_or(Conv::Auto)),
+                },
+                "kernels": backend.choices(),
+                "batch_size": self.batch_size,
+                "images_per_sec": images_per_sec,
+                "ms": median * 1e3,
+                "iterations": times.len(),
+                "gflop_per_image": flop as f64 / 1e9,
+                "gflop_per_sec": flop as f64 * images_per_sec / 1e9,
+                "peak_rss_bytes": peak_rss(),
+                "device_bytes": backend.allocated(),
+                "loading": loading,
+                "version": env!("CARGO_PKG_VERSION"),
+            });
+            write_json(path, &value)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// A pack of noise in `folder`, where `residency` wants it.
+    fn dataset(&self, residency: Residency, folder: &Path) -> Result<Dataset> {
+        let image = self.image_size * self.image_size * 3;
+        let count = (PACK_BYTES / image).max(4 * self.batch_size);
+        let dataset = Dataset::from_pack(noise_pack(folder, self.image_size, count)?);
+        match residency {
+            Residency::Host => dataset.into_memory(),
+            _ => Ok(dataset),
+        }
+    }
+
+    /// `dataset`: what batches are loaded from in every second round.
+    fn measure<B: Backend>(
+        &self,
+        backend: &B,
+        dimensions: &Dimensions,
+        dataset: Option<&Dataset>,
+    ) -> Result<Times> {
+        let mut gan = Gan::new(backend, dimensions, self.batch_size, SLOTS, 0)?;
+        let loader = |dataset| Loader::new(dataset, self.batch_size, 0, true);
+        let mut loader = dataset.map(loader).transpose()?;
+        if let (Some(Residency::Device), Some(dataset)) = (self.data_residency, dataset) {
+            gan.keep_images(backend, dataset.pixels())?;
+        }
+        // Without a loader the images stay in their slots.
+        let ahead = SLOTS as u64;
+        for iteration in 0..ahead {
+            gan.send_batch(backend, iteration, |batch| match &mut loader {
+                Some(loader) => loader.write(iteration, batch),
+                None => fill_pixels(batch),
+            })?;
+        }
+        let adam = Adam {
+            lr: 2e-4,
+            beta1: 0.5,
+            beta2: 0.999,
+            eps: 1e-8,
+        };
+        let settings = Settings {
+            discriminator: adam,
+            generator: adam,
+            ema: 0.999,
+            seed: 0,
+        };
+        let stream = self.data_residency == Some(Residency::Stream);
+        let mut iteration = 0;
+        let mut filling = Duration::ZERO;
+        let mut filled = 0;
+        let mut round = |count: u32, loader: Option<&mut Loader>| -> Result<Duration> {
+            let mut loader = loader;
+            let start = Instant::now();
+            for _ in 0..count {
+                gan.iteration(backend, &settings)?;
+                if let Some(loader) = &mut loader {
+                    if stream {
+                        loader.announce(iteration + ahead);
+                    }
+                    gan.send_batch(backend, iteration + ahead, |batch: Batch<'_>| {
+                        let start = Instant::now();
+                        loader.write(iteration + ahead, batch);
+                        filling += start.elapsed();
+                        filled += 1;
+                    })?;
+                }
+                iteration += 1;
+            }
+            backend.wait()?;
+            Ok(start.elapsed() / count)
+        };
+        for _ in 0..WARM_UP {
+            round(1, loader.as_mut())?;
+        }
+        let one = round(1, None)?.as_secs_f64().max(1e-6);
+        let count = (ROUND / one).clamp(1.0, 1e4) as u32;
+        let begin = Instant::now();
+        let (mut resident, mut loaded) = (Vec::new(), Vec::new());
+        let least = if loader.is_some() { TURNS } else { 3 };
+        while begin.elapsed().as_secs_f64() < self.seconds || resident.len() < least {
+            resident.push(round(count, None)?);
+            if loader.is_some() {
+                loaded.push(round(count, loader.as_mut())?);
+            }
+        }
+        resident.sort_unstable();
+        loaded.sort_unstable();
+        Ok(Times {
+            resident,
+            loaded,
+            filling: filling.checked_div(filled).unwrap_or_default(),
+        })
+    }
+}
+
+/// Times of an iteration, sorted: each is the mean of as many as it takes to make waiting for them cost nothing.
+struct Times {
+    /// On batches that are there.
+    resident: Vec<Duration>,
+    /// On batches that a loader brings, if there is one; in turns with the former.
+    loaded: Vec<Duration>,
+    /// What the loader takes for a batch, on average.
+    filling: Duration,
+}
+
+/// Writes a result to a file, or prints it in one line where that is `-`.
+pub fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    if path.as_os_str() == "-" {
+        println!("{value}");
+        return Ok(());
+    }
+    files::write_atomically(path, format!("{value:#}\n").as_bytes())
+}
+
+/// Peak resident memory of this process so far, bytes; 0 where the system does not tell.
+fn peak_rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}

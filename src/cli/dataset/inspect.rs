@@ -1,0 +1,480 @@
+//! `dataset inspect`: reads every image of a data set and says what is there and what cannot be used.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Cursor, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use image::{ImageFormat, RgbImage};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::data::decode::{Limits, decode, fit, format, format_name};
+use crate::data::{self, Celeba, Kind, OpenOptions, Original, Source, Split};
+
+/// Read every image and say what is there: counts, splits, sizes, formats, duplicates, attributes or classes, corrupt files.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Kind of data set.
+    #[arg(long, value_enum, default_value = "celeba")]
+    dataset: Kind,
+    /// Folder or file of the images.
+    #[arg(long, value_name = "PATH", default_value = "data/celeba")]
+    data: PathBuf,
+    /// Which part [default: all of celeba; of others train, where there are parts]
+    #[arg(long, value_enum)]
+    split: Option<Split>,
+    /// Largest fraction of images that may be unusable, 0 to 1.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.01, value_parser = fraction)]
+    max_bad: f64,
+    /// Write the first images that can be used, 64 at most, to a new PNG.
+    #[arg(long, value_name = "FILE.png", value_parser = png_path)]
+    sheet: Option<PathBuf>,
+}
+
+/// Parses a number between 0 and 1.
+///
+/// # Errors
+/// When it is not one; the message is for clap.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("must be a number between 0 and 1".to_owned()),
+    }
+}
+
+fn png_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("png") => Ok(path),
+        _ => Err("the name must end in .png".to_owned()),
+    }
+}
+
+/// How many corrupt files and duplicates are listed.
+const LISTED: usize = 20;
+/// Side of an image on the contact sheet, pixels, and images a row.
+const SHEET_IMAGE: usize = 64;
+const SHEET_COLUMNS: usize = 8;
+
+struct Image {
+    /// `None` where the source holds samples without a format.
+    format: Option<ImageFormat>,
+    width: u32,
+    height: u32,
+    bytes: usize,
+    /// SHA-256 of the file; `None` likewise.
+    file_hash: Option<Hash>,
+    /// SHA-256 of width, height and the decoded samples.
+    pixel_hash: Hash,
+}
+
+type Hash = [u8; 32];
+
+impl Args {
+    /// 0 when training can use the data set, else an error.
+    pub fn run(self) -> Result<ExitCode> {
+        if let Some(sheet) = &self.sheet {
+            ensure!(
+                !sheet.exists(),
+                "{}: already there, and nothing is overwritten; give another name or remove it",
+                sheet.display()
+            );
+        }
+        match self.dataset {
+            Kind::Celeba => {
+                let split = self.split.unwrap_or(Split::All);
+                let celeba = Celeba::open(&self.data, Some(split), None)?;
+                self.inspect(&celeba, Some(&celeba))
+            }
+            Kind::Synthetic => bail!(
+                "synthetic faces are drawn, not read: there is nothing to inspect; `dataset synthesize` writes them to a \
+                 folder, which can be inspected as celeba"
+            ),
+            kind => {
+                let source = data::open(&OpenOptions {
+                    kind,
+                    path: Some(self.data.clone()),
+                    split: self.split,
+                    crop: None,
+                    seed: 0,
+                    count: 0,
+                })?;
+                self.inspect(source.as_ref(), None)
+            }
+        }
+    }
+
+    fn inspect(&self, source: &dyn Source, celeba: Option<&Celeba>) -> Result<ExitCode> {
+        let images: Vec<Result<Image>> = (0..source.len())
+            .into_par_iter()
+            .map(|index| examine(source, index))
+            .collect();
+        let mut text = format!("{}\n", source.describe());
+        let good: Vec<(usize, &Image)> = images
+            .iter()
+            .enumerate()
+            .filter_map(|(index, image)| Some((index, image.as_ref().ok()?)))
+            .collect();
+        let bad: Vec<String> = images
+            .iter()
+            .filter_map(|image| Some(format!("{:#}", image.as_ref().err()?)))
+            .collect();
+        row(
+            &mut text,
+            "images",
+            &format!("{} usable, {} not", good.len(), bad.len()),
+        );
+        if source.channels() != 3 {
+            let channels = match source.channels() {
+                1 => "1, grey".to_owned(),
+                other => other.to_string(),
+            };
+            row(&mut text, "channels", &channels);
+        }
+        if let Some(celeba) = celeba {
+            row(&mut text, "splits", &splits(celeba));
+        }
+        if !good.is_empty() {
+            describe_images(&mut text, source, &good);
+        }
+        if let Some(celeba) = celeba {
+            describe_attributes(&mut text, celeba);
+        } else {
+            describe_classes(&mut text, source);
+        }
+        for line in bad.iter().take(LISTED) {
+            row(&mut text, "unusable", line);
+        }
+        if bad.len() > LISTED {
+            row(
+                &mut text,
+                "unusable",
+                &format!("… and {} more", bad.len() - LISTED),
+            );
+        }
+        if let Some(sheet) = &self.sheet
+            && !good.is_empty()
+        {
+            write_sheet(sheet, source, &good)?;
+            row(&mut text, "sheet", &sheet.display().to_string());
+        }
+        print(&text)?;
+        let root = self.data.display();
+        if good.is_empty() {
+            bail!("{root}: not one image can be used; see the causes above");
+        }
+        if bad.len() as f64 > self.max_bad * images.len() as f64 {
+            bail!(
+                "{root}: {} of {} images cannot be used, more than --max-bad {} allows; replace or remove the files \
+                 listed above, or allow a larger fraction",
+                bad.len(),
+                images.len(),
+                self.max_bad
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Reads and decodes an image as training would.
+fn examine(source: &dyn Source, index: usize) -> Result<Image> {
+    let name = || source.name(index);
+    let mut pixel_hash = Sha256::new();
+    let mut add = |width: u32, height: u32, pixels: &[u8]| {
+        pixel_hash.update(width.to_le_bytes());
+        pixel_hash.update(height.to_le_bytes());
+        pixel_hash.update(pixels);
+    };
+    let (format, width, height, bytes, file_hash) = match source.original(index)? {
+        Original::File(file) => {
+            let image = decode(&file, &name(), &Limits::default())?;
+            fit(&image, SHEET_IMAGE, None).with_context(name)?;
+            let (width, height) = image.dimensions();
+            add(width, height, image.as_raw());
+            let format = format(&file).with_context(name)?;
+            let hash = Sha256::digest(&file).into();
+            (Some(format), width, height, file.len(), Some(hash))
+        }
+        Original::Pixels {
+            width,
+            height,
+            pixels,
+            ..
+        } => {
+            source.read(index, SHEET_IMAGE)?;
+            add(width, height, &pixels);
+            (None, width, height, pixels.len(), None)
+        }
+    };
+    Ok(Image {
+        format,
+        width,
+        height,
+        bytes,
+        file_hash,
+        pixel_hash: pixel_hash.finalize().into(),
+    })
+}
+
+fn row(text: &mut String, label: &str, value: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{label:<11} {value}");
+}
+
+fn splits(celeba: &Celeba) -> String {
+    let count = |split| celeba.split_len(split).unwrap_or(0);
+    match celeba.split_len(Split::All) {
+        None => "no list_eval_partition.txt or .csv: all images are used".to_owned(),
+        Some(all) => {
+            let [train, val, test] = [Split::Train, Split::Val, Split::Test].map(count);
+            format!(
+                "train {train}, val {val}, test {test}, in none {}",
+                all - train - val - test
+            )
+        }
+    }
+}
+
+fn describe_images(text: &mut String, source: &dyn Source, good: &[(usize, &Image)]) {
+    let mut formats = BTreeMap::new();
+    let mut sizes = HashMap::new();
+    let (mut by_file, mut by_pixels) = (Contents::new(), Contents::new());
+    for &(index, image) in good {
+        let format = image
+            .format
+            .map_or("samples without a file format", format_name);
+        *formats.entry(format).or_insert(0usize) += 1;
+        *sizes.entry((image.width, image.height)).or_insert(0usize) += 1;
+        if let Some(hash) = image.file_hash {
+            by_file.entry(hash).or_default().push(index);
+        }
+        by_pixels.entry(image.pixel_hash).or_default().push(index);
+    }
+    let formats: Vec<String> = formats
+        .iter()
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    row(text, "formats", &formats.join(", "));
+
+    let mut by_area: Vec<(u32, u32)> = good
+        .iter()
+        .map(|(_, image)| (image.width, image.height))
+        .collect();
+    by_area.sort_unstable_by_key(|&(w, h)| (u64::from(w) * u64::from(h), w));
+    let [min, median, max] = [0, by_area.len() / 2, by_area.len() - 1].map(|i| by_area[i]);
+    row(
+        text,
+        "sizes",
+        &format!(
+            "smallest {}×{}, median {}×{}, largest {}×{}",
+            min.0, min.1, median.0, median.1, max.0, max.1
+        ),
+    );
+    let mut sizes: Vec<_> = sizes.into_iter().collect();
+    sizes.sort_unstable_by_key(|&(size, count)| (std::cmp::Reverse(count), size));
+    let commonest: Vec<String> = sizes
+        .iter()
+        .take(3)
+        .map(|((w, h), count)| format!("{w}×{h} ({count} images)"))
+        .collect();
+    row(text, "commonest", &commonest.join(", "));
+    let bytes: usize = good.iter().map(|(_, image)| image.bytes).sum();
+    row(
+        text,
+        if by_file.is_empty() {
+            "samples"
+        } else {
+            "file size"
+        },
+        &format!(
+            "{:.1} MiB in all, {:.1} KiB an image",
+            bytes as f64 / f64::from(1 << 20),
+            bytes as f64 / 1024.0 / good.len() as f64
+        ),
+    );
+
+    if !by_file.is_empty() {
+        let none = "no file repeats another byte for byte";
+        describe_repeated(text, source, "duplicates", by_file, |extra| match extra {
+            0 => none.to_owned(),
+            _ => format!("{extra} files repeat another byte for byte"),
+        });
+    }
+    describe_repeated(
+        text,
+        source,
+        "same pixels",
+        by_pixels,
+        |extra| match extra {
+            0 => "no image has the decoded pixels of another".to_owned(),
+            _ => format!("{extra} images have the decoded pixels of another"),
+        },
+    );
+}
+
+/// Indices of the images with the same hash.
+type Contents = HashMap<Hash, Vec<usize>>;
+
+/// How many bytes of every image's name are the folder that all share.
+fn shared_folder(source: &dyn Source) -> usize {
+    let first = source.name(0);
+    let mut shared = first.rfind('/').map_or(0, |slash| slash + 1);
+    for index in 1..source.len() {
+        let name = source.name(index);
+        while !name.starts_with(&first[..shared]) {
+            shared = first[..shared - 1].rfind('/').map_or(0, |slash| slash + 1);
+        }
+    }
+    shared
+}
+
+fn describe_repeated(
+    text: &mut String,
+    source: &dyn Source,
+    label: &str,
+    contents: Contents,
+    say: impl Fn(usize) -> String,
+) {
+    let mut repeated: Vec<Vec<usize>> = contents
+        .into_values()
+        .filter(|same| same.len() > 1)
+        .collect();
+    repeated.sort_unstable();
+    let extra: usize = repeated.iter().map(|same| same.len() - 1).sum();
+    row(text, label, &say(extra));
+    if repeated.is_empty() {
+        return;
+    }
+    let shared = shared_folder(source);
+    for same in repeated.iter().take(LISTED) {
+        let names: Vec<String> = same
+            .iter()
+            .take(4)
+            .map(|&i| source.name(i)[shared..].to_owned())
+            .collect();
+        let more = if same.len() > 4 {
+            format!(" … ({} images)", same.len())
+        } else {
+            String::new()
+        };
+        row(text, "", &format!("{}{more}", names.join(" = ")));
+    }
+    if repeated.len() > LISTED {
+        row(text, "", &format!("… and {} more", repeated.len() - LISTED));
+    }
+}
+
+/// How many classes are listed.
+const CLASSES_LISTED: usize = 100;
+
+fn describe_classes(text: &mut String, source: &dyn Source) {
+    let names = source.class_names();
+    if names.is_empty() {
+        row(text, "classes", "none");
+        return;
+    }
+    let mut counts = vec![0usize; names.len()];
+    for class in (0..source.len()).filter_map(|index| source.class(index)) {
+        counts[class as usize] += 1;
+    }
+    let with: usize = counts.iter().sum();
+    row(
+        text,
+        "classes",
+        &format!(
+            "{} for {with} images, {} images without",
+            names.len(),
+            source.len() - with
+        ),
+    );
+    for (name, count) in names.iter().zip(counts).take(CLASSES_LISTED) {
+        let percent = 100.0 * count as f64 / with.max(1) as f64;
+        // What a file says may hold anything.
+        let name: String = name.chars().filter(|c| !c.is_control()).take(60).collect();
+        row(text, "", &format!("{name:<20} {count:>7} {percent:5.1} %"));
+    }
+    if names.len() > CLASSES_LISTED {
+        row(
+            text,
+            "",
+            &format!("… and {} more", names.len() - CLASSES_LISTED),
+        );
+    }
+}
+
+fn describe_attributes(text: &mut String, celeba: &Celeba) {
+    let names = celeba.attribute_names();
+    if names.is_empty() {
+        row(
+            text,
+            "attributes",
+            "no list_attr_celeba.txt or .csv (training does not need it)",
+        );
+        return;
+    }
+    let mut present = vec![0usize; names.len()];
+    let mut rows = 0;
+    for values in (0..celeba.len()).filter_map(|image| celeba.attributes(image)) {
+        rows += 1;
+        for (count, &value) in present.iter_mut().zip(values) {
+            *count += usize::from(value == 1);
+        }
+    }
+    row(
+        text,
+        "attributes",
+        &format!(
+            "{} for {rows} images, {} images without",
+            names.len(),
+            celeba.len() - rows
+        ),
+    );
+    for (name, count) in names.iter().zip(present) {
+        let percent = 100.0 * count as f64 / rows as f64;
+        row(text, "", &format!("{name:<20} {percent:5.1} %"));
+    }
+}
+
+fn write_sheet(path: &Path, source: &dyn Source, good: &[(usize, &Image)]) -> Result<()> {
+    let shown = &good[..good.len().min(SHEET_COLUMNS * SHEET_COLUMNS)];
+    let columns = shown.len().min(SHEET_COLUMNS);
+    let rows = shown.len().div_ceil(SHEET_COLUMNS);
+    let side = SHEET_IMAGE as u32;
+    let channels = source.channels();
+    let mut sheet = RgbImage::new(columns as u32 * side, rows as u32 * side);
+    for (place, &(index, _)) in shown.iter().enumerate() {
+        let pixels = source.read(index, SHEET_IMAGE)?;
+        // Grey as RGB.
+        let rgb = pixels
+            .chunks_exact(channels)
+            .flat_map(|pixel| [0, 1, 2].map(|c| pixel[c % channels]))
+            .collect();
+        let image = RgbImage::from_raw(side, side, rgb).context("a fitted image")?;
+        let (x, y) = (place % SHEET_COLUMNS, place / SHEET_COLUMNS);
+        image::imageops::replace(
+            &mut sheet,
+            &image,
+            (x * SHEET_IMAGE) as i64,
+            (y * SHEET_IMAGE) as i64,
+        );
+    }
+    let mut png = Cursor::new(Vec::new());
+    sheet.write_to(&mut png, ImageFormat::Png)?;
+    let cannot = || format!("{}: the contact sheet cannot be written", path.display());
+    let mut file = File::create_new(path).with_context(cannot)?;
+    file.write_all(png.get_ref()).with_context(cannot)
+}
+
+/// Prints to stdout; whoever closes the pipe early (`head`) has read enough.
+pub(crate) fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,7 @@
+//! Files that hold files: archives, databases, folders, mapped memory.
+
+pub mod lmdb;
+pub mod mapped;
+pub mod parquet_pages;
+pub mod tree;
+pub mod zip;

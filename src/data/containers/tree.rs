@@ -1,0 +1,200 @@
+//! The image files under a folder or in a zip, in a fixed order: what every file-based source is made of.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+use walkdir::WalkDir;
+
+use crate::data::containers::zip::{Archive, MAX_FILE_BYTES};
+
+/// Extensions of image files, lower case.
+const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
+
+/// Whether a file name has the extension of a JPEG, PNG, BMP or WebP, in any case.
+pub fn is_image_name(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, extension)| {
+        EXTENSIONS
+            .iter()
+            .any(|known| extension.eq_ignore_ascii_case(known))
+    })
+}
+
+pub(crate) fn is_hidden(part: &str) -> bool {
+    // macOS leaves a `__MACOSX` folder of resource forks named as the images in zips.
+    part.starts_with('.') || part == "__MACOSX"
+}
+
+/// Image files by index.
+pub enum Files {
+    /// Files below a folder; paths relative to it, sorted.
+    Folder { root: PathBuf, paths: Vec<PathBuf> },
+    /// Entries of a zip, sorted by name; `images` indexes its entries.
+    Zip {
+        archive: Archive,
+        images: Vec<usize>,
+    },
+}
+
+impl Files {
+    /// All image files below a folder, at any depth, sorted by path. Hidden files and folders are left out, symbolic
+    /// links are followed except where they lead in a circle.
+    ///
+    /// # Errors
+    /// When the folder or one below it cannot be listed.
+    pub fn folder(root: &Path) -> Result<Self> {
+        let mut paths = Vec::new();
+        let walk = WalkDir::new(root)
+            .follow_links(true)
+            .into_iter()
+            .filter_entry(|entry| {
+                entry.depth() == 0 || !is_hidden(&entry.file_name().to_string_lossy())
+            });
+        for entry in walk {
+            let path = match entry {
+                Ok(entry) if entry.file_type().is_file() => entry.into_path(),
+                Ok(_) => continue,
+                Err(error) if error.loop_ancestor().is_some() => continue,
+                Err(error) => match error.path() {
+                    // A dangling link with an image's name: reported as a file that cannot be read.
+                    Some(path) if path.is_symlink() => path.to_owned(),
+                    _ => {
+                        return Err(error)
+                            .with_context(|| format!("{}: cannot be listed", root.display()));
+                    }
+                },
+            };
+            let named_as_image = path
+                .file_name()
+                .is_some_and(|name| is_image_name(&name.to_string_lossy()));
+            if named_as_image {
+                paths.push(path.strip_prefix(root).unwrap_or(&path).to_owned());
+            }
+        }
+        paths.sort_unstable();
+        Ok(Self::Folder {
+            root: root.to_owned(),
+            paths,
+        })
+    }
+
+    /// All image files in a zip, sorted by name. Hidden ones are left out.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub fn zip(path: &Path) -> Result<Self> {
+        let archive = Archive::open(path)?;
+        let entries = archive.entries();
+        let mut images: Vec<usize> = (0..entries.len())
+            .filter(|&i| {
+                let name = &entries[i].name;
+                is_image_name(name) && !name.split('/').any(is_hidden)
+            })
+            .collect();
+        images.sort_unstable_by(|&a, &b| entries[a].name.cmp(&entries[b].name));
+        Ok(Self::Zip { archive, images })
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Folder { paths, .. } => paths.len(),
+            Self::Zip { images, .. } => images.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The folder or the zip.
+    pub fn root(&self) -> &Path {
+        match self {
+            Self::Folder { root, .. } => root,
+            Self::Zip { archive, .. } => archive.path(),
+        }
+    }
+
+    /// Path of image `index` inside the folder or zip, with `/`.
+    pub fn relative_name(&self, index: usize) -> String {
+        match self {
+            Self::Folder { paths, .. } => paths[index].to_string_lossy().into_owned(),
+            Self::Zip { archive, images } => archive.entries()[images[index]].name.clone(),
+        }
+    }
+
+    /// The name of image `index` for messages: its path, inside a zip as `archive.zip/path`.
+    pub fn name(&self, index: usize) -> String {
+        self.root()
+            .join(self.relative_name(index))
+            .display()
+            .to_string()
+    }
+
+    /// The bytes of file `index`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is longer than 256 MiB, or is damaged inside its zip. The message lacks the name.
+    pub fn read(&self, index: usize) -> Result<Vec<u8>> {
+        match self {
+            Self::Folder { root, paths } => read_bounded(&root.join(&paths[index])),
+            Self::Zip { archive, images } => archive.read(&archive.entries()[images[index]]),
+        }
+    }
+
+    /// Hashes names, lengths, and modification times (folder) or checksums (zip) of the files `indices`.
+    pub fn fingerprint(&self, indices: impl Iterator<Item = usize>) -> String {
+        let mut hash = Sha256::new();
+        for index in indices {
+            hash.update(self.relative_name(index).as_bytes());
+            let (length, change) = match self {
+                Self::Folder { root, paths } => {
+                    let metadata = root.join(&paths[index]).metadata().ok();
+                    let modified = metadata
+                        .as_ref()
+                        .and_then(|m| m.modified().ok())
+                        .and_then(|t| t.duration_since(UNIX_EPOCH).ok())
+                        .map_or(0, |d| d.as_nanos() as u64);
+                    (metadata.map_or(0, |m| m.len()), modified)
+                }
+                Self::Zip { archive, images } => {
+                    let entry = &archive.entries()[images[index]];
+                    (entry.size, u64::from(entry.crc32))
+                }
+            };
+            hash.update([0]);
+            hash.update(length.to_le_bytes());
+            hash.update(change.to_le_bytes());
+        }
+        hex(&hash.finalize())
+    }
+}
+
+/// Reads a file of at most 256 MiB.
+///
+/// # Errors
+/// When it cannot be read or is longer. The message lacks the name.
+pub fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).context("cannot be opened")?;
+    let metadata = file.metadata().context("cannot be read")?;
+    ensure!(metadata.is_file(), "not a regular file");
+    let length = metadata.len();
+    ensure!(
+        length <= MAX_FILE_BYTES,
+        "the file has {} MiB, more than {} MiB",
+        length >> 20,
+        MAX_FILE_BYTES >> 20
+    );
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(MAX_FILE_BYTES)
+        .read_to_end(&mut bytes)
+        .context("cannot be read")?;
+    Ok(bytes)
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,368 @@
+//! Zip archives read in place: one open file, a cheap reader for each thread, no lock. Archives are hostile until parsed:
+//! names, sizes and methods are checked when one is opened.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytes::Bytes;
+use zip::{CompressionMethod, ZipArchive};
+
+use crate::data::containers::mapped::{map, unpack_to_disk};
+use crate::data::decode::looks_like_html;
+
+/// Largest image file that is read, bytes, in an archive or a folder.
+pub const MAX_FILE_BYTES: u64 = 256 << 20;
+/// A larger entry may not be declared to expand more than this; image files hardly compress.
+const MAX_RATIO: u64 = 200;
+/// Entries and archives below this size may have any ratio: a blank bitmap compresses a thousand times.
+const RATIO_MATTERS_ABOVE: u64 = 16 << 20;
+
+/// Bytes that a reader fetches at least: the many small fields of a table of contents take few calls.
+const AHEAD: usize = 8 << 10;
+/// Most that one member of a zip is unpacked to, bytes.
+const MAX_MEMBER: u64 = 256 << 30;
+
+/// Reads an open file from a position of its own. Not a map: what was mapped and read would stay resident, and whoever
+/// shortened the file would stop the process.
+struct Reader {
+    file: Arc<File>,
+    length: u64,
+    position: u64,
+    /// Bytes from `start` on.
+    buffer: Vec<u8>,
+    start: u64,
+}
+
+impl Clone for Reader {
+    fn clone(&self) -> Self {
+        Self {
+            file: self.file.clone(),
+            length: self.length,
+            position: self.position,
+            buffer: Vec::new(),
+            start: 0,
+        }
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let held = |reader: &Self| {
+            let skip = usize::try_from(reader.position.checked_sub(reader.start)?).ok()?;
+            let left = reader.buffer.len().checked_sub(skip)?;
+            (left > 0).then_some((skip, left))
+        };
+        let read = match held(self) {
+            None if out.len() >= AHEAD => self.file.read_at(out, self.position)?,
+            found => {
+                let (skip, left) = match found {
+                    Some(found) => found,
+                    None => {
+                        self.buffer.resize(AHEAD, 0);
+                        let read = self.file.read_at(&mut self.buffer, self.position);
+                        self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+                        self.start = self.position;
+                        (0, read?)
+                    }
+                };
+                let count = left.min(out.len());
+                out[..count].copy_from_slice(&self.buffer[skip..skip + count]);
+                count
+            }
+        };
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Reader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(offset) => self.length.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
+}
+
+/// A file in an archive.
+#[derive(Debug)]
+pub struct Entry {
+    /// Path inside the archive, checked to stay inside it.
+    pub name: String,
+    /// Declared length unpacked, bytes.
+    pub size: u64,
+    /// Declared checksum of the unpacked bytes.
+    pub crc32: u32,
+    index: usize,
+}
+
+/// An open zip archive whose table of contents was checked.
+pub struct Archive {
+    path: PathBuf,
+    zip: ZipArchive<Reader>,
+    entries: Vec<Entry>,
+}
+
+impl Archive {
+    /// Opens a zip and checks its table of contents; no entry is unpacked.
+    ///
+    /// # Errors
+    /// When the file is not a whole zip, or an entry has an absolute path or one with `..`, is encrypted, uses a
+    /// method other than stored and deflate, or declares an absurd size: then the whole archive is refused.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_unnamed(path).with_context(|| path.display().to_string())
+    }
+
+    fn open_unnamed(path: &Path) -> Result<Self> {
+        let file = File::open(path).context("cannot be opened")?;
+        let length = file.metadata().context("cannot be read")?.len();
+        ensure!(
+            length > 0,
+            "the file is empty (0 bytes): the download broke off; fetch it again"
+        );
+        let mut reader = Reader {
+            file: Arc::new(file),
+            length,
+            position: 0,
+            buffer: Vec::new(),
+            start: 0,
+        };
+        let mut head = Vec::new();
+        let beginning = reader.by_ref().take(1024).read_to_end(&mut head);
+        beginning.context("cannot be read")?;
+        let zip = ZipArchive::new(reader).map_err(|error| {
+            if looks_like_html(&head) {
+                anyhow!(
+                    "this is a web page (HTML), not a zip: the download host was over its quota or asked a question; \
+                     fetch the file again later or from another place"
+                )
+            } else if head.starts_with(b"PK") {
+                anyhow!(
+                    "the zip is truncated or damaged ({error}): the download or copy broke off; fetch it again"
+                )
+            } else {
+                anyhow!("not a zip archive ({error})")
+            }
+        })?;
+        let mut entries = Vec::with_capacity(zip.len());
+        let (mut packed, mut unpacked) = (0u64, 0u64);
+        for index in 0..zip.len() {
+            let entry = zip
+                .by_index_data(index)
+                .with_context(|| format!("the zip is damaged at entry {index}; fetch it again"))?;
+            let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
+            check_name(&name)?;
+            if entry.is_dir() {
+                continue;
+            }
+            let (size, compressed) = (entry.size(), entry.compressed_size());
+            ensure!(
+                !entry.encrypted(),
+                "entry {name:?} is encrypted; unpack the archive with its password and give the folder"
+            );
+            match entry.compression() {
+                CompressionMethod::Stored | CompressionMethod::Deflated => {}
+                method => bail!(
+                    "entry {name:?} uses compression method {method:?}, which is not supported; unpack the archive and \
+                     give the folder, or pack it again with `zip -0`"
+                ),
+            }
+            ensure!(
+                size <= MAX_FILE_BYTES,
+                "entry {name:?} declares {} MiB unpacked, more than {} MiB: this archive expands absurdly and is \
+                 refused",
+                size >> 20,
+                MAX_FILE_BYTES >> 20
+            );
+            ensure!(
+                size <= RATIO_MATTERS_ABOVE || size / MAX_RATIO <= compressed,
+                "entry {name:?} declares {size} bytes unpacked from {compressed}: this archive expands absurdly and is \
+                 refused"
+            );
+            packed = packed.saturating_add(compressed);
+            unpacked = unpacked.saturating_add(size);
+            entries.push(Entry {
+                name,
+                size,
+                crc32: entry.crc32(),
+                index,
+            });
+        }
+        ensure!(
+            packed <= length,
+            "the entries add up to {packed} packed bytes in a file of {length}: they overlap, as in a zip bomb; the \
+             archive is refused"
+        );
+        ensure!(
+            unpacked <= RATIO_MATTERS_ABOVE || unpacked / MAX_RATIO <= length,
+            "the entries add up to {unpacked} bytes unpacked from a file of {length}: this archive expands absurdly \
+             and is refused"
+        );
+        Ok(Self {
+            path: path.to_owned(),
+            zip,
+            entries,
+        })
+    }
+
+    /// Where the archive is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files in it, in the order of its table of contents.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Unpacks one file. Any number of threads may do so at once.
+    ///
+    /// # Errors
+    /// When the entry is damaged (its checksum is verified) or longer than it declares.
+    pub fn read(&self, entry: &Entry) -> Result<Vec<u8>> {
+        // Two reference counts: the table of contents and the file are shared.
+        let mut zip = self.zip.clone();
+        let file = zip
+            .by_index(entry.index)
+            .context("the zip entry is damaged")?;
+        let mut bytes = Vec::with_capacity(entry.size as usize);
+        file.take(entry.size + 1)
+            .read_to_end(&mut bytes)
+            .context("the zip entry is damaged")?;
+        ensure!(
+            bytes.len() as u64 == entry.size,
+            "the zip entry does not have the {} bytes that it declares",
+            entry.size
+        );
+        Ok(bytes)
+    }
+}
+
+/// The one member of a zip whose name `wanted` accepts, of any size: a slice of the mapped file where it is stored, else
+/// unpacked to a temporary file without a name.
+///
+/// # Errors
+/// When the zip is damaged or hostile, has no such member or several, or there is no room. The message names the zip.
+pub fn large_member(path: &Path, what: &str, wanted: impl Fn(&str) -> bool) -> Result<Bytes> {
+    let find = || {
+        let bytes = map(path)?;
+        let mut zip = ZipArchive::new(io::Cursor::new(bytes.clone())).map_err(|error| {
+            anyhow!("the zip is truncated or damaged ({error}): the download or copy broke off; fetch it again")
+        })?;
+        let mut names = Vec::new();
+        for index in 0..zip.len() {
+            let entry = zip
+                .by_index_data(index)
+                .with_context(|| format!("the zip is damaged at entry {index}; fetch it again"))?;
+            let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
+            if wanted(&name) {
+                names.push((index, name));
+            }
+        }
+        let (index, name) = match &names[..] {
+            [only] => only,
+            [] => bail!("there is no {what} in the zip"),
+            _ => bail!(
+                "there are {} files {what} in the zip; unpack it and give one of them",
+                names.len()
+            ),
+        };
+        check_name(name)?;
+        let damaged = || format!("{name} in the zip is truncated or damaged; fetch it again");
+        let entry = zip.by_index(*index).with_context(damaged)?;
+        match (entry.compression(), entry.data_start()) {
+            (CompressionMethod::Stored, Some(start)) => {
+                let end = start.checked_add(entry.compressed_size());
+                let within = end.is_some_and(|end| end <= bytes.len() as u64);
+                ensure!(within, "{}", damaged());
+                Ok(bytes.slice(start as usize..(start + entry.compressed_size()) as usize))
+            }
+            _ => {
+                let length = entry.compressed_size();
+                unpack_to_disk(entry, length, MAX_MEMBER).with_context(damaged)
+            }
+        }
+    };
+    find().with_context(|| path.display().to_string())
+}
+
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let drive = name.as_bytes().get(1) == Some(&b':');
+    let absolute = name.starts_with(['/', '\\']) || drive;
+    let climbs = name.split(['/', '\\']).any(|part| part == "..");
+    ensure!(
+        !absolute && !climbs && !name.contains('\0'),
+        "entry {name:?} has {} path, which could leave the archive's folder: the archive is refused; get it from \
+         another place",
+        if absolute { "an absolute" } else { "an unsafe" }
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_reader_reads_what_is_in_the_file(
+            length in 0..40_000usize,
+            steps in prop::collection::vec((0..45_000u64, 0..20_000usize, any::<bool>()), 1..20),
+        ) {
+            let bytes: Vec<u8> = (0..length).map(|i| (i * 31 % 251) as u8).collect();
+            let mut file = tempfile::tempfile().unwrap();
+            io::Write::write_all(&mut file, &bytes).unwrap();
+            let mut reader = Reader {
+                file: Arc::new(file),
+                length: length as u64,
+                position: 0,
+                buffer: Vec::new(),
+                start: 0,
+            };
+            let mut expected = io::Cursor::new(&bytes);
+            for (to, count, seek) in steps {
+                if seek {
+                    reader.seek(SeekFrom::Start(to)).unwrap();
+                    expected.seek(SeekFrom::Start(to)).unwrap();
+                }
+                let (mut read, mut wanted) = (Vec::new(), Vec::new());
+                reader.by_ref().take(count as u64).read_to_end(&mut read).unwrap();
+                expected.by_ref().take(count as u64).read_to_end(&mut wanted).unwrap();
+                prop_assert_eq!(read, wanted);
+                prop_assert_eq!(reader.position, expected.position());
+            }
+            for to in [SeekFrom::End(-1), SeekFrom::End(5), SeekFrom::Current(-3), SeekFrom::Current(i64::MIN)] {
+                prop_assert_eq!(reader.seek(to).ok(), expected.seek(to).ok());
+            }
+        }
+    }
+
+    #[test]
+    fn names_stay_inside() {
+        for good in ["a.jpg", "img/a.jpg", "a..b/c", "..a", "img/"] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "/a",
+            "\\a",
+            "C:\\a",
+            "C:a",
+            "../a",
+            "a/../../b",
+            "a\\..\\b",
+            "..",
+            "a\0b",
+        ] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Runs every kernel on the GPU at hand, and compares with the CPU backend.
+//!
+//! What `doctor` tells people of their machine. Each kernel by itself, in odd shapes and to tight bounds, is what
+//! `tests/` hold to the CPU backend; here it is enough that nothing is broken.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::backend::cpu::{self, Cpu};
+use crate::backend::cuda::conv::choice::{Choices, Conv, Kernel, relative_error};
+use crate::backend::cuda::conv::shape::Tile;
+use crate::backend::cuda::driver::device::{Device, Memory};
+use crate::backend::cuda::driver::kernels::{self, KERNELS};
+use crate::backend::cuda::driver::library::{self, Library};
+use crate::backend::cuda::ops::{activation, cast};
+use crate::backend::cuda::{Cuda, Options};
+use crate::backend::{
+    Adam, Backend, Counters, LossScale, Network, Precision, State, Statistics, Use,
+};
+use crate::files;
+use crate::gan::step::{Gan, Settings, fill_pixels};
+use crate::model::arch::Dimensions;
+use crate::model::{Activation, StateDict};
+use crate::random::{Purpose, Stream};
+
+const PRECISIONS: [Precision; 3] = [Precision::Fp32, Precision::Fp16, Precision::Bf16];
+
+/// Largest differences from the CPU: of a loss, and relative of the median gradient tensor. In halves each of some ten
+/// roundings in a row is 5e-4 (f16) or 4e-3 (bf16), and gradients of small networks amplify them tenfold.
+fn bounds(precision: Precision) -> (f32, f64) {
+    match precision {
+        Precision::Fp32 => (1e-4, 1e-3),
+        Precision::Fp16 => (1e-2, 0.1),
+        Precision::Bf16 => (5e-2, 0.5),
+    }
+}
+
+/// Runs every embedded kernel on GPU `ordinal`, and cuDNN's and cuBLAS's convolutions where they are there. What was
+/// found to be well, in one line.
+///
+/// # Errors
+/// What was found to be wrong.
+pub fn self_test(ordinal: usize) -> Result<String> {
+    // Keeps the GPU's context from ending with each test's: libraries keep state in it.
+    let _context = Device::open(ordinal)?;
+    let mut launched = BTreeSet::new();
+    let mut test = |options: Options, width: usize| -> Result<Choices> {
+        let cuda = Cuda::new(ordinal, options, Choices::new())?;
+        *cuda.device.launched.borrow_mut() = Some(BTreeSet::new());
+        let what = || format!("{} in {}", conv_name(options.conv), options.precision);
+        iteration(&cuda, options.precision, width).with_context(what)?;
+        elementwise(&cuda.device, options.precision).with_context(what)?;
+        launched.extend(cuda.device.launched.take().unwrap_or_default());
+        Ok(cuda.chooser.used())
+    };
+    let options = |precision, tile| Options {
+        precision,
+        conv: Conv::Ours,
+        tf32: false,
+        graph: false,
+        ranges: false,
+        tile,
+    };
+    for precision in PRECISIONS {
+        // Channels in whole vectors for the tiles that need them, and odd ones for the one that does not.
+        for (tile, width) in [(Tile::M128N64, 8), (Tile::M64N32, 8), (Tile::Any, 3)] {
+            test(options(precision, Some(tile)), width)?;
+        }
+    }
+    let mut libraries = 0;
+    if library::find(Library::Cudnn).is_ok() || library::find(Library::Cublas).is_ok() {
+        for precision in PRECISIONS {
+            let conv = Conv::Cudnn;
+            let options = Options {
+                conv,
+                ..options(precision, None)
+            };
+            let used = test(options, 8)?;
+            let theirs = used.values().filter(|k| !matches!(k, Kernel::Ours { .. }));
+            libraries += theirs.count();
+        }
+    }
+    let missing: Vec<&str> = names().filter(|name| !launched.contains(*name)).collect();
+    ensure!(
+        missing.is_empty(),
+        "these kernels were not tried: {}",
+        missing.join(", ")
+    );
+    let mut text = format!("ok: all {} kernels agree with the CPU", names().count());
+    if libraries > 0 {
+        text += &format!(", and so do {libraries} convolutions of cuDNN and cuBLAS");
+    }
+    Ok(text)
+}
+
+/// Whether GPU `ordinal` passes the test; run once for a GPU, driver and version of the kernels, and noted in this user's
+/// cache.
+///
+/// # Errors
+/// What was found to be wrong.
+pub fn passes(ordinal: usize) -> Result<()> {
+    let identity = {
+        let device = Device::open(ordinal)?;
+        format!(
+            "{}, kernels {:016x}",
+            device.identity()?,
+            kernels::fingerprint()
+        )
+    };
+    let path = files::cache_folder().map(|folder| folder.join("tested.txt"));
+    let noted = path.as_ref().and_then(|p| std::fs::read_to_string(p).ok());
+    let mut noted = noted.unwrap_or_default();
+    if noted.lines().any(|line| line == identity) {
+        return Ok(());
+    }
+    self_test(ordinal)?;
+    noted += &identity;
+    noted.push('\n');
+    if let Some(path) = path
+        && let Some(folder) = path.parent()
+        && std::fs::create_dir_all(folder).is_ok()
+    {
+        // Without the note it is tested again.
+        let _ = files::write_atomically(&path, noted.as_bytes());
+    }
+    Ok(())
+}
+
+fn conv_name(conv: Conv) -> &'static str {
+    match conv {
+        Conv::Ours => "our kernels",
+        Conv::Cudnn | Conv::Auto => "cuDNN and cuBLAS",
+    }
+}
+
+/// Names of all embedded kernels, once each.
+fn names() -> impl Iterator<Item = &'static str> {
+    let names: BTreeSet<&str> = KERNELS.iter().flat_map(|k| k.functions()).collect();
+    names.into_iter()
+}
+
+/// What an iteration left: losses, gradients, and images of the generator's average.
+struct Left {
+    losses: [f32; 3],
+    gradients: [StateDict; 2],
+    images: Vec<f32>,
+}
+
+/// One iteration, and a few images by running statistics.
+fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
+    let dimensions = Dimensions {
+        image_size: 32,
+        width,
+        latent_dim: 8,
+        channels: 3,
+    };
+    let batch = 3;
+    let mut gan = Gan::new(backend, &dimensions, batch, 2, 1)?;
+    let scale = LossScale {
+        factor: scale,
+        steady: 0,
+    };
+    let counters = Counters {
+        loss_scale: [scale; 2],
+        ..Counters::default()
+    };
+    gan.set_counters(backend, &counters)?;
+    gan.send_batch(backend, 0, fill_pixels)?;
+    let adam = Adam {
+        lr: 2e-4,
+        beta1: 0.5,
+        beta2: 0.999,
+        eps: 1e-8,
+    };
+    let settings = Settings {
+        discriminator: adam,
+        generator: adam,
+        ema: 0.999,
+        seed: 1,
+    };
+    gan.iteration(backend, &settings)?;
+    let metrics = gan.last_metrics(backend)?;
+    ensure!(
+        metrics.steps.iter().all(|s| s.taken == 1 && s.skipped == 0),
+        "a gradient was not finite"
+    );
+    let mut gradients = [
+        gan.discriminator.read(State::Gradients)?,
+        gan.generator.read(State::Gradients)?,
+    ];
+    for tensor in gradients.iter_mut().flat_map(|d| d.tensors.values_mut()) {
+        tensor.data.iter_mut().for_each(|g| *g /= scale.factor);
+    }
+    let generator = dimensions.generator();
+    let mut sampler = backend.compile(&generator, batch, Use::Inference)?;
+    sampler.write(State::Parameters, &gan.generator.read(State::Average)?)?;
+    sampler.forward(&[&gan.z], Statistics::Running)?;
+    Ok(Left {
+        losses: metrics.losses.map(|l| l.loss),
+        gradients,
+        images: backend.read(sampler.output(), batch)?,
+    })
+}
+
+fn iteration(cuda: &Cuda, precision: Precision, width: usize) -> Result<()> {
+    let scale = match precision {
+        Precision::Fp16 => 128.0,
+        _ => 1.0,
+    };
+    let got = run(cuda, width, scale)?;
+    let want = run(&Cpu::<f32>::new(), width, 1.0)?;
+    let (loss_bound, gradient_bound) = bounds(precision);
+    for (got, want) in got.losses.iter().zip(want.losses) {
+        let error = (got - want).abs();
+        ensure!(error <= loss_bound, "a loss is {got}, not {want}");
+    }
+    let mut errors = Vec::new();
+    for (got, want) in got.gradients.iter().zip(&want.gradients) {
+        for (name, want) in &want.tensors {
+            errors.push(relative_error(&got.get(name)?.data, &want.data));
+        }
+    }
+    errors.sort_unstable_by(f64::total_cmp);
+    let median = errors[errors.len() / 2];
+    ensure!(
+        median <= gradient_bound,
+        "gradients differ by {median:.1e}, relative"
+    );
+    let error = relative_error(&got.images, &want.images);
+    ensure!(
+        error <= gradient_bound,
+        "images differ by {error:.1e}, relative"
+    );
+    Ok(())
+}
+
+/// Activations on their own and casts, which networks do not all use.
+fn elementwise(device: &std::rc::Rc<Device>, precision: Precision) -> Result<()> {
+    let count = 1003;
+    let mut values = vec![0.0; count];
+    Stream::new(1, Purpose::Sample, 0).fill_normal(&mut values);
+    let size = precision.size();
+    let x = Memory::of(device, &precision.encode(&values))?;
+    let values = precision.decode(&precision.encode(&values));
+    let (y, dx) = (
+        Memory::new(device, count * size)?,
+        Memory::new(device, count * size)?,
+    );
+    let read = |memory: &Memory| -> Result<Vec<f32>> {
+        Ok(precision.decode(&memory.download::<u8>(count * size)?))
+    };
+    let bound = bounds(precision).1 / 10.0;
+    for activation in [Activation::Relu, Activation::LeakyRelu, Activation::Tanh] {
+        activation::forward(device, precision, activation, x.span(), y.span(), count)?;
+        let mut want = values.clone();
+        cpu::activation::per_activation!(activation, f => cpu::activation::forward(f, &mut want));
+        let error = relative_error(&read(&y)?, &want);
+        ensure!(error <= bound, "{activation:?} differs by {error:.1e}");
+        let maps = [x.span(), dx.span()];
+        activation::backward(device, precision, activation, y.span(), maps, count)?;
+        let (got_y, mut want) = (read(&y)?, values.clone());
+        cpu::activation::per_activation!(
+            activation,
+            f => cpu::activation::backward(f, &got_y, &mut want)
+        );
+        let error = relative_error(&read(&dx)?, &want);
+        ensure!(
+            error <= bound,
+            "{activation:?} backward differs by {error:.1e}"
+        );
+    }
+    let wide = Memory::of(device, &values)?;
+    cast::from_f32(device, precision, wide.span(), y.span(), count)?;
+    ensure!(read(&y)? == values, "a cast from f32 is wrong");
+    if precision != Precision::Fp32 {
+        let back = Memory::new(device, 4 * count)?;
+        cast::to_f32(device, precision, y.span(), back.span(), count)?;
+        ensure!(
+            back.download::<f32>(count)? == values,
+            "a cast to f32 is wrong"
+        );
+    }
+    Ok(())
+}
