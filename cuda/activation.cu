@@ -1,9 +1,6 @@
-// Activations on their own, where no batch norm or convolution takes them in: LeakyReLU, ReLU, tanh.
+// Activations on their own, where no batch norm or convolution takes them in.
 //
-//   forward   y = f(x)            backward   dx = dy · f'(x), f' from y
-//     leaky_relu   f = x < 0 ? 0.2 x : x      f' = y > 0 ? 1 : 0.2
-//     relu         f = x < 0 ? 0 : x          f' = y > 0 ? 1 : 0
-//     tanh         f = tanh x                 f' = 1 - y²
+//   forward   y = f(x)            backward   dx = dy · f'(x), f' from y; both are rows of activation.cuh's table
 //
 // Layout: any (NHWC here), `count` elements in a row; in place is allowed. Types: T in memory, f32 arithmetic.
 // Launch: ceil(count / (THREADS · VECTOR<T>)) blocks of THREADS; pointers 16-byte aligned.
@@ -46,16 +43,16 @@ __device__ __forceinline__ void backward(int activation, const T* y, const T* dy
 
 }  // namespace
 
-// leaky_relu_forward_nhwc_bf16, leaky_relu_backward_nhwc_bf16, relu_…, tanh_…; for f32, f16 and bf16.
-#define ACTIVATION(NAME, VALUE, T)                                                                              \
-    KERNEL(NAME##_forward_nhwc_##T, THREADS, (const T* x, T* y, uint64_t count)) { forward(VALUE, x, y, count); } \
-    KERNEL(NAME##_backward_nhwc_##T, THREADS, (const T* y, const T* dy, T* dx, uint64_t count)) {                \
-        backward(VALUE, y, dy, dx, count);                                                                      \
+// For each row of the table and each type, as relu_forward_nhwc_bf16 and relu_backward_nhwc_bf16.
+#define ACTIVATION_KERNELS_OF(NAME, T)                                                                              \
+    KERNEL(NAME##_forward_nhwc_##T, THREADS, (const T* x, T* y, uint64_t count)) {                                  \
+        forward(ACTIVATION_##NAME, x, y, count);                                                                    \
+    }                                                                                                               \
+    KERNEL(NAME##_backward_nhwc_##T, THREADS, (const T* y, const T* dy, T* dx, uint64_t count)) {                   \
+        backward(ACTIVATION_##NAME, y, dy, dx, count);                                                              \
     }
-#define ACTIVATION_ALL(T)                                 \
-    ACTIVATION(leaky_relu, ACTIVATION_LEAKY_RELU, T)      \
-    ACTIVATION(relu, ACTIVATION_RELU, T)                  \
-    ACTIVATION(tanh, ACTIVATION_TANH, T)
-ACTIVATION_ALL(f32)
-ACTIVATION_ALL(f16)
-ACTIVATION_ALL(bf16)
+#define ACTIVATION_KERNELS(NAME, NUMBER, F, DERIVATIVE) \
+    ACTIVATION_KERNELS_OF(NAME, f32)                    \
+    ACTIVATION_KERNELS_OF(NAME, f16)                    \
+    ACTIVATION_KERNELS_OF(NAME, bf16)
+ACTIVATIONS(ACTIVATION_KERNELS)

@@ -15,6 +15,7 @@
 // Bound: memory; 28 bytes an element (4 read, 3 written, f32) + sizeof(T), and 4 for the check. At width 64, 64 px
 // (6.3 M parameters in both networks): 215 MB an iteration in bf16.
 // Neighbours: behind the weight gradients and batch norm's; before the next forward pass, which reads `cast`.
+#include "adam.cuh"
 #include "kernel.cuh"
 #include "progress.cuh"
 #include "types.cuh"
@@ -23,25 +24,6 @@ namespace {
 
 constexpr int THREADS = 256;
 constexpr uint32_t CHUNK = 4096;
-
-}  // namespace
-
-// Shared with src/backend/cuda/adam.rs.
-struct AdamTensor {
-    const float* gradient;
-    float* weight;
-    float* m;
-    float* v;
-    // Null where the network keeps none.
-    float* average;
-    // The weight as the convolutions read it; null in f32.
-    void* cast;
-    uint64_t count;
-    uint32_t first_block;
-    uint32_t unused;
-};
-
-namespace {
 
 struct Chunk {
     AdamTensor tensor;

@@ -58,7 +58,7 @@ __device__ __forceinline__ void conv_wgrad(const T* small, const T* large, float
     const SmallMap<T> a{small, end, shape.k, shape.k % VECTOR<T> == 0 && is_aligned(small)};
     const LargeMap<T> b(large, shape, end);
     const MatrixOutput<float> output(partial + uint64_t{blockIdx.z} * shape.k * columns, shape.k, columns,
-                                     ACTIVATION_NONE);
+                                     ACTIVATION_none);
     implicit_gemm<T, M, N, ANY>(a, b, output, blockIdx.y * M, blockIdx.x * N, first, end);
 }
 

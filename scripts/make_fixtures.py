@@ -34,6 +34,11 @@ ITERATIONS = (  # width and latent dimension keep a file below 500 kB
 CONVOLUTIONS = (  # batch, input channels, output channels, input height, input width
     (1, 1, 3, 8, 8), (3, 3, 5, 10, 6), (3, 5, 1, 4, 4),
 )
+ACTIVATIONS = {  # by the names of `Activation` in src/model/arch.rs
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
 
 
 class Blocks:
@@ -89,7 +94,7 @@ class Blocks:
 
     def activations(self) -> None:
         for n, c in ((1, 1), (3, 5)):
-            for name, f in (("leaky_relu", lambda x: F.leaky_relu(x, 0.2)), ("relu", F.relu), ("tanh", torch.tanh)):
+            for name, f in ACTIVATIONS.items():
                 x = self.normal(n, c, 3, 7, scale=2.0).detach()
                 x.view(-1)[:3] = torch.tensor([0.0, -0.0, 30.0])  # at the kink the gradient is that of the left side
                 x.requires_grad_()
@@ -155,7 +160,7 @@ go out:
 | `conv_transpose_s2`, `conv_transpose_s1`, likewise | the same | the same |
 | `batch_norm_train` (eps 1e-5, momentum 0.1) | `n_c_h_w` | `x weight bias running_mean running_var y dy dx dweight dbias running_mean_after running_var_after` |
 | `batch_norm_eval` | the same | without the last two |
-| `leaky_relu` (0.2), `relu`, `tanh` | `n_c` | `x y dy dx`; x holds 0 and −0 |
+| {activations} (slope 0.2 of `leaky_relu`) | `n_c` | `x y dy dx`; x holds 0 and −0 |
 | `bce_with_logits` (mean over the batch) | `n<batch>_target<0 or 1>` | `x` logits, `y` the loss, `dx` its gradient |
 """
 
@@ -179,7 +184,9 @@ def make(folder: Path, seed: int) -> None:
         f"| `{name_of(s)}` | {s.steps} iteration{'s' * (s.steps > 1)} at {s.image_size} px, width {s.width}, latent "
         f"dimension {s.latent_dim}, batch {s.batch_size} |" for s in ITERATIONS
     )
-    (folder / "README.md").write_text(README.format(torch=torch.__version__.split("+")[0], iterations=iterations))
+    text = README.format(torch=torch.__version__.split("+")[0], iterations=iterations,
+                         activations=", ".join(f"`{name}`" for name in ACTIVATIONS))
+    (folder / "README.md").write_text(text)
 
 
 def compare(folder: Path, fresh: Path, tolerance: float) -> bool:

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dcgan_cuda::backend::cpu::activation::{Function, LeakyRelu, Relu, Tanh, backward, forward};
+use dcgan_cuda::backend::cpu::activation::{backward, forward};
 use dcgan_cuda::backend::cpu::batch_norm::BatchNorm;
 use dcgan_cuda::backend::cpu::bce_loss::bce_with_logits;
 use dcgan_cuda::backend::cpu::conv_transpose2d::scatter;
@@ -80,7 +80,10 @@ fn cases(file: &TensorFile, block: &str) -> Vec<String> {
         .filter(|case| case.split('/').next() == Some(block))
         .collect();
     names.dedup();
-    assert!(!names.is_empty(), "{block}");
+    assert!(
+        !names.is_empty(),
+        "blocks.safetensors has no {block}: add it to scripts/make_fixtures.py, and run that"
+    );
     names
 }
 
@@ -194,23 +197,22 @@ fn batch_norm_agrees_with_pytorch() {
     batch_norm::<f64>("batch_norm_eval", Statistics::Running);
 }
 
-fn activation(block: &str, f: impl Function<f64>) {
-    let file = read("blocks.safetensors");
-    for case in cases(&file, block) {
-        let get = |name: &str| reals::<f64>(&file.floats[&format!("{case}/{name}")].data);
-        let (mut y, mut dx) = (get("x"), get("dy"));
-        forward(f, &mut y);
-        backward(f, &y, &mut dx);
-        assert!(relative(&y, &get("y")) <= 1e-7, "{case}");
-        assert!(relative(&dx, &get("dx")) <= 1e-7, "{case}");
-    }
-}
-
 #[test]
 fn activations_agree_with_pytorch() {
-    activation("leaky_relu", LeakyRelu);
-    activation("relu", Relu);
-    activation("tanh", Tanh);
+    let file = read("blocks.safetensors");
+    for activation in Activation::ALL {
+        if activation == Activation::None {
+            continue;
+        }
+        for case in cases(&file, activation.name()) {
+            let get = |name: &str| reals::<f64>(&file.floats[&format!("{case}/{name}")].data);
+            let (mut y, mut dx) = (get("x"), get("dy"));
+            forward(activation, &mut y);
+            backward(activation, &y, &mut dx);
+            assert!(relative(&y, &get("y")) <= 1e-7, "{case}");
+            assert!(relative(&dx, &get("dx")) <= 1e-7, "{case}");
+        }
+    }
 }
 
 #[test]

@@ -3,28 +3,39 @@
 
 namespace {
 
-// Values are shared with src/backend/cuda/ops/activation.rs.
-enum Activation : int { ACTIVATION_NONE = 0, ACTIVATION_RELU = 1, ACTIVATION_LEAKY_RELU = 2, ACTIVATION_TANH = 3 };
-
 // Slope of LeakyReLU below zero.
 constexpr float LEAKY_SLOPE = 0.2f;
 
-// y = f(x). NaN goes through: fmaxf would hide it.
+// Every activation but none: its name, its number, y = f(x), and f'(x) from y. The names and numbers are those of
+// `Activation` in src/model/arch.rs. NaN goes through f: fmaxf would hide it. At a kink f' is that of the negative
+// side, as in PyTorch.
+#define ACTIVATIONS(ACTIVATION)                                                              \
+    ACTIVATION(relu, 1, x < 0.0f ? 0.0f : x, y > 0.0f ? 1.0f : 0.0f)                         \
+    ACTIVATION(leaky_relu, 2, x < 0.0f ? x * LEAKY_SLOPE : x, y > 0.0f ? 1.0f : LEAKY_SLOPE) \
+    ACTIVATION(tanh, 3, tanhf(x), 1.0f - y * y)
+
+#define ACTIVATION_NUMBER(NAME, NUMBER, F, DERIVATIVE) ACTIVATION_##NAME = NUMBER,
+enum Activation : int { ACTIVATION_none = 0, ACTIVATIONS(ACTIVATION_NUMBER) };
+#undef ACTIVATION_NUMBER
+
+// y = f(x).
 __device__ __forceinline__ float activate(int activation, float x) {
     switch (activation) {
-        case ACTIVATION_RELU: return x < 0.0f ? 0.0f : x;
-        case ACTIVATION_LEAKY_RELU: return x < 0.0f ? x * LEAKY_SLOPE : x;
-        case ACTIVATION_TANH: return tanhf(x);
+#define ACTIVATION_CASE(NAME, NUMBER, F, DERIVATIVE) \
+    case ACTIVATION_##NAME: return F;
+        ACTIVATIONS(ACTIVATION_CASE)
+#undef ACTIVATION_CASE
         default: return x;
     }
 }
 
-// f'(x) from y = f(x). At the kink it is that of the negative side, as in PyTorch.
+// f'(x) from y = f(x).
 __device__ __forceinline__ float activation_derivative(int activation, float y) {
     switch (activation) {
-        case ACTIVATION_RELU: return y > 0.0f ? 1.0f : 0.0f;
-        case ACTIVATION_LEAKY_RELU: return y > 0.0f ? 1.0f : LEAKY_SLOPE;
-        case ACTIVATION_TANH: return 1.0f - y * y;
+#define ACTIVATION_CASE(NAME, NUMBER, F, DERIVATIVE) \
+    case ACTIVATION_##NAME: return DERIVATIVE;
+        ACTIVATIONS(ACTIVATION_CASE)
+#undef ACTIVATION_CASE
         default: return 1.0f;
     }
 }

@@ -1,35 +1,20 @@
 // What an iteration that is replayed as a graph reads and leaves on the device: its number, Adam's state, and a ring
-// of results. The host reads these structs as they lie; it writes them only while nothing runs.
+// of results. The host (src/backend/cuda/progress.rs) reads these structs as they lie; it writes them only while nothing
+// runs.
 #pragma once
 
 #include <cstdint>
 
-// Of one network.
-struct AdamState {
-    // Steps that moved the weights, and those left out.
-    uint64_t taken;
-    uint64_t skipped;
-    // What gradients are multiplied by; a power of two.
-    float loss_scale;
-    // Steps since the loss scale last moved.
-    uint32_t steady;
-    uint32_t not_finite;
-    // 1 − β₁ᵗ and √(1 − β₂ᵗ) for t = taken + 1.
-    float correction1;
-    float correction2;
-    uint32_t unused;
-};
-static_assert(sizeof(AdamState) == 40, "the host has the same layout");
+#include "adam.cuh"
 
-// Networks: 0 the discriminator, 1 the generator.
+// Networks: 0 the discriminator, 1 the generator. `Block` of the host.
 struct Progress {
     // Iterations that are over; also the number of the one that runs.
     uint64_t iteration;
     AdamState adam[2];
 };
-static_assert(sizeof(Progress) == 88, "the host has the same layout");
 
-// One iteration's entry in the ring, at iteration % slots.
+// One iteration's entry in the ring, at iteration % slots: `Entry` of the host.
 struct Metrics {
     uint64_t iteration;
     // Of real and fake images and of the generator: loss, probability, accuracy.
@@ -40,7 +25,6 @@ struct Metrics {
     // Of each network, after its step.
     float loss_scale[2];
 };
-static_assert(sizeof(Metrics) == 88, "the host has the same layout");
 
 namespace {
 

@@ -72,13 +72,36 @@ impl Convolution {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a block ends in: y = f(x) for each element.
+///
+/// The backward pass is dx = f′·dy with f′ as a function of y, so that no backend need keep x. The numbers are those by
+/// which the kernels know them: the table of `cuda/include/activation.cuh` has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(i32)]
 pub enum Activation {
-    None,
-    Relu,
-    /// x for x > 0, else [`LEAKY_SLOPE`]·x.
-    LeakyRelu,
-    Tanh,
+    /// y = x.
+    None = 0,
+    /// y = x for x > 0, else 0.
+    Relu = 1,
+    /// y = x for x > 0, else [`LEAKY_SLOPE`]·x (Maas et al. 2013).
+    LeakyRelu = 2,
+    /// y = tanh x.
+    Tanh = 3,
+}
+
+impl Activation {
+    /// Every activation; what is tested or tried for one is tested or tried for each of these.
+    pub const ALL: [Self; 4] = [Self::None, Self::Relu, Self::LeakyRelu, Self::Tanh];
+
+    /// What the names of its kernels begin with, and those of its golden values by PyTorch.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Relu => "relu",
+            Self::LeakyRelu => "leaky_relu",
+            Self::Tanh => "tanh",
+        }
+    }
 }
 
 /// Convolution, then batch norm if any, then the activation: the unit that a backend may fuse.

@@ -11,8 +11,11 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use dcgan_cuda::model::Activation;
+
+use super::build::{CUDA, NOT_COMPILED, command_under_sanitizers, original, sanitized};
 use super::gpu::only_emulated;
-use super::{CUDA, NOT_COMPILED, command_under_sanitizers, library, original, sanitized};
+use super::launch::library;
 
 /// The list; its head describes the format.
 const LIST: &str = include_str!("../mutations.txt");
@@ -30,8 +33,6 @@ struct Run {
 struct Mutation {
     name: String,
     file: String,
-    /// The executable of the test.
-    executable: String,
     run: Run,
     old: Vec<String>,
     new: Vec<String>,
@@ -61,10 +62,8 @@ fn parse(list: &str) -> Vec<Mutation> {
             }
         } else if let Some(kernels) = line.strip_prefix("through ") {
             kernels.clone_into(&mut mutation.run.kernels);
-        } else if let Some(seen) = line.strip_prefix("seen by ") {
-            let mut words = seen.split_whitespace().map(str::to_owned);
-            (mutation.executable, mutation.run.test) =
-                (words.next().unwrap(), words.next().unwrap());
+        } else if let Some(test) = line.strip_prefix("seen by ") {
+            test.clone_into(&mut mutation.run.test);
         } else if line == "under sanitizers" {
             mutation.run.under_sanitizers = true;
         } else if let Some(old) = line.strip_prefix("- ") {
@@ -76,13 +75,77 @@ fn parse(list: &str) -> Vec<Mutation> {
         }
     }
     for m in &mutations {
-        let given = [&m.file, &m.executable, &m.run.test, &m.run.kernels];
+        let given = [&m.file, &m.run.test, &m.run.kernels];
         assert!(
             given.iter().all(|g| !g.is_empty()) && !m.old.is_empty() && m.old != m.new,
             "incomplete: {m:?}"
         );
     }
     mutations
+}
+
+/// Mutations of every row of the table in activation.cuh, so that a new one is not forgotten: half of f and half of f′
+/// must show where a kernel applies them. Both convolutions share one epilogue.
+fn of_activations() -> Vec<Mutation> {
+    let table = fs::read_to_string(original().join("include/activation.cuh")).unwrap();
+    let mut mutations = Vec::new();
+    for activation in Activation::ALL {
+        if activation == Activation::None {
+            continue;
+        }
+        let name = activation.name();
+        let begin = format!("ACTIVATION({name}, {}, ", activation as i32);
+        let rows = table.lines().map(str::trim_start);
+        let row = rows.filter_map(|line| line.strip_prefix(&begin)).next();
+        let row = row.unwrap_or_else(|| panic!("activation.cuh has no row {begin}…)"));
+        let row = row.trim_end_matches('\\').trim_end();
+        let (f, derivative) = row
+            .strip_suffix(')')
+            .and_then(halves)
+            .unwrap_or_else(|| panic!("activation.cuh: {begin}{row} is not f and f′"));
+        let row = format!("{begin}{row}");
+        let half_f = format!("{begin}0.5f * ({f}), {derivative})");
+        let half_derivative = format!("{begin}{f}, 0.5f * ({derivative}))");
+        for (what, new, kernels, test) in [
+            ("f", &half_f, "activation", "agrees_with_the_reference"),
+            (
+                "f′",
+                &half_derivative,
+                "activation",
+                "agrees_with_the_reference",
+            ),
+            (
+                "f′",
+                &half_derivative,
+                "batch_norm",
+                "applies_every_activation",
+            ),
+            ("f", &half_f, "conv2d", "applies_every_activation"),
+        ] {
+            mutations.push(Mutation {
+                name: format!("half of {what} of {name} in {kernels}"),
+                file: "include/activation.cuh".into(),
+                run: Run {
+                    test: format!("{kernels}::{test}"),
+                    kernels: format!("{kernels}.cu"),
+                    under_sanitizers: false,
+                },
+                old: vec![row.clone()],
+                new: vec![new.clone()],
+            });
+        }
+    }
+    mutations
+}
+
+/// What is before and behind the one comma outside of parentheses.
+fn halves(text: &str) -> Option<(&str, &str)> {
+    let mut depth = 0;
+    let comma = text.find(|c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        c == ',' && depth == 0
+    })?;
+    Some((text[..comma].trim(), text[comma + 1..].trim()))
 }
 
 /// `text` with the change made; indentation does not count and is lost.
@@ -188,27 +251,26 @@ pub fn verdict(file: &str, old: &str, new: &str, test: &str) -> Result<String, S
     judge(&run, Some(&mutation))
 }
 
-/// Runs all mutations that tests of this executable, named `executable`, must see.
+/// Runs all mutations of the list, and those of each activation.
 ///
 /// # Panics
 /// Where one is not seen, or proves nothing; where a file of `cuda/` has none.
-pub fn check(executable: &str) {
+pub fn check() {
     if sanitized() || only_emulated("mutations") {
         return;
     }
-    let list = parse(LIST);
+    let mut list = parse(LIST);
+    list.extend(of_activations());
     complete(&list);
     // All that is not changed is compiled once, here.
     library();
-    let mine: Vec<&Mutation> = list.iter().filter(|m| m.executable == executable).collect();
-    assert!(!mine.is_empty(), "no mutation for {executable}");
-    let runs: BTreeSet<&Run> = mine
+    let runs: BTreeSet<&Run> = list
         .iter()
         .map(|m| &m.run)
         .filter(|r| !r.under_sanitizers)
         .collect();
     let mut tasks: Vec<(&Run, Option<&Mutation>)> = runs.into_iter().map(|r| (r, None)).collect();
-    tasks.extend(mine.iter().map(|&m| (&m.run, Some(m))));
+    tasks.extend(list.iter().map(|m| (&m.run, Some(m))));
     tasks.reverse();
     let queue = Mutex::new(tasks);
     let failures = Mutex::new(Vec::new());
@@ -240,7 +302,7 @@ pub fn check(executable: &str) {
 }
 
 /// # Panics
-/// Where a file of `cuda/` has no mutation, or one names an executable that runs none.
+/// Where a file of `cuda/` has no mutation, or one names a test that is not there.
 fn complete(list: &[Mutation]) {
     let mut names = BTreeMap::new();
     for m in list {
@@ -249,15 +311,19 @@ fn complete(list: &[Mutation]) {
             "two mutations are called {}",
             m.name
         );
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-        let source = path.join(&m.executable).with_extension("rs");
+        let (module, test) = m
+            .run
+            .test
+            .split_once("::")
+            .unwrap_or_else(|| panic!("{}: {} names no file of its test", m.name, m.run.test));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels_emulated");
+        let source = path.join(module).with_extension("rs");
         let source = fs::read_to_string(&source)
             .unwrap_or_else(|e| panic!("{}: {}: {e}", m.name, source.display()));
         assert!(
-            source.contains("mutations::check(") && source.contains(&format!("fn {}(", m.run.test)),
-            "{}: {} has no {}, or runs no mutations",
+            source.contains(&format!("fn {test}(")),
+            "{}: there is no {}",
             m.name,
-            m.executable,
             m.run.test
         );
     }

@@ -13,12 +13,16 @@ pub trait Function<T>: Copy + Send + Sync {
     fn derivative(self, y: T) -> T;
 }
 
+/// y = x.
 #[derive(Clone, Copy)]
 pub struct Identity;
+/// y = x for x > 0, else 0.
 #[derive(Clone, Copy)]
 pub struct Relu;
+/// y = x for x > 0, else [`LEAKY_SLOPE`]·x.
 #[derive(Clone, Copy)]
 pub struct LeakyRelu;
+/// y = tanh x.
 #[derive(Clone, Copy)]
 pub struct Tanh;
 
@@ -79,22 +83,22 @@ impl<T: Real> Function<T> for Tanh {
 /// [`Activation`](crate::model::Activation), compiled once for each.
 macro_rules! per_activation {
     ($activation:expr, $f:ident => $body:expr) => {{
-        use $crate::backend::cpu::activation::{Identity, LeakyRelu, Relu, Tanh};
+        use $crate::backend::cpu::activation as functions;
         match $activation {
-            Activation::None => {
-                let $f = Identity;
+            $crate::model::Activation::None => {
+                let $f = functions::Identity;
                 $body
             }
-            Activation::Relu => {
-                let $f = Relu;
+            $crate::model::Activation::Relu => {
+                let $f = functions::Relu;
                 $body
             }
-            Activation::LeakyRelu => {
-                let $f = LeakyRelu;
+            $crate::model::Activation::LeakyRelu => {
+                let $f = functions::LeakyRelu;
                 $body
             }
-            Activation::Tanh => {
-                let $f = Tanh;
+            $crate::model::Activation::Tanh => {
+                let $f = functions::Tanh;
                 $body
             }
         }
@@ -102,24 +106,25 @@ macro_rules! per_activation {
 }
 pub(crate) use per_activation;
 
-/// y = f(x) over `values`, in place.
-pub fn forward<T: Real>(f: impl Function<T>, values: &mut [T]) {
-    widest(
+/// y = f(x) for each of `values`, in place.
+pub fn forward<T: Real>(activation: Activation, values: &mut [T]) {
+    per_activation!(activation, f => widest(
         #[inline(always)]
         || values.iter_mut().for_each(|v| *v = f.apply(*v)),
-    );
+    ));
 }
 
-/// `gradient` of y becomes that of x.
-pub fn backward<T: Real>(f: impl Function<T>, y: &[T], gradient: &mut [T]) {
-    widest(
+/// dx = dy·f′(x) for each element, with f′ from `y` = f(x). `gradient` holds dy, and dx afterwards; both slices are of
+/// the same length.
+pub fn backward<T: Real>(activation: Activation, y: &[T], gradient: &mut [T]) {
+    per_activation!(activation, f => widest(
         #[inline(always)]
         || {
             for (gradient, &y) in gradient.iter_mut().zip(y) {
                 *gradient *= f.derivative(y);
             }
         },
-    );
+    ));
 }
 
 /// f(x) of one number.

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
-use super::activation::{backward, forward, per_activation};
+use super::activation::{backward, forward};
 use super::adam::Parameter;
 use super::batch_norm::BatchNorm;
 use super::bce_loss::bce_with_logits;
@@ -246,7 +246,7 @@ impl<T: Real> Layer<T> {
             None => {
                 let end = inputs.iter().sum::<usize>() * length;
                 let chunks = self.output.data[..end].par_chunks_mut(CHUNK);
-                per_activation!(activation, f => chunks.for_each(|values| forward(f, values)));
+                chunks.for_each(|values| forward(activation, values));
             }
         }
     }
@@ -270,7 +270,7 @@ impl<T: Real> Layer<T> {
                 let chunks = gradient
                     .par_chunks_mut(CHUNK)
                     .zip(self.output.data.par_chunks(CHUNK));
-                per_activation!(activation, f => chunks.for_each(|(gradient, y)| backward(f, y, gradient)));
+                chunks.for_each(|(gradient, y)| backward(activation, y, gradient));
             }
         }
     }

@@ -11,37 +11,52 @@ use crate::backend::cuda::driver::device::{Device, Explained, Memory, Pinned, Sp
 use crate::backend::cuda::ops::adam;
 use crate::backend::{Adam, Counters, Loss, LossScale, Metrics, Precision, Steps};
 
-/// Of one network.
+/// What Adam keeps of one network, as `struct AdamState` of `cuda/include/adam.cuh` has it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct AdamState {
-    taken: u64,
-    skipped: u64,
-    loss_scale: f32,
-    steady: u32,
-    not_finite: u32,
-    correction1: f32,
-    correction2: f32,
-    unused: u32,
+    /// Steps that moved the weights.
+    pub taken: u64,
+    /// Steps that were left out since a gradient was not finite.
+    pub skipped: u64,
+    /// What gradients are multiplied by; a power of two.
+    pub loss_scale: f32,
+    /// Steps since the loss scale last moved.
+    pub steady: u32,
+    /// Not 0 where a gradient of the running step is not finite.
+    pub not_finite: u32,
+    /// 1 − β₁ᵗ for t = `taken` + 1.
+    pub correction1: f32,
+    /// √(1 − β₂ᵗ) for t = `taken` + 1.
+    pub correction2: f32,
+    /// Fills the last eight bytes.
+    pub unused: u32,
 }
 
-/// `struct Progress`.
+/// `struct Progress` of `cuda/include/progress.cuh`. Networks by role: 0 the discriminator, 1 the generator.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct Block {
-    iteration: u64,
-    adam: [AdamState; 2],
+pub struct Block {
+    /// Iterations that are over; also the number of the one that runs.
+    pub iteration: u64,
+    /// By role.
+    pub adam: [AdamState; 2],
 }
 
-/// `struct Metrics`.
+/// One iteration's entry in the ring, as `struct Metrics` of `cuda/include/progress.cuh` has it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct Entry {
-    iteration: u64,
-    losses: [[f32; 3]; 3],
-    unused: u32,
-    steps: [[u64; 2]; 2],
-    loss_scale: [f32; 2],
+pub struct Entry {
+    /// The iteration that wrote it.
+    pub iteration: u64,
+    /// Of real images, fake ones and the generator: loss, probability, accuracy.
+    pub losses: [[f32; 3]; 3],
+    /// Fills eight bytes.
+    pub unused: u32,
+    /// By role: steps taken and skipped, after this iteration's.
+    pub steps: [[u64; 2]; 2],
+    /// By role, after this iteration's step.
+    pub loss_scale: [f32; 2],
 }
 
 /// What fp16 begins with, as PyTorch's GradScaler.

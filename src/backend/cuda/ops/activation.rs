@@ -1,6 +1,6 @@
-//! Launches `cuda/activation.cu`: LeakyReLU, ReLU and tanh on their own.
+//! Launches `cuda/activation.cu`: activations on their own, where neither batch norm nor a convolution takes them in.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 
 use crate::backend::Precision;
 use crate::backend::cuda::driver::device::{Device, Span};
@@ -8,26 +8,20 @@ use crate::model::Activation;
 
 const THREADS: usize = 256;
 
-/// `enum Activation` of cuda/include/activation.cuh.
-pub fn code(activation: Activation) -> i32 {
-    match activation {
-        Activation::None => 0,
-        Activation::Relu => 1,
-        Activation::LeakyRelu => 2,
-        Activation::Tanh => 3,
-    }
+/// Name of the kernel of `activation` and of this pass.
+fn kernel(activation: Activation, pass: &str, precision: Precision) -> Result<String> {
+    ensure!(activation != Activation::None, "no activation to launch");
+    let (name, suffix) = (activation.name(), precision.suffix());
+    Ok(format!("{name}_{pass}_nhwc_{suffix}"))
 }
 
-fn name(activation: Activation) -> Result<&'static str> {
-    Ok(match activation {
-        Activation::None => bail!("no activation to launch"),
-        Activation::Relu => "relu",
-        Activation::LeakyRelu => "leaky_relu",
-        Activation::Tanh => "tanh",
-    })
-}
-
-/// y = f(x), `count` elements; `y` may be `x`.
+/// y = f(x) for each element, rounded to the storage type after f32 arithmetic.
+///
+/// `x` and `y` hold `count` elements of `precision` in one order, whatever it is (NHWC here), 16-byte aligned; `y` may be
+/// `x`.
+///
+/// # Errors
+/// Where `activation` is none, a map is too short, or the launch fails.
 pub fn forward(
     device: &Device,
     precision: Precision,
@@ -36,7 +30,7 @@ pub fn forward(
     y: Span,
     count: usize,
 ) -> Result<()> {
-    let kernel = format!("{}_forward_nhwc_{}", name(activation)?, precision.suffix());
+    let kernel = kernel(activation, "forward", precision)?;
     let bytes = count * precision.size();
     let blocks = count.div_ceil(THREADS * precision.vector());
     let launch = device
@@ -48,7 +42,12 @@ pub fn forward(
     unsafe { launch.run() }
 }
 
-/// dx = dy·f′ with f′ from y, `count` elements; `dx` may be `dy`.
+/// dx = dy·f′(x) for each element, with f′ from y = f(x); rounded to the storage type after f32 arithmetic.
+///
+/// `y`, `dy` and `dx` hold `count` elements of `precision` in one order, 16-byte aligned; `dx` may be `dy`.
+///
+/// # Errors
+/// Where `activation` is none, a map is too short, or the launch fails.
 pub fn backward(
     device: &Device,
     precision: Precision,
@@ -57,7 +56,7 @@ pub fn backward(
     [dy, dx]: [Span; 2],
     count: usize,
 ) -> Result<()> {
-    let kernel = format!("{}_backward_nhwc_{}", name(activation)?, precision.suffix());
+    let kernel = kernel(activation, "backward", precision)?;
     let bytes = count * precision.size();
     let blocks = count.div_ceil(THREADS * precision.vector());
     let launch = device

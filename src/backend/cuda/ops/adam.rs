@@ -15,19 +15,29 @@ const CHUNK: usize = 4096;
 /// Steps without a skip after which fp16 doubles its loss scale, as PyTorch's GradScaler.
 const GROWTH_INTERVAL: u32 = 2000;
 
-/// `struct AdamTensor`: one tensor, by pointers.
+/// One tensor of a network, as `struct AdamTensor` of `cuda/include/adam.cuh` has it. Every pointer is a device address
+/// of `count` elements, in one order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct Entry {
-    gradient: u64,
-    weight: u64,
-    m: u64,
-    v: u64,
-    average: u64,
-    cast: u64,
-    count: u64,
-    first_block: u32,
-    unused: u32,
+pub struct Entry {
+    /// f32, multiplied by the loss scale.
+    pub gradient: u64,
+    /// f32.
+    pub weight: u64,
+    /// First moment (`exp_avg`), f32.
+    pub m: u64,
+    /// Second moment (`exp_avg_sq`), f32.
+    pub v: u64,
+    /// Exponential moving average of the weight, f32; 0 where the network keeps none.
+    pub average: u64,
+    /// The weight as the convolutions read it, f16 or bf16; 0 in f32.
+    pub cast: u64,
+    /// Elements.
+    pub count: u64,
+    /// The first block of a launch that works on this tensor.
+    pub first_block: u32,
+    /// Fills the last eight bytes.
+    pub unused: u32,
 }
 
 /// A tensor of f32 that is learned, with what Adam keeps for it.

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use anyhow::Result;
 
 use crate::backend::cuda::driver::device::{Device, Memory, Span};
-use crate::backend::cuda::ops::activation::code;
 use crate::backend::cuda::ops::adam::Parameter;
 use crate::backend::{Precision, Statistics};
 use crate::model::{Activation, Block};
@@ -143,7 +142,7 @@ impl BatchNorm {
             .value(rows)
             .value(c)
             .value(tile.rows_per_chunk)
-            .value(code(activation));
+            .value(activation as i32);
         // SAFETY: the arguments are those of batch_norm_apply: two maps of segments·rows·c, statistics, c weights.
         unsafe { apply.run() }
     }
@@ -185,7 +184,7 @@ impl BatchNorm {
             .value(rows)
             .value(c)
             .value(tile.rows_per_chunk)
-            .value(code(activation));
+            .value(activation as i32);
         let blocks = [self.c.div_ceil(32), 1, 1];
         let finalize = device
             .launch("batch_norm_backward_finalize", blocks, THREADS as u32)?
@@ -219,7 +218,7 @@ impl BatchNorm {
             .value(rows)
             .value(c)
             .value(tile.rows_per_chunk)
-            .value(code(activation));
+            .value(activation as i32);
         // SAFETY: the arguments are those of the three kernels: maps of segments·rows·c, statistics of segments·c,
         // c weights and gradients, a partial sum for each chunk and segment.
         unsafe {

@@ -5,7 +5,6 @@ use anyhow::Result;
 use crate::backend::Precision;
 use crate::backend::cuda::conv::shape::{Convolution, Tile};
 use crate::backend::cuda::driver::device::{Device, Span};
-use crate::backend::cuda::ops::activation::code;
 use crate::model::Activation;
 
 /// large = f(small ∗ᵀ w).
@@ -36,7 +35,7 @@ pub fn fprop(
         .span(weight, size * shape.weights())?
         .span(large, size * shape.large_len())?
         .value(*shape)
-        .value(code(activation));
+        .value(activation as i32);
     // SAFETY: the arguments are those of cuda/conv_transpose2d.cu, whose accesses the shape bounds.
     unsafe { launch.run() }
 }

@@ -1,0 +1,35 @@
+// What Adam reads and keeps on the device, as the host lays it out too.
+#pragma once
+
+#include <cstdint>
+
+// One tensor of a network, by pointers: `Entry` of src/backend/cuda/ops/adam.rs.
+struct AdamTensor {
+    const float* gradient;
+    float* weight;
+    float* m;
+    float* v;
+    // Null where the network keeps none.
+    float* average;
+    // The weight as the convolutions read it; null in f32.
+    void* cast;
+    uint64_t count;
+    uint32_t first_block;
+    uint32_t unused;
+};
+
+// What Adam keeps of one network: `AdamState` of src/backend/cuda/progress.rs.
+struct AdamState {
+    // Steps that moved the weights, and those left out.
+    uint64_t taken;
+    uint64_t skipped;
+    // What gradients are multiplied by; a power of two.
+    float loss_scale;
+    // Steps since the loss scale last moved.
+    uint32_t steady;
+    uint32_t not_finite;
+    // 1 − β₁ᵗ and √(1 − β₂ᵗ) for t = taken + 1.
+    float correction1;
+    float correction2;
+    uint32_t unused;
+};

@@ -1,0 +1,246 @@
+//! The library of emulated kernels: compiled with g++, with or without sanitizers, and no more of it than has changed.
+
+use std::collections::BTreeSet;
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+
+use super::gpu;
+
+const SANITIZERS: &str = "EMULATION_SANITIZERS";
+pub(super) const CUDA: &str = "EMULATED_CUDA";
+
+/// Whether this process runs kernels under AddressSanitizer and UBSan.
+pub fn sanitized() -> bool {
+    std::env::var_os(SANITIZERS).is_some()
+}
+
+/// Runs all tests of this executable again under sanitizers; does nothing where that is what is running.
+pub fn all_pass_under_sanitizers() {
+    if sanitized() || gpu::only_emulated("AddressSanitizer and UBSan") {
+        return;
+    }
+    let out = run_under_sanitizers(&["--test-threads=1"]);
+    assert!(
+        out.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+/// Runs tests of this executable in a child process under AddressSanitizer and UBSan.
+pub fn run_under_sanitizers(arguments: &[&str]) -> Output {
+    command_under_sanitizers().args(arguments).output().unwrap()
+}
+
+pub(super) fn command_under_sanitizers() -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(SANITIZERS, "1");
+    preload_sanitizers(&mut command);
+    command
+}
+
+/// Has `command` start with the runtimes of AddressSanitizer and UBSan, for a library built with them.
+pub fn preload_sanitizers(command: &mut Command) {
+    let runtime = |name: &str| {
+        let out = Command::new("g++")
+            .arg(format!("-print-file-name={name}"))
+            .output()
+            .expect("g++ runs");
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    };
+    let preload = [runtime("libasan.so"), runtime("libubsan.so")].join(":");
+    command
+        .env("LD_PRELOAD", preload)
+        // What the test harness itself leaves allocated is not of interest here.
+        .env(
+            "ASAN_OPTIONS",
+            "detect_leaks=0:detect_stack_use_after_return=0",
+        )
+        .env("UBSAN_OPTIONS", "print_stacktrace=1");
+}
+
+/// The project's `cuda/`.
+pub(super) fn original() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda")
+}
+
+/// The folder that the kernels are taken from, and whether it is another than the project's own.
+fn cuda() -> (PathBuf, bool) {
+    std::env::var_os(CUDA).map_or_else(|| (original(), false), |path| (path.into(), true))
+}
+
+/// The `.cu` files, the emulation's own for tests, and the emulation.
+fn sources(cuda: &Path) -> Vec<PathBuf> {
+    let mut sources: Vec<PathBuf> = fs::read_dir(cuda)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "cu"))
+        .collect();
+    for file in ["self_test.cu", "layout.cu", "emulation.cpp"] {
+        sources.push(cuda.join("emulation").join(file));
+    }
+    sources.sort();
+    sources
+}
+
+/// Adds `file` and the files of `cuda` that it includes.
+fn add_with_includes(cuda: &Path, file: PathBuf, found: &mut BTreeSet<PathBuf>) {
+    let text = fs::read_to_string(&file).unwrap();
+    if !found.insert(file) {
+        return;
+    }
+    for line in text.lines() {
+        let Some(name) = line.strip_prefix("#include ") else {
+            continue;
+        };
+        let name = name.trim_matches(['"', '<', '>']);
+        for folder in ["include", "emulation"] {
+            let included = cuda.join(folder).join(name);
+            if included.is_file() {
+                add_with_includes(cuda, included, found);
+            }
+        }
+    }
+}
+
+/// A hash of all that goes into the object file of `source`, so that a compiled one is used again.
+fn fingerprint(flags: &[&str], cuda: &Path, source: &Path) -> u64 {
+    let mut files = BTreeSet::new();
+    add_with_includes(cuda, source.to_owned(), &mut files);
+    add_with_includes(cuda, cuda.join("emulation/emulation.h"), &mut files);
+    let mut hasher = DefaultHasher::new();
+    flags.hash(&mut hasher);
+    for file in files {
+        file.strip_prefix(cuda).unwrap().hash(&mut hasher);
+        fs::read(file).unwrap().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// What the message of a failed compilation begins with.
+pub(super) const NOT_COMPILED: &str = "the kernels were not compiled";
+
+/// A shared library of the kernels, and what else is in it.
+pub struct Shared {
+    /// Name of the file, without what tells builds of it apart.
+    pub name: &'static str,
+    /// Files of `cuda/emulation/` beside those that every library has.
+    pub sources: &'static [&'static str],
+    /// Whether it is to be called `name` exactly, in a folder of its own, as one that is found through
+    /// LD_LIBRARY_PATH has to.
+    pub alone: bool,
+}
+
+/// The kernels alone.
+pub(super) const KERNELS: Shared = Shared {
+    name: "kernels.so",
+    sources: &[],
+    alone: false,
+};
+
+/// Compiles what has changed, and says where the library is.
+pub fn build(shared: &Shared, sanitized: bool) -> PathBuf {
+    let mut flags = vec!["-std=c++17", "-O2", "-g1", "-fPIC", "-fno-strict-aliasing"];
+    flags.extend(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
+    // Contracting a·b + c is nvcc's habit too, but the host need not have the instruction.
+    flags.push("-ffp-contract=off");
+    if sanitized {
+        flags.push("-fsanitize=address,undefined");
+        flags.push("-fno-sanitize-recover=undefined");
+    }
+    let (cuda, changed) = cuda();
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated");
+    let folder = if changed { &cuda } else { &kept };
+    fs::create_dir_all(folder).unwrap();
+    let more = shared.sources.iter();
+    let objects: Vec<(PathBuf, String)> = sources(&cuda)
+        .into_iter()
+        .chain(more.map(|source| cuda.join("emulation").join(source)))
+        .map(|source| {
+            let stem = source.file_stem().unwrap().to_str().unwrap();
+            let name = format!("{stem}-{:016x}.o", fingerprint(&flags, &cuda, &source));
+            (source, name)
+        })
+        .collect();
+    let mut hasher = DefaultHasher::new();
+    objects.iter().for_each(|(_, name)| name.hash(&mut hasher));
+    let (stem, extension) = shared.name.split_once('.').unwrap();
+    let stem = format!("{stem}-{:016x}", hasher.finish());
+    let library = if shared.alone {
+        fs::create_dir_all(folder.join(&stem)).unwrap();
+        folder.join(&stem).join(shared.name)
+    } else {
+        folder.join(stem).with_extension(extension)
+    };
+    if library.exists() {
+        return library;
+    }
+    // Everything is built under another name and renamed, so that a build cut short is never taken for a whole one.
+    let partial = |name: &str| folder.join(format!("partial-{}-{name}", std::process::id()));
+    let compile = |source: &Path, name: &str| -> PathBuf {
+        if let Some(there) = [&kept, folder]
+            .map(|f| f.join(name))
+            .into_iter()
+            .find(|o| o.exists())
+        {
+            return there;
+        }
+        let mut command = Command::new("g++");
+        command.args(&flags);
+        if changed {
+            // A parameter that a mutation leaves unused is no error.
+            command.arg("-w");
+        }
+        for include in ["include", "emulation"] {
+            command.arg("-I").arg(cuda.join(include));
+        }
+        if source.extension().is_some_and(|e| e == "cu") {
+            command
+                .args(["-x", "c++", "-include"])
+                .arg(cuda.join("emulation/emulation.h"));
+        }
+        run(command.arg("-c").arg(source).arg("-o").arg(partial(name)));
+        let object = folder.join(name);
+        fs::rename(partial(name), &object).unwrap();
+        object
+    };
+    let queue = Mutex::new(objects);
+    let compiled = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let Some((source, name)) = queue.lock().unwrap().pop() else {
+                        break;
+                    };
+                    let object = compile(&source, &name);
+                    compiled.lock().unwrap().push(object);
+                }
+            });
+        }
+    });
+    let mut link = Command::new("g++");
+    link.args(&flags)
+        .arg("-shared")
+        .arg(format!("-Wl,-soname,{}", shared.name))
+        .arg("-o")
+        .arg(partial(shared.name));
+    run(link.args(compiled.into_inner().unwrap()));
+    fs::rename(partial(shared.name), &library).unwrap();
+    library
+}
+
+fn run(command: &mut Command) {
+    // A preloaded AddressSanitizer is for this process, not for the compiler.
+    let out = command.env_remove("LD_PRELOAD").output().expect("g++ runs");
+    assert!(
+        out.status.success(),
+        "{NOT_COMPILED}: {command:?}\n{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}

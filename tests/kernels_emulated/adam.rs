@@ -1,0 +1,281 @@
+//! `cuda/adam.cu` against the CPU backend in f64.
+
+use std::mem::offset_of;
+
+use bytemuck::Zeroable;
+use dcgan_cuda::backend::Adam;
+use dcgan_cuda::backend::cpu::adam::Parameter;
+use dcgan_cuda::backend::cuda::ops::adam::Entry as Tensor;
+use dcgan_cuda::backend::cuda::progress::{AdamState, Entry};
+
+use crate::emulation::{Launch, Memory, TYPES, Type, assert_close};
+use crate::progress::entries;
+use crate::{SEEDS, normal};
+
+/// Device memory of one tensor.
+struct AdamBuffers {
+    gradient: Memory,
+    weight: Memory,
+    m: Memory,
+    v: Memory,
+    average: Memory,
+    cast: Memory,
+}
+
+const ADAM: Adam = Adam {
+    lr: 0.01,
+    beta1: 0.5,
+    beta2: 0.999,
+    eps: 1e-8,
+};
+
+/// Weights as they start out: so small that the f32 of the weight itself does not hide what a step did to it.
+fn initial(tensor: usize, count: usize) -> Vec<f64> {
+    let values = normal(Type::F32, count, 10 + tensor as u64);
+    values.iter().map(|v| Type::F32.round(0.02 * v)).collect()
+}
+
+/// Entries of the ring that Adam reports to: fewer than there are steps.
+const ADAM_SLOTS: u64 = 3;
+
+/// What the average keeps at most. From the 81st iteration on it does, before that it keeps less.
+const DECAY: f64 = 0.9;
+
+/// The launches of one step of network 1 and of the average.
+fn adam_step(
+    t: Type,
+    tensors: &Memory,
+    count: usize,
+    blocks: usize,
+    state: &Memory,
+    ring: &Memory,
+    iteration: &Memory,
+) -> Vec<Launch> {
+    let over = |kernel: String| {
+        Launch::new(kernel, (blocks, 1, 1), 256)
+            .buffer(tensors)
+            .value(count as u32)
+    };
+    vec![
+        over("adam_finite".into()).buffer(state),
+        over(format!("adam_{}", t.suffix()))
+            .buffer(state)
+            .value(ADAM.lr)
+            .value(ADAM.beta1)
+            .value(ADAM.beta2)
+            .value(ADAM.eps),
+        over("adam_average".into()).value(DECAY).buffer(iteration),
+        Launch::new("adam_finish", (1, 1, 1), 32)
+            .buffer(state)
+            .value(ADAM.beta1)
+            .value(ADAM.beta2)
+            .value(2u32)
+            .buffer(ring)
+            .buffer(iteration)
+            .value(ADAM_SLOTS as u32)
+            .value(1u32),
+    ]
+}
+
+/// That of the ring only network 1's part of the last iteration's entry changed since `before`, to what `state` says.
+fn assert_reported(before: &[Vec<u8>], ring: &Memory, state: &AdamState, iteration: u64) {
+    let mut now = entries(ring);
+    let slot = (iteration % ADAM_SLOTS) as usize;
+    let entry: Entry = bytemuck::pod_read_unaligned(&now[slot]);
+    assert_eq!(entry.iteration, iteration);
+    assert_eq!(entry.steps[1], [state.taken, state.skipped]);
+    assert_eq!(entry.loss_scale[1], state.loss_scale);
+    let parts = [
+        0..8,
+        offset_of!(Entry, steps) + 16..offset_of!(Entry, loss_scale),
+        offset_of!(Entry, loss_scale) + 4..size_of::<Entry>(),
+    ];
+    for part in parts {
+        now[slot][part.clone()].copy_from_slice(&before[slot][part]);
+    }
+    assert!(
+        now == before,
+        "more of the ring was written than iteration {iteration}'s"
+    );
+}
+
+#[test]
+fn agrees_with_the_reference_and_skips_what_is_not_finite() {
+    // More blocks than one for some, more tensors than one block for others, tails of every length.
+    let counts = [1usize, 7, 4096, 4097, 9002, 64, 3];
+    for t in TYPES {
+        for seed in SEEDS {
+            let scale = 1024.0;
+            let mut reference: Vec<Parameter<f64>> = Vec::new();
+            let mut buffers: Vec<AdamBuffers> = Vec::new();
+            let mut table = Vec::new();
+            let mut blocks = 0;
+            for (i, &count) in counts.iter().enumerate() {
+                let weight = initial(i, count);
+                let mut parameter = Parameter::new(count, true);
+                parameter.weight.clone_from(&weight);
+                parameter.average.clone_from(&weight);
+                let f32s = |values: &[f64]| Memory::typed(Type::F32, values);
+                let memory = AdamBuffers {
+                    gradient: f32s(&vec![0.0; count]),
+                    weight: f32s(&weight),
+                    m: f32s(&vec![0.0; count]),
+                    v: f32s(&vec![0.0; count]),
+                    average: f32s(&weight),
+                    cast: Memory::poisoned(count * t.size()),
+                };
+                table.push(Tensor {
+                    gradient: memory.gradient.address(),
+                    weight: memory.weight.address(),
+                    m: memory.m.address(),
+                    v: memory.v.address(),
+                    average: memory.average.address(),
+                    cast: memory.cast.address(),
+                    count: count as u64,
+                    first_block: blocks as u32,
+                    unused: 0,
+                });
+                blocks += count.div_ceil(4096);
+                reference.push(parameter);
+                buffers.push(memory);
+            }
+            let tensors = Memory::of(&table);
+            let state = Memory::of(&[AdamState {
+                loss_scale: scale as f32,
+                ..AdamState::zeroed()
+            }]);
+            Launch::new("adam_prepare", (1, 1, 1), 32)
+                .buffer(&state)
+                .value(ADAM.beta1)
+                .value(ADAM.beta2)
+                .run(seed)
+                .unwrap();
+            let ring = Memory::poisoned(ADAM_SLOTS as usize * size_of::<Entry>());
+            // At the first step the average's decay is below DECAY, then it is DECAY.
+            let mut iteration = 79u64;
+            let counter = Memory::of(&[iteration]);
+            for step in 1..=3u64 {
+                for (i, (parameter, memory)) in reference.iter_mut().zip(&buffers).enumerate() {
+                    let gradient = normal(Type::F32, counts[i], 100 * step + i as u64);
+                    let scale = f64::from(state.values::<AdamState>()[0].loss_scale);
+                    let scaled: Vec<f32> = gradient.iter().map(|g| (g * scale) as f32).collect();
+                    memory.gradient.fill(&scaled);
+                    parameter.gradient = gradient;
+                    parameter.step(&ADAM, step);
+                    parameter.follow(decay_at(iteration));
+                }
+                let before = entries(&ring);
+                for launch in adam_step(t, &tensors, counts.len(), blocks, &state, &ring, &counter)
+                {
+                    launch.run(seed).unwrap();
+                }
+                assert_reported(&before, &ring, &state.values::<AdamState>()[0], iteration);
+                iteration += 1;
+                counter.fill(&[iteration]);
+            }
+            // Two steady steps double the scale; the third is the first of the next two.
+            let now = state.values::<AdamState>()[0];
+            assert_eq!(
+                (now.taken, now.skipped, now.steady, now.not_finite),
+                (3, 0, 1, 0)
+            );
+            assert_eq!(f64::from(now.loss_scale), 2.0 * scale);
+            for (i, (parameter, memory)) in reference.iter().zip(&buffers).enumerate() {
+                let start = initial(i, counts[i]);
+                let change =
+                    |w: &[f64]| -> Vec<f64> { w.iter().zip(&start).map(|(w, s)| w - s).collect() };
+                let read = |m: &Memory| m.read(Type::F32);
+                let close =
+                    |what: &str, got: &[f64], want: &[f64]| assert_close(what, got, want, 1e-5);
+                close("m", &read(&memory.m), &parameter.m);
+                close("v", &read(&memory.v), &parameter.v);
+                close(
+                    "weight",
+                    &change(&read(&memory.weight)),
+                    &change(&parameter.weight),
+                );
+                close(
+                    "average",
+                    &change(&read(&memory.average)),
+                    &change(&parameter.average),
+                );
+                let rounded: Vec<f64> = read(&memory.weight).iter().map(|&w| t.round(w)).collect();
+                assert_eq!(memory.cast.read(t), rounded);
+            }
+            // One infinite gradient, the last of all: nothing but the counts and the scale moves, and the average.
+            for bad in [f32::INFINITY, f32::NAN] {
+                let mut gradient = vec![1.0f32; 3];
+                gradient[2] = bad;
+                buffers.last().unwrap().gradient.fill(&gradient);
+                let held = |b: &AdamBuffers| [&b.weight, &b.m, &b.v, &b.cast].map(Memory::bytes);
+                let before: Vec<_> = buffers.iter().map(held).collect();
+                let was = state.values::<AdamState>()[0];
+                let reported = entries(&ring);
+                for launch in adam_step(t, &tensors, counts.len(), blocks, &state, &ring, &counter)
+                {
+                    launch.run(seed).unwrap();
+                }
+                let now = state.values::<AdamState>()[0];
+                assert_reported(&reported, &ring, &now, iteration);
+                iteration += 1;
+                counter.fill(&[iteration]);
+                assert!(before == buffers.iter().map(held).collect::<Vec<_>>());
+                assert_eq!((now.taken, now.skipped), (was.taken, was.skipped + 1));
+                assert_eq!((now.loss_scale, now.steady), (was.loss_scale / 2.0, 0));
+                assert_eq!(now.not_finite, 0);
+            }
+        }
+    }
+}
+
+/// As `train::step` has it.
+fn decay_at(iteration: u64) -> f64 {
+    let t = iteration as f64;
+    DECAY.min((1.0 + t) / (10.0 + t))
+}
+
+#[test]
+fn the_average_starts_with_a_low_decay() {
+    let count = 4099;
+    let (weight, start) = (initial(0, count), initial(1, count));
+    let weight_memory = Memory::typed(Type::F32, &weight);
+    for iteration in [0u64, 1, 79, 80, 81, 5_000_000_000] {
+        let counter = Memory::of(&[iteration]);
+        let mut last: Option<Vec<u8>> = None;
+        for seed in SEEDS {
+            let average = Memory::typed(Type::F32, &start);
+            // Two tensors; the second has no average, and nothing else is read of either.
+            let table = Memory::of(&[
+                Tensor {
+                    weight: weight_memory.address(),
+                    average: average.address(),
+                    count: count as u64,
+                    ..Tensor::zeroed()
+                },
+                Tensor {
+                    count: 5,
+                    first_block: 2,
+                    ..Tensor::zeroed()
+                },
+            ]);
+            Launch::new("adam_average", (3, 1, 1), 256)
+                .buffer(&table)
+                .value(2u32)
+                .value(DECAY)
+                .buffer(&counter)
+                .run(seed)
+                .unwrap();
+            let decay = decay_at(iteration);
+            let want: Vec<f64> = start
+                .iter()
+                .zip(&weight)
+                .map(|(average, weight)| decay * average + (1.0 - decay) * weight)
+                .collect();
+            // Neighbouring iterations differ by 1e-3, so this tells them apart.
+            assert_close("average", &average.read(Type::F32), &want, 1e-6);
+            let bytes = average.bytes();
+            assert!(last.as_ref().is_none_or(|last| *last == bytes));
+            last = Some(bytes);
+        }
+    }
+}

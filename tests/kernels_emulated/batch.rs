@@ -1,0 +1,92 @@
+//! `cuda/batch.cu` against the CPU backend: every bit.
+
+use dcgan_cuda::backend::cpu::{Buffer, batch};
+use dcgan_cuda::model::Shape;
+
+use crate::emulation::{Launch, Memory, TYPES};
+use crate::run_twice;
+
+#[test]
+fn gathers_flips_and_normalises() {
+    /// Batches in the ring.
+    const SLOTS: usize = 3;
+    for t in TYPES {
+        for (n, h, w, c, stored) in [
+            (1, 4, 4, 1, 1),
+            (3, 5, 7, 3, 3),
+            (7, 16, 16, 3, 8),
+            (3, 64, 64, 1, 8),
+            (2, 8, 4, 12, 16),
+            (3, 4, 6, 5, 13),
+            (1, 128, 128, 3, 8),
+        ] {
+            let length = h * w * c;
+            let images = n * SLOTS;
+            // No two images are the same, nor is one its own mirror image.
+            let pixels: Vec<u8> = (0..images * length)
+                .map(|i| (i * 31 + i / length * 7) as u8)
+                .collect();
+            let index: Vec<u32> = (0..images).map(|i| ((i * 5 + 2) % images) as u32).collect();
+            let flips: Vec<bool> = (0..images).map(|i| i % 4 != 1).collect();
+            let (pixel_memory, index_memory) = (Memory::of(&pixels), Memory::of(&index));
+            let flip_memory = Memory::of(&flips.iter().map(|&f| u8::from(f)).collect::<Vec<_>>());
+            // Which of the two arrays are there, and the iteration, if it is not null.
+            for (gathered, flipped, iteration) in [
+                (true, true, Some(1u64)),
+                (true, true, Some(SLOTS as u64 * 5 + 2)),
+                (true, false, Some(2)),
+                (false, true, Some(u64::from(u32::MAX) + 1)),
+                (false, false, Some(SLOTS as u64 - 1)),
+                (true, true, None),
+                (false, false, None),
+            ] {
+                let slots = if iteration.is_some() { SLOTS } else { 1 };
+                let first = iteration.map_or(0, |i| (i % SLOTS as u64) as usize * n);
+                let counter = iteration.map(|i| Memory::of(&[i]));
+                let out = run_twice(&[n * h * w * stored * t.size()], |out| {
+                    let maybe = |launch: Launch, memory: Option<&Memory>| match memory {
+                        Some(memory) => launch.buffer(memory),
+                        None => launch.null(),
+                    };
+                    let launch = Launch::new(
+                        format!("batch_nhwc_{}", t.suffix()),
+                        ((h * w).div_ceil(256), n, 1),
+                        256,
+                    );
+                    let launch = launch.buffer(&pixel_memory);
+                    let launch = maybe(launch, gathered.then_some(&index_memory));
+                    let launch = maybe(launch, flipped.then_some(&flip_memory));
+                    let launch = launch.buffer(&out[0]).value(h as i32).value(w as i32);
+                    let launch = launch.value(c as i32).value(stored as i32);
+                    vec![maybe(launch, counter.as_ref()).value(slots as u32)]
+                });
+                let mut want = Buffer::<f32>::new(n, Shape { h, w, c });
+                let chosen: Vec<u8> = (first..first + n)
+                    .flat_map(|i| {
+                        let source = if gathered { index[i] as usize } else { i };
+                        pixels[source * length..(source + 1) * length].to_vec()
+                    })
+                    .collect();
+                let flips: Vec<u8> = (first..first + n)
+                    .map(|i| u8::from(flipped && flips[i]))
+                    .collect();
+                batch::normalise(&chosen, &flips, &mut want);
+                // Rounding to T aside, every bit is the reference's.
+                for (pixel, (got, want)) in out[0]
+                    .read(t)
+                    .chunks(stored)
+                    .zip(want.data.chunks(c))
+                    .enumerate()
+                {
+                    for (i, &got) in got.iter().enumerate() {
+                        let want = want.get(i).map_or(0.0, |&v| t.round(f64::from(v)));
+                        assert_eq!(
+                            got, want,
+                            "{t:?} {n}×{h}×{w}×{c}, iteration {iteration:?}, pixel {pixel} channel {i}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

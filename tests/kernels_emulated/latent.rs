@@ -1,0 +1,47 @@
+//! `cuda/latent.cu` against the noise of the CPU backend.
+
+use dcgan_cuda::random::{Purpose, Stream};
+
+use crate::emulation::{Launch, Memory, TYPES, Type, assert_close};
+use crate::run_twice;
+
+#[test]
+fn agrees_with_the_reference() {
+    for t in TYPES {
+        for (rows, channels, stored) in [
+            (1usize, 1, 1),
+            (1, 5, 8),
+            (3, 100, 104),
+            (7, 12, 12),
+            (64, 100, 100),
+        ] {
+            let (seed, step) = (0x0123_4567_89ab_cdef_u64, 5_u64 << 32 | 9);
+            let counter = Memory::of(&[step]);
+            let blocks = ((rows * channels).div_ceil(4 * 256), 1, 1);
+            let z = run_twice(&[rows * stored * t.size()], |out| {
+                vec![
+                    Launch::new(format!("latent_nhwc_{}", t.suffix()), blocks, 256)
+                        .buffer(&out[0])
+                        .value(rows as u32)
+                        .value(channels as u32)
+                        .value(stored as u32)
+                        .value(seed)
+                        .value(Purpose::Latent as u32)
+                        .buffer(&counter),
+                ]
+            });
+            let mut want = vec![0.0; rows * channels];
+            Stream::new(seed, Purpose::Latent, step).fill_normal(&mut want);
+            let z = z[0].read(t);
+            let mut got = Vec::new();
+            for row in z.chunks(stored) {
+                got.extend_from_slice(&row[..channels]);
+                assert!(row[channels..].iter().all(|&pad| pad == 0.0));
+            }
+            let want: Vec<f64> = want.iter().map(|&v| f64::from(v)).collect();
+            // In f32 only the functions' own last place differs.
+            let most = if t == Type::F32 { 1e-6 } else { t.tolerance() };
+            assert_close("latent", &got, &want, most);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What host and device have to know alike: numbers of the activations, constants, and how structs lie in memory.
+
+use std::collections::BTreeMap;
+use std::mem::offset_of;
+
+use dcgan_cuda::backend::cuda::conv::shape::Convolution;
+use dcgan_cuda::backend::cuda::ops::adam;
+use dcgan_cuda::backend::cuda::progress::{AdamState, Block, Entry};
+use dcgan_cuda::model::Activation;
+use dcgan_cuda::model::arch::LEAKY_SLOPE;
+
+use crate::emulation::{gpu::only_emulated, known_to_the_headers};
+
+/// The size of a struct and where its fields are, under the names of the header.
+macro_rules! layout {
+    ($known:ident, $struct:ty as $name:literal: $($field:ident),*) => {
+        $known.insert(format!("size of {}", $name), size_of::<$struct>() as f64);
+        $($known.insert(
+            format!("{}.{}", $name, stringify!($field)),
+            offset_of!($struct, $field) as f64,
+        );)*
+    };
+}
+
+#[test]
+fn host_and_device_know_the_same() {
+    if only_emulated("what the headers say") {
+        return;
+    }
+    let mut known = BTreeMap::new();
+    for activation in Activation::ALL {
+        let number = f64::from(activation as i32);
+        known.insert(format!("activation {}", activation.name()), number);
+    }
+    known.insert("LEAKY_SLOPE".into(), f64::from(LEAKY_SLOPE as f32));
+    layout!(known, adam::Entry as "AdamTensor":
+        gradient, weight, m, v, average, cast, count, first_block);
+    layout!(known, AdamState as "AdamState":
+        taken, skipped, loss_scale, steady, not_finite, correction1, correction2);
+    layout!(known, Block as "Progress": iteration, adam);
+    layout!(known, Entry as "Metrics": iteration, losses, steps, loss_scale);
+    layout!(known, Convolution as "Convolution":
+        n, small_h, small_w, k, large_h, large_w, c, stride, pad);
+    assert_eq!(known_to_the_headers(), known);
+}
