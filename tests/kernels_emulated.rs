@@ -9,9 +9,9 @@ mod emulation;
 
 use std::mem::offset_of;
 
-use dcgan_cuda::backend::cpu::adam::Parameter;
 use dcgan_cuda::backend::cpu::batch_norm::{BatchNorm, EPS, MOMENTUM};
 use dcgan_cuda::backend::cpu::bce_loss::bce_with_logits;
+use dcgan_cuda::backend::cpu::parameter::Parameter;
 use dcgan_cuda::backend::cpu::{Buffer, activation, batch};
 use dcgan_cuda::backend::{Adam, Statistics};
 use dcgan_cuda::model::{Activation, Shape};
