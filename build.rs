@@ -281,8 +281,9 @@ fn fingerprint(command: &Command, source: &Path, include: &Path) -> Result<Strin
 
 /// `kernels.rs`: the two statics, whose types the including file declares.
 fn write_list(out: &Path, sources: &[PathBuf], architectures: &[&str]) -> Result<(), String> {
-    let mut text =
-        String::from("/// What was compiled, by file name.\npub static KERNELS: &[Kernel] = &[\n");
+    let mut text = String::from(
+        "/// What was compiled, by file name.\npub static KERNELS: &[KernelFile] = &[\n",
+    );
     for source in sources {
         let name = name_of(source);
         // include_bytes! takes an absolute path; Debug quotes it.
@@ -290,7 +291,7 @@ fn write_list(out: &Path, sources: &[PathBuf], architectures: &[&str]) -> Result
         let report = out.join(format!("{name}.ptxas.txt"));
         let _ = writeln!(
             text,
-            "    Kernel {{ name: {name:?}, fatbin: {{ static A: Aligned<{{ include_bytes!({fatbin:?}).len() }}> = \
+            "    KernelFile {{ name: {name:?}, fatbin: {{ static A: Aligned<{{ include_bytes!({fatbin:?}).len() }}> = \
              Aligned(*include_bytes!({fatbin:?})); &A.0 }}, ptxas_report: include_str!({report:?}) }},"
         );
     }

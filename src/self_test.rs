@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 
 use crate::backend::cpu::{self, Cpu};
-use crate::backend::cuda::conv::choice::{Choices, Conv, Kernel, relative_error};
+use crate::backend::cuda::conv::choice::{Choices, Conv};
 use crate::backend::cuda::conv::shape::Tile;
-use crate::backend::cuda::driver::device::{Device, Memory};
+use crate::backend::cuda::conv::{ConvKernel, cublas, cudnn};
 use crate::backend::cuda::driver::kernels::{self, KERNELS};
-use crate::backend::cuda::driver::library::{self, Library};
+use crate::backend::cuda::driver::{Device, Memory, library};
 use crate::backend::cuda::ops::{activation, cast};
 use crate::backend::cuda::{Cuda, Options};
 use crate::backend::{
@@ -22,6 +22,7 @@ use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::arch::Dimensions;
 use crate::model::{Activation, StateDict};
+use crate::numeric::relative_error;
 use crate::random::{Purpose, Stream};
 
 const PRECISIONS: [Precision; 3] = [Precision::Fp32, Precision::Fp16, Precision::Bf16];
@@ -69,7 +70,7 @@ pub fn self_test(ordinal: usize) -> Result<String> {
         }
     }
     let mut libraries = 0;
-    if library::find(Library::Cudnn).is_ok() || library::find(Library::Cublas).is_ok() {
+    if library::find(&cudnn::LIBRARY).is_ok() || library::find(&cublas::LIBRARY).is_ok() {
         for precision in PRECISIONS {
             let conv = Conv::Cudnn;
             let options = Options {
@@ -77,7 +78,9 @@ pub fn self_test(ordinal: usize) -> Result<String> {
                 ..options(precision, None)
             };
             let used = test(options, 8)?;
-            let theirs = used.values().filter(|k| !matches!(k, Kernel::Ours { .. }));
+            let theirs = used
+                .values()
+                .filter(|k| !matches!(k, ConvKernel::Ours { .. }));
             libraries += theirs.count();
         }
     }

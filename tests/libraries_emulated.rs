@@ -21,9 +21,9 @@ use dcgan_cuda::backend::Precision;
 use dcgan_cuda::backend::cpu::conv_transpose2d::scatter;
 use dcgan_cuda::backend::cpu::conv_wgrad::weight_gradient;
 use dcgan_cuda::backend::cpu::conv2d::{Geometry, TAPS, gather};
-use dcgan_cuda::backend::cuda::conv::cublas::Cublas;
-use dcgan_cuda::backend::cuda::conv::cudnn::{Algorithm, Cudnn, CudnnConvolution};
-use dcgan_cuda::backend::cuda::conv::shape::{Convolution, Pass};
+use dcgan_cuda::backend::cuda::conv::cublas::{self, Cublas};
+use dcgan_cuda::backend::cuda::conv::cudnn::{self, Algorithm, Cudnn, CudnnConvolution};
+use dcgan_cuda::backend::cuda::conv::shape::{ConvShape, Pass};
 use dcgan_cuda::backend::cuda::driver::library::{Library, find};
 use dcgan_cuda::model::Shape;
 use dcgan_cuda::random::{Purpose, Stream};
@@ -107,7 +107,7 @@ impl Child {
     }
 
     /// What `find` says there of `library`; `None` where the machine has one of its own in a system folder.
-    fn finds(&self, library: Library) -> Option<String> {
+    fn finds(&self, library: &Library) -> Option<String> {
         let text = self.passes("find_and_tell");
         let start = format!("FIND {library}: ");
         let line = text.lines().find_map(|l| l.strip_prefix(&start)).unwrap();
@@ -122,33 +122,33 @@ impl Child {
 #[test]
 #[ignore = "run by the others in a child process"]
 fn find_and_tell() {
-    for library in [Library::Cublas, Library::Cudnn] {
+    for library in [&cublas::LIBRARY, &cudnn::LIBRARY] {
         let found = find(library);
         println!("\nFIND {library}: {found:?}");
         assert_eq!(found, find(library));
         // As cudarc looks them up, without a panic.
         if found.is_ok() {
-            match library {
-                Library::Cublas => {
+            match library.name {
+                "cublas" => {
                     let mut major = 0;
                     let part = cudarc::cublas::sys::libraryPropertyType::MAJOR_VERSION;
                     // SAFETY: writes one number.
                     unsafe { cudarc::cublas::sys::cublasGetProperty(part, &mut major) };
                     assert_eq!(major, 13);
                 }
-                Library::Cudnn => {
+                _ => {
                     let version = cudarc::cudnn::result::get_version();
                     assert_eq!(version / 10_000, 9);
                 }
             }
         } else {
-            let error = match library {
+            let error = match library.name {
                 // SAFETY: fails before it uses the stream or the memory.
-                Library::Cublas => unsafe {
+                "cublas" => unsafe {
                     Cublas::new(std::ptr::null_mut(), (0, 0), Precision::Fp32, false).err()
                 },
                 // SAFETY: the same.
-                Library::Cudnn => unsafe { Cudnn::new(std::ptr::null_mut()).err() },
+                _ => unsafe { Cudnn::new(std::ptr::null_mut()).err() },
             };
             let error = error.unwrap().to_string();
             assert!(error.contains("cannot be used: "), "{error}");
@@ -160,8 +160,8 @@ fn find_and_tell() {
 fn missing_libraries_are_named_with_what_to_do() {
     let child = Child::new();
     for (library, parts) in [
-        (Library::Cudnn, ["libcudnn.so.9", "nvidia-cudnn-cu13"]),
-        (Library::Cublas, ["libcublas.so.13", "nvidia-cublas"]),
+        (&cudnn::LIBRARY, ["libcudnn.so.9", "nvidia-cudnn-cu13"]),
+        (&cublas::LIBRARY, ["libcublas.so.13", "nvidia-cublas"]),
     ] {
         let Some(line) = child.finds(library) else {
             continue;
@@ -178,10 +178,10 @@ fn libraries_are_found_on_the_loaders_path() {
     cudnn(&child.path("lib/libcudnn.so.9"), &[]);
     cublas(&child.path("lib/libcublas.so.13"), &[]);
     child.set("LD_LIBRARY_PATH", "lib");
-    let line = child.finds(Library::Cudnn).unwrap();
+    let line = child.finds(&cudnn::LIBRARY).unwrap();
     assert!(line.contains("lib/libcudnn.so.9"), "{line}");
     assert!(line.contains("9.12.0 for CUDA 13.0"), "{line}");
-    let line = child.finds(Library::Cublas).unwrap();
+    let line = child.finds(&cublas::LIBRARY).unwrap();
     assert!(line.contains("lib/libcublas.so.13"), "{line}");
     assert!(line.contains("13.1.2"), "{line}");
 }
@@ -209,7 +209,7 @@ fn libraries_are_found_in_python_environments_toolkits_and_the_toolchain() {
         let path = child.path(&folder).join("libcudnn.so.9");
         cudnn(&path, &[]);
         child.set(variable, value);
-        if let Some(line) = child.finds(Library::Cudnn) {
+        if let Some(line) = child.finds(&cudnn::LIBRARY) {
             assert!(
                 line.starts_with("Ok") && line.contains(path.to_str().unwrap()),
                 "{line}"
@@ -236,7 +236,7 @@ fn the_interpreter_on_path_is_asked_for_its_packages() {
     let say = format!("echo; echo relative; echo {}", child.path("site").display());
     interpreter(&mut child, "python3", "exit 1");
     interpreter(&mut child, "python", &say);
-    if let Some(line) = child.finds(Library::Cudnn) {
+    if let Some(line) = child.finds(&cudnn::LIBRARY) {
         assert!(
             line.starts_with("Ok") && line.contains(path.to_str().unwrap()),
             "{line}"
@@ -249,7 +249,7 @@ fn an_interpreter_that_hangs_is_left_alone() {
     let mut child = Child::new();
     interpreter(&mut child, "python3", "exec /bin/sleep 300");
     let start = Instant::now();
-    if let Some(line) = child.finds(Library::Cudnn) {
+    if let Some(line) = child.finds(&cudnn::LIBRARY) {
         assert!(line.starts_with("Err"), "{line}");
     }
     // Asked for each library, five seconds at a time.
@@ -280,7 +280,7 @@ fn unsuitable_libraries_are_treated_as_missing_with_the_reason() {
         let mut child = Child::new();
         cudnn(&child.path("lib/libcudnn.so.9"), flags);
         child.set("LD_LIBRARY_PATH", "lib");
-        let line = child.finds(Library::Cudnn).unwrap();
+        let line = child.finds(&cudnn::LIBRARY).unwrap();
         assert!(line.starts_with("Err") && line.contains(reason), "{line}");
         assert!(
             line.contains("libcudnn.so.9") && line.contains("scripts/bootstrap"),
@@ -300,7 +300,7 @@ fn unsuitable_libraries_are_treated_as_missing_with_the_reason() {
         let mut child = Child::new();
         cublas(&child.path("lib/libcublas.so.13"), flags);
         child.set("LD_LIBRARY_PATH", "lib");
-        let line = child.finds(Library::Cublas).unwrap();
+        let line = child.finds(&cublas::LIBRARY).unwrap();
         assert!(line.starts_with("Err") && line.contains(reason), "{line}");
     }
 }
@@ -312,7 +312,7 @@ fn a_file_that_is_no_library_is_passed_over() {
     fs::create_dir_all(broken.parent().unwrap()).unwrap();
     fs::write(&broken, "no library").unwrap();
     child.set("VIRTUAL_ENV", "venv");
-    if let Some(line) = child.finds(Library::Cudnn) {
+    if let Some(line) = child.finds(&cudnn::LIBRARY) {
         assert!(
             line.starts_with("Err") && line.contains("does not load"),
             "{line}"
@@ -321,7 +321,7 @@ fn a_file_that_is_no_library_is_passed_over() {
     let whole = child.path("cuda/lib64/libcudnn.so.9");
     cudnn(&whole, &[]);
     child.set("CUDA_HOME", "cuda");
-    if let Some(line) = child.finds(Library::Cudnn) {
+    if let Some(line) = child.finds(&cudnn::LIBRARY) {
         assert!(line.contains(whole.to_str().unwrap()), "{line}");
     }
 }
@@ -336,13 +336,13 @@ fn a_suitable_library_is_found_behind_an_unsuitable_one() {
     let good = child.path("cuda/lib64/libcudnn.so.9");
     cudnn(&good, &[]);
     child.set("LD_LIBRARY_PATH", "old").set("CUDA_HOME", "cuda");
-    let line = child.finds(Library::Cudnn).unwrap();
+    let line = child.finds(&cudnn::LIBRARY).unwrap();
     assert!(line.contains(good.to_str().unwrap()), "{line}");
 
     // Under the name that cudarc tries first it cannot be got round.
     let old = child.path("old");
     fs::rename(old.join("libcudnn.so.9"), old.join("libcudnn.so")).unwrap();
-    let line = child.finds(Library::Cudnn).unwrap();
+    let line = child.finds(&cudnn::LIBRARY).unwrap();
     assert!(
         line.starts_with("Err") && line.contains("prefers another"),
         "{line}"
@@ -386,8 +386,8 @@ fn precision(t: Type) -> Precision {
 }
 
 /// Stride 2, padding 1, the large map twice the small one.
-fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> Convolution {
-    Convolution {
+fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
+    ConvShape {
         n,
         small_h: h,
         small_w: w,
@@ -401,8 +401,8 @@ fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> Convolution {
 }
 
 /// Stride 1, no padding: 4×4 to 1×1 if the small map is 1×1.
-fn collapsing(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> Convolution {
-    Convolution {
+fn collapsing(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
+    ConvShape {
         large_h: h + 3,
         large_w: w + 3,
         stride: 1,
@@ -427,7 +427,7 @@ fn transposed(values: &[f64], inner: usize) -> Vec<f64> {
 
 /// A case's tensors on the device, and what the CPU backend makes of them.
 struct Case {
-    convolution: Convolution,
+    convolution: ConvShape,
     small: Memory,
     large: Memory,
     /// `[k][r][s][c]`.
@@ -439,12 +439,12 @@ struct Case {
 const PASSES: [Pass; 3] = [Pass::Gather, Pass::Scatter, Pass::Weights];
 
 impl Case {
-    fn new(convolution: Convolution, t: Type) -> Self {
+    fn new(convolution: ConvShape, t: Type) -> Self {
         let small = normal(t, convolution.small_len(), 1);
         let large = normal(t, convolution.large_len(), 2);
         let weight = normal(t, convolution.weights(), 3);
         let shape = |h, w, c| Shape::new(h as usize, w as usize, c as usize);
-        let Convolution { k, c, .. } = convolution;
+        let ConvShape { k, c, .. } = convolution;
         let geometry = Geometry {
             small: shape(convolution.small_h, convolution.small_w, k),
             large: shape(convolution.large_h, convolution.large_w, c),
@@ -484,7 +484,7 @@ impl Case {
 }
 
 /// Odd batches and channels, maps that are not square.
-fn cases() -> Vec<Convolution> {
+fn cases() -> Vec<ConvShape> {
     vec![
         halving(1, (2, 2), 3, 5),
         halving(3, (4, 4), 1, 8),
@@ -641,7 +641,7 @@ fn failures_are_told() {
         "{error}"
     );
     // No convolution that cuDNN could describe.
-    let empty = Convolution {
+    let empty = ConvShape {
         n: 0,
         ..case.convolution
     };

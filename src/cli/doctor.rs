@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 
 use crate::backend::cpu::{Cpu, Real};
+use crate::backend::cuda::conv::{cublas, cudnn};
 use crate::backend::cuda::driver::kernels::{ARCHITECTURES, KERNELS};
 use crate::backend::cuda::driver::library::{Library, find};
 use crate::backend::cuda::driver::probe::{self, Driver, Gpu};
@@ -50,7 +51,7 @@ impl Args {
         folder(&mut report);
         let driver = driver(&mut report);
         kernels(&mut report, driver.as_ref());
-        for library in [Library::Cublas, Library::Cudnn] {
+        for library in [&cublas::LIBRARY, &cudnn::LIBRARY] {
             self::library(&mut report, library);
         }
         let gpus = driver.as_ref().map_or(&[][..], |driver| &driver.gpus);
@@ -248,7 +249,7 @@ fn kernels(report: &mut Report, driver: Option<&Driver>) {
 }
 
 /// Where a library was found. Our own kernels do the work of one that is not there, so that is no problem.
-fn library(report: &mut Report, library: Library) {
+fn library(report: &mut Report, library: &'static Library) {
     let text = match find(library) {
         Ok(found) => format!("{}, {}", found.version, found.path.display()),
         Err(reason) => format!("none, so our own kernels do its work: {reason}"),

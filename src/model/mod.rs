@@ -1,6 +1,7 @@
 //! The networks as data, and their parameters as PyTorch knows them.
 
 pub mod arch;
+pub mod layout;
 pub mod params;
 
 pub use arch::{Activation, Architecture, Block, Convolution, Shape};

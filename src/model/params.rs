@@ -7,16 +7,20 @@ use anyhow::{Context, Result, bail, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::model::arch::{Architecture, Dimensions, Role};
+use crate::model::layout::FilterLayout;
 use crate::random::{Purpose, Stream};
 
-/// A named tensor on the host, in PyTorch's layout.
+/// A tensor of f32 on the host, in PyTorch's layout, the last dimension contiguous.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
+    /// Sizes of its dimensions; empty for a scalar.
     pub shape: Vec<usize>,
+    /// Its elements, as many as the product of the sizes.
     pub data: Vec<f32>,
 }
 
 impl Tensor {
+    /// A tensor of `data`, which has as many elements as `shape` says.
     pub fn new(shape: &[usize], data: Vec<f32>) -> Self {
         debug_assert_eq!(shape.iter().product::<usize>(), data.len());
         Self {
@@ -25,51 +29,87 @@ impl Tensor {
         }
     }
 
+    /// A tensor of no dimensions.
     pub fn scalar(value: f32) -> Self {
         Self::new(&[], vec![value])
     }
 }
 
-/// Named f32 tensors: a network's weights and buffers, its gradients, or its Adam moments.
+/// Named f32 tensors, as PyTorch's `state_dict` has them: a network's weights and buffers, its gradients, or its Adam moments.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateDict {
+    /// By name, as `main.0.weight`.
     pub tensors: BTreeMap<String, Tensor>,
     /// `num_batches_tracked` of the batch norms: the reference moves all of a network's together. `None` where the
     /// dictionary holds no buffers (gradients, moments).
     pub batches_tracked: Option<u64>,
 }
 
-/// One tensor that a network has: its name without the suffix that tells weight from buffer.
-struct Expected {
-    name: String,
-    shape: Vec<usize>,
-    learned: bool,
+/// Which tensor of a block it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Weight of the convolution, `[k, c, 4, 4]`.
+    Weight,
+    /// γ of batch norm, `[c]`, as are the others.
+    NormWeight,
+    /// β of batch norm.
+    NormBias,
+    /// Running mean of batch norm, a buffer.
+    RunningMean,
+    /// Running unbiased variance of batch norm, a buffer.
+    RunningVar,
+}
+
+impl Part {
+    /// Whether it is learned: it has a gradient and moments. Else it is a buffer.
+    pub fn is_learned(self) -> bool {
+        matches!(self, Self::Weight | Self::NormWeight | Self::NormBias)
+    }
+}
+
+/// One tensor of a network as PyTorch knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in the `state_dict`, as `main.1.running_mean`.
+    pub name: String,
+    /// Its sizes in PyTorch's layout.
+    pub shape: Vec<usize>,
+    /// The number of the block that it belongs to, in [`Architecture::blocks`].
+    pub block: usize,
+    /// What it is there.
+    pub part: Part,
+}
+
+impl Entry {
+    /// Its sizes where it is the weight of a convolution.
+    fn filter(&self) -> Option<[usize; 4]> {
+        self.shape.as_slice().try_into().ok()
+    }
 }
 
 /// The tensors of `architecture` in `state_dict` order, except `num_batches_tracked`.
-fn expected(architecture: &Architecture) -> Vec<Expected> {
+pub fn entries(architecture: &Architecture) -> Vec<Entry> {
     let mut all = Vec::new();
-    for (block, (convolution, norm)) in architecture
-        .blocks
-        .iter()
-        .zip(architecture.sequential_indices())
-    {
-        all.push(Expected {
+    let blocks = architecture.blocks.iter().enumerate();
+    for ((index, block), (convolution, norm)) in blocks.zip(architecture.sequential_indices()) {
+        all.push(Entry {
             name: format!("main.{convolution}.weight"),
             shape: block.weight_shape().to_vec(),
-            learned: true,
+            block: index,
+            part: Part::Weight,
         });
         if let Some(norm) = norm {
-            for (suffix, learned) in [
-                ("weight", true),
-                ("bias", true),
-                ("running_mean", false),
-                ("running_var", false),
+            for (suffix, part) in [
+                ("weight", Part::NormWeight),
+                ("bias", Part::NormBias),
+                ("running_mean", Part::RunningMean),
+                ("running_var", Part::RunningVar),
             ] {
-                all.push(Expected {
+                all.push(Entry {
                     name: format!("main.{norm}.{suffix}"),
                     shape: vec![block.output.c],
-                    learned,
+                    block: index,
+                    part,
                 });
             }
         }
@@ -78,7 +118,7 @@ fn expected(architecture: &Architecture) -> Vec<Expected> {
 }
 
 impl StateDict {
-    /// Initial values of the reference: convolutions N(0, 0.02), batch-norm weights N(1, 0.02) and biases 0, running
+    /// Initial values of `architecture`, as the reference draws them: convolutions N(0, 0.02), batch-norm weights N(1, 0.02) and biases 0, running
     /// mean 0 and variance 1. Tensor `t` of the generator draws from Philox step `t`, of the discriminator from
     /// `1000 + t`.
     pub fn initial(architecture: &Architecture, seed: u64) -> Self {
@@ -90,7 +130,7 @@ impl StateDict {
             batches_tracked: Some(0),
             ..Self::default()
         };
-        for (index, tensor) in expected(architecture).into_iter().enumerate() {
+        for (index, tensor) in entries(architecture).into_iter().enumerate() {
             let mut data = vec![0.0; tensor.shape.iter().product()];
             let norm = tensor.shape.len() == 1;
             if tensor.name.ends_with(".weight") {
@@ -108,14 +148,70 @@ impl StateDict {
 
     /// How many learned parameters `architecture` has.
     pub fn count(architecture: &Architecture) -> usize {
-        expected(architecture)
+        entries(architecture)
             .iter()
-            .filter(|t| t.learned)
+            .filter(|t| t.part.is_learned())
             .map(|t| t.shape.iter().product::<usize>())
             .sum()
     }
 
+    /// The tensors of a network, without a number of batches: `values` gives those of each, in the order in which they lie
+    /// in a backend that keeps the weights of convolutions in `layout`.
+    ///
+    /// # Errors
+    /// Where `values` fails.
+    pub fn collect(
+        architecture: &Architecture,
+        buffers: bool,
+        layout: FilterLayout,
+        mut values: impl FnMut(&Entry) -> Result<Vec<f32>>,
+    ) -> Result<Self> {
+        let mut dict = Self::default();
+        for entry in entries(architecture) {
+            if !buffers && !entry.part.is_learned() {
+                continue;
+            }
+            let values = values(&entry)?;
+            let data = match entry.filter() {
+                Some(shape) => layout.to_pytorch(shape, &values),
+                None => values,
+            };
+            let tensor = Tensor::new(&entry.shape, data);
+            dict.tensors.insert(entry.name, tensor);
+        }
+        Ok(dict)
+    }
+
+    /// Hands out the tensors of a network to `take`, the values of each in the order in which they lie in a backend that
+    /// keeps the weights of convolutions in `layout`. Nothing is handed out unless all of them fit.
+    ///
+    /// # Errors
+    /// Where names or shapes are not those of `architecture` ([`Self::check`]), or `take` fails.
+    pub fn distribute(
+        &self,
+        architecture: &Architecture,
+        buffers: bool,
+        layout: FilterLayout,
+        mut take: impl FnMut(&Entry, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.check(architecture, buffers)?;
+        for entry in entries(architecture) {
+            if !buffers && !entry.part.is_learned() {
+                continue;
+            }
+            let data = &self.get(&entry.name)?.data;
+            match entry.filter() {
+                Some(shape) => take(&entry, &layout.from_pytorch(shape, data))?,
+                None => take(&entry, data)?,
+            }
+        }
+        Ok(())
+    }
+
     /// The tensor `name`.
+    ///
+    /// # Errors
+    /// Where there is none of that name.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
         self.tensors
             .get(name)
@@ -123,10 +219,13 @@ impl StateDict {
     }
 
     /// Checks that the names and shapes are exactly those of `architecture` (with its buffers if `buffers`).
+    ///
+    /// # Errors
+    /// Names a tensor that is missing, is of another shape, or does not belong there.
     pub fn check(&self, architecture: &Architecture, buffers: bool) -> Result<()> {
-        let wanted: Vec<_> = expected(architecture)
+        let wanted: Vec<_> = entries(architecture)
             .into_iter()
-            .filter(|t| buffers || t.learned)
+            .filter(|t| buffers || t.part.is_learned())
             .collect();
         for tensor in &wanted {
             let found = self.get(&tensor.name)?;
@@ -181,7 +280,7 @@ impl StateDict {
         Ok(dimensions)
     }
 
-    /// Adds all tensors to `file` under `prefix`.
+    /// Adds all tensors to `file`, `prefix` before their names, and `num_batches_tracked` of each batch norm.
     pub fn add_to(&self, prefix: &str, file: &mut TensorFile) {
         for (name, tensor) in &self.tensors {
             file.floats
@@ -195,7 +294,8 @@ impl StateDict {
         }
     }
 
-    /// Takes the tensors whose names start with `prefix` out of `file`.
+    /// A copy of the tensors of `file` whose names start with `prefix`, without it. The number of batches is the largest
+    /// of the scalars there.
     pub fn take_from(file: &TensorFile, prefix: &str) -> Self {
         let tensors = file
             .floats
@@ -218,14 +318,19 @@ impl StateDict {
 /// The content of a safetensors file as this program reads and writes it: f32 tensors and i64 scalars.
 #[derive(Clone, Debug, Default)]
 pub struct TensorFile {
+    /// f32 tensors by name.
     pub floats: BTreeMap<String, Tensor>,
+    /// i64 scalars by name.
     pub counts: BTreeMap<String, i64>,
     /// `__metadata__` of the header.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl TensorFile {
-    /// The file's bytes.
+    /// The bytes of the file, in the safetensors format (github.com/huggingface/safetensors).
+    ///
+    /// # Errors
+    /// Where a tensor has not as many elements as its shape says.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let counts: BTreeMap<&String, [u8; 8]> = self
             .counts
@@ -251,7 +356,10 @@ impl TensorFile {
         Ok(safetensors::serialize(views, metadata)?)
     }
 
-    /// Reads `path`: f32, f16, bf16 and f64 tensors as f32, i64 scalars as counts.
+    /// Reads the safetensors file `path`: f32, f16, bf16 and f64 tensors as f32, i64 scalars as counts.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or its bytes cannot be used ([`Self::from_bytes`]).
     pub fn read(path: &Path) -> Result<Self> {
         let bytes =
             std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -263,11 +371,11 @@ impl TensorFile {
         })
     }
 
-    /// Parses a file's bytes.
+    /// Parses the bytes of a safetensors file, with types as in [`Self::read`].
     ///
     /// # Errors
     /// Says what the bytes look like instead where they are no safetensors file: a pickle (`torch.save`) is refused,
-    /// since loading one can run code.
+    /// since loading one can run code. Also where a tensor is of another type.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         ensure!(!bytes.is_empty(), "the file is empty");
         let file = SafeTensors::deserialize(bytes).map_err(|error| {

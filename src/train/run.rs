@@ -13,7 +13,7 @@ use super::record::Recorder;
 use super::report::{Reporter, Window};
 use super::stop::Stop;
 use crate::backend::cuda::conv::choice;
-use crate::backend::cuda::driver::device::GpuError;
+use crate::backend::cuda::driver::GpuError;
 use crate::backend::{Backend, Batch, Network, State, Statistics, Steps};
 use crate::data::{Dataset, Loader, Residency};
 use crate::files;

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use bytemuck::Zeroable;
 use dcgan_cuda::backend::Adam;
-use dcgan_cuda::backend::cpu::adam::Parameter;
+use dcgan_cuda::backend::cpu::parameter::Parameter;
 use dcgan_cuda::backend::cuda::ops::adam::Entry as Tensor;
 use dcgan_cuda::backend::cuda::progress::{AdamState, Entry};
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcgan_cuda::backend::cpu::conv2d::Geometry;
-use dcgan_cuda::backend::cuda::conv::shape::{Convolution, Tile};
+use dcgan_cuda::backend::cuda::conv::shape::{ConvShape, Tile};
 use dcgan_cuda::backend::cuda::driver::kernels::{ARCHITECTURES, KERNELS};
 use dcgan_cuda::model::{Activation, Shape};
 
@@ -25,8 +25,8 @@ fn seeds() -> &'static [u64] {
 }
 
 /// Stride 2, padding 1, the large map twice the small one.
-fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> Convolution {
-    Convolution {
+fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
+    ConvShape {
         n,
         small_h: h,
         small_w: w,
@@ -40,8 +40,8 @@ fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> Convolution {
 }
 
 /// Stride 1, no padding: 4×4 to 1×1 if the small map is 1×1.
-fn collapsing(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> Convolution {
-    Convolution {
+fn collapsing(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
+    ConvShape {
         large_h: h + 3,
         large_w: w + 3,
         stride: 1,
@@ -51,7 +51,7 @@ fn collapsing(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> Convolution {
 }
 
 /// The same for the CPU backend.
-pub fn geometry(case: &Convolution) -> Geometry {
+pub fn geometry(case: &ConvShape) -> Geometry {
     let shape = |h, w, c| Shape::new(h as usize, w as usize, c as usize);
     Geometry {
         small: shape(case.small_h, case.small_w, case.k),
@@ -62,7 +62,7 @@ pub fn geometry(case: &Convolution) -> Geometry {
 }
 
 /// Odd batches and channels, maps that are not square, tails in every direction, and every size up to 128.
-fn cases() -> Vec<Convolution> {
+fn cases() -> Vec<ConvShape> {
     vec![
         halving(1, (2, 2), 3, 5),
         halving(3, (4, 4), 1, 8),
@@ -91,7 +91,7 @@ pub struct Tensors {
 }
 
 impl Tensors {
-    pub fn of(case: &Convolution, t: Type) -> Self {
+    pub fn of(case: &ConvShape, t: Type) -> Self {
         Self {
             small: normal(t, case.small_len(), 1),
             large: normal(t, case.large_len(), 2),
@@ -181,7 +181,7 @@ const OPERATIONS: [&str; 3] = ["conv2d", "conv_transpose2d", "conv_wgrad"];
 
 /// Has `check` hold every kernel of `operation` that takes a case to the reference. It is given the case, the type, and
 /// how many elements before each tensor take away its alignment.
-pub fn check_all(operation: &str, mut check: impl FnMut(&Convolution, Type, usize, &mut Account)) {
+pub fn check_all(operation: &str, mut check: impl FnMut(&ConvShape, Type, usize, &mut Account)) {
     let mut account = Account::default();
     for t in TYPES {
         for case in cases() {
@@ -205,7 +205,7 @@ pub fn check_all(operation: &str, mut check: impl FnMut(&Convolution, Type, usiz
 }
 
 /// Has `check` hold every kernel of an operation to the reference with every activation, on a case that all take.
-pub fn check_activations(mut check: impl FnMut(&Convolution, Type, usize, &mut Account)) {
+pub fn check_activations(mut check: impl FnMut(&ConvShape, Type, usize, &mut Account)) {
     let mut account = Account::default();
     for t in TYPES {
         for _ in Activation::ALL {

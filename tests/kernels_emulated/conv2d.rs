@@ -2,14 +2,14 @@
 
 use dcgan_cuda::backend::cpu::activation;
 use dcgan_cuda::backend::cpu::conv2d::{TAPS, gather};
-use dcgan_cuda::backend::cuda::conv::shape::{Convolution, Tile};
+use dcgan_cuda::backend::cuda::conv::shape::{ConvShape, Tile};
 
 use crate::conv::{
     Account, Tensors, check_activations, check_all, fits, geometry, placed, run_twice, transposed,
 };
 use crate::emulation::{Launch, Type, assert_close};
 
-fn check(case: &Convolution, t: Type, skipped: usize, account: &mut Account) {
+fn check(case: &ConvShape, t: Type, skipped: usize, account: &mut Account) {
     let tensors = Tensors::of(case, t);
     let cpu_weight = transposed(&tensors.weight, TAPS * case.c as usize);
     let mut product = vec![f64::NAN; case.small_len()];

@@ -3,14 +3,14 @@
 use dcgan_cuda::backend::cpu::activation;
 use dcgan_cuda::backend::cpu::conv_transpose2d::scatter;
 use dcgan_cuda::backend::cpu::conv2d::TAPS;
-use dcgan_cuda::backend::cuda::conv::shape::{Convolution, Tile};
+use dcgan_cuda::backend::cuda::conv::shape::{ConvShape, Tile};
 
 use crate::conv::{
     Account, Tensors, check_activations, check_all, fits, geometry, placed, run_twice, transposed,
 };
 use crate::emulation::{Launch, Type, assert_close};
 
-fn check(case: &Convolution, t: Type, skipped: usize, account: &mut Account) {
+fn check(case: &ConvShape, t: Type, skipped: usize, account: &mut Account) {
     // Of stride 1 there is a kernel for 1×1 maps only.
     if case.stride == 1 && !case.is_matrix() {
         return;

@@ -2,12 +2,12 @@
 
 use dcgan_cuda::backend::cpu::conv_wgrad::weight_gradient;
 use dcgan_cuda::backend::cpu::conv2d::TAPS;
-use dcgan_cuda::backend::cuda::conv::shape::{Convolution, Tile};
+use dcgan_cuda::backend::cuda::conv::shape::{ConvShape, Tile};
 
 use crate::conv::{Account, Tensors, check_all, fits, geometry, placed, run_twice, transposed};
 use crate::emulation::{Launch, Memory, Type, assert_close};
 
-fn check(case: &Convolution, t: Type, skipped: usize, account: &mut Account) {
+fn check(case: &ConvShape, t: Type, skipped: usize, account: &mut Account) {
     let tensors = Tensors::of(case, t);
     let mut want = vec![f64::NAN; case.weights()];
     weight_gradient(&geometry(case), &tensors.large, &tensors.small, &mut want);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 
-use dcgan_cuda::backend::cuda::conv::shape::Convolution;
+use dcgan_cuda::backend::cuda::conv::shape::ConvShape;
 use dcgan_cuda::backend::cuda::ops::adam;
 use dcgan_cuda::backend::cuda::progress::{AdamState, Block, Entry};
 use dcgan_cuda::model::Activation;
@@ -39,7 +39,7 @@ fn host_and_device_know_the_same() {
         taken, skipped, loss_scale, steady, not_finite, correction1, correction2);
     layout!(known, Block as "Progress": iteration, adam);
     layout!(known, Entry as "Metrics": iteration, losses, steps, loss_scale);
-    layout!(known, Convolution as "Convolution":
+    layout!(known, ConvShape as "ConvShape":
         n, small_h, small_w, k, large_h, large_w, c, stride, pad);
     assert_eq!(known_to_the_headers(), known);
 }

@@ -4,34 +4,11 @@
 
 use rayon::prelude::*;
 
+use super::parameter::Parameter;
 use super::{Real, widest};
 use crate::backend::Adam;
 
-/// One tensor's weights and what Adam keeps for them.
-pub struct Parameter<T> {
-    pub weight: Vec<T>,
-    pub gradient: Vec<T>,
-    /// `exp_avg`.
-    pub m: Vec<T>,
-    /// `exp_avg_sq`.
-    pub v: Vec<T>,
-    /// Moving average of the weight.
-    pub average: Vec<T>,
-}
-
 impl<T: Real> Parameter<T> {
-    /// Unset weights; gradient, moments and average only where `training`.
-    pub fn new(len: usize, training: bool) -> Self {
-        let kept = if training { len } else { 0 };
-        Self {
-            weight: vec![T::nan(); len],
-            gradient: vec![T::nan(); kept],
-            m: vec![T::zero(); kept],
-            v: vec![T::zero(); kept],
-            average: vec![T::nan(); kept],
-        }
-    }
-
     /// Whether every gradient is a finite number.
     pub fn is_finite(&self) -> bool {
         self.gradient

@@ -1,6 +1,7 @@
 //! Pixels to a training batch (flip, normalise), and NCHW to NHWC and back.
 
 use super::{Buffer, Real};
+use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 
 /// x/127.5 − 1 of u8 NHWC pixels, mirrored left to right where `flips` is not 0.
 pub fn normalise<T: Real>(pixels: &[u8], flips: &[u8], images: &mut Buffer<T>) {
@@ -25,30 +26,17 @@ pub fn normalise<T: Real>(pixels: &[u8], flips: &[u8], images: &mut Buffer<T>) {
     }
 }
 
-/// Fills `buffer` from f32 NCHW.
+/// Fills `buffer`, NHWC, from `values`, as many images in f32 NCHW.
 pub fn from_nchw<T: Real>(values: &[f32], buffer: &mut Buffer<T>) {
-    let (area, c) = (buffer.shape.h * buffer.shape.w, buffer.shape.c);
-    let images = values
-        .chunks_exact(area * c)
-        .zip(buffer.data.chunks_exact_mut(area * c));
-    for (from, to) in images {
-        for (i, to) in to.iter_mut().enumerate() {
-            *to = T::of(f64::from(from[i % c * area + i / c]));
-        }
+    let values = nchw_to_nhwc(values, buffer.shape);
+    for (to, value) in buffer.data.iter_mut().zip(values) {
+        *to = T::of(f64::from(value));
     }
 }
 
-/// The first `n` images of `buffer` as f32 NCHW.
+/// The first `n` images of `buffer`, NHWC, as f32 NCHW.
 pub fn to_nchw<T: Real>(buffer: &Buffer<T>, n: usize) -> Vec<f32> {
-    let (area, c) = (buffer.shape.h * buffer.shape.w, buffer.shape.c);
-    let mut out = vec![0.0; n * area * c];
-    let images = out
-        .chunks_exact_mut(area * c)
-        .zip(buffer.data.chunks_exact(area * c));
-    for (to, from) in images {
-        for (i, &value) in from.iter().enumerate() {
-            to[i % c * area + i / c] = value.f64() as f32;
-        }
-    }
-    out
+    let values = &buffer.data[..n * buffer.shape.len()];
+    let values: Vec<f32> = values.iter().map(|v| v.f64() as f32).collect();
+    nhwc_to_nchw(&values, buffer.shape)
 }

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::activation::{Function, per_activation};
-use super::adam::Parameter;
+use super::parameter::Parameter;
 use super::{Real, widest};
 use crate::backend::Statistics;
 use crate::model::Activation;

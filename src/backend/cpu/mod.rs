@@ -14,6 +14,7 @@ pub mod conv_wgrad;
 pub mod gemm;
 pub mod latent;
 pub mod network;
+pub mod parameter;
 
 use std::marker::PhantomData;
 use std::ops::Range;

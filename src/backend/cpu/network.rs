@@ -1,18 +1,23 @@
 //! A compiled network on the CPU: blocks in order, activations kept for the backward pass.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use super::activation::{backward, forward};
-use super::adam::Parameter;
 use super::batch_norm::BatchNorm;
 use super::bce_loss::bce_with_logits;
 use super::conv_transpose2d::scatter;
 use super::conv_wgrad::weight_gradient;
-use super::conv2d::{Geometry, TAPS, gather};
+use super::conv2d::{Geometry, gather};
+use super::parameter::Parameter;
 use super::{Buffer, Progress, Real};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Use, Want, ema_decay};
-use crate::model::{Activation, Architecture, Block, StateDict, Tensor};
+use crate::model::layout::FilterLayout;
+use crate::model::params::{Entry, Part};
+use crate::model::{Activation, Architecture, Block, StateDict};
+
+/// How the convolutions' weights lie.
+const LAYOUT: FilterLayout = FilterLayout::Rsck;
 
 /// Elements that one task of an elementwise pass takes.
 const CHUNK: usize = 1 << 15;
@@ -28,9 +33,6 @@ struct Layer<T> {
     /// What the next block sees.
     output: Buffer<T>,
 }
-
-/// Name, values, and the layer of a convolution's weight.
-type Named<'a, T> = (String, &'a Parameter<T>, Option<&'a Layer<T>>);
 
 /// A generator or discriminator with its parameters, gradients, moments and activations.
 pub struct CpuNetwork<T> {
@@ -125,25 +127,33 @@ impl<T: Real> CpuNetwork<T> {
         }
     }
 
-    /// Every learned tensor with its name, in `state_dict` order, and its layer where it is a convolution's.
-    fn parameters(&self) -> Vec<Named<'_, T>> {
-        let mut all = Vec::new();
-        let indices = self.architecture.sequential_indices();
-        for (layer, (convolution, norm)) in self.layers.iter().zip(indices) {
-            all.push((
-                format!("main.{convolution}.weight"),
-                &layer.weight,
-                Some(layer),
-            ));
-            if let (Some(index), Some(norm)) = (norm, &layer.norm) {
-                all.push((format!("main.{index}.weight"), &norm.weight, None));
-                all.push((format!("main.{index}.bias"), &norm.bias, None));
-            }
-        }
-        all
+    /// The tensor `entry` that `state` means.
+    fn values(&self, entry: &Entry, state: State) -> Result<&Vec<T>> {
+        let layer = &self.layers[entry.block];
+        let norm = layer.norm.as_ref().context("a block without batch norm");
+        Ok(match entry.part {
+            Part::Weight => chosen(&layer.weight, state),
+            Part::NormWeight => chosen(&norm?.weight, state),
+            Part::NormBias => chosen(&norm?.bias, state),
+            Part::RunningMean => &norm?.running_mean,
+            Part::RunningVar => &norm?.running_var,
+        })
     }
 
-    /// As [`Self::parameters`], without names.
+    /// The tensor `entry` that `state` means, to write.
+    fn values_mut(&mut self, entry: &Entry, state: State) -> Result<&mut Vec<T>> {
+        let layer = &mut self.layers[entry.block];
+        let norm = layer.norm.as_mut().context("a block without batch norm");
+        Ok(match entry.part {
+            Part::Weight => chosen_mut(&mut layer.weight, state),
+            Part::NormWeight => chosen_mut(&mut norm?.weight, state),
+            Part::NormBias => chosen_mut(&mut norm?.bias, state),
+            Part::RunningMean => &mut norm?.running_mean,
+            Part::RunningVar => &mut norm?.running_var,
+        })
+    }
+
+    /// Every learned tensor.
     fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter<T>> {
         self.layers.iter_mut().flat_map(|layer| {
             let norm = layer
@@ -163,28 +173,9 @@ impl<T: Real> CpuNetwork<T> {
     }
 }
 
-/// `[r,s,c,k]` → PyTorch's `[k,c,r,s]`.
-fn to_pytorch<T: Real>(geometry: &Geometry, values: &[T]) -> Vec<f32> {
-    let (c, k) = (geometry.large.c, geometry.small.c);
-    let mut out = vec![0.0; values.len()];
-    for (row, values) in values.chunks_exact(k).enumerate() {
-        let (tap, c0) = (row / c, row % c);
-        for (k0, &value) in values.iter().enumerate() {
-            out[(k0 * c + c0) * TAPS + tap] = value.f64() as f32;
-        }
-    }
-    out
-}
-
-/// PyTorch's `[k,c,r,s]` → `[r,s,c,k]`.
-fn from_pytorch<T: Real>(geometry: &Geometry, values: &[f32], out: &mut [T]) {
-    let (c, k) = (geometry.large.c, geometry.small.c);
-    for (row, out) in out.chunks_exact_mut(k).enumerate() {
-        let (tap, c0) = (row / c, row % c);
-        for (k0, out) in out.iter_mut().enumerate() {
-            *out = T::of(f64::from(values[(k0 * c + c0) * TAPS + tap]));
-        }
-    }
+/// Whether `state` comes with the buffers of batch norm.
+fn has_buffers(state: State) -> bool {
+    matches!(state, State::Parameters | State::Average)
 }
 
 fn chosen<T>(parameter: &Parameter<T>, state: State) -> &Vec<T> {
@@ -417,7 +408,7 @@ impl<T: Real> Network for CpuNetwork<T> {
         self.trained()?;
         let role = self.architecture.role.index();
         let steps = &mut progress.counters.steps[role];
-        if self.parameters().iter().all(|(_, p, _)| p.is_finite()) {
+        if self.parameters_mut().all(|p| p.is_finite()) {
             steps.taken += 1;
             let t = steps.taken;
             self.parameters_mut().for_each(|p| p.step(adam, t));
@@ -442,33 +433,12 @@ impl<T: Real> Network for CpuNetwork<T> {
         if state != State::Parameters {
             self.trained()?;
         }
-        let mut dict = StateDict::default();
-        for (name, parameter, layer) in self.parameters() {
-            let values = chosen(parameter, state);
-            let tensor = match layer {
-                Some(layer) => Tensor::new(
-                    &layer.block.weight_shape(),
-                    to_pytorch(&layer.geometry, values),
-                ),
-                None => vector(values),
-            };
-            dict.tensors.insert(name, tensor);
-        }
-        if matches!(state, State::Parameters | State::Average) {
-            dict.batches_tracked = Some(self.batches_tracked);
-            let indices = self.architecture.sequential_indices();
-            for (layer, (_, index)) in self.layers.iter().zip(indices) {
-                if let (Some(index), Some(norm)) = (index, &layer.norm) {
-                    for (suffix, values) in [
-                        ("running_mean", &norm.running_mean),
-                        ("running_var", &norm.running_var),
-                    ] {
-                        dict.tensors
-                            .insert(format!("main.{index}.{suffix}"), vector(values));
-                    }
-                }
-            }
-        }
+        let buffers = has_buffers(state);
+        let mut dict = StateDict::collect(&self.architecture, buffers, LAYOUT, |entry| {
+            let values = self.values(entry, state)?;
+            Ok(values.iter().map(|v| v.f64() as f32).collect())
+        })?;
+        dict.batches_tracked = buffers.then_some(self.batches_tracked);
         Ok(dict)
     }
 
@@ -476,46 +446,28 @@ impl<T: Real> Network for CpuNetwork<T> {
         if state != State::Parameters {
             self.trained()?;
         }
-        let buffers = matches!(state, State::Parameters | State::Average);
-        dict.check(&self.architecture, buffers)?;
-        let indices = self.architecture.sequential_indices();
-        for (layer, (convolution, index)) in self.layers.iter_mut().zip(indices) {
-            let weight = dict.get(&format!("main.{convolution}.weight"))?;
-            from_pytorch(
-                &layer.geometry,
-                &weight.data,
-                chosen_mut(&mut layer.weight, state),
-            );
-            let (Some(index), Some(norm)) = (index, &mut layer.norm) else {
-                continue;
-            };
-            let fill = |suffix: &str, out: &mut [T]| -> Result<()> {
-                let tensor = dict.get(&format!("main.{index}.{suffix}"))?;
-                for (out, &value) in out.iter_mut().zip(&tensor.data) {
-                    *out = T::of(f64::from(value));
+        let architecture = self.architecture.clone();
+        dict.distribute(
+            &architecture,
+            has_buffers(state),
+            LAYOUT,
+            |entry, values| {
+                // The average has no buffers of its own: it shares the network's.
+                if state == State::Average && !entry.part.is_learned() {
+                    return Ok(());
+                }
+                let to = self.values_mut(entry, state)?;
+                for (to, &value) in to.iter_mut().zip(values) {
+                    *to = T::of(f64::from(value));
                 }
                 Ok(())
-            };
-            fill("weight", chosen_mut(&mut norm.weight, state))?;
-            fill("bias", chosen_mut(&mut norm.bias, state))?;
-            // The average has no buffers of its own: it shares the network's.
-            if state == State::Parameters {
-                fill("running_mean", &mut norm.running_mean)?;
-                fill("running_var", &mut norm.running_var)?;
-            }
-        }
+            },
+        )?;
         if state == State::Parameters {
             self.batches_tracked = dict.batches_tracked.unwrap_or(0);
         }
         Ok(())
     }
-}
-
-fn vector<T: Real>(values: &[T]) -> Tensor {
-    Tensor::new(
-        &[values.len()],
-        values.iter().map(|v| v.f64() as f32).collect(),
-    )
 }
 
 #[cfg(test)]

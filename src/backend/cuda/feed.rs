@@ -9,7 +9,7 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use cudarc::driver::CudaEvent;
 
-use crate::backend::cuda::driver::device::{Device, Explained, Memory, Pinned, Span};
+use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span};
 use crate::backend::{Batch, Fill, Images};
 use crate::model::Shape;
 

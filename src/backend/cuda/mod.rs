@@ -9,7 +9,9 @@ pub mod driver;
 pub mod feed;
 pub mod network;
 pub mod ops;
+pub mod parameter;
 pub mod progress;
+mod types;
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -18,11 +20,12 @@ use anyhow::{Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
 use crate::backend::{Backend, Counters, Fill, Metrics, Precision, Use};
+use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
 use conv::choice::{Choices, Chooser, Conv};
 use conv::shape::Tile;
-use driver::device::{Device, Explained, Memory};
+use driver::{Device, Explained, Memory};
 use feed::Feed;
 pub use network::CudaNetwork;
 use ops::{batch, latent};
@@ -99,17 +102,6 @@ impl Cuda {
     pub fn notes(&self) -> &[String] {
         &self.chooser.notes
     }
-}
-
-/// NCHW → NHWC, or back with `h·w` and `c` exchanged.
-fn turn(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(values.len());
-    for map in values.chunks_exact((rows * columns).max(1)) {
-        for column in 0..columns {
-            out.extend((0..rows).map(|row| map[row * columns + column]));
-        }
-    }
-    out
 }
 
 impl Backend for Cuda {
@@ -288,7 +280,7 @@ impl Backend for Cuda {
             values.len(),
             buffer.n
         );
-        let values = turn(values, shape.c, shape.h * shape.w);
+        let values = nchw_to_nhwc(values, shape);
         buffer
             .memory
             .upload(&self.options.precision.encode(&values))
@@ -300,7 +292,7 @@ impl Backend for Cuda {
         let bytes = buffer
             .memory
             .download::<u8>(n * shape.len() * precision.size())?;
-        Ok(turn(&precision.decode(&bytes), shape.h * shape.w, shape.c))
+        Ok(nhwc_to_nchw(&precision.decode(&bytes), shape))
     }
 
     fn wait(&self) -> Result<()> {

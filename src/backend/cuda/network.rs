@@ -9,22 +9,26 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::backend::cuda::conv::choice::{self, Choice, Chooser, Conv};
-use crate::backend::cuda::conv::shape::{Convolution, Pass};
-use crate::backend::cuda::driver::device::{Device, Memory, Span, read_one};
+use crate::backend::cuda::conv::choice::{Chooser, Conv};
+use crate::backend::cuda::conv::shape::{ConvShape, Pass};
+use crate::backend::cuda::conv::{Choice, scratch_bytes, workspace_bytes};
+use crate::backend::cuda::driver::{Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::activation;
-use crate::backend::cuda::ops::adam::{self, Kept, Parameter, Tensors};
+use crate::backend::cuda::ops::adam::{self, Tensors};
 use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, Extent, SEGMENTS};
 use crate::backend::cuda::ops::bce_loss;
 use crate::backend::cuda::ops::cast;
+use crate::backend::cuda::parameter::{Kept, Parameter};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::{Buffer, Options};
 use crate::backend::{Adam, Network, Precision, Slot, State, Statistics, Use, Want};
 use crate::model::arch::Role;
-use crate::model::{Activation, Architecture, Block, StateDict, Tensor};
+use crate::model::layout::FilterLayout;
+use crate::model::params::{Entry, Part};
+use crate::model::{Activation, Architecture, Block, StateDict};
 
-/// Taps of a filter.
-const TAPS: usize = 16;
+/// How the convolutions' weights lie.
+const LAYOUT: FilterLayout = FilterLayout::Krsc;
 
 struct Layer {
     block: Block,
@@ -80,9 +84,9 @@ fn copied(precision: Precision) -> Option<Precision> {
     (precision != Precision::Fp32).then_some(precision)
 }
 
-fn shapes(architecture: &Architecture, batch: usize) -> Vec<Convolution> {
+fn shapes(architecture: &Architecture, batch: usize) -> Vec<ConvShape> {
     let blocks = architecture.blocks.iter();
-    blocks.map(|block| Convolution::of(block, batch)).collect()
+    blocks.map(|block| ConvShape::of(block, batch)).collect()
 }
 
 /// Bytes of batch norm's partial sums.
@@ -127,12 +131,11 @@ pub fn bytes(
     }
     all += partial_bytes(device, options.precision, architecture, batch) as u64;
     let shapes = shapes(architecture, batch);
-    let largest =
-        |bytes: &dyn Fn(&Convolution) -> usize| shapes.iter().map(bytes).max().unwrap_or(0);
+    let largest = |bytes: &dyn Fn(&ConvShape) -> usize| shapes.iter().map(bytes).max().unwrap_or(0);
     if training {
-        all += largest(&|s| choice::workspace_bytes(device, s)) as u64;
+        all += largest(&|s| workspace_bytes(device, s)) as u64;
     }
-    all += largest(&|s| choice::scratch_bytes(options, s)) as u64;
+    all += largest(&|s| scratch_bytes(options, s)) as u64;
     if options.conv != Conv::Ours {
         // What cuDNN works in is known only when it is asked: of that, and its code, half as much again.
         all += all / 2;
@@ -156,7 +159,7 @@ impl CudaNetwork {
         let precision = options.precision;
         let map = |elements: usize| Memory::new(device, batch * elements * precision.size());
         let layers = architecture.blocks.iter().map(|&block| -> Result<Layer> {
-            let weights = Convolution::of(&block, batch).weights();
+            let weights = ConvShape::of(&block, batch).weights();
             let norm = block
                 .batch_norm
                 .then(|| BatchNorm::new(device, block.output.c, training));
@@ -200,7 +203,7 @@ impl CudaNetwork {
         })
     }
 
-    /// Runs `pass` of layer `index` on `n` maps, as [`Chooser::run`].
+    /// Runs `pass` of layer `index` on `n` maps, as [`Runner::run`](super::conv::Runner::run).
     fn convolve(
         &self,
         (index, n): (usize, usize),
@@ -218,13 +221,28 @@ impl CudaNetwork {
         let choice = match known {
             Some(choice) => choice,
             None => {
-                let shape = Convolution::of(&self.layers[index].block, n);
+                let shape = ConvShape::of(&self.layers[index].block, n);
                 let choice = Rc::new(self.chooser.choose(pass, &shape)?);
                 self.chosen.borrow_mut().insert(key, Rc::clone(&choice));
                 choice
             }
         };
-        self.chooser.run(&choice, a, b, out, activation)
+        self.chooser.runner.run(&choice, a, b, out, activation)
+    }
+
+    /// The memory of the tensor `entry` that `state` means, and how many f32 it has.
+    fn memory(&self, entry: &Entry, state: State) -> Result<(&Memory, usize)> {
+        let layer = &self.layers[entry.block];
+        let norm = layer.norm.as_ref().context("a block without batch norm");
+        let learned = |parameter| place(parameter, state);
+        let memory = match entry.part {
+            Part::Weight => learned(&layer.weight)?,
+            Part::NormWeight => learned(&norm?.weight)?,
+            Part::NormBias => learned(&norm?.bias)?,
+            Part::RunningMean => &norm?.running_mean,
+            Part::RunningVar => &norm?.running_var,
+        };
+        Ok((memory, entry.shape.iter().product()))
     }
 
     fn trained(&self) -> Result<&Backward> {
@@ -289,24 +307,9 @@ fn place(parameter: &Parameter, state: State) -> Result<&Memory> {
     })
 }
 
-/// `[k,r,s,c]` → PyTorch's `[k,c,r,s]`.
-fn to_pytorch(c: usize, values: &[f32]) -> Vec<f32> {
-    let mut out = vec![0.0; values.len()];
-    for (at, &value) in values.iter().enumerate() {
-        let (k, tap, channel) = (at / (TAPS * c), at / c % TAPS, at % c);
-        out[(k * c + channel) * TAPS + tap] = value;
-    }
-    out
-}
-
-/// PyTorch's `[k,c,r,s]` → `[k,r,s,c]`.
-fn from_pytorch(c: usize, values: &[f32]) -> Vec<f32> {
-    let mut out = vec![0.0; values.len()];
-    for (at, out) in out.iter_mut().enumerate() {
-        let (k, tap, channel) = (at / (TAPS * c), at / c % TAPS, at % c);
-        *out = values[(k * c + channel) * TAPS + tap];
-    }
-    out
+/// Whether `state` comes with the buffers of batch norm.
+fn has_buffers(state: State) -> bool {
+    matches!(state, State::Parameters | State::Average)
 }
 
 impl Network for CudaNetwork {
@@ -467,41 +470,33 @@ impl Network for CudaNetwork {
         let _range = self.range(0, "Adam");
         let tensors = &self.trained()?.tensors;
         let precision = self.options.precision;
-        adam::step(&self.device, precision, tensors, adam, progress, role)
+        progress.prepare(role, adam)?;
+        let report = adam::Report {
+            ring: progress.ring(),
+            bytes: progress.ring_bytes(),
+            slots: progress.slots,
+            iteration: progress.iteration(),
+        };
+        let (device, state) = (&self.device, progress.adam(role)?);
+        adam::step(device, precision, tensors, adam, state, (report, role))
     }
 
     fn average(&mut self, decay: f64, progress: &Progress) -> Result<()> {
         let _range = self.range(0, "average");
-        adam::average(&self.device, &self.trained()?.tensors, decay, progress)
+        let tensors = &self.trained()?.tensors;
+        adam::average(&self.device, tensors, decay, progress.iteration())
     }
 
     fn read(&self, state: State) -> Result<StateDict> {
-        let mut dict = StateDict::default();
-        let read = |parameter: &Parameter| place(parameter, state)?.download(parameter.count);
-        let indices = self.architecture.sequential_indices();
-        for (layer, (convolution, index)) in self.layers.iter().zip(indices) {
-            let shape = layer.block.weight_shape();
-            let values = to_pytorch(shape[1], &read(&layer.weight)?);
-            dict.tensors.insert(
-                format!("main.{convolution}.weight"),
-                Tensor::new(&shape, values),
-            );
-            let (Some(index), Some(norm)) = (index, &layer.norm) else {
-                continue;
-            };
-            let c = layer.block.output.c;
-            let mut insert = |suffix: &str, values: Vec<f32>| {
-                let name = format!("main.{index}.{suffix}");
-                dict.tensors.insert(name, Tensor::new(&[c], values));
-            };
-            insert("weight", read(&norm.weight)?);
-            insert("bias", read(&norm.bias)?);
-            if matches!(state, State::Parameters | State::Average) {
-                insert("running_mean", norm.running_mean.download(c)?);
-                insert("running_var", norm.running_var.download(c)?);
-                // The same for all layers: they see the same batches.
-                dict.batches_tracked = Some(read_one(&norm.tracked)?);
-            }
+        let buffers = has_buffers(state);
+        let mut dict = StateDict::collect(&self.architecture, buffers, LAYOUT, |entry| {
+            let (memory, count) = self.memory(entry, state)?;
+            memory.download(count)
+        })?;
+        if buffers {
+            // The same for all layers: they see the same batches.
+            let norm = self.layers.iter().find_map(|layer| layer.norm.as_ref());
+            dict.batches_tracked = norm.map(|norm| read_one(&norm.tracked)).transpose()?;
         }
         Ok(dict)
     }
@@ -510,29 +505,18 @@ impl Network for CudaNetwork {
         if state != State::Parameters {
             self.trained()?;
         }
-        let buffers = matches!(state, State::Parameters | State::Average);
-        dict.check(&self.architecture, buffers)?;
-        let indices = self.architecture.sequential_indices();
-        for (layer, (convolution, index)) in self.layers.iter().zip(indices) {
-            let weight = dict.get(&format!("main.{convolution}.weight"))?;
-            let values = from_pytorch(layer.block.weight_shape()[1], &weight.data);
-            place(&layer.weight, state)?.upload(&values)?;
-            let (Some(index), Some(norm)) = (index, &layer.norm) else {
-                continue;
-            };
-            let fill = |suffix: &str, to: &Memory| -> Result<()> {
-                to.upload(&dict.get(&format!("main.{index}.{suffix}"))?.data)
-            };
-            fill("weight", place(&norm.weight, state)?)?;
-            fill("bias", place(&norm.bias, state)?)?;
+        let buffers = has_buffers(state);
+        dict.distribute(&self.architecture, buffers, LAYOUT, |entry, values| {
             // The average has no buffers of its own: it shares the network's.
-            if state == State::Parameters {
-                fill("running_mean", &norm.running_mean)?;
-                fill("running_var", &norm.running_var)?;
+            if state == State::Average && !entry.part.is_learned() {
+                return Ok(());
+            }
+            self.memory(entry, state)?.0.upload(values)
+        })?;
+        if state == State::Parameters {
+            for norm in self.layers.iter().filter_map(|layer| layer.norm.as_ref()) {
                 norm.tracked.upload(&[dict.batches_tracked.unwrap_or(0)])?;
             }
-        }
-        if state == State::Parameters {
             self.cast()?;
         }
         Ok(())

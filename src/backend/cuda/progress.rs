@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use bytemuck::{Pod, Zeroable};
 use cudarc::driver::CudaEvent;
 
-use crate::backend::cuda::driver::device::{Device, Explained, Memory, Pinned, Span, read_one};
+use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span, read_one};
 use crate::backend::cuda::ops::adam;
 use crate::backend::{Adam, Counters, Loss, LossScale, Metrics, Precision, Steps};
 

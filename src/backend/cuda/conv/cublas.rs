@@ -1,23 +1,24 @@
-//! Matrix products by cuBLAS, where it is there (see `libraries`), for layers whose small map is 1×1.
+//! Matrix products by cuBLAS 13, where it is there ([`LIBRARY`]), for layers whose small map is 1×1.
 //!
 //! With q = 16·c the maps are matrices `small [n, k]` and `large [n, q]`, the weights `w [k, q]`:
 //! Gather `small = large · wᵀ`, Scatter `large = small · w`, Weights `dw = smallᵀ · large`. Sums are f32, and the
 //! results have the same bits every time: no atomics, and one workspace on one stream.
 
 use std::ffi::{CStr, c_int, c_void};
+use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use cudarc::cublas::sys;
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
 use crate::backend::Precision;
-use crate::backend::cuda::conv::shape::{Convolution, Pass};
-use crate::backend::cuda::driver::library::{Library, find};
+use crate::backend::cuda::conv::shape::{ConvShape, Pass};
+use crate::backend::cuda::driver::library::{Library, Opened, find};
 
 use sys::cublasOperation_t::{CUBLAS_OP_N as N, CUBLAS_OP_T as T};
 
-/// What is called here: `libraries` makes sure that all of it is there.
-pub(crate) const FUNCTIONS: &[&str] = &[
+/// What is called here, all of which [`LIBRARY`] must have.
+pub(super) const FUNCTIONS: &[&str] = &[
     "cublasCreate_v2",
     "cublasDestroy_v2",
     "cublasGemmEx",
@@ -28,10 +29,47 @@ pub(crate) const FUNCTIONS: &[&str] = &[
     "cublasSetWorkspace_v2",
 ];
 
-/// Bytes of device memory to give it, as cuBLAS's documentation recommends for compute capability 9.0 and later; the
-/// others are content with less.
+/// cuBLAS 13.
+pub static LIBRARY: Library = Library {
+    title: "cuBLAS",
+    name: "cublas",
+    soname: "libcublas.so.13",
+    wheel: "nvidia-cublas",
+    anchor: "cublasGetProperty",
+    check: version,
+    found: OnceLock::new(),
+};
+
+/// As `13.1.0`, or why this cuBLAS is of no use.
+fn version(library: &Opened) -> Result<String, String> {
+    let [major, minor, patch] = [0, 1, 2].map(|part| property(library, part));
+    let (major, minor, patch) = (major?, minor?, patch?);
+    if major != 13 {
+        return Err(format!(
+            "is version {major}.{minor}.{patch}, and 13 is needed"
+        ));
+    }
+    library.has(FUNCTIONS)?;
+    Ok(format!("{major}.{minor}.{patch}"))
+}
+
+/// Part 0, 1 or 2 of its version.
+fn property(library: &Opened, part: c_int) -> Result<c_int, String> {
+    type Get = unsafe extern "C" fn(c_int, *mut c_int) -> c_int;
+    let mut value = 0;
+    // SAFETY: as cublas_api.h declares it; libraryPropertyType and the status are enums, of an int's size.
+    let status = unsafe { library.function::<Get>("cublasGetProperty")?(part, &mut value) };
+    if status != 0 {
+        return Err(format!("does not tell its version (status {status})"));
+    }
+    Ok(value)
+}
+
+/// Bytes of device memory to give it, as cuBLAS's documentation (`cublasSetWorkspace`) recommends for compute capability
+/// 9.0 and later; older GPUs are content with less.
 pub const WORKSPACE: usize = 32 << 20;
 
+/// Turns a status into an error that says what was asked for.
 fn check(status: sys::cublasStatus_t, what: &str) -> Result<()> {
     if status == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
         return Ok(());
@@ -41,7 +79,7 @@ fn check(status: sys::cublasStatus_t, what: &str) -> Result<()> {
     bail!("cuBLAS failed to {what}: {}", text.to_string_lossy())
 }
 
-/// cuBLAS on one stream, for one type.
+/// cuBLAS on one stream (`cublasHandle_t`), for maps and weights of one type.
 pub struct Cublas {
     handle: sys::cublasHandle_t,
     data: sys::cudaDataType,
@@ -56,7 +94,7 @@ impl Drop for Cublas {
 }
 
 impl Cublas {
-    /// In the current context, with all work going to `stream`. Matrices are of the type `precision`; in fp32 the
+    /// cuBLAS in the current context, with all work going to `stream` (`cublasCreate`, `cublasSetStream`). Matrices are of the type `precision`; in fp32 the
     /// products are of whole f32 too, unless `tf32` lets tensor cores round their factors.
     ///
     /// # Safety
@@ -71,7 +109,7 @@ impl Cublas {
         tf32: bool,
     ) -> Result<Self> {
         use sys::cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32};
-        find(Library::Cublas).map_err(|reason| anyhow!("cuBLAS cannot be used: {reason}"))?;
+        find(&LIBRARY).map_err(|reason| anyhow!("cuBLAS cannot be used: {reason}"))?;
         let (data, compute) = match precision {
             Precision::Bf16 => (sys::cudaDataType::CUDA_R_16BF, CUBLAS_COMPUTE_32F),
             Precision::Fp16 => (sys::cudaDataType::CUDA_R_16F, CUBLAS_COMPUTE_32F),
@@ -105,33 +143,31 @@ impl Cublas {
         }
     }
 
-    /// Queues `pass`: Gather reads the large map `a` and weights `b` and writes the small map; Scatter reads the small
-    /// map `a` and weights `b` and writes the large map; Weights reads the large map `a` and the small map `b` and
-    /// writes the weight gradient, in f32 whatever the type of the maps.
+    /// Queues `pass` (`cublasGemmEx`): Gather reads the large map `a` `[n, 16·c]` and weights `b` `[k, 16·c]` and writes
+    /// the small map `[n, k]`; Scatter reads the small map `a` and weights `b` and writes the large map; Weights reads the
+    /// large map `a` and the small map `b` and writes the weight gradient `[k, 16·c]`, in f32 whatever the type of the
+    /// maps. `out` is overwritten; sums are f32.
     ///
     /// # Safety
     /// The pointers are to device memory of this context of at least those sizes; nothing else writes to any of it until
     /// the stream has come past.
     ///
     /// # Errors
-    /// Where `convolution` is no matrix product ([`Convolution::is_matrix`]), or cuBLAS refuses.
+    /// Where `shape` is no matrix product ([`ConvShape::is_matrix`]), or cuBLAS refuses.
     pub unsafe fn run(
         &self,
         pass: Pass,
-        convolution: &Convolution,
+        shape: &ConvShape,
         a: CUdeviceptr,
         b: CUdeviceptr,
         out: CUdeviceptr,
     ) -> Result<()> {
-        ensure!(
-            convolution.is_matrix(),
-            "{convolution:?} is no matrix product"
-        );
+        ensure!(shape.is_matrix(), "{shape:?} is no matrix product");
         let int = |value: u32| {
             c_int::try_from(value).map_err(|_| anyhow!("cuBLAS takes no size of {value}"))
         };
-        let (n, k) = (int(convolution.n)?, int(convolution.k)?);
-        let q = int(convolution.c.saturating_mul(16))?;
+        let (n, k) = (int(shape.n)?, int(shape.k)?);
+        let q = int(shape.c.saturating_mul(16))?;
         // cuBLAS stores columns one after the other, so that our matrices are their transposes to it. The first factor,
         // the second, and the sizes m, n, k of its product.
         let ((first, first_op, first_ld), (second, second_op, second_ld), [rows, columns, inner]) =

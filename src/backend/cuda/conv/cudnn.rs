@@ -1,4 +1,4 @@
-//! Convolutions by cuDNN, where it is there (see `libraries`), in place of our own kernels.
+//! Convolutions by cuDNN 9, where it is there ([`LIBRARY`]), in place of our own kernels.
 //!
 //! Gather is its forward convolution, Scatter its data gradient, Weights its filter gradient. Both maps are NHWC, and
 //! `[k][r][s][c]` is what cuDNN calls an NHWC filter. Algorithms come from its heuristics, and only those that give
@@ -7,6 +7,7 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use cudarc::cudnn::sys;
@@ -14,14 +15,14 @@ use cudarc::driver::sys::{CUdeviceptr, CUstream};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Precision;
-use crate::backend::cuda::conv::shape::{Convolution, Pass};
-use crate::backend::cuda::driver::library::{Library, find};
+use crate::backend::cuda::conv::shape::{ConvShape, Pass};
+use crate::backend::cuda::driver::library::{Library, Opened, find};
 
 use sys::cudnnMathType_t::{CUDNN_DEFAULT_MATH, CUDNN_FMA_MATH, CUDNN_TENSOR_OP_MATH};
 use sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
 
-/// What is called here: `libraries` makes sure that all of it is there.
-pub(crate) const FUNCTIONS: &[&str] = &[
+/// What is called here, all of which [`LIBRARY`] must have.
+pub(super) const FUNCTIONS: &[&str] = &[
     "cudnnConvolutionBackwardData",
     "cudnnConvolutionBackwardFilter",
     "cudnnConvolutionForward",
@@ -47,6 +48,62 @@ pub(crate) const FUNCTIONS: &[&str] = &[
     "cudnnSetTensor4dDescriptor",
 ];
 
+/// cuDNN 9 for CUDA 13.
+pub static LIBRARY: Library = Library {
+    title: "cuDNN",
+    name: "cudnn",
+    soname: "libcudnn.so.9",
+    wheel: "nvidia-cudnn-cu13",
+    anchor: "cudnnGetVersion",
+    check: version,
+    found: OnceLock::new(),
+};
+
+/// As `9.26.0 for CUDA 13.4`, or why this cuDNN is of no use.
+fn version(library: &Opened) -> Result<String, String> {
+    let version = number(library, "cudnnGetVersion")?;
+    // 8.9.7 is 8907, 9.26.0 is 92600.
+    if !(90_000..100_000).contains(&version) {
+        return Err(format!(
+            "is version {version} by cudnnGetVersion, and 9 is needed"
+        ));
+    }
+    let cuda = number(library, "cudnnGetCudartVersion")?;
+    let (cuda_major, cuda_minor) = (cuda / 1000, cuda % 1000 / 10);
+    if cuda_major != 13 {
+        return Err(format!(
+            "is for CUDA {cuda_major}.{cuda_minor}, and 13 is needed"
+        ));
+    }
+    library.has(FUNCTIONS)?;
+    // Load the libraries beside it that hold the convolutions.
+    for part in ["cudnnOpsVersionCheck", "cudnnCnnVersionCheck"] {
+        // SAFETY: as cudnn_ops.h and cudnn_cnn.h declare them.
+        let status = unsafe {
+            let check = library.function::<unsafe extern "C" fn() -> c_int>(part)?;
+            check()
+        };
+        if status != 0 {
+            return Err(format!(
+                "does not load the libraries beside it ({part} says {status})"
+            ));
+        }
+    }
+    let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
+    Ok(format!(
+        "{major}.{minor}.{patch} for CUDA {cuda_major}.{cuda_minor}"
+    ))
+}
+
+/// What a function without arguments returns.
+fn number(library: &Opened, name: &str) -> Result<usize, String> {
+    // SAFETY: as cudnn_graph.h declares those that are asked for.
+    unsafe {
+        let get = library.function::<unsafe extern "C" fn() -> usize>(name)?;
+        Ok(get())
+    }
+}
+
 /// Turns a status into an error that says what was asked for.
 fn check(status: sys::cudnnStatus_t, what: &str) -> Result<()> {
     if status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS {
@@ -62,7 +119,7 @@ fn is_unsupported(status: sys::cudnnStatus_t) -> bool {
     (3000..4000).contains(&(status as u32))
 }
 
-/// cuDNN on one stream.
+/// cuDNN on one stream (`cudnnHandle_t`).
 pub struct Cudnn {
     handle: Rc<Handle>,
 }
@@ -77,7 +134,7 @@ impl Drop for Handle {
 }
 
 impl Cudnn {
-    /// In the current context, with all work going to `stream`.
+    /// cuDNN in the current context, with all work going to `stream` (`cudnnCreate`, `cudnnSetStream`).
     ///
     /// # Safety
     /// `stream` must outlive this and every convolution made of it.
@@ -85,7 +142,7 @@ impl Cudnn {
     /// # Errors
     /// Where there is no usable cuDNN, or it does not start.
     pub unsafe fn new(stream: CUstream) -> Result<Self> {
-        find(Library::Cudnn).map_err(|reason| anyhow!("cuDNN cannot be used: {reason}"))?;
+        find(&LIBRARY).map_err(|reason| anyhow!("cuDNN cannot be used: {reason}"))?;
         let mut handle = std::ptr::null_mut();
         // SAFETY: the library is there with all its functions; `handle` is written where the call succeeds.
         let handle = unsafe {
@@ -203,18 +260,18 @@ fn int(value: u32) -> Result<c_int> {
     c_int::try_from(value).map_err(|_| anyhow!("cuDNN takes no size of {value}"))
 }
 
-/// One way to run one pass of one convolution, by cuDNN's own numbers.
+/// One way to run one pass of one convolution, by cuDNN's own numbers; kernels.json holds it like this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Algorithm {
-    /// cudnnConvolutionFwdAlgo_t, …BwdDataAlgo_t or …BwdFilterAlgo_t, as the pass is.
+    /// `cudnnConvolutionFwdAlgo_t`, `cudnnConvolutionBwdDataAlgo_t` or `cudnnConvolutionBwdFilterAlgo_t`, by the pass.
     pub id: u32,
-    /// cudnnMathType_t.
+    /// `cudnnMathType_t`.
     pub math: u32,
     /// Bytes of device memory that it works in.
     pub workspace: usize,
 }
 
-/// A convolution that cuDNN can run, in one type.
+/// A convolution that cuDNN can run, its maps and weights of one type, on the stream of the [`Cudnn`] it was made of.
 pub struct CudnnConvolution {
     handle: Rc<Handle>,
     small: Map,
@@ -262,23 +319,18 @@ struct Suggestion {
 }
 
 impl CudnnConvolution {
-    /// `convolution` with maps and weights of the type `precision`, sums in f32. In fp32 the products are of whole f32
+    /// The convolution of `shape`: maps NHWC and weights `[k][r][s][c]` of the type `precision`, sums in f32. In fp32 the products are of whole f32
     /// too, unless `tf32` lets tensor cores round their factors.
     ///
     /// # Errors
     /// Where cuDNN does not take the sizes.
-    pub fn new(
-        cudnn: &Cudnn,
-        convolution: &Convolution,
-        precision: Precision,
-        tf32: bool,
-    ) -> Result<Self> {
+    pub fn new(cudnn: &Cudnn, shape: &ConvShape, precision: Precision, tf32: bool) -> Result<Self> {
         let data = match precision {
             Precision::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
             Precision::Fp16 => sys::cudnnDataType_t::CUDNN_DATA_HALF,
             Precision::Fp32 => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
         };
-        let Convolution {
+        let ConvShape {
             n,
             small_h,
             small_w,
@@ -288,7 +340,7 @@ impl CudnnConvolution {
             c,
             stride,
             pad,
-        } = *convolution;
+        } = *shape;
         Ok(Self {
             handle: Rc::clone(&cudnn.handle),
             small: Map::new(data, [n, small_h, small_w, k])?,
@@ -306,8 +358,12 @@ impl CudnnConvolution {
         })
     }
 
-    /// The deterministic algorithms that need at most `workspace_limit` bytes, in cuDNN's order; none where it has none
-    /// for this convolution.
+    /// The deterministic algorithms for `pass` that work in at most `workspace_limit` bytes, in the order in which
+    /// cuDNN's heuristics (`cudnnGetConvolutionForwardAlgorithm_v7`, and those of both gradients) suggest them; none where
+    /// it has none for this convolution.
+    ///
+    /// # Errors
+    /// Where cuDNN fails otherwise.
     pub fn algorithms(&self, pass: Pass, workspace_limit: usize) -> Result<Vec<Algorithm>> {
         // To the heuristics this says what to consider.
         self.operation.set_math(self.maths[0])?;
@@ -408,12 +464,13 @@ impl CudnnConvolution {
         Ok(Some(bytes))
     }
 
-    /// Queues `pass`: Gather reads the large map `a` and weights `b` and writes the small map; Scatter reads the small
-    /// map `a` and weights `b` and writes the large map; Weights reads the large map `a` and the small map `b` and
-    /// writes the weight gradient, in the type of the maps.
+    /// Queues `pass` (`cudnnConvolutionForward`, `cudnnConvolutionBackwardData`, `cudnnConvolutionBackwardFilter`):
+    /// Gather reads the large map `a` and weights `b` and writes the small map; Scatter reads the small map `a` and
+    /// weights `b` and writes the large map; Weights reads the large map `a` and the small map `b` and writes the weight
+    /// gradient. `out` is overwritten, in the type of the maps; sums are f32.
     ///
     /// # Safety
-    /// The pointers are to device memory of this context of at least those sizes, `workspace` to
+    /// The pointers are to device memory of this context of at least the sizes of its shape, `workspace` to
     /// `algorithm.workspace` bytes; nothing else writes to any of it until the stream has come past.
     ///
     /// # Errors
@@ -551,7 +608,7 @@ mod tests {
     /// Descriptors need no GPU.
     #[test]
     fn a_real_cudnn_takes_our_descriptors() {
-        if let Err(reason) = find(Library::Cudnn) {
+        if let Err(reason) = find(&LIBRARY) {
             eprintln!("SKIPPED: no cuDNN: {reason}");
             return;
         }

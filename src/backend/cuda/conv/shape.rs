@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::backend::Precision;
 use crate::model::Block;
 
-/// Which of the three products. Convolution and transposed convolution are the same three, with their directions
+/// Which of the three products of a convolution. Convolution and transposed convolution are the same three, with their directions
 /// exchanged: the small map is the output of a convolution and the input of a transposed one.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -19,11 +19,12 @@ pub enum Pass {
     Weights,
 }
 
-/// `struct Convolution` of cuda/include/convolution.cuh: both maps NHWC, weights `[k][r][s][c]` with k channels of the
-/// small map, c of the large one and 4×4 taps.
+/// The sizes of a convolution for `n` maps, `struct Convolution` of cuda/include/convolution.cuh: small map
+/// `[n][small_h][small_w][k]`, large map `[n][large_h][large_w][c]`, both NHWC, weights `[k][r][s][c]` with 4×4 taps. The
+/// small pixel (i, j) meets the large pixels (stride·i − pad + r, stride·j − pad + s).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
-pub struct Convolution {
+pub struct ConvShape {
     pub n: u32,
     pub small_h: u32,
     pub small_w: u32,
@@ -35,8 +36,8 @@ pub struct Convolution {
     pub pad: u32,
 }
 
-impl Convolution {
-    /// That of `block` for `n` maps.
+impl ConvShape {
+    /// The sizes of `block`'s convolution for `n` maps.
     pub fn of(block: &Block, n: usize) -> Self {
         let (small, large) = block.small_large();
         let (stride, pad) = block.convolution.stride_padding();
@@ -53,22 +54,22 @@ impl Convolution {
         }
     }
 
-    /// Elements of the weight, k·16·c.
+    /// Elements of the weights, k·16·c.
     pub fn weights(&self) -> usize {
         self.k as usize * 16 * self.c as usize
     }
 
-    /// Pixels of the small map in the batch.
+    /// Pixels of the small maps, n·small_h·small_w.
     pub fn small_pixels(&self) -> usize {
         self.n as usize * self.small_h as usize * self.small_w as usize
     }
 
-    /// Elements of the small map in the batch.
+    /// Elements of the small maps, n·small_h·small_w·k.
     pub fn small_len(&self) -> usize {
         self.small_pixels() * self.k as usize
     }
 
-    /// Elements of the large map in the batch.
+    /// Elements of the large maps, n·large_h·large_w·c.
     pub fn large_len(&self) -> usize {
         self.n as usize * self.large_h as usize * self.large_w as usize * self.c as usize
     }
@@ -79,23 +80,28 @@ impl Convolution {
     }
 }
 
-/// M×N of the product that one block of our kernels computes, and whether channels may be any number.
+/// The part M×N of the product that one block of our convolution kernels computes (cuda/include/implicit_gemm.cuh), and
+/// whether channels may be any number.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 pub enum Tile {
+    /// 128×64, channels in whole vectors.
     #[serde(rename = "128x64")]
     M128N64,
+    /// 64×32, channels in whole vectors.
     #[serde(rename = "64x32")]
     M64N32,
+    /// 64×32, any number of channels.
     #[serde(rename = "64x32_any")]
     Any,
 }
 
 impl Tile {
+    /// Every tile that there are kernels for.
     pub const ALL: [Self; 3] = [Self::M128N64, Self::M64N32, Self::Any];
 
-    /// The end of the kernel's name.
+    /// The end of the kernel's name, as in `conv2d_fprop_nhwc_bf16_128x64`.
     pub fn name(self) -> &'static str {
         match self {
             Self::M128N64 => "128x64",
@@ -104,7 +110,7 @@ impl Tile {
         }
     }
 
-    /// `(M, N)`.
+    /// Its rows and columns, `(M, N)`.
     pub fn extent(self) -> (usize, usize) {
         match self {
             Self::M128N64 => (128, 64),
@@ -112,8 +118,9 @@ impl Tile {
         }
     }
 
-    /// Whether it can run `pass`: all but [`Self::Any`] read channels in vectors of 16 bytes.
-    pub fn fits(self, pass: Pass, shape: &Convolution, precision: Precision) -> bool {
+    /// Whether it can run `pass` on maps and weights of the type `precision`: all but [`Self::Any`] read channels in
+    /// vectors of 16 bytes.
+    pub fn fits(self, pass: Pass, shape: &ConvShape, precision: Precision) -> bool {
         let vector = precision.vector() as u32;
         let c = shape.c.is_multiple_of(vector);
         let k = shape.k.is_multiple_of(vector);

@@ -4,10 +4,10 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// One compiled file of `cuda/`. Its functions have plain C names: operation, layout, storage type, as
+/// One compiled file of `cuda/`, with one kernel or several. Its functions have plain C names: operation, layout, storage type, as
 /// `leaky_relu_forward_nhwc_bf16`.
-pub struct Kernel {
-    /// Name of the file without `.cu`.
+pub struct KernelFile {
+    /// Name of the file in `cuda/` without `.cu`.
     pub name: &'static str,
     /// Machine code for [`ARCHITECTURES`] and PTX for compute capability 8.0, as `cuModuleLoadData` takes it.
     pub fatbin: &'static [u8],
@@ -15,8 +15,8 @@ pub struct Kernel {
     pub ptxas_report: &'static str,
 }
 
-impl Kernel {
-    /// Names of its functions, in no order, each once for every architecture.
+impl KernelFile {
+    /// Names of its kernels, in no order, each once for every architecture it was compiled for.
     pub fn functions(&self) -> impl Iterator<Item = &'static str> {
         let lines = self.ptxas_report.lines();
         lines.filter_map(|line| {
@@ -26,7 +26,7 @@ impl Kernel {
     }
 }
 
-/// Changes when any of them does.
+/// A number that changes when the machine code of any kernel does.
 pub fn fingerprint() -> u64 {
     let mut hasher = DefaultHasher::new();
     for kernel in KERNELS {

@@ -1,7 +1,15 @@
-//! The boundary to NVIDIA's driver: devices, memory, launches, errors, and where its libraries lie.
+//! The boundary to NVIDIA's driver: the device, its memory, launches, errors, and where other libraries of NVIDIA's lie.
 
-pub mod device;
+mod device;
+mod errors;
 pub mod kernels;
+mod launch;
 pub mod library;
+mod memory;
 pub mod probe;
-mod types;
+
+pub use device::Device;
+pub(crate) use errors::Explained;
+pub use errors::GpuError;
+pub(crate) use memory::read_one;
+pub use memory::{Memory, Pinned, Span};

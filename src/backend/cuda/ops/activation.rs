@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::backend::Precision;
-use crate::backend::cuda::driver::device::{Device, Span};
+use crate::backend::cuda::driver::{Device, Span};
 use crate::model::Activation;
 
 const THREADS: usize = 256;

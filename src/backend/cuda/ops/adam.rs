@@ -1,12 +1,13 @@
-//! Launches `cuda/adam.cu`: Adam over all tensors of a network, the loss scale, the average of the weights.
+//! Launches `cuda/adam.cu`: Adam over all tensors of a network (arXiv 1412.6980, as `torch.optim.Adam`), the loss scale,
+//! the average of the weights.
 
 use std::rc::Rc;
 
 use anyhow::Result;
 use bytemuck::{Pod, Zeroable};
 
-use crate::backend::cuda::driver::device::{Device, Memory, Span};
-use crate::backend::cuda::progress::Progress;
+use crate::backend::cuda::driver::{Device, Memory, Span};
+use crate::backend::cuda::parameter::Parameter;
 use crate::backend::{Adam, Precision};
 
 const THREADS: u32 = 256;
@@ -15,8 +16,8 @@ const CHUNK: usize = 4096;
 /// Steps without a skip after which fp16 doubles its loss scale, as PyTorch's GradScaler.
 const GROWTH_INTERVAL: u32 = 2000;
 
-/// One tensor of a network, as `struct AdamTensor` of `cuda/include/adam.cuh` has it. Every pointer is a device address
-/// of `count` elements, in one order.
+/// `struct AdamTensor` of cuda/include/adam.cuh: one tensor of a network. Every pointer is a device address of `count`
+/// elements, in one order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Entry {
@@ -40,62 +41,7 @@ pub struct Entry {
     pub unused: u32,
 }
 
-/// A tensor of f32 that is learned, with what Adam keeps for it.
-pub struct Parameter {
-    pub count: usize,
-    pub weight: Memory,
-    /// The weight as the convolutions read it, where that is not f32.
-    pub cast: Option<Memory>,
-    pub training: Option<Kept>,
-}
-
-/// What only training needs.
-pub struct Kept {
-    pub gradient: Memory,
-    /// `exp_avg` and `exp_avg_sq`.
-    pub m: Memory,
-    pub v: Memory,
-    pub average: Memory,
-}
-
-impl Parameter {
-    /// `count` elements; the weight is unset. `cast` is the type of a copy.
-    pub fn new(
-        device: &Rc<Device>,
-        count: usize,
-        training: bool,
-        cast: Option<Precision>,
-    ) -> Result<Self> {
-        let cast = cast.map(|p| Memory::new(device, count * p.size()));
-        let kept = || -> Result<Kept> {
-            Ok(Kept {
-                gradient: Memory::new(device, 4 * count)?,
-                m: Memory::zeroed(device, 4 * count)?,
-                v: Memory::zeroed(device, 4 * count)?,
-                average: Memory::new(device, 4 * count)?,
-            })
-        };
-        Ok(Self {
-            count,
-            weight: Memory::new(device, 4 * count)?,
-            cast: cast.transpose()?,
-            training: training.then(kept).transpose()?,
-        })
-    }
-
-    /// Bytes that it takes.
-    pub fn bytes(count: usize, training: bool, cast: Option<Precision>) -> u64 {
-        let copies = if training { 5 } else { 1 };
-        (count * (4 * copies + cast.map_or(0, Precision::size))) as u64
-    }
-
-    /// What the convolutions read.
-    pub fn read(&self) -> Span {
-        self.cast.as_ref().unwrap_or(&self.weight).span()
-    }
-}
-
-/// All tensors of a network, for one launch.
+/// All learned tensors of a network, for one launch: a list of `struct AdamTensor` on the device.
 pub struct Tensors {
     entries: Memory,
     count: usize,
@@ -103,7 +49,10 @@ pub struct Tensors {
 }
 
 impl Tensors {
-    /// `parameters` must live as long as this is used, and be there for training.
+    /// The list of those of `parameters` that are trained. They must live as long as this is used.
+    ///
+    /// # Errors
+    /// Where there is not enough memory.
     pub fn new<'a>(
         device: &Rc<Device>,
         parameters: impl Iterator<Item = &'a Parameter>,
@@ -133,7 +82,7 @@ impl Tensors {
         })
     }
 
-    /// Bytes that it takes for `count` tensors.
+    /// Bytes of the device that a list of `count` tensors takes.
     pub fn bytes(count: usize) -> u64 {
         (count * size_of::<Entry>()) as u64
     }
@@ -143,41 +92,66 @@ impl Tensors {
     }
 }
 
-/// Makes the corrections of the next step fit the number of steps in `state`.
+/// `struct AdamState` of cuda/include/progress.cuh, in bytes.
+const STATE: usize = 40;
+
+/// Where a step's counts go: the ring of `struct Metrics`, of `slots` entries in `bytes` bytes, at the number of the
+/// iteration, u64.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    pub ring: Span,
+    pub bytes: usize,
+    pub slots: usize,
+    pub iteration: Span,
+}
+
+/// Makes the corrections of the next step, 1 − β₁ᵗ and √(1 − β₂ᵗ), fit t = steps taken + 1 of `state`, one
+/// `struct AdamState`.
+///
+/// # Errors
+/// Where a span is too short, or the driver refuses the launch.
 pub fn prepare(device: &Device, state: Span, [beta1, beta2]: [f64; 2]) -> Result<()> {
     let launch = device
         .launch("adam_prepare", [1, 1, 1], 32)?
-        .span(state, 40)?
+        .span(state, STATE)?
         .value(beta1)
         .value(beta2);
     // SAFETY: the arguments are those of adam_prepare, which writes one AdamState of 40 bytes.
     unsafe { launch.run() }
 }
 
-/// One step of the network with this role, left out where a gradient is not finite; its metrics go into the ring.
+/// One step of Adam over all of `tensors`, with g = gradient / loss scale and t = steps taken + 1:
+///
+/// m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  w ← w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)
+///
+/// All of it is f32; the weights' copy for the convolutions is rounded to `precision`. Where a gradient is not finite,
+/// everything stays, the step counts as skipped and f16's loss scale is halved; after 2000 steps without that it is
+/// doubled. `state` is the network's `struct AdamState`, made ready by [`prepare`]; its counts and loss scale also go to
+/// the entries of `role` (0 discriminator, 1 generator) in `report`.
+///
+/// # Errors
+/// Where a span is too short, or the driver refuses the launch.
 pub fn step(
     device: &Device,
     precision: Precision,
     tensors: &Tensors,
     adam: &Adam,
-    progress: &mut Progress,
-    role: usize,
+    state: Span,
+    (report, role): (Report, usize),
 ) -> Result<()> {
-    progress.prepare(role, adam)?;
-    let state = progress.adam(role)?;
     let (blocks, count) = ([tensors.blocks, 1, 1], tensors.count as u32);
     let (entries, bytes) = (tensors.entries.span(), tensors.bytes_used());
     let finite = device
         .launch("adam_finite", blocks, THREADS)?
         .span(entries, bytes)?
         .value(count)
-        .span(state, 40)?;
+        .span(state, STATE)?;
     let kernel = format!("adam_{}", precision.suffix());
     let step = device
         .launch(&kernel, blocks, THREADS)?
         .span(entries, bytes)?
         .value(count)
-        .span(state, 40)?
+        .span(state, STATE)?
         .value(adam.lr)
         .value(adam.beta1)
         .value(adam.beta2)
@@ -188,13 +162,13 @@ pub fn step(
     };
     let finish = device
         .launch("adam_finish", [1, 1, 1], 32)?
-        .span(state, 40)?
+        .span(state, STATE)?
         .value(adam.beta1)
         .value(adam.beta2)
         .value(growth)
-        .span(progress.ring(), progress.ring_bytes())?
-        .span(progress.iteration(), 8)?
-        .value(progress.slots as u32)
+        .span(report.ring, report.bytes)?
+        .span(report.iteration, 8)?
+        .value(report.slots as u32)
         .value(role as u32);
     // SAFETY: the arguments are those of cuda/adam.cu. What the entries point to is of their `count`, and lives as long
     // as the network that made them; the ring has `slots` entries.
@@ -205,14 +179,18 @@ pub fn step(
     }
 }
 
-/// average ← d·average + (1 − d)·weight, d by `decay` and the iteration.
-pub fn average(device: &Device, tensors: &Tensors, decay: f64, progress: &Progress) -> Result<()> {
+/// average ← d·average + (1 − d)·weight in f32, over all of `tensors`, with d = min(decay, (1 + t)/(10 + t)) for
+/// t = `iteration`, u64 on the device.
+///
+/// # Errors
+/// Where a span is too short, or the driver refuses the launch.
+pub fn average(device: &Device, tensors: &Tensors, decay: f64, iteration: Span) -> Result<()> {
     let launch = device
         .launch("adam_average", [tensors.blocks, 1, 1], THREADS)?
         .span(tensors.entries.span(), tensors.bytes_used())?
         .value(tensors.count as u32)
         .value(decay)
-        .span(progress.iteration(), 8)?;
-    // SAFETY: as in step.
+        .span(iteration, 8)?;
+    // SAFETY: the arguments are those of adam_average; what the entries point to is as in step.
     unsafe { launch.run() }
 }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use crate::backend::cuda::driver::device::{Device, Memory, Span};
-use crate::backend::cuda::ops::adam::Parameter;
+use crate::backend::cuda::driver::{Device, Memory, Span};
+use crate::backend::cuda::parameter::Parameter;
 use crate::backend::{Precision, Statistics};
 use crate::model::{Activation, Block};
 

@@ -2,12 +2,20 @@
 
 use anyhow::{Result, ensure};
 
-use crate::backend::cuda::driver::device::{Device, Span};
+use crate::backend::cuda::driver::{Device, Span};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::{Precision, Slot};
 
-/// The losses of one or two batches of `n` logits, one behind the other, `targets` one a batch, into the metrics of
-/// this iteration from `first` on; `gradient` times the loss scale of the network with role `scaled`.
+/// For each of one or two batches of `n` logits x, one behind the other, and its target y of `targets` (0 or 1):
+///
+/// loss = 1/n Σ max(x, 0) − x·y + log(1 + e^−|x|), in nats;  gradient = loss scale · (σ(x) − y) / n
+///
+/// `logits` and `gradient` are n elements of the storage type for each batch. Terms are f32, sums f64 in a fixed order.
+/// Loss, mean of σ(x) and accuracy, f32, go into the metrics of this iteration from `first` on. The loss scale is that of
+/// the network with the role `scaled` (0 discriminator, 1 generator).
+///
+/// # Errors
+/// Where there are no or too many targets, a span is too short, or the driver refuses the launch.
 pub fn bce_with_logits(
     device: &Device,
     precision: Precision,

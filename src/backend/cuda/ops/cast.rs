@@ -3,11 +3,15 @@
 use anyhow::Result;
 
 use crate::backend::Precision;
-use crate::backend::cuda::driver::device::{Device, Span};
+use crate::backend::cuda::driver::{Device, Span};
 
 const THREADS: usize = 256;
 
-/// `to` ← `count` f32 of `from`, rounded.
+/// to\[i\] = from\[i\], rounded to nearest even: `from` is `count` f32, `to` as many elements of the storage type
+/// `precision`.
+///
+/// # Errors
+/// Where a span is too short, or the driver refuses the launch.
 pub fn from_f32(
     device: &Device,
     precision: Precision,
@@ -26,7 +30,10 @@ pub fn from_f32(
     unsafe { launch.run() }
 }
 
-/// `to` ← `count` elements of a half type as f32.
+/// to\[i\] = from\[i\], exact: `from` is `count` elements of the storage type `precision`, bf16 or f16, `to` as many f32.
+///
+/// # Errors
+/// Where a span is too short, `precision` is fp32, or the driver refuses the launch.
 pub fn to_f32(
     device: &Device,
     precision: Precision,

@@ -1,18 +1,25 @@
-//! Launches `cuda/conv2d.cu`: large map → small map.
+//! Launches `cuda/conv2d.cu`: large map → small map, forward of a convolution and data gradient of a transposed one.
 
 use anyhow::Result;
 
 use crate::backend::Precision;
-use crate::backend::cuda::conv::shape::{Convolution, Tile};
-use crate::backend::cuda::driver::device::{Device, Span};
+use crate::backend::cuda::conv::shape::{ConvShape, Tile};
+use crate::backend::cuda::driver::{Device, Span};
 use crate::model::Activation;
 
-/// small = f(large ∗ w).
+/// small\[n,i,j,k\] = f(Σ_{r,s,c} large\[n, stride·i − pad + r, stride·j − pad + s, c\] · w\[k,r,s,c\])
+///
+/// `large` and `small` are NHWC and `weight` is `[k][r][s][c]`, of the storage type and with the sizes of `shape`; sums are
+/// f32, rounded once. `small` is overwritten.
+///
+/// # Errors
+/// Where a span is too short, or the driver refuses the launch. `tile` must fit ([`Tile::fits`]), else the result is
+/// undefined, within the spans.
 pub fn fprop(
     device: &Device,
     precision: Precision,
     tile: Tile,
-    shape: &Convolution,
+    shape: &ConvShape,
     (large, weight, small): (Span, Span, Span),
     activation: Activation,
 ) -> Result<()> {

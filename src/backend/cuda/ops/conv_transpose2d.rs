@@ -1,18 +1,26 @@
-//! Launches `cuda/conv_transpose2d.cu`: small map → large map.
+//! Launches `cuda/conv_transpose2d.cu`: small map → large map, forward of a transposed convolution and data gradient of a
+//! convolution.
 
 use anyhow::Result;
 
 use crate::backend::Precision;
-use crate::backend::cuda::conv::shape::{Convolution, Tile};
-use crate::backend::cuda::driver::device::{Device, Span};
+use crate::backend::cuda::conv::shape::{ConvShape, Tile};
+use crate::backend::cuda::driver::{Device, Span};
 use crate::model::Activation;
 
-/// large = f(small ∗ᵀ w).
+/// large\[n,h,w,c\] = f(Σ_{i,j,r,s: stride·i − pad + r = h, stride·j − pad + s = w} Σ_k small\[n,i,j,k\] · w\[k,r,s,c\])
+///
+/// `small` and `large` are NHWC and `weight` is `[k][r][s][c]`, of the storage type and with the sizes of `shape`: stride 2
+/// and padding 1, or 1×1 → 4×4. Sums are f32, rounded once. `large` is overwritten.
+///
+/// # Errors
+/// Where a span is too short, or the driver refuses the launch. `tile` must fit ([`Tile::fits`]), else the result is
+/// undefined, within the spans.
 pub fn fprop(
     device: &Device,
     precision: Precision,
     tile: Tile,
-    shape: &Convolution,
+    shape: &ConvShape,
     (small, weight, large): (Span, Span, Span),
     activation: Activation,
 ) -> Result<()> {

@@ -1,44 +1,52 @@
-//! Launches `cuda/conv_wgrad.cu`: both maps → weight gradient.
+//! Launches `cuda/conv_wgrad.cu`: both maps → weight gradient, of a convolution or a transposed one.
 
 use anyhow::Result;
 
 use crate::backend::Precision;
-use crate::backend::cuda::conv::shape::{Convolution, Tile};
-use crate::backend::cuda::driver::device::{Device, Span};
+use crate::backend::cuda::conv::shape::{ConvShape, Tile};
+use crate::backend::cuda::driver::{Device, Span};
 
 /// Bytes of partial sums at most.
 const MOST_PARTIAL: usize = 64 << 20;
 
-/// Into how many parts the pixels are split so that there are two blocks a multiprocessor.
-pub fn splits(device: &Device, tile: Tile, shape: &Convolution) -> u32 {
+/// Into how many parts the n·small_h·small_w pixels are split so that there are two blocks a multiprocessor.
+pub fn splits(device: &Device, tile: Tile, shape: &ConvShape) -> u32 {
     let (m, n) = tile.extent();
     let tiles = (shape.k as usize).div_ceil(m) * (16 * shape.c as usize).div_ceil(n);
     let wanted = (2 * device.multiprocessors as usize).div_ceil(tiles);
     (wanted.max(1) as u32).min(most_splits(shape))
 }
 
-/// The most parts that are worth trying.
-pub fn most_splits(shape: &Convolution) -> u32 {
+/// The most parts that are worth trying: each has 256 pixels or more, and all partial sums fit into 64 MiB.
+pub fn most_splits(shape: &ConvShape) -> u32 {
     // Fewer pixels than this do not pay for adding one more partial sum.
     let most = shape.small_pixels().div_ceil(256);
     let room = MOST_PARTIAL / (4 * shape.weights());
     most.min(room).max(1) as u32
 }
 
-/// Bytes of partial sums that `splits` need.
-pub fn partial_bytes(shape: &Convolution, splits: u32) -> usize {
+/// Bytes of the partial sums of so many splits, f32 `[splits][k][r][s][c]`; none where there is one split.
+pub fn partial_bytes(shape: &ConvShape, splits: u32) -> usize {
     match splits {
         0 | 1 => 0,
         _ => 4 * splits as usize * shape.weights(),
     }
 }
 
-/// dw = smallᵀ·large over the taps, f32, the pixels in `splits` parts.
+/// dw\[k,r,s,c\] = Σ_{n,i,j} small\[n,i,j,k\] · large\[n, stride·i − pad + r, stride·j − pad + s, c\]
+///
+/// `small` and `large` are NHWC, of the storage type and with the sizes of `shape`; one of the two is the gradient, and its
+/// loss scale stays in. `dw` is f32 `[k][r][s][c]`, overwritten, summed in f32: the pixels in `splits` parts, whose sums lie
+/// in `partial` ([`partial_bytes`]) and are added in their order.
+///
+/// # Errors
+/// Where a span is too short, or the driver refuses a launch. `tile` must fit ([`Tile::fits`]), else the result is
+/// undefined, within the spans.
 pub fn wgrad(
     device: &Device,
     precision: Precision,
     (tile, splits): (Tile, u32),
-    shape: &Convolution,
+    shape: &ConvShape,
     (small, large, dw): (Span, Span, Span),
     partial: Span,
 ) -> Result<()> {

@@ -1,11 +1,11 @@
-//! Storage types on the device.
+//! Storage types on the device: `f32`, `f16` and `bf16` of cuda/include/types.cuh.
 
 use half::{bf16, f16};
 
 use crate::backend::Precision;
 
 impl Precision {
-    /// How kernels name it.
+    /// The type in the names of kernels: `f32`, `f16` or `bf16`.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::Bf16 => "bf16",
@@ -27,7 +27,7 @@ impl Precision {
         16 / self.size()
     }
 
-    /// `values` as the device stores them, rounded to nearest even.
+    /// The bytes of `values` as the device stores them, rounded to nearest even.
     pub(crate) fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {
             Self::Bf16 => values
@@ -42,7 +42,7 @@ impl Precision {
         }
     }
 
-    /// The other way round.
+    /// The values of such bytes, in f32, without rounding.
     pub(crate) fn decode(self, bytes: &[u8]) -> Vec<f32> {
         let pairs = bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         match self {

@@ -1,0 +1,244 @@
+//! Runs a pass of a convolution by the kernel that was chosen for it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use anyhow::{Result, bail, ensure};
+use cudarc::driver::sys::CUstreamCaptureStatus;
+
+use crate::backend::Precision;
+use crate::backend::cuda::Options;
+use crate::backend::cuda::conv::candidates::ConvKernel;
+use crate::backend::cuda::conv::cudnn::CudnnConvolution;
+use crate::backend::cuda::conv::libraries::Libraries;
+use crate::backend::cuda::conv::shape::{ConvShape, Pass};
+use crate::backend::cuda::driver::{Device, Explained, Memory, Span};
+use crate::backend::cuda::ops::{activation, cast, conv_transpose2d, conv_wgrad, conv2d};
+use crate::model::Activation;
+
+/// A kernel for a pass of a convolution, ready to run.
+pub struct Choice {
+    /// What runs it.
+    pub kernel: ConvKernel,
+    pass: Pass,
+    shape: ConvShape,
+    convolution: Option<CudnnConvolution>,
+}
+
+/// Makes kernels ready and runs them, on the main stream.
+pub struct Runner {
+    pub(super) options: Options,
+    pub(super) libraries: Libraries,
+    /// What all kernels but cuBLAS's work in, the last of these: they run one after the other. What was too small stays,
+    /// since a recorded iteration may use it.
+    workspaces: RefCell<Vec<Memory>>,
+    /// The last to go: the libraries use its stream.
+    pub(super) device: Rc<Device>,
+}
+
+impl Runner {
+    pub(super) fn new(device: &Rc<Device>, options: Options, libraries: Libraries) -> Self {
+        Self {
+            options,
+            libraries,
+            workspaces: RefCell::default(),
+            device: Rc::clone(device),
+        }
+    }
+
+    /// `kernel` with all that it takes to run `pass` on maps of this shape, and memory to work in.
+    ///
+    /// # Errors
+    /// Where it cannot run that, its library is not there, or memory does not suffice.
+    pub(super) fn ready(
+        &self,
+        kernel: ConvKernel,
+        pass: Pass,
+        shape: &ConvShape,
+    ) -> Result<Choice> {
+        let precision = self.options.precision;
+        let (convolution, workspace) = match kernel {
+            ConvKernel::Ours { tile, splits } => {
+                ensure!(
+                    tile.fits(pass, shape, precision),
+                    "{tile:?} does not fit {shape:?}"
+                );
+                let partial = match pass {
+                    Pass::Weights => conv_wgrad::partial_bytes(shape, splits),
+                    _ => 0,
+                };
+                (None, partial)
+            }
+            ConvKernel::Cudnn(algorithm) => {
+                let room = self.in_front(pass, shape) + algorithm.workspace;
+                (Some(self.libraries.convolution(shape)?), room)
+            }
+            ConvKernel::Cublas => {
+                ensure!(
+                    self.libraries.cublas().is_ok() && shape.is_matrix(),
+                    "cuBLAS is not there; `dcgan-cuda doctor` says how to get it"
+                );
+                (None, 0)
+            }
+        };
+        self.reserve(workspace)?;
+        Ok(Choice {
+            kernel,
+            pass,
+            shape: *shape,
+            convolution,
+        })
+    }
+
+    /// Sees to a workspace of so many bytes.
+    fn reserve(&self, bytes: usize) -> Result<()> {
+        let mut workspaces = self.workspaces.borrow_mut();
+        if workspaces.last().map_or(0, |w| w.span().bytes) < bytes {
+            workspaces.push(Memory::new(&self.device, bytes)?);
+        }
+        Ok(())
+    }
+
+    fn workspace(&self) -> Span {
+        let workspaces = self.workspaces.borrow();
+        workspaces.last().map_or(Span::NONE, Memory::span)
+    }
+
+    /// Bytes in front of what cuDNN works in: its weight gradient of halves, before it becomes f32.
+    fn in_front(&self, pass: Pass, shape: &ConvShape) -> usize {
+        let precision = self.options.precision;
+        match pass {
+            Pass::Weights if precision != Precision::Fp32 => {
+                (precision.size() * shape.weights()).next_multiple_of(256)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Queues a pass of a convolution. `out` is overwritten:
+    /// - `Gather`: small map = f(large map `a` ∗ weights `b`);
+    /// - `Scatter`: large map = f(small map `a` ∗ᵀ weights `b`);
+    /// - `Weights`: gradient of the weights from the large map `a` and the small map `b`, in f32; `activation` must be
+    ///   none.
+    ///
+    /// Maps are NHWC and weights `[k][r][s][c]`, of the storage type; sums are f32, rounded once to the type of `out`
+    /// (twice where a library has no such activation, or writes weight gradients in halves).
+    ///
+    /// # Errors
+    /// Where a span is too short for the shape, or the driver or a library refuses the launch.
+    pub fn run(
+        &self,
+        choice: &Choice,
+        a: Span,
+        b: Span,
+        out: Span,
+        activation: Activation,
+    ) -> Result<()> {
+        let (device, precision) = (&self.device, self.options.precision);
+        let (pass, shape) = (choice.pass, &choice.shape);
+        let workspace = self.workspace();
+        match choice.kernel {
+            ConvKernel::Ours { tile, splits } => match pass {
+                Pass::Gather => {
+                    conv2d::fprop(device, precision, tile, shape, (a, b, out), activation)
+                }
+                Pass::Scatter => {
+                    conv_transpose2d::fprop(device, precision, tile, shape, (a, b, out), activation)
+                }
+                Pass::Weights => {
+                    let cut = (tile, splits);
+                    conv_wgrad::wgrad(device, precision, cut, shape, (b, a, out), workspace)
+                }
+            },
+            ConvKernel::Cudnn(algorithm) => {
+                let Some(convolution) = &choice.convolution else {
+                    bail!("a choice of cuDNN without cuDNN");
+                };
+                self.check_lengths(pass, shape, a, b, out)?;
+                let in_front = self.in_front(pass, shape);
+                let room = workspace.after(in_front)?;
+                ensure!(
+                    algorithm.workspace <= room.bytes,
+                    "cuDNN needs {} bytes to work in, {} are there",
+                    algorithm.workspace,
+                    room.bytes
+                );
+                let halves = in_front > 0;
+                let to = if halves { workspace } else { out };
+                let room = room.pointer;
+                // SAFETY: lengths were checked; all of it is Memory that lives until the streams are done.
+                let done = unsafe {
+                    convolution.run(pass, &algorithm, a.pointer, b.pointer, to.pointer, room)
+                };
+                done.map_err(|error| self.or_lost(error))?;
+                if halves {
+                    cast::to_f32(device, precision, to, out, shape.weights())?;
+                }
+                self.activate(pass, shape, out, activation)
+            }
+            ConvKernel::Cublas => {
+                let cublas = self.libraries.cublas()?;
+                self.check_lengths(pass, shape, a, b, out)?;
+                // SAFETY: lengths were checked; all of it is Memory that lives until the streams are done.
+                let done = unsafe { cublas.run(pass, shape, a.pointer, b.pointer, out.pointer) };
+                done.map_err(|error| self.or_lost(error))?;
+                self.activate(pass, shape, out, activation)
+            }
+        }
+    }
+
+    /// The driver's error, where the GPU does not work any more; else the library's.
+    fn or_lost(&self, error: anyhow::Error) -> anyhow::Error {
+        // Not while an iteration is being recorded: that would end the recording.
+        let main = &self.device.main;
+        let recording = main.capture_status();
+        match recording.is_ok_and(|s| s == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) {
+            true => main
+                .synchronize()
+                .to("finish its work")
+                .err()
+                .unwrap_or(error),
+            false => error,
+        }
+    }
+
+    fn check_lengths(
+        &self,
+        pass: Pass,
+        shape: &ConvShape,
+        a: Span,
+        b: Span,
+        out: Span,
+    ) -> Result<()> {
+        let size = self.options.precision.size();
+        let (small, large) = (size * shape.small_len(), size * shape.large_len());
+        let weight = size * shape.weights();
+        let needed = match pass {
+            Pass::Gather => [large, weight, small],
+            Pass::Scatter => [small, weight, large],
+            Pass::Weights => [large, small, 4 * shape.weights()],
+        };
+        for (span, bytes) in [a, b, out].into_iter().zip(needed) {
+            ensure!(span.bytes >= bytes, "{} bytes of {bytes}", span.bytes);
+        }
+        Ok(())
+    }
+
+    fn activate(
+        &self,
+        pass: Pass,
+        shape: &ConvShape,
+        map: Span,
+        activation: Activation,
+    ) -> Result<()> {
+        if activation == Activation::None {
+            return Ok(());
+        }
+        let count = match pass {
+            Pass::Gather => shape.small_len(),
+            _ => shape.large_len(),
+        };
+        let precision = self.options.precision;
+        activation::forward(&self.device, precision, activation, map, map, count)
+    }
+}

@@ -1,0 +1,112 @@
+//! Launches of kernels: their arguments, each with the bytes that it may touch.
+
+use std::ffi::c_void;
+
+use anyhow::{Result, ensure};
+use bytemuck::NoUninit;
+use cudarc::driver::{result, sys};
+
+use crate::backend::cuda::driver::device::Device;
+use crate::backend::cuda::driver::errors::Explained;
+use crate::backend::cuda::driver::memory::Span;
+
+impl Device {
+    /// A launch of `kernel`, with `grid` blocks of `threads` threads, on the main stream. It takes no dynamic shared
+    /// memory.
+    ///
+    /// # Errors
+    /// Where CUDA has no such grid (x up to 2³¹ − 1, y and z up to 65535, none 0), or this program no such kernel.
+    pub(crate) fn launch(
+        &self,
+        kernel: &str,
+        grid: [usize; 3],
+        threads: u32,
+    ) -> Result<Launch<'_>> {
+        let [x, y, z] = grid;
+        ensure!(
+            (1..=0x7fff_ffff).contains(&x) && (1..=65535).contains(&y) && (1..=65535).contains(&z),
+            "{kernel} cannot run with {x} × {y} × {z} blocks: use a smaller --batch-size"
+        );
+        if let Some(launched) = &mut *self.launched.borrow_mut() {
+            launched.insert(kernel.to_string());
+        }
+        Ok(Launch {
+            device: self,
+            kernel: kernel.to_string(),
+            function: self.function(kernel)?,
+            grid: (x as u32, y as u32, z as u32),
+            threads,
+            arguments: Vec::with_capacity(16),
+        })
+    }
+}
+
+/// One launch in the making. Arguments are copied as they are given, in the kernel's order.
+#[must_use]
+pub(crate) struct Launch<'a> {
+    device: &'a Device,
+    kernel: String,
+    function: sys::CUfunction,
+    grid: (u32, u32, u32),
+    threads: u32,
+    /// Each in 40 bytes: the largest is `struct Convolution`, 36.
+    arguments: Vec<[u64; 5]>,
+}
+
+impl Launch<'_> {
+    /// The next argument, by value: a number, or a struct of at most 40 bytes that is laid out as the kernel's.
+    pub fn value<T: NoUninit>(mut self, value: T) -> Self {
+        let mut place = [0u64; 5];
+        bytemuck::bytes_of_mut(&mut place)[..size_of::<T>()]
+            .copy_from_slice(bytemuck::bytes_of(&value));
+        self.arguments.push(place);
+        self
+    }
+
+    /// The next argument: a pointer to memory, of which the kernel uses at most `bytes`.
+    ///
+    /// # Errors
+    /// Where the span is shorter than `bytes`.
+    pub fn span(self, span: Span, bytes: usize) -> Result<Self> {
+        ensure!(
+            bytes <= span.bytes,
+            "{}: argument {} needs {bytes} bytes and has {}",
+            self.kernel,
+            self.arguments.len(),
+            span.bytes
+        );
+        Ok(self.value(span.pointer))
+    }
+
+    /// The next argument: a null pointer.
+    pub fn null(self) -> Self {
+        self.value(0u64)
+    }
+
+    /// Queues the launch; it does not wait for the kernel.
+    ///
+    /// # Errors
+    /// Where the driver refuses the launch, or an earlier one failed.
+    ///
+    /// # Safety
+    /// The arguments are those that the kernel takes, in type, number and order, and it stays within the spans.
+    pub unsafe fn run(mut self) -> Result<()> {
+        let mut pointers: [*mut c_void; 24] = [std::ptr::null_mut(); 24];
+        for (pointer, place) in pointers.iter_mut().zip(&mut self.arguments) {
+            *pointer = place.as_mut_ptr().cast();
+        }
+        // SAFETY: as the caller says; arguments are read before the call returns, and Memory lives until the streams
+        // are done.
+        let done = unsafe {
+            result::launch_kernel(
+                self.function,
+                self.grid,
+                (self.threads, 1, 1),
+                0,
+                self.device.main.cu_stream(),
+                &mut pointers[..self.arguments.len()],
+            )
+        };
+        done.to(&format!("run {}", self.kernel))
+    }
+}
