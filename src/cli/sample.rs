@@ -8,13 +8,11 @@ use clap::Args as ClapArgs;
 use image::RgbImage;
 
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::conv::choice::{Choices, Conv};
 use crate::backend::cuda::{Cuda, Options};
-use crate::backend::{Backend, Precision, Statistics};
+use crate::backend::{Conv, KernelChoices, Precision, Statistics};
 use crate::cli::device::{Device, Picked, pick};
 use crate::files::{self, PartialFolder};
-use crate::gan::sampler::Sampler;
-use crate::gan::sheet;
+use crate::gan::{sampler, sheet};
 use crate::model::arch::Dimensions;
 use crate::model::params::TensorFile;
 use crate::model::{StateDict, Tensor};
@@ -24,9 +22,6 @@ use crate::train::report::print_line;
 
 /// Numbers in one file at most: 4 GiB as f32.
 const ONE_FILE: usize = 1 << 30;
-
-/// Images generated at a time.
-const BATCH: usize = 64;
 
 /// Generate images from a checkpoint.
 #[derive(ClapArgs)]
@@ -170,7 +165,7 @@ impl Args {
     }
 }
 
-/// Hands f32 NCHW images of `z` to `each`, [`BATCH`] at a time.
+/// [`sampler::generate`] on the device that was picked.
 pub(crate) fn generate(
     picked: &Picked,
     dict: &StateDict,
@@ -185,7 +180,9 @@ pub(crate) fn generate(
         Statistics::Running
     };
     match picked {
-        Picked::Cpu(_) => generate_on(&Cpu::<f32>::new(), dict, dimensions, z, statistics, each),
+        Picked::Cpu(_) => {
+            sampler::generate(&Cpu::<f32>::new(), dict, dimensions, z, statistics, each)
+        }
         Picked::Cuda(ordinal) => {
             // As exact as the CPU: a few images do not need to be fast.
             let options = Options {
@@ -196,35 +193,10 @@ pub(crate) fn generate(
                 ranges: false,
                 tile: None,
             };
-            let backend = Cuda::new(*ordinal, options, Choices::new())?;
-            generate_on(&backend, dict, dimensions, z, statistics, each)
+            let backend = Cuda::new(*ordinal, options, &KernelChoices::default())?;
+            sampler::generate(&backend, dict, dimensions, z, statistics, each)
         }
     }
-}
-
-fn generate_on<B: Backend>(
-    backend: &B,
-    dict: &StateDict,
-    dimensions: &Dimensions,
-    z: &[f32],
-    statistics: Statistics,
-    each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
-) -> Result<()> {
-    let mut sampler: Option<(usize, Sampler<B>)> = None;
-    for z in z.chunks(BATCH * dimensions.latent_dim) {
-        let count = z.len() / dimensions.latent_dim;
-        let sampler = match &mut sampler {
-            Some((n, sampler)) if *n == count => sampler,
-            slot => {
-                let mut made = Sampler::new(backend, dimensions, count)?;
-                made.load(dict)?;
-                &mut slot.insert((count, made)).1
-            }
-        };
-        sampler.set_z(backend, z)?;
-        each(sampler.images(backend, statistics)?)?;
-    }
-    Ok(())
 }
 
 /// PNGs into `folder`, numbered on from `done`: the first of all is `000001.png`.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::backend::cuda::conv::choice::{self, Choice, Chooser, Conv};
+use crate::backend::cuda::conv::choice::{self, Choice, Chooser};
 use crate::backend::cuda::conv::shape::{Convolution, Pass};
 use crate::backend::cuda::driver::device::{Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::activation;
@@ -19,7 +19,7 @@ use crate::backend::cuda::ops::bce_loss;
 use crate::backend::cuda::ops::cast;
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::{Buffer, Options};
-use crate::backend::{Adam, Network, Precision, Slot, State, Statistics, Use, Want};
+use crate::backend::{Adam, Conv, Network, Precision, Slot, State, Statistics, Use, Want};
 use crate::model::arch::Role;
 use crate::model::{Activation, Architecture, Block, StateDict, Tensor};
 

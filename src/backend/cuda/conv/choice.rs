@@ -5,16 +5,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
 use cudarc::driver::sys::{CUevent_flags, CUstreamCaptureStatus};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Precision;
 use crate::backend::cuda::Options;
 use crate::backend::cuda::conv::cublas::{self, Cublas};
 use crate::backend::cuda::conv::cudnn::{Algorithm, Cudnn, CudnnConvolution};
@@ -23,21 +21,10 @@ use crate::backend::cuda::driver::device::{Device, Explained, Memory, Span};
 use crate::backend::cuda::driver::kernels;
 use crate::backend::cuda::driver::library::{self, Library};
 use crate::backend::cuda::ops::{activation, cast, conv_transpose2d, conv_wgrad, conv2d, latent};
+use crate::backend::{Conv, Precision};
 use crate::files;
 use crate::model::Activation;
 use crate::random::Purpose;
-
-/// Which kernels may be chosen from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Conv {
-    /// This program's own.
-    Ours,
-    /// cuDNN's and cuBLAS's, where they have one.
-    Cudnn,
-    /// The fastest of both.
-    Auto,
-}
 
 /// What runs one pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,39 +41,6 @@ pub enum Kernel {
 
 /// By pass, type and shape.
 pub type Choices = BTreeMap<String, Kernel>;
-
-/// The file in a run folder.
-fn path(run: &Path) -> PathBuf {
-    run.join("kernels.json")
-}
-
-/// The choices of the run in `run`; none where it was not trained on a GPU.
-///
-/// # Errors
-/// Where the file is damaged.
-pub fn read(run: &Path) -> Result<Option<Choices>> {
-    let path = path(run);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
-    };
-    let choices = serde_json::from_str(&text).with_context(|| {
-        format!(
-            "{} is damaged, or was written by another version of this program; without it kernels are chosen anew, \
-             which may round differently",
-            path.display()
-        )
-    })?;
-    Ok(Some(choices))
-}
-
-/// Writes the choices of a run.
-pub fn write(run: &Path, choices: &Choices) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(choices)?;
-    text.push('\n');
-    files::write_atomically(&path(run), text.as_bytes())
-}
 
 fn key(pass: Pass, s: &Convolution, precision: Precision) -> String {
     format!(

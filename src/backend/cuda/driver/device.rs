@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{CString, c_void};
-use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use bytemuck::{AnyBitPattern, NoUninit};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 
+use crate::backend::DeviceError;
 use crate::backend::cuda::driver::kernels::KERNELS;
 use crate::backend::cuda::driver::probe;
 
@@ -60,27 +60,11 @@ pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
         }
         _ => lost,
     };
-    anyhow::Error::new(GpuError {
+    anyhow::Error::new(DeviceError {
         message: format!("the GPU failed to {doing} ({text}): {what}"),
         out_of_memory: error.0 == CUDA_ERROR_OUT_OF_MEMORY,
     })
 }
-
-/// What [`explain`] makes of an error of the driver.
-#[derive(Debug)]
-pub struct GpuError {
-    message: String,
-    /// The same again would end in the same.
-    pub out_of_memory: bool,
-}
-
-impl fmt::Display for GpuError {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for GpuError {}
 
 /// Adds [`explain`] to results of the driver.
 pub(crate) trait Explained<T> {
