@@ -7,15 +7,13 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use image::RgbImage;
 
-use crate::backend::cpu::Cpu;
-use crate::backend::cuda::{Cuda, Options};
-use crate::backend::{Conv, KernelChoices, Precision, Statistics};
-use crate::cli::device::{Device, Picked, pick};
+use crate::backend::Statistics;
+use crate::cli::device::{Device, pick};
+use crate::cli::generate::generate;
 use crate::files::{self, PartialFolder};
-use crate::gan::{sampler, sheet};
-use crate::model::arch::Dimensions;
+use crate::gan::sheet;
+use crate::model::Tensor;
 use crate::model::params::TensorFile;
-use crate::model::{StateDict, Tensor};
 use crate::random::{Purpose, Stream};
 use crate::train::checkpoint::{Weights, load_generator};
 use crate::train::report::print_line;
@@ -87,8 +85,12 @@ impl Args {
             "{count} images of {size} px are too many for one file: use at most {}, or a folder as --out",
             ONE_FILE / image
         );
+        let statistics = match self.batch_statistics {
+            true => Statistics::BatchOnly,
+            false => Statistics::Running,
+        };
         let generate = |each: &mut dyn FnMut(Vec<f32>) -> Result<()>| {
-            generate(&picked, &dict, &dimensions, &z, self.batch_statistics, each)
+            generate(&picked, &dict, &dimensions, &z, statistics, each)
         };
         let all = || -> Result<Vec<f32>> {
             let mut images = Vec::with_capacity(count * image);
@@ -162,40 +164,6 @@ impl Args {
             path.display()
         );
         Ok(tensor.data.clone())
-    }
-}
-
-/// [`sampler::generate`] on the device that was picked.
-pub(crate) fn generate(
-    picked: &Picked,
-    dict: &StateDict,
-    dimensions: &Dimensions,
-    z: &[f32],
-    by_batch: bool,
-    each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
-) -> Result<()> {
-    let statistics = if by_batch {
-        Statistics::BatchOnly
-    } else {
-        Statistics::Running
-    };
-    match picked {
-        Picked::Cpu(_) => {
-            sampler::generate(&Cpu::<f32>::new(), dict, dimensions, z, statistics, each)
-        }
-        Picked::Cuda(ordinal) => {
-            // As exact as the CPU: a few images do not need to be fast.
-            let options = Options {
-                precision: Precision::Fp32,
-                conv: Conv::Ours,
-                tf32: false,
-                graph: false,
-                ranges: false,
-                tile: None,
-            };
-            let backend = Cuda::new(*ordinal, options, &KernelChoices::default())?;
-            sampler::generate(&backend, dict, dimensions, z, statistics, each)
-        }
     }
 }
 
