@@ -4,11 +4,12 @@
 //! `tests/` hold to the CPU backend; here it is enough that nothing is broken.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::backend::cpu::{self, Cpu};
-use crate::backend::cuda::conv::choice::{Choices, Conv};
+use crate::backend::cuda::conv::choice::Choices;
 use crate::backend::cuda::conv::shape::Tile;
 use crate::backend::cuda::conv::{ConvKernel, cublas, cudnn};
 use crate::backend::cuda::driver::kernels::{self, KERNELS};
@@ -16,7 +17,8 @@ use crate::backend::cuda::driver::{Device, Memory, library};
 use crate::backend::cuda::ops::{activation, cast};
 use crate::backend::cuda::{Cuda, Options};
 use crate::backend::{
-    Adam, Backend, Counters, LossScale, Network, Precision, State, Statistics, Use,
+    Backend, Conv, Counters, Feed, KernelChoices, LossScale, Network, Precision, State, Statistics,
+    Use,
 };
 use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
@@ -37,23 +39,23 @@ fn bounds(precision: Precision) -> (f32, f64) {
     }
 }
 
-/// Runs every embedded kernel on GPU `ordinal`, and cuDNN's and cuBLAS's convolutions where they are there. What was
-/// found to be well, in one line.
+/// Runs every embedded kernel on GPU `ordinal`, and cuDNN's and cuBLAS's convolutions where they are there. Returns what
+/// was found to be well, in one line.
 ///
 /// # Errors
-/// What was found to be wrong.
+/// Where the GPU cannot be used, or a result differs from the CPU's; the message says which.
 pub fn self_test(ordinal: usize) -> Result<String> {
     // Keeps the GPU's context from ending with each test's: libraries keep state in it.
     let _context = Device::open(ordinal)?;
     let mut launched = BTreeSet::new();
     let mut test = |options: Options, width: usize| -> Result<Choices> {
-        let cuda = Cuda::new(ordinal, options, Choices::new())?;
-        *cuda.device.launched.borrow_mut() = Some(BTreeSet::new());
+        let cuda = Cuda::new(ordinal, options, &KernelChoices::default())?;
+        cuda.note_launches();
         let what = || format!("{} in {}", conv_name(options.conv), options.precision);
         iteration(&cuda, options.precision, width).with_context(what)?;
-        elementwise(&cuda.device, options.precision).with_context(what)?;
-        launched.extend(cuda.device.launched.take().unwrap_or_default());
-        Ok(cuda.chooser.used())
+        elementwise(cuda.device(), options.precision).with_context(what)?;
+        launched.extend(cuda.noted_launches());
+        Ok(cuda.chosen())
     };
     let options = |precision, tile| Options {
         precision,
@@ -97,11 +99,11 @@ pub fn self_test(ordinal: usize) -> Result<String> {
     Ok(text)
 }
 
-/// Whether GPU `ordinal` passes the test; run once for a GPU, driver and version of the kernels, and noted in this user's
-/// cache.
+/// Whether GPU `ordinal` passes [`self_test`]; it is run once for a GPU, driver and version of the kernels, and noted in
+/// `tested.txt` of this user's cache.
 ///
 /// # Errors
-/// What was found to be wrong.
+/// Where the GPU cannot be used or does not pass.
 pub fn passes(ordinal: usize) -> Result<()> {
     let identity = {
         let device = Device::open(ordinal)?;
@@ -168,22 +170,14 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
         loss_scale: [scale; 2],
         ..Counters::default()
     };
-    gan.set_counters(backend, &counters)?;
-    gan.send_batch(backend, 0, fill_pixels)?;
-    let adam = Adam {
-        lr: 2e-4,
-        beta1: 0.5,
-        beta2: 0.999,
-        eps: 1e-8,
-    };
+    gan.set_counters(&counters)?;
+    gan.feed.send_batch(0, &mut fill_pixels)?;
     let settings = Settings {
-        discriminator: adam,
-        generator: adam,
-        ema: 0.999,
         seed: 1,
+        ..Settings::REFERENCE
     };
     gan.iteration(backend, &settings)?;
-    let metrics = gan.last_metrics(backend)?;
+    let metrics = gan.last_metrics()?;
     ensure!(
         metrics.steps.iter().all(|s| s.taken == 1 && s.skipped == 0),
         "a gradient was not finite"
@@ -239,7 +233,7 @@ fn iteration(cuda: &Cuda, precision: Precision, width: usize) -> Result<()> {
 }
 
 /// Activations on their own and casts, which networks do not all use.
-fn elementwise(device: &std::rc::Rc<Device>, precision: Precision) -> Result<()> {
+fn elementwise(device: &Rc<Device>, precision: Precision) -> Result<()> {
     let count = 1003;
     let mut values = vec![0.0; count];
     Stream::new(1, Purpose::Sample, 0).fill_normal(&mut values);

@@ -266,12 +266,12 @@ fn replay(path: &Path) -> Errors {
             network.write(State::FirstMoment, &first).unwrap();
             network.write(State::SecondMoment, &second).unwrap();
         }
-        gan.set_counters(&backend, &counters).unwrap();
+        gan.set_counters(&counters).unwrap();
         let get = |name: &str| &file.floats[&format!("{prefix}{name}")];
         backend.write(&get("real").data, &mut gan.real).unwrap();
         backend.write(&get("z").data, &mut gan.z).unwrap();
-        gan.iteration_on(&backend, &settings).unwrap();
-        let losses = gan.last_metrics(&backend).unwrap().losses;
+        gan.iteration_on(&settings).unwrap();
+        let losses = gan.last_metrics().unwrap().losses;
         let finite = |network: &str| {
             let gradients = dict(&format!("{prefix}grad/{network}/"));
             let mut values = gradients.tensors.values().flat_map(|t| &t.data);

@@ -275,9 +275,9 @@ fn replay<T: Real>(name: &str) {
         }
         backend.write(&get("real").data, &mut gan.real).unwrap();
         backend.write(&get("z").data, &mut gan.z).unwrap();
-        gan.iteration_on(&backend, &settings).unwrap();
+        gan.iteration_on(&settings).unwrap();
 
-        let got = gan.last_metrics(&backend).unwrap().losses;
+        let got = gan.last_metrics().unwrap().losses;
         for (name, got) in ["loss_d_real", "loss_d_fake", "loss_g"].iter().zip(got) {
             let error = relative(&[f64::from(got.loss)], &reals(&get(name).data));
             assert!(error <= losses, "{prefix}{name}: {error:e}");

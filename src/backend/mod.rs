@@ -1,11 +1,13 @@
 //! What a backend offers: a compiled network, not a zoo of tensor operations.
 //!
 //! From an [`Architecture`] and a batch size a backend makes a [`Network`] that owns parameters, gradients, optimiser
-//! moments and activations. The GAN iteration (`train::step`) is written once over these two traits. Calls may be
-//! asynchronous: only the `read…` methods wait.
+//! moments and activations. The GAN iteration (`gan::step`) is written once over the traits here. Calls may be
+//! asynchronous: only those wait that say so. Maps are NHWC on the device and f32 NCHW, as in PyTorch, where they are
+//! given or read.
 
 pub mod cpu;
 pub mod cuda;
+mod kernel_choices;
 
 use std::fmt;
 use std::ops::Range;
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Architecture, Shape, StateDict};
 use crate::random::Purpose;
+pub use kernel_choices::KernelChoices;
 
 /// Type in which activations and weights are stored and multiplied; sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -36,6 +39,35 @@ impl fmt::Display for Precision {
     }
 }
 
+/// Which convolution kernels may be chosen from, on a device that has a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Conv {
+    /// This program's own.
+    Ours,
+    /// cuDNN's and cuBLAS's, where they have one.
+    Cudnn,
+    /// The fastest of both.
+    Auto,
+}
+
+/// The device failed, not the numbers or the program's input: the cause in the chain of an error of a backend.
+#[derive(Debug)]
+pub struct DeviceError {
+    /// What failed, and what people can do about it.
+    pub message: String,
+    /// Whether it lacked memory: then the same again would end in the same.
+    pub out_of_memory: bool,
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for DeviceError {}
+
 /// How batch norm normalises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Statistics {
@@ -47,21 +79,24 @@ pub enum Statistics {
     Running,
 }
 
-/// What a backward pass is for.
+/// Which gradients a backward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// Gradients of the parameters.
     Weights,
     /// Gradient of the input.
     Input,
+    /// Gradients of the parameters and of the input.
     Both,
 }
 
 impl Want {
+    /// Whether gradients of the parameters are among them.
     pub fn weights(self) -> bool {
         self != Self::Input
     }
 
+    /// Whether the gradient of the input is among them.
     pub fn input(self) -> bool {
         self != Self::Weights
     }
@@ -74,12 +109,16 @@ pub enum Use {
     Inference,
 }
 
-/// Adam (arXiv 1412.6980, as `torch.optim.Adam`: no weight decay, no AMSGrad).
+/// Adam's settings (arXiv 1412.6980, as `torch.optim.Adam`: no weight decay, no AMSGrad).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
+    /// Learning rate.
     pub lr: f64,
+    /// Decay of the first moment.
     pub beta1: f64,
+    /// Decay of the second moment.
     pub beta2: f64,
+    /// What is added to the root of the second moment.
     pub eps: f64,
 }
 
@@ -90,7 +129,7 @@ pub enum State {
     Parameters,
     /// Exponential moving average of the weights, with the buffers of the last iteration.
     Average,
-    /// As the last backward pass left them, times the loss scale.
+    /// Gradients as the last backward pass left them, times the loss scale.
     Gradients,
     /// Adam's `exp_avg`.
     FirstMoment,
@@ -127,7 +166,7 @@ impl Loss {
     };
 }
 
-/// Which loss of an iteration.
+/// Which of an iteration's three losses: D's of real images, D's of generated ones, G's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
     Real = 0,
@@ -140,7 +179,7 @@ pub enum Slot {
 pub struct LossScale {
     /// A power of two; 1 but for f16.
     pub factor: f32,
-    /// Steps since it last moved.
+    /// Adam steps since it last moved.
     pub steady: u32,
 }
 
@@ -159,19 +198,22 @@ impl Default for LossScale {
 pub struct Counters {
     /// Iterations done.
     pub iteration: u64,
+    /// Adam steps of each network.
     pub steps: [Steps; 2],
+    /// Loss scale of each network's gradients.
     pub loss_scale: [LossScale; 2],
 }
 
 /// What one iteration left.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Metrics {
-    /// Its number, from 0.
+    /// The number of the iteration; the first is 0.
     pub iteration: u64,
-    /// Indexed by [`Slot`].
+    /// Losses, indexed by [`Slot`].
     pub losses: [Loss; 3],
-    /// After it, indexed by role.
+    /// Adam steps after the iteration, indexed by [`Role::index`](crate::model::arch::Role::index).
     pub steps: [Steps; 2],
+    /// Loss scales after the iteration, with the index of `steps`.
     pub loss_scale: [f32; 2],
 }
 
@@ -182,43 +224,104 @@ pub fn ema_decay(decay: f64, iterations: u64) -> f64 {
     decay.min((1.0 + t) / (10.0 + t))
 }
 
-/// A batch to be written.
+/// Where a batch of n images is to be written.
 pub struct Batch<'a> {
+    /// The images, or where they are.
     pub images: Images<'a>,
-    /// For each image 1 where it is to be mirrored left to right, else 0.
+    /// `[n]`: 1 for an image that is to be mirrored left to right, else 0.
     pub flips: &'a mut [u8],
 }
 
-/// How the images of a batch are given.
+/// How the n images of a batch are given.
 pub enum Images<'a> {
-    /// u8 NHWC.
+    /// Pixels, u8 `[n][h][w][c]`.
     Pixels(&'a mut [u8]),
-    /// Where they are in the set that [`Backend::keep_images`] moved to the device.
+    /// `[n]`: which of the images that [`Feed::keep_images`] moved to the device.
     Indices(&'a mut [u32]),
 }
 
-/// Writes a batch.
+/// Writes a batch: all of its images and all of its flips.
 pub type Fill<'a> = dyn FnMut(Batch<'_>) + 'a;
+
+/// The [`Counters`] of training and the [`Metrics`] of its last iterations, on the device.
+pub trait Progress {
+    /// The counters, after all that was asked for before. Waits for it.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn read(&self) -> Result<Counters>;
+
+    /// Sets the counters, so that training goes on from there. Metrics stay.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn write(&mut self, counters: &Counters) -> Result<()>;
+
+    /// Ends an iteration: adds 1 to [`Counters::iteration`].
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn advance(&mut self) -> Result<()>;
+
+    /// Asks for the metrics of the iterations `range`, of which the last has been asked for;
+    /// [`Self::take_metrics`] hands them out. What was asked for before and not taken is lost.
+    ///
+    /// # Errors
+    /// Where these are more iterations than there is room for ([`Backend::progress`]), or the device fails.
+    fn send_metrics(&mut self, range: Range<u64>) -> Result<()>;
+
+    /// The metrics last asked for, one an iteration, once: `None` where there are none, or where they are not there
+    /// yet and `wait` is false.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn take_metrics(&mut self, wait: bool) -> Result<Option<Vec<Metrics>>>;
+}
+
+/// A ring of batches on their way to the device or waiting there. An iteration uses the slot of number iteration mod
+/// slots.
+pub trait Feed {
+    /// Moves `images`, u8 `[images][h][w][c]`, to the device. From here on batches are given as indices into them. Waits.
+    ///
+    /// # Errors
+    /// Where the device has no memory of its own ([`Backend::is_host`]) or not enough, or these are no images of the
+    /// feed's shape.
+    fn keep_images(&mut self, images: &[u8]) -> Result<()>;
+
+    /// Has `fill` write the batch of `iteration`, and starts its way to the device. The batch that was in its slot
+    /// must have been used by a [`Backend::replay`] that was asked for before. Waits for the slot's last copy only.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn send_batch(&mut self, iteration: u64, fill: &mut Fill<'_>) -> Result<()>;
+}
 
 /// Makes networks and moves data. All sizes are fixed when a network is compiled.
 pub trait Backend {
     /// A batch of feature maps on the device, NHWC.
     type Buffer;
-    /// The [`Counters`] and the [`Metrics`] of the last iterations, on the device.
-    type Progress;
-    /// A ring of batches of pixels, on their way to the device or there.
-    type Feed;
+    /// What [`Self::progress`] makes.
+    type Progress: Progress;
+    /// What [`Self::feed`] makes.
+    type Feed: Feed;
     /// An iteration that can be repeated without the host's calls.
     type Recording: Default;
+    /// What [`Self::compile`] makes.
     type Network: Network<Buffer = Self::Buffer, Progress = Self::Progress>;
 
     /// One line for people: the device and how it computes.
     fn describe(&self) -> String;
 
-    /// A batch of `n` maps.
+    /// A batch of `n` maps of `shape`; what they hold is not said.
+    ///
+    /// # Errors
+    /// Where there is not enough memory.
     fn buffer(&self, n: usize, shape: Shape) -> Result<Self::Buffer>;
 
     /// A network for at most `batch` maps in all inputs together. Its parameters are unset: [`Network::write`] them.
+    ///
+    /// # Errors
+    /// Where there is not enough memory, or the device cannot compute it.
     fn compile(
         &self,
         architecture: &Architecture,
@@ -226,7 +329,7 @@ pub trait Backend {
         usage: Use,
     ) -> Result<Self::Network>;
 
-    /// Bytes of the device that such a network takes, without making it.
+    /// Bytes of the device that a network of [`Self::compile`] takes, without making it.
     fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64;
 
     /// Bytes of the device that a [`Self::buffer`] takes.
@@ -244,43 +347,22 @@ pub trait Backend {
     fn available(&self) -> Option<u64>;
 
     /// Counters at zero, and room for the metrics of the last `slots` iterations.
-    fn progress(&self, slots: usize) -> Result<Self::Progress>;
-
-    /// Waits for all that was asked for before.
-    fn read_progress(&self, progress: &Self::Progress) -> Result<Counters>;
-
-    fn write_progress(&self, progress: &mut Self::Progress, counters: &Counters) -> Result<()>;
-
-    /// Ends an iteration: adds 1 to its number.
-    fn advance(&self, progress: &mut Self::Progress) -> Result<()>;
-
-    /// Asks for the metrics of the iterations `range`, of which there are at most `slots` and the last has been asked
-    /// for; [`Self::take_metrics`] hands them out. What was asked for before and not taken is lost.
-    fn send_metrics(&self, progress: &mut Self::Progress, range: Range<u64>) -> Result<()>;
-
-    /// The metrics last asked for, once: `None` where there are none, or where they are not there yet and `wait` is
-    /// false.
-    fn take_metrics(
-        &self,
-        progress: &mut Self::Progress,
-        wait: bool,
-    ) -> Result<Option<Vec<Metrics>>>;
-
-    /// A ring of `slots` batches of `n` images. An iteration uses slot number iteration mod `slots`.
-    fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Self::Feed>;
-
-    /// Moves all `images`, u8 NHWC, to the device. From here on batches are given as indices into them.
     ///
     /// # Errors
-    /// Where the device has no memory of its own ([`Self::is_host`]), or not enough.
-    fn keep_images(&self, feed: &mut Self::Feed, images: &[u8]) -> Result<()>;
+    /// Where there is not enough memory.
+    fn progress(&self, slots: usize) -> Result<Self::Progress>;
 
-    /// Has `fill` write the batch of `iteration`, and starts its way to the device. The batch that was in its slot
-    /// must have been used by a [`Self::replay`] that was asked for before.
-    fn send_batch(&self, feed: &mut Self::Feed, iteration: u64, fill: &mut Fill<'_>) -> Result<()>;
+    /// A ring of `slots` batches of `n` images of the shape `image`.
+    ///
+    /// # Errors
+    /// Where there is not enough memory, of the device or for the device's copies on the host.
+    fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Self::Feed>;
 
-    /// The batch of the iteration that `progress` is in, u8 → [−1, 1] (x/127.5 − 1), mirrored left to right where its
-    /// flag says so.
+    /// Writes the batch of the iteration that `progress` is in to `images`: u8 → [−1, 1] (x/127.5 − 1), mirrored left to
+    /// right where its flag says so.
+    ///
+    /// # Errors
+    /// Where `images` is of another size or shape than the feed's batches, or the device fails.
     fn load_batch(
         &self,
         feed: &Self::Feed,
@@ -290,6 +372,9 @@ pub trait Backend {
 
     /// Runs `body`, the calls of iteration number `iteration`, once its batch is there. They are the same calls with
     /// the same arguments every time, so that the backend may record them once and repeat the recording.
+    ///
+    /// # Errors
+    /// Where `body` or the device fails.
     fn replay(
         &self,
         recording: &mut Self::Recording,
@@ -298,7 +383,11 @@ pub trait Backend {
         body: &mut dyn FnMut(&Self::Feed) -> Result<()>,
     ) -> Result<()>;
 
-    /// Standard normal noise from the stream of `(seed, purpose, iteration)`, in the order of the elements.
+    /// Fills `z` with standard normal noise from the stream of `(seed, purpose, iteration)` ([`crate::random`]), in the
+    /// order of the elements; the iteration is the one that `progress` is in.
+    ///
+    /// # Errors
+    /// Where the device fails.
     fn draw_latent(
         &self,
         seed: u64,
@@ -308,38 +397,68 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// Fills `buffer` from f32 NCHW.
+    ///
+    /// # Errors
+    /// Where `values` are not as many as the buffer holds, or the device fails.
     fn write(&self, values: &[f32], buffer: &mut Self::Buffer) -> Result<()>;
 
     /// The first `n` maps of `buffer` as f32 NCHW. Waits.
+    ///
+    /// # Errors
+    /// Where the buffer holds fewer, or the device fails.
     fn read(&self, buffer: &Self::Buffer, n: usize) -> Result<Vec<f32>>;
 
     /// Waits until all that was asked for is done.
+    ///
+    /// # Errors
+    /// Where the device fails, be it at what was asked for earlier.
     fn wait(&self) -> Result<()>;
 
-    /// Which kernels were chosen so far, where there is a choice: the same choice gives the same bits.
-    fn choices(&self) -> Option<cuda::conv::choice::Choices> {
-        None
+    /// Which kernels were chosen so far, where there is a choice.
+    ///
+    /// # Errors
+    /// Where they cannot be put into words.
+    fn choices(&self) -> Result<Option<KernelChoices>> {
+        Ok(None)
     }
 
     /// Starts or ends what a profiler sees of this program (`cudaProfilerStart`), where there is such a thing.
+    ///
+    /// # Errors
+    /// Where the device's driver refuses.
     fn profile(&self, on: bool) -> Result<()>;
 }
 
 /// A compiled network with its state.
+///
+/// Methods fail where the device fails, and those of training where the network was compiled for
+/// [`Use::Inference`].
 pub trait Network {
+    /// As [`Backend::Buffer`].
     type Buffer;
+    /// As [`Backend::Progress`].
     type Progress;
 
-    /// Runs `inputs` as one batch; batch norm keeps statistics for each input on its own, so that real and fake images
-    /// can go through together. The running statistics move once an input, in order.
+    /// Runs `inputs`, each as many maps of the architecture's input shape, as one batch; batch norm keeps statistics for
+    /// each input on its own, so that real and fake images can go through together. The running statistics move once an
+    /// input, in order.
+    ///
+    /// # Errors
+    /// Where an input is of another shape, or all together are more maps than the network was compiled for.
     fn forward(&mut self, inputs: &[&Self::Buffer], statistics: Statistics) -> Result<()>;
 
-    /// What the last forward pass put out.
+    /// What the last forward pass put out: the maps of all inputs, in order. The buffer has room for the whole batch
+    /// that the network was compiled for.
     fn output(&self) -> &Self::Buffer;
 
-    /// Loss of the logits just computed, `targets` one an input (1 real, 0 fake; all inputs of one size), into the
-    /// metrics of this iteration from slot `first` on; keeps the gradient of their sum for [`Self::backward`], times
-    /// the loss scale of the network that is to take a step: the generator where `first` is its slot.
+    /// The loss of the logits just computed: binary cross entropy, mean(max(x, 0) − x·t + ln(1 + e^−|x|)) over each
+    /// input's logits x, `targets` t one an input (1 real, 0 fake), in f32, as
+    /// `torch.nn.BCEWithLogitsLoss`. The losses go into the metrics of this iteration from slot `first` on. Keeps the
+    /// gradient of their sum for [`Self::backward`], times the loss scale of the network that is to take a step: the
+    /// generator where `first` is its slot, else the discriminator.
+    ///
+    /// # Errors
+    /// Where targets and inputs are not equally many, or there are not that many slots from `first` on.
     fn bce_with_logits(
         &mut self,
         targets: &[f32],
@@ -349,20 +468,36 @@ pub trait Network {
 
     /// Gradients for the last forward pass, from the gradient of its output, or from the loss where that is `None`.
     /// They replace earlier ones; those that are not wanted stay.
+    ///
+    /// # Errors
+    /// Where `output_gradient` has fewer maps than the last forward pass.
     fn backward(&mut self, output_gradient: Option<&Self::Buffer>, want: Want) -> Result<()>;
 
-    /// Gradient of the input, of the last backward pass that wanted it.
+    /// Gradient of the input, of the last backward pass that wanted it, with the shape of all inputs together.
     fn input_gradient(&self) -> &Self::Buffer;
 
-    /// One step of Adam, left out (and counted in `progress`) if a gradient is not finite.
+    /// One step of Adam on f32 weights, from the last gradients divided by the loss scale; left out (and counted in
+    /// `progress`) if a gradient is not finite.
+    ///
+    /// # Errors
+    /// Where the network was not compiled for training.
     fn adam(&mut self, adam: &Adam, progress: &mut Self::Progress) -> Result<()>;
 
-    /// average ← d·average + (1 − d)·weights with d = [`ema_decay`] of `decay` and this iteration; buffers are copied.
+    /// average ← d·average + (1 − d)·weights in f32, with d = [`ema_decay`] of `decay` and this iteration. The average
+    /// has the buffers of batch norm from the network itself.
+    ///
+    /// # Errors
+    /// Where the network was not compiled for training.
     fn average(&mut self, decay: f64, progress: &Self::Progress) -> Result<()>;
 
-    /// Waits.
+    /// The tensors of `state`, f32, in PyTorch's names and layouts ([`StateDict`]). Waits.
+    ///
+    /// # Errors
+    /// Where `state` is one of training that the network was not compiled for.
     fn read(&self, state: State) -> Result<StateDict>;
 
+    /// Sets the tensors of `state`.
+    ///
     /// # Errors
     /// Where names or shapes are not this network's.
     fn write(&mut self, state: State, dict: &StateDict) -> Result<()>;

@@ -6,10 +6,9 @@ use std::str::FromStr;
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::backend::Precision;
 use crate::backend::cuda::Options;
-use crate::backend::cuda::conv::choice::{self, Choices, Conv};
 use crate::backend::cuda::driver::probe;
+use crate::backend::{Conv, KernelChoices, Precision};
 use crate::self_test;
 
 /// Where to compute.
@@ -106,8 +105,8 @@ pub fn precision_on(picked: &Picked, asked: Option<Precision>) -> Result<Precisi
 }
 
 /// The kernel choices of a run that was trained on a GPU.
-pub fn choices_of(run: &Path) -> Result<Choices> {
-    choice::read(run)?.with_context(|| {
+pub fn choices_of(run: &Path) -> Result<KernelChoices> {
+    KernelChoices::read(run)?.with_context(|| {
         format!(
             "{} has no kernels.json: give the folder of a run that was trained on a GPU",
             run.display()

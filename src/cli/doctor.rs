@@ -11,7 +11,7 @@ use crate::backend::cuda::conv::{cublas, cudnn};
 use crate::backend::cuda::driver::kernels::{ARCHITECTURES, KERNELS};
 use crate::backend::cuda::driver::library::{Library, find};
 use crate::backend::cuda::driver::probe::{self, Driver, Gpu};
-use crate::backend::{Adam, Backend, Network, State};
+use crate::backend::{Backend, Feed, Network, State};
 use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -327,21 +327,14 @@ fn iteration<T: Real>() -> Result<([f32; 3], [StateDict; 2])> {
     let batch = 8;
     let backend = Cpu::<T>::new();
     let mut gan = Gan::new(&backend, &dimensions, batch, 1, 1)?;
-    gan.send_batch(&backend, 0, fill_pixels)?;
-    let adam = Adam {
-        lr: 2e-4,
-        beta1: 0.5,
-        beta2: 0.999,
-        eps: 1e-8,
-    };
+    gan.feed.send_batch(0, &mut fill_pixels)?;
     let settings = Settings {
-        discriminator: adam,
-        generator: adam,
         ema: 0.0,
         seed: 1,
+        ..Settings::REFERENCE
     };
     gan.iteration(&backend, &settings)?;
-    let losses = gan.last_metrics(&backend)?.losses.map(|l| l.loss);
+    let losses = gan.last_metrics()?.losses.map(|l| l.loss);
     ensure!(losses.iter().all(|l| l.is_finite()), "losses {losses:?}");
     let weights = [
         gan.discriminator.read(State::Parameters)?,

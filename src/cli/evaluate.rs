@@ -9,10 +9,11 @@ use anyhow::{Result, ensure};
 use clap::{Args as ClapArgs, ValueEnum, value_parser};
 use serde::Serialize;
 
+use crate::backend::Statistics;
 use crate::cli::dataset::inspect::{fraction, print};
 use crate::cli::dataset::prepare::{default_path, prepare};
 use crate::cli::device::{Device, Picked, pick};
-use crate::cli::sample::generate;
+use crate::cli::generate::generate;
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Split};
 use crate::evaluate::{Images, Settings, choose, sliced_wasserstein};
 use crate::files;
@@ -268,17 +269,24 @@ impl Args {
         let mut z = vec![0.0; count * dimensions.latent_dim];
         Stream::new(self.seed, Purpose::Sample, 0).fill_normal(&mut z);
         let mut pixels = Vec::with_capacity(count * size * size * 3);
-        generate(picked, dict, dimensions, &z, false, &mut |images| {
-            ensure!(
-                images.iter().all(|v| v.is_finite()),
-                "the generator in {} gives values that are not finite: use an earlier checkpoint",
-                self.checkpoint.display()
-            );
-            for image in images.chunks_exact(channels * size * size) {
-                pixels.extend(sheet::to_pixels(image, channels, size));
-            }
-            Ok(())
-        })?;
+        generate(
+            picked,
+            dict,
+            dimensions,
+            &z,
+            Statistics::Running,
+            &mut |images| {
+                ensure!(
+                    images.iter().all(|v| v.is_finite()),
+                    "the generator in {} gives values that are not finite: use an earlier checkpoint",
+                    self.checkpoint.display()
+                );
+                for image in images.chunks_exact(channels * size * size) {
+                    pixels.extend(sheet::to_pixels(image, channels, size));
+                }
+                Ok(())
+            },
+        )?;
         Ok(pixels)
     }
 }

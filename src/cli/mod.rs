@@ -5,6 +5,7 @@ pub mod dataset;
 pub mod device;
 pub mod doctor;
 pub mod evaluate;
+pub mod generate;
 pub mod sample;
 pub mod train;
 

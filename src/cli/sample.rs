@@ -7,26 +7,19 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use image::RgbImage;
 
-use crate::backend::cpu::Cpu;
-use crate::backend::cuda::conv::choice::{Choices, Conv};
-use crate::backend::cuda::{Cuda, Options};
-use crate::backend::{Backend, Precision, Statistics};
-use crate::cli::device::{Device, Picked, pick};
+use crate::backend::Statistics;
+use crate::cli::device::{Device, pick};
+use crate::cli::generate::generate;
 use crate::files::{self, PartialFolder};
-use crate::gan::sampler::Sampler;
 use crate::gan::sheet;
-use crate::model::arch::Dimensions;
+use crate::model::Tensor;
 use crate::model::params::TensorFile;
-use crate::model::{StateDict, Tensor};
 use crate::random::{Purpose, Stream};
 use crate::train::checkpoint::{Weights, load_generator};
 use crate::train::report::print_line;
 
 /// Numbers in one file at most: 4 GiB as f32.
 const ONE_FILE: usize = 1 << 30;
-
-/// Images generated at a time.
-const BATCH: usize = 64;
 
 /// Generate images from a checkpoint.
 #[derive(ClapArgs)]
@@ -92,8 +85,12 @@ impl Args {
             "{count} images of {size} px are too many for one file: use at most {}, or a folder as --out",
             ONE_FILE / image
         );
+        let statistics = match self.batch_statistics {
+            true => Statistics::BatchOnly,
+            false => Statistics::Running,
+        };
         let generate = |each: &mut dyn FnMut(Vec<f32>) -> Result<()>| {
-            generate(&picked, &dict, &dimensions, &z, self.batch_statistics, each)
+            generate(&picked, &dict, &dimensions, &z, statistics, each)
         };
         let all = || -> Result<Vec<f32>> {
             let mut images = Vec::with_capacity(count * image);
@@ -168,63 +165,6 @@ impl Args {
         );
         Ok(tensor.data.clone())
     }
-}
-
-/// Hands f32 NCHW images of `z` to `each`, [`BATCH`] at a time.
-pub(crate) fn generate(
-    picked: &Picked,
-    dict: &StateDict,
-    dimensions: &Dimensions,
-    z: &[f32],
-    by_batch: bool,
-    each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
-) -> Result<()> {
-    let statistics = if by_batch {
-        Statistics::BatchOnly
-    } else {
-        Statistics::Running
-    };
-    match picked {
-        Picked::Cpu(_) => generate_on(&Cpu::<f32>::new(), dict, dimensions, z, statistics, each),
-        Picked::Cuda(ordinal) => {
-            // As exact as the CPU: a few images do not need to be fast.
-            let options = Options {
-                precision: Precision::Fp32,
-                conv: Conv::Ours,
-                tf32: false,
-                graph: false,
-                ranges: false,
-                tile: None,
-            };
-            let backend = Cuda::new(*ordinal, options, Choices::new())?;
-            generate_on(&backend, dict, dimensions, z, statistics, each)
-        }
-    }
-}
-
-fn generate_on<B: Backend>(
-    backend: &B,
-    dict: &StateDict,
-    dimensions: &Dimensions,
-    z: &[f32],
-    statistics: Statistics,
-    each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
-) -> Result<()> {
-    let mut sampler: Option<(usize, Sampler<B>)> = None;
-    for z in z.chunks(BATCH * dimensions.latent_dim) {
-        let count = z.len() / dimensions.latent_dim;
-        let sampler = match &mut sampler {
-            Some((n, sampler)) if *n == count => sampler,
-            slot => {
-                let mut made = Sampler::new(backend, dimensions, count)?;
-                made.load(dict)?;
-                &mut slot.insert((count, made)).1
-            }
-        };
-        sampler.set_z(backend, z)?;
-        each(sampler.images(backend, statistics)?)?;
-    }
-    Ok(())
 }
 
 /// PNGs into `folder`, numbered on from `done`: the first of all is `000001.png`.

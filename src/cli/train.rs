@@ -10,19 +10,21 @@ use clap::Args as ClapArgs;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
-use crate::backend::cuda::conv::choice::{self, Choices, Conv};
-use crate::backend::{Backend, Precision, Use};
+use crate::backend::{Backend, Conv, KernelChoices, Precision, Use};
 use crate::cli::dataset::prepare::{default_path, place, prepare};
 use crate::cli::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
 use crate::data::prepare::Place;
 use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Residency, Source, Split};
-use crate::gan::step::Gan;
+use crate::gan::batches::SLOTS;
+use crate::gan::step::{Gan, Settings};
 use crate::model::arch::Dimensions;
 use crate::model::{Architecture, StateDict};
 use crate::train::checkpoint;
 use crate::train::config::Config;
 use crate::train::report::{print_error_line, print_line};
-use crate::train::run::{self, Claim, Outcome, Plan, Start};
+use crate::train::run::{self, Outcome, Plan, Start};
+use crate::train::run_folder::{self, Claim};
+use crate::train::sheets::SHEET_IMAGES;
 use crate::train::stop::Stop;
 
 /// Where run folders go that --out does not name.
@@ -214,13 +216,13 @@ impl Args {
             return self.run_on(&Cpu::<f32>::new(), job);
         };
         let known = match (&job.resumed, &self.cuda.kernels_from) {
-            (Some(resumed), None) => choice::read(&resumed.run)?.unwrap_or_default(),
+            (Some(resumed), None) => KernelChoices::read(&resumed.run)?.unwrap_or_default(),
             (Some(_), Some(_)) => bail!(
                 "a resumed run keeps its kernels: leave --kernels-from out, or start another run from this one with \
                  --init-from"
             ),
             (None, Some(run)) => choices_of(run)?,
-            (None, None) => Choices::new(),
+            (None, None) => KernelChoices::default(),
         };
         let Config {
             precision,
@@ -228,7 +230,7 @@ impl Args {
             tf32,
             ..
         } = job.config;
-        let backend = Cuda::new(ordinal, self.cuda.options(precision, conv, tf32), known)?;
+        let backend = Cuda::new(ordinal, self.cuda.options(precision, conv, tf32), &known)?;
         for note in backend.notes() {
             print_error_line(note);
         }
@@ -260,7 +262,7 @@ impl Args {
             let run = match (&resumed, &self.out) {
                 (Some(resumed), _) => resumed.run.clone(),
                 (None, Some(out)) => out.clone(),
-                (None, None) => run::next_free(Path::new(RUNS), &name),
+                (None, None) => run_folder::next_free(Path::new(RUNS), &name),
             };
             if let Some(epochs) = epochs {
                 config.steps = epoch_count(epochs, source.len(), &config)?.max(1);
@@ -495,8 +497,8 @@ impl Args {
         let pixels = dataset.pixels().len() as u64;
         let (dimensions, batch) = (config.dimensions(), config.batch_size);
         let device = || {
-            let networks = Gan::bytes(backend, &dimensions, batch, run::SLOTS)
-                + backend.bytes(&dimensions.generator(), run::SHEET_IMAGES, Use::Inference);
+            let networks = Gan::bytes(backend, &dimensions, batch, SLOTS)
+                + backend.bytes(&dimensions.generator(), SHEET_IMAGES, Use::Inference);
             backend
                 .available()
                 .is_some_and(|free| networks + pixels <= free)
@@ -631,6 +633,12 @@ fn epoch_count(epochs: u64, images: usize, config: &Config) -> Result<u64> {
 /// Options that were not given. A GPU does a hundred iterations in the time that a CPU takes for one.
 fn defaults(args: &Args, precision: Precision, gpu: bool) -> Config {
     let dataset = args.dataset.unwrap_or(Kind::Synthetic);
+    let Settings {
+        discriminator,
+        generator,
+        ema,
+        seed,
+    } = Settings::REFERENCE;
     Config {
         dataset,
         data: default_path(dataset),
@@ -645,14 +653,14 @@ fn defaults(args: &Args, precision: Precision, gpu: bool) -> Config {
         latent_dim: 100,
         batch_size: 128,
         steps: 1,
-        lr_g: 2e-4,
-        lr_d: 2e-4,
-        beta1: 0.5,
-        beta2: 0.999,
-        eps: 1e-8,
-        ema: 0.999,
+        lr_g: generator.lr,
+        lr_d: discriminator.lr,
+        beta1: generator.beta1,
+        beta2: generator.beta2,
+        eps: generator.eps,
+        ema,
         flip: false,
-        seed: 0,
+        seed,
         precision,
         conv: Conv::Auto,
         tf32: false,
@@ -716,8 +724,8 @@ fn describe<B: Backend>(
             bytes as f64 / f64::from(1 << 20)
         ));
     }
-    let total = Gan::bytes(backend, &dimensions, config.batch_size, run::SLOTS)
-        + backend.bytes(&g, run::SHEET_IMAGES, Use::Inference);
+    let total = Gan::bytes(backend, &dimensions, config.batch_size, SLOTS)
+        + backend.bytes(&g, SHEET_IMAGES, Use::Inference);
     print_line(format!(
         "memory in all, with sample sheets: {:.1} MiB",
         total as f64 / f64::from(1 << 20)
@@ -744,8 +752,8 @@ fn enough_memory<B: Backend>(backend: &B, config: &Config) -> Result<()> {
     };
     let dimensions = config.dimensions();
     // Images are in a mapped file, which gives way.
-    let fixed = backend.bytes(&dimensions.generator(), run::SHEET_IMAGES, Use::Inference);
-    let needed = |batch| fixed + Gan::bytes(backend, &dimensions, batch, run::SLOTS);
+    let fixed = backend.bytes(&dimensions.generator(), SHEET_IMAGES, Use::Inference);
+    let needed = |batch| fixed + Gan::bytes(backend, &dimensions, batch, SLOTS);
     if needed(config.batch_size) <= free {
         return Ok(());
     }

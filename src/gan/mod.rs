@@ -1,5 +1,6 @@
-//! The GAN itself: the training iteration, and what wants a trained generator.
+//! The GAN itself: the training iteration, its batches, and what wants a trained generator.
 
+pub mod batches;
 pub mod sampler;
 pub mod sheet;
 pub mod step;

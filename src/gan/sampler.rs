@@ -1,12 +1,15 @@
 //! A generator that only makes images.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::backend::{Backend, Network, State, Statistics, Use};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 
-/// Makes images of a generator's fixed noise.
+/// Images that [`generate`] makes at a time.
+pub const BATCH: usize = 64;
+
+/// A generator for a fixed number of images, and their noise.
 pub struct Sampler<B: Backend> {
     network: B::Network,
     z: B::Buffer,
@@ -16,6 +19,10 @@ pub struct Sampler<B: Backend> {
 }
 
 impl<B: Backend> Sampler<B> {
+    /// The generator of `dimensions` for `count` images; [`Self::load`] and [`Self::set_z`] give it weights and noise.
+    ///
+    /// # Errors
+    /// Where there is not enough memory.
     pub fn new(backend: &B, dimensions: &Dimensions, count: usize) -> Result<Self> {
         let architecture = dimensions.generator();
         Ok(Self {
@@ -32,24 +39,73 @@ impl<B: Backend> Sampler<B> {
         self.channels
     }
 
-    /// Pixels a side.
+    /// Pixels a side of an image.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Weights and buffers to sample with.
+    /// Sets weights and buffers.
+    ///
+    /// # Errors
+    /// Where names or shapes are not this generator's, or the device fails.
     pub fn load(&mut self, dict: &StateDict) -> Result<()> {
         self.network.write(State::Parameters, dict)
     }
 
-    /// Noise `z`, `count`·latent_dim numbers.
+    /// Sets the noise: `z`, f32 `[count][latent_dim]`.
+    ///
+    /// # Errors
+    /// Where `z` has another length, or the device fails.
     pub fn set_z(&mut self, backend: &B, z: &[f32]) -> Result<()> {
         backend.write(z, &mut self.z)
     }
 
-    /// f32 NCHW in [−1, 1].
+    /// The images of the noise: f32 `[count][c][h][w]` in [−1, 1]. Waits.
+    ///
+    /// # Errors
+    /// Where the device fails.
     pub fn images(&mut self, backend: &B, statistics: Statistics) -> Result<Vec<f32>> {
         self.network.forward(&[&self.z], statistics)?;
         backend.read(self.network.output(), self.count)
     }
+}
+
+/// Makes the images of the noise `z`, f32 `[n][latent_dim]`, with a trained generator (its weights and buffers `dict`),
+/// and hands them to `each` in order, f32 `[at most BATCH][c][h][w]` in [−1, 1].
+///
+/// [`Statistics::Running`] gives each image by its own noise alone; by batch statistics it depends on the others among
+/// the same [`BATCH`].
+///
+/// # Errors
+/// Where `dict` is not a generator of these dimensions, `z` holds no whole number of vectors, the device fails, or
+/// `each` does.
+pub fn generate<B: Backend>(
+    backend: &B,
+    dict: &StateDict,
+    dimensions: &Dimensions,
+    z: &[f32],
+    statistics: Statistics,
+    each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
+) -> Result<()> {
+    let latent_dim = dimensions.latent_dim;
+    ensure!(
+        z.len().is_multiple_of(latent_dim),
+        "{} numbers are no vectors of {latent_dim}",
+        z.len()
+    );
+    let mut sampler: Option<(usize, Sampler<B>)> = None;
+    for z in z.chunks(BATCH * latent_dim) {
+        let count = z.len() / latent_dim;
+        let sampler = match &mut sampler {
+            Some((n, sampler)) if *n == count => sampler,
+            slot => {
+                let mut made = Sampler::new(backend, dimensions, count)?;
+                made.load(dict)?;
+                &mut slot.insert((count, made)).1
+            }
+        };
+        sampler.set_z(backend, z)?;
+        each(sampler.images(backend, statistics)?)?;
+    }
+    Ok(())
 }

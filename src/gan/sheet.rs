@@ -10,7 +10,8 @@ use crate::files;
 /// Pixels between images.
 const GAP: usize = 2;
 
-/// f32 NCHW in [−1, 1] → u8 RGB, HWC; grey becomes RGB. Rounds to nearest, clamps.
+/// An image, f32 `[channels][size][size]` in [−1, 1] → its pixels, u8 `[size][size][3]`: (x + 1)·127.5, rounded to
+/// nearest and clamped; grey becomes RGB, NaN 0.
 pub fn to_pixels(image: &[f32], channels: usize, size: usize) -> Vec<u8> {
     let area = size * size;
     let mut out = Vec::with_capacity(area * 3);
@@ -24,7 +25,8 @@ pub fn to_pixels(image: &[f32], channels: usize, size: usize) -> Vec<u8> {
     out
 }
 
-/// Lays `images` (f32 NCHW) out in rows, as square as it gets.
+/// Lays `images`, f32 `[n][channels][size][size]` in [−1, 1], out in rows, as square as it gets, with gaps of two white
+/// pixels.
 pub fn sheet(images: &[f32], channels: usize, size: usize) -> RgbImage {
     let length = channels * size * size;
     let count = (images.len() / length).max(1);
@@ -44,6 +46,9 @@ pub fn sheet(images: &[f32], channels: usize, size: usize) -> RgbImage {
 }
 
 /// Writes `image` as PNG, whole or not at all.
+///
+/// # Errors
+/// Where the file cannot be written.
 pub fn write_png(path: &Path, image: RgbImage) -> Result<()> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     DynamicImage::ImageRgb8(image)

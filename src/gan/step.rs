@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 
 use crate::backend::{
-    Adam, Backend, Batch, Counters, Images, Metrics, Network, Slot, State, Statistics, Use, Want,
+    Adam, Backend, Batch, Counters, Images, Metrics, Network, Progress, Slot, State, Statistics,
+    Use, Want,
 };
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -15,32 +16,61 @@ pub const KEPT_METRICS: u64 = 256;
 /// What an iteration needs to know. It stays the same from the first iteration of a [`Gan`] to the last.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
+    /// The discriminator's optimiser.
     pub discriminator: Adam,
+    /// The generator's optimiser.
     pub generator: Adam,
     /// Decay of the generator's moving average; 0 keeps none.
     pub ema: f64,
-    /// Of the noise.
+    /// Seed of the noise z.
     pub seed: u64,
+}
+
+impl Settings {
+    /// The settings of the DCGAN paper (arXiv 1511.06434, section 4: learning rate 0.0002, β₁ 0.5) as pytorch/examples'
+    /// `dcgan/main.py` has them, with `torch.optim.Adam`'s β₂ and ε. Neither keeps an average; its decay is that of
+    /// progressive growing (arXiv 1710.10196).
+    pub const REFERENCE: Self = {
+        let adam = Adam {
+            lr: 2e-4,
+            beta1: 0.5,
+            beta2: 0.999,
+            eps: 1e-8,
+        };
+        Self {
+            discriminator: adam,
+            generator: adam,
+            ema: 0.999,
+            seed: 0,
+        }
+    };
 }
 
 /// Both networks and what lies between them.
 pub struct Gan<B: Backend> {
+    /// G: z → images.
     pub generator: B::Network,
+    /// D: images → logits. It takes two batches at once.
     pub discriminator: B::Network,
-    /// The batch of real images of the last iteration.
+    /// The batch of real images of the last iteration, `[batch][h][w][c]` in [−1, 1].
     pub real: B::Buffer,
-    /// Its noise.
+    /// The noise of the last iteration, `[batch][1][1][latent_dim]`.
     pub z: B::Buffer,
-    progress: B::Progress,
-    feed: B::Feed,
+    /// Where training is; [`Gan::set_counters`] sets it.
+    pub progress: B::Progress,
+    /// The batches of the coming iterations.
+    pub feed: B::Feed,
     recording: B::Recording,
     /// Iterations asked for.
     iterations: u64,
 }
 
 impl<B: Backend> Gan<B> {
-    /// Networks for batches of `batch` images, with the initial values of `seed`, and room for `slots` batches that
-    /// wait for their turn.
+    /// Networks for batches of `batch` images, with the initial values of `seed` ([`StateDict::initial`]), and room for
+    /// `slots` batches that wait for their turn.
+    ///
+    /// # Errors
+    /// Where there is not enough memory, or the device fails.
     pub fn new(
         backend: &B,
         dimensions: &Dimensions,
@@ -79,22 +109,10 @@ impl<B: Backend> Gan<B> {
         networks + buffers + waiting as u64
     }
 
-    /// Starts the batch of a coming iteration on its way; `fill` as for [`Backend::send_batch`].
-    pub fn send_batch(
-        &mut self,
-        backend: &B,
-        iteration: u64,
-        mut fill: impl FnMut(Batch<'_>),
-    ) -> Result<()> {
-        backend.send_batch(&mut self.feed, iteration, &mut fill)
-    }
-
-    /// Moves the whole set to the device, before the first iteration.
-    pub fn keep_images(&mut self, backend: &B, images: &[u8]) -> Result<()> {
-        backend.keep_images(&mut self.feed, images)
-    }
-
-    /// The next iteration, on the batch last sent into its slot and on fresh noise.
+    /// The next iteration, on the batch last sent into its slot of [`Gan::feed`] and on fresh noise.
+    ///
+    /// # Errors
+    /// Where the device fails.
     pub fn iteration(&mut self, backend: &B, settings: &Settings) -> Result<()> {
         let Self {
             generator,
@@ -110,51 +128,54 @@ impl<B: Backend> Gan<B> {
             backend.load_batch(feed, progress, real)?;
             backend.draw_latent(settings.seed, Purpose::Latent, progress, z)?;
             update::<B>(generator, discriminator, real, z, progress, settings)?;
-            backend.advance(progress)
+            progress.advance()
         })?;
         *iterations += 1;
         Ok(())
     }
 
-    /// The same on what is in `real` and `z`.
-    pub fn iteration_on(&mut self, backend: &B, settings: &Settings) -> Result<()> {
+    /// The next iteration, on what is in [`Gan::real`] and [`Gan::z`].
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn iteration_on(&mut self, settings: &Settings) -> Result<()> {
         let (g, d) = (&mut self.generator, &mut self.discriminator);
         update::<B>(g, d, &self.real, &self.z, &mut self.progress, settings)?;
-        backend.advance(&mut self.progress)?;
+        self.progress.advance()?;
         self.iterations += 1;
         Ok(())
     }
 
-    /// Where training is. Waits for the last iteration.
-    pub fn counters(&self, backend: &B) -> Result<Counters> {
-        backend.read_progress(&self.progress)
-    }
-
-    /// Goes on from there.
-    pub fn set_counters(&mut self, backend: &B, counters: &Counters) -> Result<()> {
+    /// Sets where training is; it goes on from there.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn set_counters(&mut self, counters: &Counters) -> Result<()> {
         self.iterations = counters.iteration;
-        backend.write_progress(&mut self.progress, counters)
+        self.progress.write(counters)
     }
 
-    /// Asks for the metrics of the iterations from `first` to the last asked for, at most [`KEPT_METRICS`].
-    pub fn send_metrics(&mut self, backend: &B, first: u64) -> Result<()> {
-        backend.send_metrics(&mut self.progress, first..self.iterations)
-    }
-
-    /// As [`Backend::take_metrics`].
-    pub fn take_metrics(&mut self, backend: &B, wait: bool) -> Result<Option<Vec<Metrics>>> {
-        backend.take_metrics(&mut self.progress, wait)
+    /// Asks for the metrics of the iterations from `first` to the last asked for, at most [`KEPT_METRICS`];
+    /// [`Progress::take_metrics`] hands them out.
+    ///
+    /// # Errors
+    /// Where these are more iterations, or the device fails.
+    pub fn send_metrics(&mut self, first: u64) -> Result<()> {
+        self.progress.send_metrics(first..self.iterations)
     }
 
     /// Metrics of the last iteration. Waits for it.
-    pub fn last_metrics(&mut self, backend: &B) -> Result<Metrics> {
-        self.send_metrics(backend, self.iterations.saturating_sub(1))?;
-        let all = self.take_metrics(backend, true)?.unwrap_or_default();
+    ///
+    /// # Errors
+    /// Where there was no iteration yet, or the device fails.
+    pub fn last_metrics(&mut self) -> Result<Metrics> {
+        self.send_metrics(self.iterations.saturating_sub(1))?;
+        let all = self.progress.take_metrics(true)?.unwrap_or_default();
         all.last().copied().context("there was no iteration yet")
     }
 }
 
-/// Pixels for measurements and self-tests, which need any images; none is mirrored.
+/// Writes a batch for measurements and self-tests, which need any images; none is mirrored.
 pub fn fill_pixels(batch: Batch<'_>) {
     match batch.images {
         Images::Pixels(pixels) => {

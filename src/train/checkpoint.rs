@@ -13,15 +13,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::report::Window;
-use crate::backend::{Backend, Counters, LossScale, Network, State as NetworkState, Steps};
+use crate::backend::{
+    Backend, Counters, LossScale, Network, Progress, State as NetworkState, Steps,
+};
 use crate::data::containers::tree::hex;
 use crate::files::{PARTIAL, PartialFolder, sync_folder, write_atomically};
 use crate::gan::step::Gan;
-use crate::model::arch::Dimensions;
-use crate::model::arch::Role;
+use crate::model::arch::{Dimensions, Role};
 use crate::model::{StateDict, params::TensorFile};
 
-/// Of `state.json`; a program refuses what is newer than itself.
+/// The version of `state.json`; a program refuses what is newer than itself.
 pub const FORMAT: u32 = 1;
 
 const GENERATOR: &str = "generator.safetensors";
@@ -45,21 +46,30 @@ struct FileSum {
 /// `state.json`: all that a run needs besides its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
+    /// [`FORMAT`] of the program that wrote it.
     pub format: u32,
     /// Iterations done.
     pub step: u64,
+    /// Real images that the discriminator was given, in all iterations together.
     pub images_seen: u64,
+    /// The run's seed.
     pub seed: u64,
+    /// Pixels a side.
     pub image_size: usize,
+    /// Channels of the layers next to the image.
     pub width: usize,
+    /// Length of the noise z.
     pub latent_dim: usize,
+    /// Channels of an image.
     pub channels: usize,
+    /// Adam steps of the discriminator.
     pub discriminator_steps: Steps,
+    /// Adam steps of the generator.
     pub generator_steps: Steps,
-    /// Of discriminator and generator; left out while nothing is scaled.
+    /// Loss scales, indexed by [`Role::index`]; left out while nothing is scaled.
     #[serde(default, skip_serializing_if = "is_unscaled")]
     pub loss_scale: [LossScale; 2],
-    /// Of the data set, so that a resumed run notices a change.
+    /// Fingerprint of the data set, so that a resumed run notices a change.
     pub data_fingerprint: String,
     /// Losses since the last report.
     pub window: Window,
@@ -128,25 +138,25 @@ fn sha256(bytes: &[u8]) -> String {
 /// A checkpoint in memory.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
+    /// `state.json`.
     pub state: State,
+    /// Weights and buffers of the generator.
     pub generator: StateDict,
+    /// Weights and buffers of the discriminator.
     pub discriminator: StateDict,
+    /// Moving average of the generator's weights, where one is kept, with the generator's buffers.
     pub average: Option<StateDict>,
     optimizer: TensorFile,
 }
 
 impl Checkpoint {
-    /// Reads the state of both networks; `state` already says where the run is.
+    /// Reads the state of both networks, and of the generator's average where `average`; `state` already says where the
+    /// run is. Waits for the last iteration.
     ///
     /// # Errors
-    /// Where a weight or buffer is not finite: such a state is not worth keeping.
-    pub fn of<B: Backend>(
-        backend: &B,
-        gan: &Gan<B>,
-        mut state: State,
-        average: bool,
-    ) -> Result<Self> {
-        let counters = gan.counters(backend)?;
+    /// Where a weight or buffer is not finite (such a state is not worth keeping), or the device fails.
+    pub fn of<B: Backend>(gan: &Gan<B>, mut state: State, average: bool) -> Result<Self> {
+        let counters = gan.progress.read()?;
         state.discriminator_steps = counters.steps[Role::Discriminator.index()];
         state.generator_steps = counters.steps[Role::Generator.index()];
         state.loss_scale = counters.loss_scale;
@@ -185,8 +195,12 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Puts everything back into networks of the same dimensions.
-    pub fn restore<B: Backend>(&self, backend: &B, gan: &mut Gan<B>) -> Result<()> {
+    /// Puts everything back into networks of the same dimensions. Where there is no average, it begins with the
+    /// generator as it is.
+    ///
+    /// # Errors
+    /// Where the networks have other dimensions, or the device fails.
+    pub fn restore<B: Backend>(&self, gan: &mut Gan<B>) -> Result<()> {
         let average = self.average.as_ref().unwrap_or(&self.generator);
         gan.generator
             .write(NetworkState::Parameters, &self.generator)?;
@@ -200,10 +214,14 @@ impl Checkpoint {
             gan.discriminator.write(moment, &take("D"))?;
             gan.generator.write(moment, &take("G"))?;
         }
-        gan.set_counters(backend, &self.state.counters())
+        gan.set_counters(&self.state.counters())
     }
 
-    /// Writes `checkpoints/step-…` below `run`, moves `latest`, and removes all but the newest `keep`.
+    /// Writes `checkpoints/step-…` below the run folder `run`, moves `latest`, removes all but the newest `keep`, and
+    /// returns the checkpoint's path.
+    ///
+    /// # Errors
+    /// Where a file cannot be written, synced, renamed or removed; `latest` names a whole checkpoint all the same.
     pub fn save(mut self, run: &Path, keep: usize) -> Result<PathBuf> {
         let parent = run.join("checkpoints");
         fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
@@ -280,7 +298,7 @@ impl Checkpoint {
     }
 }
 
-/// Whose weights to use.
+/// Which of a checkpoint's generators to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Weights {
     /// The moving average where there is one, else the generator as it is.
@@ -311,8 +329,9 @@ fn look_into(folder: &Path) -> Result<(Option<State>, bool)> {
     Ok((Some(state), average))
 }
 
-/// The generator in `path`: a checkpoint folder, a run folder (its newest checkpoint), or any folder that holds
-/// `generator.safetensors`.
+/// A trained generator and its dimensions, for [`crate::gan::sampler`], from `path`: a checkpoint folder, a run folder
+/// (its newest checkpoint), or any folder that holds `generator.safetensors` (a `state_dict` of pytorch/examples'
+/// `Generator`).
 ///
 /// # Errors
 /// Where there is none, or it is damaged or no DCGAN generator.
@@ -331,7 +350,11 @@ pub fn load_generator(path: &Path, weights: Weights) -> Result<(StateDict, Dimen
     Ok((dict, dimensions))
 }
 
-/// Weights to start another run from: generator, discriminator, and the average if there is one.
+/// Weights and buffers to start another run from: generator, discriminator, and the average if there is one. `path` as for
+/// [`load_generator`].
+///
+/// # Errors
+/// Where one of both networks is missing or damaged, or does not have these dimensions.
 pub fn load_networks(
     path: &Path,
     dimensions: &Dimensions,
@@ -389,7 +412,10 @@ fn folder_name(step: u64) -> String {
     format!("step-{step:06}")
 }
 
-/// All checkpoints of the run in `run`, oldest first.
+/// All checkpoints of the run in the folder `run`, with their iterations, oldest first.
+///
+/// # Errors
+/// Where the folder cannot be listed.
 pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let parent = run.join("checkpoints");
     let entries = match fs::read_dir(&parent) {
@@ -410,7 +436,10 @@ pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(all)
 }
 
-/// The newest checkpoint of the run in `run`.
+/// The newest checkpoint of the run in the folder `run`.
+///
+/// # Errors
+/// Where the folder cannot be listed.
 pub fn newest(run: &Path) -> Result<Option<PathBuf>> {
     Ok(list(run)?.pop().map(|(_, path)| path))
 }
@@ -458,6 +487,9 @@ pub fn load_of(run: &Path, path: &Path) -> Result<Checkpoint> {
 
 /// Makes the checkpoint `path`, of iteration `step`, the newest of `run`: later ones are moved out of the way, so that
 /// a run taken back to an earlier one does not mistake them for its own. `latest` names a whole one throughout.
+///
+/// # Errors
+/// Where a file cannot be read, written or renamed.
 pub fn take_back_to(run: &Path, path: &Path, step: u64) -> Result<()> {
     let parent = run.join("checkpoints");
     point_latest(&parent, path)?;

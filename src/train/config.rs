@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::cuda::conv::choice::Conv;
-use crate::backend::{Adam, Precision};
+use crate::backend::{Adam, Conv, Precision};
 use crate::data::{Kind, Split};
 use crate::files;
 use crate::gan::step::Settings;

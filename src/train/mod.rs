@@ -5,4 +5,6 @@ pub mod config;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod run_folder;
+pub mod sheets;
 pub mod stop;

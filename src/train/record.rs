@@ -1,11 +1,11 @@
-//! `--record`: what it takes to check a short run elsewhere (design: names of `scripts/replay_pytorch.py`).
+//! `--record`: what it takes to check a short run elsewhere, in the names that `scripts/replay_pytorch.py` reads.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use super::config::Config;
-use crate::backend::{Backend, LossScale, Network, Slot, State};
+use crate::backend::{Backend, LossScale, Network, Progress, Slot, State};
 use crate::files;
 use crate::gan::step::Gan;
 use crate::model::arch::Role;
@@ -24,6 +24,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    /// A recorder of the run that `config` describes, into the new file `path`.
+    ///
     /// # Errors
     /// Where the file is there already, or the run is too long to record.
     pub fn new(path: &Path, config: &Config) -> Result<Self> {
@@ -63,14 +65,21 @@ impl Recorder {
         format!("step/{:06}/", self.step)
     }
 
-    /// The state that an iteration starts from.
-    pub fn before<B: Backend>(&mut self, backend: &B, gan: &Gan<B>) -> Result<()> {
-        self.loss_scale = gan.counters(backend)?.loss_scale;
+    /// Takes the state that an iteration starts from: `before/D/…` and `before/G/…`. Waits.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn before<B: Backend>(&mut self, gan: &Gan<B>) -> Result<()> {
+        self.loss_scale = gan.progress.read()?.loss_scale;
         let prefix = format!("{}before/", self.prefix());
         self.networks(gan, State::Parameters, &prefix)
     }
 
-    /// The real batch, the noise, the losses and the gradients of the iteration.
+    /// Takes what the iteration left: `real` `[n][c][h][w]` and `z` `[n][latent_dim]`, f32, the three losses, and
+    /// `grad/D/…` and `grad/G/…`, with the loss scale divided out. Waits.
+    ///
+    /// # Errors
+    /// Where the device fails.
     pub fn after<B: Backend>(
         &mut self,
         backend: &B,
@@ -86,7 +95,7 @@ impl Recorder {
         let z = Tensor::new(&[n, config.latent_dim], backend.read(&gan.z, n)?);
         self.file.floats.insert(format!("{prefix}real"), real);
         self.file.floats.insert(format!("{prefix}z"), z);
-        let losses = gan.last_metrics(backend)?.losses;
+        let losses = gan.last_metrics()?.losses;
         for (name, slot) in [
             ("loss_d_real", Slot::Real),
             ("loss_d_fake", Slot::Fake),
@@ -100,7 +109,10 @@ impl Recorder {
         Ok(())
     }
 
-    /// Adds the final state and writes the file.
+    /// Adds the final state, `final/D/…` and `final/G/…`, and writes the file.
+    ///
+    /// # Errors
+    /// Where the file is there by now or cannot be written, or the device fails.
     pub fn finish<B: Backend>(mut self, gan: &Gan<B>) -> Result<()> {
         self.networks(gan, State::Parameters, "final/")?;
         // Fewer than asked for where a signal stopped the run.

@@ -1,32 +1,22 @@
 //! The training loop, written once for every backend.
 
-use std::ffi::OsStr;
-use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
 use super::record::Recorder;
 use super::report::{Reporter, Window};
+use super::run_folder::{Claim, what_is_left};
+use super::sheets::Sheets;
 use super::stop::Stop;
-use crate::backend::cuda::conv::choice;
-use crate::backend::cuda::driver::GpuError;
-use crate::backend::{Backend, Batch, Network, State, Statistics, Steps};
+use crate::backend::{Backend, Feed, Network, Progress, State, Steps};
 use crate::data::{Dataset, Loader, Residency};
 use crate::files;
-use crate::gan::sampler::Sampler;
-use crate::gan::sheet;
+use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, KEPT_METRICS};
-use crate::random::{Purpose, Stream};
-
-/// Images on a sample sheet.
-pub const SHEET_IMAGES: usize = 64;
-
-/// Batches on their way to the device or waiting there for their turn.
-pub const SLOTS: usize = 3;
 
 /// Iterations without a step of the weights after which a run gives up.
 const HOPELESS: u64 = 50;
@@ -43,214 +33,38 @@ pub enum Start {
 
 /// What to run.
 pub struct Plan {
+    /// The run's options.
     pub config: Config,
+    /// What the networks begin with.
     pub start: Start,
+    /// The new file that the iterations are recorded into.
     pub record: Option<PathBuf>,
     /// Where the images are; [`Residency::Auto`] is decided by now.
     pub residency: Residency,
     /// The iterations that a profiler is to see.
     pub profile: Option<Range<u64>>,
+    /// Whether only errors are printed.
     pub quiet: bool,
 }
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
+    /// Iterations done.
     pub step: u64,
+    /// The checkpoint after them.
     pub checkpoint: PathBuf,
+    /// The last sample sheet, if one was written.
     pub sheet: Option<PathBuf>,
     /// 130 or 143 where a signal stopped it.
     pub stopped: Option<u8>,
 }
 
-/// Holds a run folder against a second process; the lock goes with the process.
-pub struct Claim {
-    run: PathBuf,
-    _lock: File,
-    made: bool,
-}
-
-impl Claim {
-    /// Makes `run`, or takes it over where it is an empty folder.
-    ///
-    /// # Errors
-    /// Where it holds anything, cannot be made, or another process has it.
-    pub fn new(run: &Path) -> Result<Self> {
-        let made = make_run_folder(run)?;
-        let claim = Self::lock(run, made)?;
-        // With the lock: until now another process may have trained here.
-        refuse_used(run)?;
-        Ok(claim)
-    }
-
-    /// Makes the next of `parent`'s numbered run folders: `00000-NAME`, `00001-NAME`, …
-    pub fn next(parent: &Path, name: &str) -> Result<Self> {
-        loop {
-            let run = next_free(parent, name);
-            // Another process may have been faster.
-            if make_run_folder(&run)? {
-                return Self::lock(&run, true);
-            }
-        }
-    }
-
-    /// Takes over the run in `run`.
-    ///
-    /// # Errors
-    /// Where there is none, or another process has it.
-    pub fn existing(run: &Path) -> Result<Self> {
-        if !Config::path(run).is_file() {
-            bail!(
-                "there is no run in {} to continue (no config.json): start one without --resume",
-                run.display()
-            );
-        }
-        Self::lock(run, false)
-    }
-
-    fn lock(run: &Path, made: bool) -> Result<Self> {
-        let path = run.join(".lock");
-        loop {
-            let lock = File::create(&path).with_context(|| {
-                format!(
-                    "cannot write into the run folder {}; give rights to it, or choose another --out",
-                    run.display()
-                )
-            })?;
-            // A file system without locks is no reason not to train.
-            if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-                bail!(
-                    "another process is training in {}: wait for it, or choose another --out",
-                    run.display()
-                );
-            }
-            if files::is_still(&lock, &path) {
-                return Ok(Self {
-                    run: run.to_path_buf(),
-                    _lock: lock,
-                    made,
-                });
-            }
-        }
-    }
-
-    /// The run folder.
-    pub fn run(&self) -> &Path {
-        &self.run
-    }
-}
-
-impl Drop for Claim {
-    /// Removes the folder again if nothing was put into it.
-    fn drop(&mut self) {
-        if self.made && refuse_used(&self.run).is_ok() {
-            // Best effort: an empty folder left behind does no harm.
-            let _ = files::remove_partial(&self.run);
-            let _ = fs::remove_file(self.run.join(".lock"));
-            let _ = fs::remove_dir(&self.run);
-        }
-    }
-}
-
-/// Makes `run` and says whether it was not there yet.
-fn make_run_folder(run: &Path) -> Result<bool> {
-    let made = fs::create_dir_all(files::parent(run)).and_then(|()| fs::create_dir(run));
-    match made {
-        Ok(()) => Ok(true),
-        Err(error) if run.is_dir() && error.kind() == std::io::ErrorKind::AlreadyExists => {
-            refuse_used(run).map(|()| false)
-        }
-        Err(_) if run.exists() && !run.is_dir() => {
-            bail!("{} is a file: choose another --out", run.display())
-        }
-        Err(error) => Err(error).with_context(|| {
-            format!(
-                "cannot make the run folder {}; choose another --out",
-                run.display()
-            )
-        }),
-    }
-}
-
-/// `PARENT/00000-NAME`, with the next number that no run in `parent` has.
-pub fn next_free(parent: &Path, name: &str) -> PathBuf {
-    let mut next = 0;
-    if let Ok(entries) = fs::read_dir(parent) {
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let number = name
-                .to_str()
-                .and_then(|n| n.split('-').next()?.parse::<u64>().ok());
-            next = next.max(number.map_or(0, |n| n.saturating_add(1)));
-        }
-    }
-    parent.join(format!("{next:05}-{name}"))
-}
-
-/// Refuses a folder that holds anything but what a run leaves behind that was interrupted before it began.
-fn refuse_used(run: &Path) -> Result<()> {
-    if Config::path(run).exists() {
-        bail!(
-            "{} already holds a run: continue it with --resume, or choose another --out",
-            run.display()
-        );
-    }
-    let mut entries =
-        fs::read_dir(run).with_context(|| format!("cannot list {}", run.display()))?;
-    let ours = |name: &OsStr| name == ".lock" || files::is_partial(name);
-    if entries.any(|e| e.is_ok_and(|e| !ours(&e.file_name()))) {
-        bail!(
-            "{} is not empty, and nothing is overwritten: choose another --out",
-            run.display()
-        );
-    }
-    Ok(())
-}
-
-/// The sheet of fixed noise while a run trains.
-struct Sheets<B: Backend> {
-    sampler: Sampler<B>,
-    folder: PathBuf,
-    state: State,
-}
-
-impl<B: Backend> Sheets<B> {
-    fn new(backend: &B, config: &Config, run: &Path) -> Result<Self> {
-        let mut sampler = Sampler::new(backend, &config.dimensions(), SHEET_IMAGES)?;
-        let mut z = vec![0.0; SHEET_IMAGES * config.latent_dim];
-        Stream::new(config.seed, Purpose::Sheet, 0).fill_normal(&mut z);
-        sampler.set_z(backend, &z)?;
-        let folder = run.join("samples");
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let state = if config.ema > 0.0 {
-            State::Average
-        } else {
-            State::Parameters
-        };
-        Ok(Self {
-            sampler,
-            folder,
-            state,
-        })
-    }
-
-    fn write(&mut self, backend: &B, gan: &Gan<B>, step: u64) -> Result<PathBuf> {
-        let _range = nvtx::range!("sample sheet");
-        self.sampler.load(&gan.generator.read(self.state)?)?;
-        let images = self.sampler.images(backend, Statistics::Running)?;
-        let path = self.folder.join(format!("step-{step:06}.png"));
-        sheet::write_png(
-            &path,
-            sheet::sheet(&images, self.sampler.channels(), self.sampler.size()),
-        )?;
-        Ok(path)
-    }
-}
-
-/// Trains until `config.steps` or a signal. `claim` holds the run folder.
+/// Trains on `dataset` until the iteration that `plan` ends with, or a signal that `stop` caught, and writes a run folder,
+/// which `claim` holds.
 ///
 /// # Errors
-/// Where a file cannot be written, or training diverges; the last good checkpoint is named.
+/// Where a file cannot be written, training diverges or the device fails; the last good checkpoint is named.
 pub fn train<B: Backend>(
     backend: &B,
     dataset: &Dataset,
@@ -269,6 +83,8 @@ pub fn train<B: Backend>(
 
     // Data.
     let loader = Loader::new(dataset, config.batch_size, config.seed, config.flip)?;
+    let batches_per_epoch = loader.batches_per_epoch();
+    let batches = Batches::of(loader, residency == Residency::Stream, config.steps);
 
     // Networks, and where they start.
     let mut gan = Gan::new(
@@ -279,7 +95,7 @@ pub fn train<B: Backend>(
         config.seed,
     )?;
     if residency == Residency::Device {
-        gan.keep_images(backend, dataset.pixels())?;
+        gan.feed.keep_images(dataset.pixels())?;
     }
     let mut window = Window::default();
     let mut step = 0;
@@ -307,7 +123,7 @@ pub fn train<B: Backend>(
                 config.steps
             );
             saved
-                .restore(backend, &mut gan)
+                .restore(&mut gan)
                 .with_context(|| format!("cannot resume from {}", path.display()))?;
             window = saved.state.window.clone();
         }
@@ -325,10 +141,10 @@ pub fn train<B: Backend>(
         run,
         stop,
         quiet,
-        loader,
+        batches,
+        batches_per_epoch,
         gan,
         recorder,
-        residency,
         profile,
         profiled: false,
         window,
@@ -343,35 +159,6 @@ pub fn train<B: Backend>(
         .map_err(|error| anyhow!("{error:#}; {}", what_is_left(run, &error)))
 }
 
-/// What a run that failed can go on from, and how.
-fn what_is_left(run: &Path, error: &anyhow::Error) -> String {
-    let last = match checkpoint::newest(run) {
-        Ok(Some(path)) => format!("the last good checkpoint is {}", path.display()),
-        _ => "there is no checkpoint yet".to_string(),
-    };
-    let exists = Config::path(run).exists();
-    let gpu = |cause: &(dyn std::error::Error + 'static)| {
-        let error = cause.downcast_ref::<GpuError>();
-        error.is_some_and(|error| !error.out_of_memory)
-    };
-    if exists && error.chain().any(gpu) {
-        return format!(
-            "{last}; once that is mended, continue with: dcgan-cuda train --out {} --resume",
-            run.display()
-        );
-    }
-    // The disk, not the numbers.
-    let files = error.chain().any(|cause| cause.is::<std::io::Error>());
-    match (files, exists) {
-        (false, _) => last,
-        (true, false) => format!("{last}; make room or give rights, then start again"),
-        (true, true) => format!(
-            "{last}; make room or give rights, then continue with: dcgan-cuda train --out {} --resume",
-            run.display()
-        ),
-    }
-}
-
 /// A run under way.
 struct Training<'a, B: Backend> {
     backend: &'a B,
@@ -380,10 +167,10 @@ struct Training<'a, B: Backend> {
     run: &'a Path,
     stop: &'a Stop,
     quiet: bool,
-    loader: Loader<'a>,
+    batches: Batches<'a>,
+    batches_per_epoch: u64,
     gan: Gan<B>,
     recorder: Option<Recorder>,
-    residency: Residency,
     profile: Option<Range<u64>>,
     /// Whether a profiler sees what is done.
     profiled: bool,
@@ -443,15 +230,12 @@ impl<B: Backend> Training<'_, B> {
         if self.step == 0 {
             sheets.write(backend, &self.gan, 0)?;
         }
-        self.moved.0 = taken(&self.gan.counters(backend)?.steps);
+        self.moved.0 = taken(&self.gan.progress.read()?.steps);
 
         // The loop.
         let settings = config.settings();
-        let ahead = SLOTS as u64;
         let mut chosen = false;
-        for iteration in self.step..self.step + ahead {
-            self.send_batch(iteration)?;
-        }
+        self.batches.begin(&mut self.gan.feed, self.step)?;
         while self.step < config.steps && stop.exit_code().is_none() {
             let on = self
                 .profile
@@ -460,7 +244,7 @@ impl<B: Backend> Training<'_, B> {
             self.set_profiled(on)?;
             let iteration = nvtx::range!("iteration");
             if let Some(recorder) = &mut self.recorder {
-                recorder.before(backend, &self.gan)?;
+                recorder.before(&self.gan)?;
             }
             self.gan.iteration(backend, &settings)?;
             if !chosen {
@@ -470,7 +254,7 @@ impl<B: Backend> Training<'_, B> {
             if let Some(recorder) = &mut self.recorder {
                 recorder.after(backend, &mut self.gan, config)?;
             }
-            self.send_batch(self.step + ahead)?;
+            self.batches.follow(&mut self.gan.feed, self.step)?;
             drop(iteration);
             self.step += 1;
             let step = self.step;
@@ -520,20 +304,6 @@ impl<B: Backend> Training<'_, B> {
         })
     }
 
-    /// Starts the batch of `iteration` on its way, if there is to be such an iteration.
-    fn send_batch(&mut self, iteration: u64) -> Result<()> {
-        if iteration >= self.config.steps {
-            return Ok(());
-        }
-        let _range = nvtx::range!("load batch");
-        let loader = &mut self.loader;
-        if self.residency == Residency::Stream {
-            loader.announce(iteration);
-        }
-        let fill = |batch: Batch<'_>| loader.write(iteration, batch);
-        self.gan.send_batch(self.backend, iteration, fill)
-    }
-
     /// Starts or ends what a profiler sees.
     fn set_profiled(&mut self, on: bool) -> Result<()> {
         if self.profiled != on {
@@ -548,7 +318,7 @@ impl<B: Backend> Training<'_, B> {
     /// Asks for the metrics of the iterations that they were not asked of yet.
     fn ask(&mut self, report: Option<Interval>, reporter: &mut Reporter) -> Result<()> {
         self.collect(true, reporter)?;
-        self.gan.send_metrics(self.backend, self.asked)?;
+        self.gan.send_metrics(self.asked)?;
         self.asked = self.step;
         self.pending = Some(Pending {
             step: self.step,
@@ -562,7 +332,7 @@ impl<B: Backend> Training<'_, B> {
         if self.pending.is_none() {
             return Ok(());
         }
-        let Some(all) = self.gan.take_metrics(self.backend, wait)? else {
+        let Some(all) = self.gan.progress.take_metrics(wait)? else {
             return Ok(());
         };
         let Some(Pending { step, report }) = self.pending.take() else {
@@ -575,7 +345,7 @@ impl<B: Backend> Training<'_, B> {
         let (Some(interval), Some(steps)) = (report, self.latest) else {
             return Ok(());
         };
-        let epochs = step as f64 / self.loader.batches_per_epoch() as f64;
+        let epochs = step as f64 / self.batches_per_epoch as f64;
         reporter.report(step, epochs, &self.window, steps)?;
         // The last report may come early: then a resumed run goes on with the same window.
         if interval == Interval::Full {
@@ -604,8 +374,8 @@ impl<B: Backend> Training<'_, B> {
 
     /// Later runs can repeat the choice of kernels, and a resumed one does.
     fn write_choices(&self) -> Result<()> {
-        match self.backend.choices() {
-            Some(choices) => choice::write(self.run, &choices),
+        match self.backend.choices()? {
+            Some(choices) => choices.write(self.run),
             None => Ok(()),
         }
     }
@@ -619,8 +389,7 @@ impl<B: Backend> Training<'_, B> {
         state.images_seen = self.step * config.batch_size as u64;
         state.data_fingerprint = self.dataset.fingerprint().to_string();
         state.window = self.window.clone();
-        Checkpoint::of(self.backend, &self.gan, state, config.ema > 0.0)?
-            .save(self.run, config.keep_checkpoints)
+        Checkpoint::of(&self.gan, state, config.ema > 0.0)?.save(self.run, config.keep_checkpoints)
     }
 }
 

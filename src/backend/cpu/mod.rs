@@ -21,12 +21,12 @@ use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::backend::{Backend, Batch, Counters, Fill, Images, Loss, Metrics, Use};
+use crate::backend::{self, Backend, Batch, Counters, Fill, Images, Loss, Metrics, Use};
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
 pub use network::CpuNetwork;
 
-/// f32 or f64.
+/// The type that the CPU computes in, sums included: f32, or f64 for what others are held against.
 pub trait Real:
     num_traits::Float
     + num_traits::NumAssign
@@ -37,7 +37,9 @@ pub trait Real:
     + std::fmt::Debug
     + 'static
 {
+    /// `value`, rounded to nearest.
     fn of(value: f64) -> Self;
+    /// The value, exactly.
     fn f64(self) -> f64;
 }
 
@@ -66,16 +68,19 @@ fn widest(body: impl FnOnce()) {
     pulp::Arch::new().dispatch(body);
 }
 
-/// A batch of feature maps, NHWC.
+/// A batch of feature maps.
 #[derive(Clone, Debug)]
 pub struct Buffer<T> {
+    /// How many maps.
     pub n: usize,
+    /// Of one map.
     pub shape: Shape,
+    /// `[n][h][w][c]`.
     pub data: Vec<T>,
 }
 
 impl<T: Real> Buffer<T> {
-    /// Holds NaN until written, so that a forgotten element shows.
+    /// Room for `n` maps. It holds NaN until it is written, so that a forgotten element shows.
     pub fn new(n: usize, shape: Shape) -> Self {
         Self {
             n,
@@ -88,8 +93,11 @@ impl<T: Real> Buffer<T> {
 /// Where training is, and the metrics of the last iterations.
 #[derive(Debug)]
 pub struct Progress {
+    /// What decides how training goes on, besides tensors.
     pub counters: Counters,
+    /// Those of iteration i at i mod the length.
     ring: Vec<Metrics>,
+    /// What was asked for and not taken yet.
     sent: Option<Vec<Metrics>>,
 }
 
@@ -101,7 +109,34 @@ impl Progress {
     }
 }
 
-/// A ring of batches of pixels.
+impl backend::Progress for Progress {
+    fn read(&self) -> Result<Counters> {
+        Ok(self.counters)
+    }
+
+    fn write(&mut self, counters: &Counters) -> Result<()> {
+        self.counters = *counters;
+        Ok(())
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.counters.iteration += 1;
+        Ok(())
+    }
+
+    fn send_metrics(&mut self, range: Range<u64>) -> Result<()> {
+        let slots = self.ring.len() as u64;
+        let of = |iteration: u64| self.ring[(iteration % slots) as usize];
+        self.sent = Some(range.map(of).collect());
+        Ok(())
+    }
+
+    fn take_metrics(&mut self, _wait: bool) -> Result<Option<Vec<Metrics>>> {
+        Ok(self.sent.take())
+    }
+}
+
+/// A ring of batches: pixels, u8 `[n][h][w][c]`, and flips, `[n]`.
 #[derive(Debug)]
 pub struct Feed {
     slots: Vec<(Vec<u8>, Vec<u8>)>,
@@ -113,11 +148,28 @@ impl Feed {
     }
 }
 
-/// All cores of this machine, through rayon's global pool.
+impl backend::Feed for Feed {
+    fn keep_images(&mut self, _images: &[u8]) -> Result<()> {
+        bail!("the CPU has no memory of its own to keep images in: use --data-residency host")
+    }
+
+    fn send_batch(&mut self, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
+        let index = self.index(iteration);
+        let (pixels, flips) = &mut self.slots[index];
+        fill(Batch {
+            images: Images::Pixels(pixels),
+            flips,
+        });
+        Ok(())
+    }
+}
+
+/// The processor: all cores of this machine, through rayon's global pool, in T.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu<T>(PhantomData<T>);
 
 impl<T: Real> Cpu<T> {
+    /// The processor of this machine.
     pub fn new() -> Self {
         Self(PhantomData)
     }
@@ -184,49 +236,10 @@ impl<T: Real> Backend for Cpu<T> {
         })
     }
 
-    fn read_progress(&self, progress: &Progress) -> Result<Counters> {
-        Ok(progress.counters)
-    }
-
-    fn write_progress(&self, progress: &mut Progress, counters: &Counters) -> Result<()> {
-        progress.counters = *counters;
-        Ok(())
-    }
-
-    fn advance(&self, progress: &mut Progress) -> Result<()> {
-        progress.counters.iteration += 1;
-        Ok(())
-    }
-
-    fn send_metrics(&self, progress: &mut Progress, range: Range<u64>) -> Result<()> {
-        let slots = progress.ring.len() as u64;
-        let of = |iteration: u64| progress.ring[(iteration % slots) as usize];
-        progress.sent = Some(range.map(of).collect());
-        Ok(())
-    }
-
-    fn take_metrics(&self, progress: &mut Progress, _wait: bool) -> Result<Option<Vec<Metrics>>> {
-        Ok(progress.sent.take())
-    }
-
     fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Feed> {
         Ok(Feed {
             slots: vec![(vec![0; n * image.len()], vec![0; n]); slots],
         })
-    }
-
-    fn keep_images(&self, _feed: &mut Feed, _images: &[u8]) -> Result<()> {
-        bail!("the CPU has no memory of its own to keep images in: use --data-residency host")
-    }
-
-    fn send_batch(&self, feed: &mut Feed, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
-        let index = feed.index(iteration);
-        let (pixels, flips) = &mut feed.slots[index];
-        fill(Batch {
-            images: Images::Pixels(pixels),
-            flips,
-        });
-        Ok(())
     }
 
     fn load_batch(&self, feed: &Feed, progress: &Progress, images: &mut Buffer<T>) -> Result<()> {

@@ -10,10 +10,10 @@ use anyhow::{Result, ensure};
 use cudarc::driver::CudaEvent;
 
 use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span};
-use crate::backend::{Batch, Fill, Images};
+use crate::backend::{self, Batch, Fill, Images};
 use crate::model::Shape;
 
-/// A ring of slots.
+/// A ring of slots, each with room for a batch: u8 `[n][h][w][c]`, or `[n]` indices, and `[n]` flips.
 pub struct Feed {
     device: Rc<Device>,
     images: Source,
@@ -39,14 +39,21 @@ struct Slot {
     used: CudaEvent,
 }
 
-/// What the kernel reads.
+/// What the kernel of `cuda/batch.cu` reads.
 pub struct Spans {
+    /// u8 `[slots][n][h][w][c]`, or `[images][h][w][c]` where there are indices.
     pub pixels: Span,
+    /// u32 `[slots][n]`.
     pub indices: Option<Span>,
+    /// u8 `[slots][n]`.
     pub flips: Span,
 }
 
 impl Feed {
+    /// Room for `slots` batches of `n` images of `shape`, pinned on the host and on the device.
+    ///
+    /// # Errors
+    /// Where there is not enough memory of either, or the driver fails.
     pub fn new(device: &Rc<Device>, n: usize, shape: Shape, slots: usize) -> Result<Self> {
         let slot = || -> Result<Slot> {
             Ok(Slot {
@@ -69,24 +76,6 @@ impl Feed {
         Ok(feed)
     }
 
-    /// Moves all `images` to the device; batches are indices from here on.
-    pub fn keep(&mut self, images: &[u8]) -> Result<()> {
-        let device = &self.device;
-        ensure!(
-            !images.is_empty() && images.len().is_multiple_of(self.shape.len()),
-            "{} bytes are no images of {:?}",
-            images.len(),
-            self.shape
-        );
-        // What is under way goes into the slots that are given up here.
-        device.wait()?;
-        self.images = Source::Kept {
-            all: Memory::of(device, images)?,
-            indices: Memory::zeroed(device, self.slots.len() * self.n * 4)?,
-        };
-        device.wait()
-    }
-
     pub(super) fn slots(&self) -> usize {
         self.slots.len()
     }
@@ -107,8 +96,45 @@ impl Feed {
         (iteration % self.slots.len() as u64) as usize
     }
 
-    /// Fills the slot of `iteration` and starts the copy.
-    pub fn send(&mut self, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
+    /// Has the main stream wait until the batch of `iteration` is there.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    pub fn await_batch(&self, iteration: u64) -> Result<()> {
+        let slot = &self.slots[self.index(iteration)];
+        self.device.main.wait(&slot.copied).to("wait for a batch")
+    }
+
+    /// Says that what the main stream was asked for so far is all that uses the batch of `iteration`: its slot may be
+    /// written after it.
+    ///
+    /// # Errors
+    /// Where the driver fails.
+    pub fn release(&self, iteration: u64) -> Result<()> {
+        let slot = &self.slots[self.index(iteration)];
+        slot.used.record(&self.device.main).to("record an event")
+    }
+}
+
+impl backend::Feed for Feed {
+    fn keep_images(&mut self, images: &[u8]) -> Result<()> {
+        let device = &self.device;
+        ensure!(
+            !images.is_empty() && images.len().is_multiple_of(self.shape.len()),
+            "{} bytes are no images of {:?}",
+            images.len(),
+            self.shape
+        );
+        // What is under way goes into the slots that are given up here.
+        device.wait()?;
+        self.images = Source::Kept {
+            all: Memory::of(device, images)?,
+            indices: Memory::zeroed(device, self.slots.len() * self.n * 4)?,
+        };
+        device.wait()
+    }
+
+    fn send_batch(&mut self, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
         let (index, n) = (self.index(iteration), self.n);
         let (images, bytes) = match &self.images {
             Source::Slots(pixels) => (pixels.span(), n * self.shape.len()),
@@ -139,17 +165,5 @@ impl Feed {
             slot.pinned.send(stream, bytes, flips, n)?;
         }
         slot.copied.record(stream).to("record an event")
-    }
-
-    /// The main stream goes on once the batch of `iteration` is there.
-    pub fn await_batch(&self, iteration: u64) -> Result<()> {
-        let slot = &self.slots[self.index(iteration)];
-        self.device.main.wait(&slot.copied).to("wait for a batch")
-    }
-
-    /// What the main stream was asked for so far is all that uses the batch of `iteration`.
-    pub fn release(&self, iteration: u64) -> Result<()> {
-        let slot = &self.slots[self.index(iteration)];
-        slot.used.record(&self.device.main).to("record an event")
     }
 }

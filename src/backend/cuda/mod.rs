@@ -13,17 +13,17 @@ pub mod parameter;
 pub mod progress;
 mod types;
 
-use std::ops::Range;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
-use crate::backend::{Backend, Counters, Fill, Metrics, Precision, Use};
+use crate::backend::{Backend, Conv, KernelChoices, Precision, Use};
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
-use conv::choice::{Choices, Chooser, Conv};
+use conv::choice::{Choices, Chooser};
 use conv::shape::Tile;
 use driver::{Device, Explained, Memory};
 use feed::Feed;
@@ -31,11 +31,12 @@ pub use network::CudaNetwork;
 use ops::{batch, latent};
 use progress::Progress;
 
-/// How to compute.
+/// How a GPU computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// Storage type of maps and of the weights that convolutions read.
     pub precision: Precision,
+    /// Whose kernels run the convolutions.
     pub conv: Conv,
     /// Lets cuDNN and cuBLAS round the factors of fp32 products to TF32.
     pub tf32: bool,
@@ -43,7 +44,7 @@ pub struct Options {
     pub graph: bool,
     /// A range for profilers around each block's work; it shows only where there is no graph.
     pub ranges: bool,
-    /// Of our own convolutions, only this tile where it fits: for tests.
+    /// Where our own kernels run a convolution, only those with this tile, if it fits: for tests.
     pub tile: Option<Tile>,
 }
 
@@ -76,10 +77,10 @@ pub struct Recording {
     refused: bool,
 }
 
-/// A GPU.
+/// A GPU, with its kernels loaded.
 pub struct Cuda {
-    pub(crate) device: Rc<Device>,
-    pub(crate) chooser: Rc<Chooser>,
+    device: Rc<Device>,
+    chooser: Rc<Chooser>,
     options: Options,
 }
 
@@ -87,8 +88,9 @@ impl Cuda {
     /// GPU number `ordinal`, with the kernel choices `known` from another run.
     ///
     /// # Errors
-    /// Where the GPU cannot be used; the message says why and what to do.
-    pub fn new(ordinal: usize, options: Options, known: Choices) -> Result<Self> {
+    /// Where `known` is damaged, or the GPU cannot be used; the message says why and what to do.
+    pub fn new(ordinal: usize, options: Options, known: &KernelChoices) -> Result<Self> {
+        let known = known.decode()?;
         let device = Device::open(ordinal)?;
         let chooser = Rc::new(Chooser::new(&device, options, known)?);
         Ok(Self {
@@ -101,6 +103,26 @@ impl Cuda {
     /// What people should know of what could not be used.
     pub fn notes(&self) -> &[String] {
         &self.chooser.notes
+    }
+
+    /// The GPU itself, for launches of single kernels.
+    pub fn device(&self) -> &Rc<Device> {
+        &self.device
+    }
+
+    /// The convolution kernels chosen so far, by pass, type and shape.
+    pub fn chosen(&self) -> Choices {
+        self.chooser.used()
+    }
+
+    /// Notes the names of the kernels that are launched from here on.
+    pub fn note_launches(&self) {
+        *self.device.launched.borrow_mut() = Some(BTreeSet::new());
+    }
+
+    /// The names noted since [`Self::note_launches`], once.
+    pub fn noted_launches(&self) -> BTreeSet<String> {
+        self.device.launched.take().unwrap_or_default()
     }
 }
 
@@ -176,36 +198,8 @@ impl Backend for Cuda {
         Progress::new(&self.device, self.options.precision, slots)
     }
 
-    fn read_progress(&self, progress: &Progress) -> Result<Counters> {
-        progress.read()
-    }
-
-    fn write_progress(&self, progress: &mut Progress, counters: &Counters) -> Result<()> {
-        progress.write(counters)
-    }
-
-    fn advance(&self, progress: &mut Progress) -> Result<()> {
-        progress.advance()
-    }
-
-    fn send_metrics(&self, progress: &mut Progress, range: Range<u64>) -> Result<()> {
-        progress.send(range)
-    }
-
-    fn take_metrics(&self, progress: &mut Progress, wait: bool) -> Result<Option<Vec<Metrics>>> {
-        progress.take(wait)
-    }
-
     fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Feed> {
         Feed::new(&self.device, n, image, slots)
-    }
-
-    fn keep_images(&self, feed: &mut Feed, images: &[u8]) -> Result<()> {
-        feed.keep(images)
-    }
-
-    fn send_batch(&self, feed: &mut Feed, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
-        feed.send(iteration, fill)
     }
 
     fn load_batch(&self, feed: &Feed, progress: &Progress, images: &mut Buffer) -> Result<()> {
@@ -308,7 +302,7 @@ impl Backend for Cuda {
         done.to("talk to a profiler")
     }
 
-    fn choices(&self) -> Option<Choices> {
-        Some(self.chooser.choices())
+    fn choices(&self) -> Result<Option<KernelChoices>> {
+        KernelChoices::encode(&self.chooser.choices()).map(Some)
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::backend::cuda::conv::choice::{Chooser, Conv};
+use crate::backend::cuda::conv::choice::Chooser;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::backend::cuda::conv::{Choice, scratch_bytes, workspace_bytes};
 use crate::backend::cuda::driver::{Device, Memory, Span, read_one};
@@ -21,7 +21,7 @@ use crate::backend::cuda::ops::cast;
 use crate::backend::cuda::parameter::{Kept, Parameter};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::{Buffer, Options};
-use crate::backend::{Adam, Network, Precision, Slot, State, Statistics, Use, Want};
+use crate::backend::{Adam, Conv, Network, Precision, Slot, State, Statistics, Use, Want};
 use crate::model::arch::Role;
 use crate::model::layout::FilterLayout;
 use crate::model::params::{Entry, Part};

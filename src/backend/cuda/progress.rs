@@ -9,7 +9,7 @@ use cudarc::driver::CudaEvent;
 
 use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span, read_one};
 use crate::backend::cuda::ops::adam;
-use crate::backend::{Adam, Counters, Loss, LossScale, Metrics, Precision, Steps};
+use crate::backend::{self, Adam, Counters, Loss, LossScale, Metrics, Precision, Steps};
 
 /// What Adam keeps of one network, as `struct AdamState` of `cuda/include/adam.cuh` has it.
 #[repr(C)]
@@ -62,7 +62,7 @@ pub struct Entry {
 /// What fp16 begins with, as PyTorch's GradScaler.
 const FIRST_SCALE: f32 = 65536.0;
 
-/// [`Counters`] and the [`Metrics`] of the last iterations.
+/// The [`Counters`] and the [`Metrics`] of the last iterations, in the device's memory.
 pub struct Progress {
     device: Rc<Device>,
     block: Memory,
@@ -77,6 +77,10 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Counters at zero, loss scales as `precision` begins, and room for the metrics of the last `slots` iterations.
+    ///
+    /// # Errors
+    /// Where there is not enough memory of the device or pinned on the host, or the driver fails.
     pub fn new(device: &Rc<Device>, precision: Precision, slots: usize) -> Result<Self> {
         let scale = match precision {
             Precision::Fp16 => FIRST_SCALE,
@@ -103,7 +107,7 @@ impl Progress {
         })
     }
 
-    /// Bytes of the device that this takes.
+    /// Bytes of the device that the counters and the metrics of `slots` iterations take.
     pub fn bytes(slots: usize) -> u64 {
         (size_of::<Block>() + slots * size_of::<Entry>()) as u64
     }
@@ -141,8 +145,10 @@ impl Progress {
         self.betas[role] = Some(betas);
         adam::prepare(&self.device, self.adam(role)?, betas)
     }
+}
 
-    pub fn advance(&mut self) -> Result<()> {
+impl backend::Progress for Progress {
+    fn advance(&mut self) -> Result<()> {
         let launch = self
             .device
             .launch("progress_advance", [1, 1, 1], 32)?
@@ -151,8 +157,7 @@ impl Progress {
         unsafe { launch.run() }
     }
 
-    /// Waits for the device.
-    pub fn read(&self) -> Result<Counters> {
+    fn read(&self) -> Result<Counters> {
         let block: Block = read_one(&self.block)?;
         Ok(Counters {
             iteration: block.iteration,
@@ -167,8 +172,7 @@ impl Progress {
         })
     }
 
-    /// Waits for the device.
-    pub fn write(&mut self, counters: &Counters) -> Result<()> {
+    fn write(&mut self, counters: &Counters) -> Result<()> {
         let mut block = Block {
             iteration: counters.iteration,
             adam: [AdamState::zeroed(); 2],
@@ -188,8 +192,7 @@ impl Progress {
         Ok(())
     }
 
-    /// Starts the ring on its way to the host.
-    pub fn send(&mut self, range: Range<u64>) -> Result<()> {
+    fn send_metrics(&mut self, range: Range<u64>) -> Result<()> {
         ensure!(
             range.end - range.start <= self.slots as u64,
             "metrics of {range:?} are not kept any more"
@@ -197,15 +200,15 @@ impl Progress {
         // The copy before may still be writing.
         self.arrival.synchronize().to("give metrics")?;
         let (main, bytes) = (&self.device.main, self.ring_bytes());
-        // SAFETY: `take` reads only once the event says that the copy is over, and so does the next `send`.
+        // SAFETY: `take_metrics` reads only once the event says that the copy is over, and so does the
+        // next `send_metrics`.
         unsafe { self.arrived.receive(main, self.ring.span(), bytes)? };
         self.arrival.record(main).to("record an event")?;
         self.asked = Some(range);
         Ok(())
     }
 
-    /// What [`Self::send`] started, once.
-    pub fn take(&mut self, wait: bool) -> Result<Option<Vec<Metrics>>> {
+    fn take_metrics(&mut self, wait: bool) -> Result<Option<Vec<Metrics>>> {
         let Some(range) = self.asked.clone() else {
             return Ok(None);
         };

@@ -16,18 +16,17 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::step::write_json;
-use crate::backend::cuda::conv::choice::{Choices, Conv};
 use crate::backend::cuda::{Cuda, Options};
-use crate::backend::{Backend, Precision};
+use crate::backend::{Backend, Conv, KernelChoices, Precision};
 use crate::cli::dataset::prepare::default_path;
 use crate::cli::device::{Device, Picked, pick};
 use crate::cli::train::set_threads;
 use crate::data::pack::{Metadata, PREPROCESSING, Recipe, Writer, source_fingerprint};
 use crate::data::synthetic::{FaceAttributes, render};
 use crate::data::{self, Dataset, Kind, Loader, OpenOptions, Pack, Source};
+use crate::gan::batches::{Batches, SLOTS};
 use crate::model::arch::Shape;
 use crate::train::report::{print_error_line, print_line};
-use crate::train::run::SLOTS;
 
 /// CelebA's images, pixels.
 const CELEBA: (usize, usize) = (178, 218);
@@ -542,17 +541,15 @@ impl Args {
                 ranges: false,
                 tile: None,
             },
-            Choices::new(),
+            &KernelChoices::default(),
         )?;
         let shape = Shape::new(size, size, channels);
         let copies = |batch: usize| -> Result<Rate> {
             let mut feed = backend.feed(batch, shape, SLOTS)?;
-            let mut iteration = 0;
+            // Nothing is written: only the copies are measured.
+            let mut batches = Batches::written_by(|_| {});
             Rate::measure(self.seconds, || {
-                for _ in 0..SLOTS {
-                    backend.send_batch(&mut feed, iteration, &mut |_| {})?;
-                    iteration += 1;
-                }
+                batches.begin(&mut feed, 0)?;
                 // Copies that have only begun do not count.
                 backend.wait()?;
                 Ok(SLOTS * batch * (shape.len() + 1))

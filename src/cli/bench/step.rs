@@ -10,16 +10,15 @@ use clap::Args as ClapArgs;
 use super::data::noise_pack;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
-use crate::backend::cuda::conv::choice::{Choices, Conv};
-use crate::backend::{Adam, Backend, Batch, Precision};
+use crate::backend::{Backend, Conv, Feed, KernelChoices, Precision};
 use crate::cli::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
 use crate::cli::train::set_threads;
 use crate::data::{Dataset, Loader, Residency};
 use crate::files;
+use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::arch::Dimensions;
 use crate::train::report::print_error_line;
-use crate::train::run::SLOTS;
 
 /// Iterations before the first that is measured: a recorded one is made and replayed by then.
 const WARM_UP: usize = 3;
@@ -103,9 +102,9 @@ impl Step {
                 let options = self.cuda.options(precision, conv, self.cuda.tf32);
                 let known = match &self.cuda.kernels_from {
                     Some(run) => choices_of(run)?,
-                    None => Choices::new(),
+                    None => KernelChoices::default(),
                 };
-                let backend = Cuda::new(ordinal, options, known)?;
+                let backend = Cuda::new(ordinal, options, &known)?;
                 for note in backend.notes() {
                     print_error_line(note);
                 }
@@ -194,7 +193,7 @@ impl Step {
                     true => None,
                     false => Some(self.cuda.conv.unwrap_or(Conv::Auto)),
                 },
-                "kernels": backend.choices(),
+                "kernels": backend.choices()?,
                 "batch_size": self.batch_size,
                 "images_per_sec": images_per_sec,
                 "ms": median * 1e3,
@@ -230,50 +229,27 @@ impl Step {
         dataset: Option<&Dataset>,
     ) -> Result<Times> {
         let mut gan = Gan::new(backend, dimensions, self.batch_size, SLOTS, 0)?;
-        let loader = |dataset| Loader::new(dataset, self.batch_size, 0, true);
-        let mut loader = dataset.map(loader).transpose()?;
-        if let (Some(Residency::Device), Some(dataset)) = (self.data_residency, dataset) {
-            gan.keep_images(backend, dataset.pixels())?;
-        }
-        // Without a loader the images stay in their slots.
-        let ahead = SLOTS as u64;
-        for iteration in 0..ahead {
-            gan.send_batch(backend, iteration, |batch| match &mut loader {
-                Some(loader) => loader.write(iteration, batch),
-                None => fill_pixels(batch),
-            })?;
-        }
-        let adam = Adam {
-            lr: 2e-4,
-            beta1: 0.5,
-            beta2: 0.999,
-            eps: 1e-8,
+        let mut batches = match dataset {
+            Some(dataset) => {
+                if self.data_residency == Some(Residency::Device) {
+                    gan.feed.keep_images(dataset.pixels())?;
+                }
+                let loader = Loader::new(dataset, self.batch_size, 0, true)?;
+                let announce = self.data_residency == Some(Residency::Stream);
+                Batches::of(loader, announce, u64::MAX)
+            }
+            None => Batches::written_by(fill_pixels),
         };
-        let settings = Settings {
-            discriminator: adam,
-            generator: adam,
-            ema: 0.999,
-            seed: 0,
-        };
-        let stream = self.data_residency == Some(Residency::Stream);
+        batches.begin(&mut gan.feed, 0)?;
+        let loading = dataset.is_some();
         let mut iteration = 0;
-        let mut filling = Duration::ZERO;
-        let mut filled = 0;
-        let mut round = |count: u32, loader: Option<&mut Loader>| -> Result<Duration> {
-            let mut loader = loader;
+        // Without loading, the images stay in their slots.
+        let mut round = |count: u32, loading: bool| -> Result<Duration> {
             let start = Instant::now();
             for _ in 0..count {
-                gan.iteration(backend, &settings)?;
-                if let Some(loader) = &mut loader {
-                    if stream {
-                        loader.announce(iteration + ahead);
-                    }
-                    gan.send_batch(backend, iteration + ahead, |batch: Batch<'_>| {
-                        let start = Instant::now();
-                        loader.write(iteration + ahead, batch);
-                        filling += start.elapsed();
-                        filled += 1;
-                    })?;
+                gan.iteration(backend, &Settings::REFERENCE)?;
+                if loading {
+                    batches.follow(&mut gan.feed, iteration)?;
                 }
                 iteration += 1;
             }
@@ -281,17 +257,17 @@ impl Step {
             Ok(start.elapsed() / count)
         };
         for _ in 0..WARM_UP {
-            round(1, loader.as_mut())?;
+            round(1, loading)?;
         }
-        let one = round(1, None)?.as_secs_f64().max(1e-6);
+        let one = round(1, false)?.as_secs_f64().max(1e-6);
         let count = (ROUND / one).clamp(1.0, 1e4) as u32;
         let begin = Instant::now();
         let (mut resident, mut loaded) = (Vec::new(), Vec::new());
-        let least = if loader.is_some() { TURNS } else { 3 };
+        let least = if loading { TURNS } else { 3 };
         while begin.elapsed().as_secs_f64() < self.seconds || resident.len() < least {
-            resident.push(round(count, None)?);
-            if loader.is_some() {
-                loaded.push(round(count, loader.as_mut())?);
+            resident.push(round(count, false)?);
+            if loading {
+                loaded.push(round(count, true)?);
             }
         }
         resident.sort_unstable();
@@ -299,7 +275,7 @@ impl Step {
         Ok(Times {
             resident,
             loaded,
-            filling: filling.checked_div(filled).unwrap_or_default(),
+            filling: batches.time_to_write(),
         })
     }
 }

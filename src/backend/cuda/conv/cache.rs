@@ -2,9 +2,8 @@
 //! cache, which has the times that were measured.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Precision;
@@ -14,42 +13,6 @@ use crate::files;
 
 /// The kernel of each pass, storage type and shape that a run needs, by a line that says these three.
 pub type Choices = BTreeMap<String, ConvKernel>;
-
-/// Where a run folder keeps its choices.
-fn path(run: &Path) -> PathBuf {
-    run.join("kernels.json")
-}
-
-/// The choices of the run in the folder `run`; none where it was not trained on a GPU.
-///
-/// # Errors
-/// Where the file is damaged or cannot be read.
-pub fn read(run: &Path) -> Result<Option<Choices>> {
-    let path = path(run);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
-    };
-    let choices = serde_json::from_str(&text).with_context(|| {
-        format!(
-            "{} is damaged, or was written by another version of this program; without it kernels are chosen anew, \
-             which may round differently",
-            path.display()
-        )
-    })?;
-    Ok(Some(choices))
-}
-
-/// Writes the choices of a run into its folder `run`, as a JSON object with a member for each.
-///
-/// # Errors
-/// Where the file cannot be written.
-pub fn write(run: &Path, choices: &Choices) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(choices)?;
-    text.push('\n');
-    files::write_atomically(&path(run), text.as_bytes())
-}
 
 /// By what a choice is found again, as `Gather bf16 n128 32x32x64 64x64x3 s2 p1`: pass, type, maps, small map and large
 /// map (height × width × channels), stride, padding.

@@ -1,6 +1,5 @@
 //! What may run a pass of a convolution: our kernels in tiles and splits, cuDNN's algorithms, cuBLAS.
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::cuda::Options;
@@ -9,18 +8,6 @@ use crate::backend::cuda::conv::libraries::Libraries;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass, Tile};
 use crate::backend::cuda::driver::Device;
 use crate::backend::cuda::ops::conv_wgrad;
-
-/// Which kernels may be chosen from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Conv {
-    /// This program's own.
-    Ours,
-    /// cuDNN's and cuBLAS's, where they have one.
-    Cudnn,
-    /// The fastest of both.
-    Auto,
-}
 
 /// What runs one pass of a convolution; kernels.json and the cache hold it like this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 
+use crate::backend::Conv;
 use crate::backend::cuda::Options;
 use crate::backend::cuda::conv::cache::{Cache, Timed, key};
 use crate::backend::cuda::conv::candidates::{ConvKernel, ours, theirs};
@@ -17,8 +18,7 @@ use crate::backend::cuda::conv::run::{Choice, Runner};
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::backend::cuda::driver::{Device, kernels};
 
-pub use crate::backend::cuda::conv::cache::{Choices, read, write};
-pub use crate::backend::cuda::conv::candidates::Conv;
+pub use crate::backend::cuda::conv::cache::Choices;
 
 /// Makes choices, and remembers them.
 pub struct Chooser {

@@ -1,15 +1,15 @@
 //! Errors of the driver, said so that people know what to do.
 
-use std::fmt;
-
 use anyhow::Result;
 use cudarc::driver::{DriverError, sys};
+
+use crate::backend::DeviceError;
 
 /// What [`Pinned::new`](super::memory::Pinned::new) does, which fails for other reasons than memory of the device.
 pub(super) const PIN: &str = "pin memory of the host";
 
 /// Why the driver refused to do what `doing` says (a verb and its object, as `allocate memory`), with what people can
-/// do about it. The error is a [`GpuError`].
+/// do about it. The error is a [`DeviceError`].
 pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
     use sys::CUresult::*;
     let text = match error.error_string() {
@@ -52,34 +52,18 @@ pub fn explain(error: DriverError, doing: &str) -> anyhow::Error {
         }
         _ => lost,
     };
-    anyhow::Error::new(GpuError {
+    anyhow::Error::new(DeviceError {
         message: format!("the GPU failed to {doing} ({text}): {what}"),
         out_of_memory: error.0 == CUDA_ERROR_OUT_OF_MEMORY,
     })
 }
-
-/// An error of the driver (`CUresult`), as [`explain`] words it.
-#[derive(Debug)]
-pub struct GpuError {
-    message: String,
-    /// Whether it was `CUDA_ERROR_OUT_OF_MEMORY`: then the same again would end in the same.
-    pub out_of_memory: bool,
-}
-
-impl fmt::Display for GpuError {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for GpuError {}
 
 /// Turns results of the driver into those of this program.
 pub(crate) trait Explained<T> {
     /// The value, or what [`explain`] makes of the error.
     ///
     /// # Errors
-    /// Where the driver failed: a [`GpuError`].
+    /// Where the driver failed: a [`DeviceError`].
     fn to(self, doing: &str) -> Result<T>;
 }
 

@@ -10,6 +10,5 @@ pub mod probe;
 
 pub use device::Device;
 pub(crate) use errors::Explained;
-pub use errors::GpuError;
 pub(crate) use memory::read_one;
 pub use memory::{Memory, Pinned, Span};
