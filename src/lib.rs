@@ -10,6 +10,7 @@ pub mod data;
 pub mod evaluate;
 pub mod files;
 pub mod gan;
+pub mod hex;
 pub mod model;
 pub mod random;
 pub mod self_test;

@@ -12,7 +12,7 @@ use dcgan_cuda::data::decode::{Limits, decode, fit};
 use dcgan_cuda::data::sources::cifar10::{Batch, RECORD, parse_names};
 use dcgan_cuda::data::sources::mnist::Idx;
 use dcgan_cuda::data::{
-    Folder, Kind, OpenOptions, Original, Parquet, Source, Split, WebDataset, open,
+    Folder, Kind, OpenOptions, Original, Parquet, Source, Split, WebDataset, fit_image, open,
 };
 use dcgan_cuda::random::{Purpose, Stream};
 use flate2::read::GzDecoder;
@@ -37,12 +37,8 @@ fn truth(set: &str) -> Vec<serde_json::Value> {
 
 fn opened(kind: Kind, path: &Path, split: Option<Split>) -> anyhow::Result<Box<dyn Source>> {
     open(&OpenOptions {
-        kind,
-        path: Some(path.to_owned()),
         split,
-        crop: None,
-        seed: 0,
-        count: 0,
+        ..OpenOptions::new(kind, Some(path.to_owned()))
     })
 }
 
@@ -64,6 +60,7 @@ fn samples(source: &dyn Source, index: usize) -> (u32, u32, Vec<u8>, bool) {
             assert_eq!(channels, source.channels());
             (width, height, pixels, true)
         }
+        Original::Drawn(_) => panic!("{} is drawn", source.name(index)),
     }
 }
 
@@ -114,7 +111,11 @@ fn check(source: &dyn Source, expected: &[serde_json::Value]) {
             1 => fitted,
             _ => fit(&image, 32, None).unwrap(),
         };
-        assert_eq!(source.read(index, 32).unwrap(), wanted, "{name}");
+        assert_eq!(
+            fit_image(source, index, 32, None).unwrap(),
+            wanted,
+            "{name}"
+        );
     }
 }
 
@@ -217,7 +218,7 @@ fn webdataset() {
     check(source.as_ref(), &all);
     assert_eq!(source.class_names(), ["0", "1", "2"]);
     assert!(source.name(2).contains("long-long-"), "{}", source.name(2));
-    let one = WebDataset::open(&folder.join("shard-000001.tar.gz"), None).unwrap();
+    let one = WebDataset::open(&folder.join("shard-000001.tar.gz")).unwrap();
     check(&one, &all[6..]);
     assert!(opened(Kind::Webdataset, &folder, Some(Split::Test)).is_err());
 }
@@ -237,14 +238,14 @@ fn parquet() {
         assert_eq!(source.class_names(), ["cat", "dog", "newt"]);
     }
     assert!(opened(Kind::Parquet, &folder, Some(Split::Val)).is_err());
-    let plain = Parquet::open(&fixtures().join("plain.parquet"), None, None).unwrap();
+    let plain = Parquet::open(&fixtures().join("plain.parquet"), None).unwrap();
     check(&plain, &truth("parquet-plain"));
     assert_eq!(plain.class_names().len(), 5);
 
     // From any order and many threads.
     let source = opened(Kind::Parquet, &folder, None).unwrap();
     let in_order: Vec<_> = (0..source.len())
-        .map(|i| source.read(i, 32).unwrap())
+        .map(|i| fit_image(source.as_ref(), i, 32, None).unwrap())
         .collect();
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -252,7 +253,8 @@ fn parquet() {
             scope.spawn(move || {
                 for i in 0..40 {
                     let index = (i * 5 + thread * 3) % source.len();
-                    assert_eq!(source.read(index, 32).unwrap(), in_order[index]);
+                    let image = fit_image(source.as_ref(), index, 32, None).unwrap();
+                    assert_eq!(image, in_order[index]);
                 }
             });
         }
@@ -261,10 +263,11 @@ fn parquet() {
 
 #[test]
 fn a_null_in_parquet_is_one_bad_image() {
-    let source = Parquet::open(&fixtures().join("null.parquet"), None, None).unwrap();
+    let source = Parquet::open(&fixtures().join("null.parquet"), None).unwrap();
     assert_eq!(source.len(), 3);
-    assert!(source.read(0, 32).is_ok() && source.read(2, 32).is_ok());
-    let error = format!("{:#}", source.read(1, 32).unwrap_err());
+    let read = |index| fit_image(&source, index, 32, None);
+    assert!(read(0).is_ok() && read(2).is_ok());
+    let error = format!("{:#}", read(1).unwrap_err());
     assert!(
         error.contains("null.parquet row 1") && error.contains("null"),
         "{error}"
@@ -308,7 +311,7 @@ fn folders_are_classes_where_all_images_lie_one_deep() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, &image).unwrap();
         }
-        let source = Folder::open(root.path(), None).unwrap();
+        let source = Folder::open(root.path()).unwrap();
         let classes: Vec<_> = (0..source.len()).map(|i| source.class(i)).collect();
         (source.class_names().to_vec(), classes)
     };
@@ -816,7 +819,7 @@ fn damaged_files_never_panic() {
                 Ok(source) => {
                     opened_count += 1;
                     for index in 0..source.len() {
-                        let _ = source.read(index, 16);
+                        let _ = fit_image(source.as_ref(), index, 16, None);
                         let _ = (source.name(index), source.class(index));
                     }
                 }

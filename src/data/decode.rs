@@ -186,10 +186,10 @@ thread_local! {
     });
 }
 
-/// [`decode`], then [`fit`], and the same result; the pixels of most JPEGs stay in a buffer that is used again.
+/// Decodes and fits a file: the result of [`decode`] and then [`fit`], `size`·`size`·3 u8, HWC; the pixels of most JPEGs stay in a buffer that is used again.
 ///
 /// # Errors
-/// As these two; the message lacks the name.
+/// As [`decode`] and [`fit`]; the message lacks the name.
 pub fn decode_and_fit(
     bytes: &[u8],
     limits: &Limits,
@@ -263,7 +263,31 @@ pub fn fit(image: &RgbImage, size: usize, crop: Option<u32>) -> Result<Vec<u8>> 
     })
 }
 
-/// [`fit`] of `width`·`height`·3 u8, HWC.
+/// [`fit`] of samples without a file format, `height`·`width`·`channels` u8, HWC: RGB (3 channels) or grey (1), as many
+/// in the result.
+///
+/// # Errors
+/// As [`fit`], and for other numbers of channels.
+pub fn fit_pixels(
+    pixels: &[u8],
+    (width, height): (u32, u32),
+    channels: usize,
+    size: usize,
+    crop: Option<u32>,
+) -> Result<Vec<u8>> {
+    SCRATCH.with_borrow_mut(|Scratch { resizer, .. }| match channels {
+        3 => fit_with(resizer, pixels, (width, height), size, crop),
+        1 => {
+            let rgb: Vec<u8> = pixels.iter().flat_map(|&v| [v; 3]).collect();
+            // Each channel is resized by itself: any one of three equal ones will do.
+            let fitted = fit_with(resizer, &rgb, (width, height), size, crop)?;
+            Ok(fitted.into_iter().step_by(3).collect())
+        }
+        other => bail!("images of {other} channels are not read"),
+    })
+}
+
+/// [`fit`] of `height`·`width`·3 u8, HWC.
 fn fit_with(
     resizer: &mut Resizer,
     pixels: &[u8],

@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 
 use super::report::Window;
 use crate::backend::{Backend, Counters, LossScale, Network, State as NetworkState, Steps};
-use crate::data::containers::tree::hex;
 use crate::files::{PARTIAL, PartialFolder, sync_folder, write_atomically};
 use crate::gan::step::Gan;
+use crate::hex::hex;
 use crate::model::arch::Dimensions;
 use crate::model::arch::Role;
 use crate::model::{StateDict, params::TensorFile};

@@ -1,5 +1,6 @@
 //! What a synthetic face looks like, as numbers: the ground truth that goes with every rendered image.
 
+pub use crate::data::sources::celeba::ATTRIBUTE_NAMES as CELEBA_ATTRIBUTES;
 use crate::random::{Purpose, Stream};
 
 /// Natural hair colours, named as CelebA names them.
@@ -214,50 +215,6 @@ fn hsv(hue: f32, saturation: f32, value: f32) -> [f32; 3] {
         value * (1.0 - saturation * (1.0 - ramp.clamp(0.0, 1.0)))
     })
 }
-
-/// The 40 names of CelebA's `list_attr_celeba.txt`, in its order.
-pub const CELEBA_ATTRIBUTES: [&str; 40] = [
-    "5_o_Clock_Shadow",
-    "Arched_Eyebrows",
-    "Attractive",
-    "Bags_Under_Eyes",
-    "Bald",
-    "Bangs",
-    "Big_Lips",
-    "Big_Nose",
-    "Black_Hair",
-    "Blond_Hair",
-    "Blurry",
-    "Brown_Hair",
-    "Bushy_Eyebrows",
-    "Chubby",
-    "Double_Chin",
-    "Eyeglasses",
-    "Goatee",
-    "Gray_Hair",
-    "Heavy_Makeup",
-    "High_Cheekbones",
-    "Male",
-    "Mouth_Slightly_Open",
-    "Mustache",
-    "Narrow_Eyes",
-    "No_Beard",
-    "Oval_Face",
-    "Pale_Skin",
-    "Pointy_Nose",
-    "Receding_Hairline",
-    "Rosy_Cheeks",
-    "Sideburns",
-    "Smiling",
-    "Straight_Hair",
-    "Wavy_Hair",
-    "Wearing_Earrings",
-    "Wearing_Hat",
-    "Wearing_Lipstick",
-    "Wearing_Necklace",
-    "Wearing_Necktie",
-    "Young",
-];
 
 /// The face described in CelebA's terms, in the order of [`CELEBA_ATTRIBUTES`]. An attribute that the renderer has no
 /// notion of (necktie, blur, attractiveness …) is false. `Young` is everyone whose hair is not gray.
