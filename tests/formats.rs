@@ -442,6 +442,75 @@ fn inspect_says_what_is_there() {
     }
 }
 
+/// Parts, classes and attributes, in one shape for all kinds.
+#[test]
+fn inspect_shows_what_every_source_knows() {
+    let formats = fixtures();
+    let rows = |output: &Output| -> Vec<String> {
+        let text = String::from_utf8(output.stdout.clone()).unwrap();
+        println!("{text}");
+        assert_eq!(output.status.code(), Some(0));
+        text.lines().map(str::to_owned).collect()
+    };
+    let cifar10 = "cifar-10-binary.tar.gz";
+    let (all, test) = (Some("all"), Some("test"));
+    for (kind, data, split, parts, classes) in [
+        ("cifar10", cifar10, None, "train 15", "10 for 15"),
+        ("cifar10", cifar10, all, "train 15, test 3", "10 for 18"),
+        ("cifar10", cifar10, test, "test 3", "10 for 3"),
+        ("mnist", "mnist", all, "train 12, test 5", "10 for 17"),
+        ("fashion-mnist", "mnist", None, "train 12", "10 for 12"),
+        ("parquet", "parquet", None, "train 13", "3 for 11"),
+        ("parquet", "parquet", all, "train 13, test 3", "3 for 14"),
+        ("webdataset", "webdataset", None, "", "3 for 10"),
+        ("parquet", "plain.parquet", None, "", "5 for 4"),
+        ("lsun", "church_outdoor_val_lmdb", None, "", "none"),
+    ] {
+        let split = split.map_or(vec![], |split| vec!["--split", split]);
+        let rows = rows(&inspect(kind, &formats.join(data), &split));
+        let row = |label: &str| rows.iter().find(|row| row.starts_with(label));
+        let parts = (!parts.is_empty()).then(|| format!("splits      {parts}, in none 0"));
+        assert_eq!(row("splits"), parts.as_ref(), "{kind}");
+        let shown = row("classes").unwrap();
+        assert!(
+            shown.starts_with(&format!("classes     {classes}")),
+            "{kind}: {shown}"
+        );
+        assert_eq!(row("attributes"), None, "{kind}");
+    }
+
+    // The faces of a seed, drawn, and the same ones as files.
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("faces");
+    let count = ["--count", "40", "--format", "png", "--quiet", "--out"];
+    let synthesize = [
+        &["dataset", "synthesize"][..],
+        &count,
+        &[folder.to_str().unwrap()],
+    ]
+    .concat();
+    assert_eq!(run(&synthesize).status.code(), Some(0));
+    let drawn = [
+        "dataset",
+        "inspect",
+        "--dataset",
+        "synthetic",
+        "--synthetic-count",
+        "40",
+    ];
+    let (drawn, stored) = (rows(&run(&drawn)), rows(&inspect("celeba", &folder, &[])));
+    assert_eq!(drawn[0], "40 synthetic faces (seed 0)");
+    assert_eq!(drawn[1], "images      40 usable, 0 not");
+    assert_eq!(drawn[2], "formats     drawn 40");
+    let attributes = |rows: &[String]| -> Vec<String> {
+        let from = rows.iter().position(|row| row.starts_with("attributes"));
+        rows[from.unwrap()..].to_vec()
+    };
+    assert_eq!(attributes(&drawn), attributes(&stored));
+    assert_eq!(attributes(&drawn).len(), 41);
+    assert!(attributes(&drawn)[0].ends_with("40 for 40 images, 0 images without"));
+}
+
 #[test]
 fn inspect_finds_equal_pixels_in_different_files() {
     let root = tempfile::tempdir().unwrap();

@@ -70,11 +70,12 @@ impl LoadOptions<'_> {
 /// Where the images are while a run uses them; batches are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Residency {
-    /// On the device where they fit, else in memory where they take no more than half of what is free, else in the pack.
+    /// On the device where they fit, else in memory where they take no more than half of what is free, else in the
+    /// pack.
     Auto,
-    /// All of them in the GPU's memory.
+    /// All images in the GPU's memory.
     Device,
-    /// All of them in this program's memory.
+    /// All images in this program's memory.
     Host,
     /// In the pack, read as they are needed.
     Stream,
@@ -171,7 +172,7 @@ impl Dataset {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -185,7 +186,7 @@ impl Dataset {
         &self.pixels()[index * bytes..(index + 1) * bytes]
     }
 
-    /// All images, NHWC.
+    /// All images, u8 NHWC.
     pub fn pixels(&self) -> &[u8] {
         match &self.pixels {
             Pixels::Memory(pixels) => pixels,
@@ -254,7 +255,7 @@ impl Dataset {
 /// pixels, on a thread beside; few are in memory at once. Returns the images that cannot be used.
 ///
 /// # Errors
-/// As [`Dataset::load`], and where `sink` fails.
+/// When [`Dataset::load`] would fail, or `sink` fails.
 pub(super) fn decode_in_order(
     source: &dyn Source,
     options: &LoadOptions,

@@ -175,7 +175,7 @@ const KEPT_BYTES: usize = 4 << 20;
 struct Scratch {
     /// Holds the coefficient and row buffers.
     resizer: Resizer,
-    /// Of a decoded image.
+    /// Samples of a decoded image.
     pixels: Vec<u8>,
 }
 
@@ -186,10 +186,11 @@ thread_local! {
     });
 }
 
-/// Decodes and fits a file: the result of [`decode`] and then [`fit`], `size`·`size`·3 u8, HWC; the pixels of most JPEGs stay in a buffer that is used again.
+/// Decodes and fits a file: the result of [`decode`] and then [`fit`], `size`·`size`·3 u8, HWC; the pixels of most
+/// JPEGs stay in a buffer that is used again.
 ///
 /// # Errors
-/// As [`decode`] and [`fit`]; the message lacks the name.
+/// When [`decode`] or [`fit`] would fail; the message lacks the name.
 pub fn decode_and_fit(
     bytes: &[u8],
     limits: &Limits,
@@ -250,7 +251,7 @@ fn decode_usual_jpeg(bytes: &[u8], limits: &Limits, pixels: &mut Vec<u8>) -> Opt
 /// The same rounding as torchvision's `CenterCrop(crop)`, `Resize(size)`, `CenterCrop(size)` on a Pillow image.
 ///
 /// # Errors
-/// When the image is smaller than `crop`, or more than 32 times as long as it is wide.
+/// When the image is smaller than `crop`, or more than 32 times as long as it is wide, or `size` is 0.
 pub fn fit(image: &RgbImage, size: usize, crop: Option<u32>) -> Result<Vec<u8>> {
     SCRATCH.with_borrow_mut(|scratch| {
         fit_with(
@@ -267,7 +268,7 @@ pub fn fit(image: &RgbImage, size: usize, crop: Option<u32>) -> Result<Vec<u8>> 
 /// in the result.
 ///
 /// # Errors
-/// As [`fit`], and for other numbers of channels.
+/// When [`fit`] would fail, or `channels` is neither 1 nor 3.
 pub fn fit_pixels(
     pixels: &[u8],
     (width, height): (u32, u32),

@@ -55,8 +55,8 @@ impl Place {
 }
 
 impl Recipe {
-    /// The recipe of the images that [`open`](crate::data::open) finds for `options`, at `size`×`size` px with that many
-    /// channels.
+    /// The recipe of the images that [`open`](crate::data::open) finds for `options`, at `size`×`size` px with that
+    /// many channels.
     pub fn of(options: &OpenOptions, size: usize, channels: usize) -> Self {
         let absolute = |path: &Path| {
             let path = path.canonicalize().or_else(|_| std::path::absolute(path));

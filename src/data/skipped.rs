@@ -11,9 +11,9 @@ pub const NAMED: usize = 10;
 /// An image that could not be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
-    /// Its index in the source.
+    /// The index of the image in its source.
     pub index: usize,
-    /// Its name in the source.
+    /// The name of the image in its source.
     pub name: String,
     /// What is wrong with it, starting with its name.
     pub cause: String,

@@ -77,7 +77,7 @@ pub trait Source: Send + Sync {
     /// How many images there are (corrupt ones included: nobody knows yet).
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Whether there is no image.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -154,12 +154,12 @@ pub struct AttributeCounts {
     pub names: Vec<String>,
     /// How many images have each, in the order of the names.
     pub present: Vec<usize>,
-    /// Of how many images the attributes are known.
+    /// How many images have attributes that are known.
     pub known: usize,
 }
 
 impl AttributeCounts {
-    /// Of no image yet.
+    /// Counts of these attributes, of no image yet.
     pub fn new(names: Vec<String>) -> Self {
         Self {
             present: vec![0; names.len()],
@@ -187,7 +187,7 @@ pub struct PartCounts {
 }
 
 impl PartCounts {
-    /// These parts, even without an image.
+    /// Counts with these parts, in the order of [`Split`], of no image yet.
     pub fn of(parts: impl IntoIterator<Item = Split>) -> Self {
         let parts = parts.into_iter().map(|part| (part, 0)).collect();
         Self { parts, none: 0 }

@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 use crate::data::decode::{Limits, decode, fit, format, format_name};
 use crate::data::{self, Kind, OpenOptions, Original, Source, Split, fit_image};
 
-/// Read every image and say what is there: counts, splits, sizes, formats, duplicates, attributes, classes, corrupt files.
+/// Read every image and say what is there: counts, splits, sizes, formats, duplicates, attributes, classes, corrupt
+/// files.
 #[derive(clap::Args)]
 pub struct Args {
     /// Kind of data set.
@@ -99,7 +100,11 @@ impl Form {
 type Hash = [u8; 32];
 
 impl Args {
-    /// 0 when training can use the data set, else an error.
+    /// Runs the command: exit code 0 when training can use the data set.
+    ///
+    /// # Errors
+    /// When the data set cannot be opened, has no image that can be used or more bad ones than --max-bad allows, or the
+    /// contact sheet cannot be written.
     pub fn run(self) -> Result<ExitCode> {
         if let Some(sheet) = &self.sheet {
             ensure!(

@@ -88,7 +88,7 @@ impl Files {
     /// All image files in a zip, sorted by name. Hidden ones are left out.
     ///
     /// # Errors
-    /// As [`Archive::open`].
+    /// When the zip is damaged or hostile, as [`Archive::open`] says.
     pub fn zip(path: &Path) -> Result<Self> {
         let archive = Archive::open(path)?;
         let entries = archive.entries();
@@ -110,7 +110,7 @@ impl Files {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there is no image file.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -153,7 +153,7 @@ impl Files {
     /// File `index` as it is.
     ///
     /// # Errors
-    /// As [`read`](Self::read); the message starts with the name.
+    /// When it cannot be read, as [`read`](Self::read) says; the message starts with the name.
     pub fn original(&self, index: usize) -> Result<Original> {
         let bytes = self.read(index).with_context(|| self.name(index))?;
         Ok(Original::File(bytes.into()))
@@ -187,8 +187,8 @@ impl Files {
     }
 }
 
-/// All files below a folder, at any depth, whose names end in one of `endings` (lower case), in any case, sorted by path;
-/// `path` itself where it is no folder. Hidden files and folders are left out, symbolic links are followed.
+/// All files below a folder, at any depth, whose names end in one of `endings` (lower case), in any case, sorted by
+/// path; `path` itself where it is no folder. Hidden files and folders are left out, symbolic links are followed.
 ///
 /// # Errors
 /// When the folder or one below it cannot be listed. The message names `path`.

@@ -285,7 +285,7 @@ pub struct Metadata {
     pub class_names: Vec<String>,
 }
 
-/// SHA-256 of an image's pixels.
+/// A SHA-256 as its 32 bytes.
 pub type Digest32 = [u8; 32];
 
 /// SHA-256 over the digests of images in order: the fingerprint of their pixels.
@@ -293,7 +293,7 @@ pub type Digest32 = [u8; 32];
 pub struct PixelHash(Sha256);
 
 impl PixelHash {
-    /// The next image.
+    /// Takes in the digest of the next image.
     pub fn push(&mut self, digest: &Digest32) {
         self.0.update(digest);
     }

@@ -126,7 +126,7 @@ impl Pack {
         Ok(())
     }
 
-    /// Where it is.
+    /// The path that it was opened at.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -151,7 +151,7 @@ impl Pack {
         self.header.count as usize
     }
 
-    /// Whether there are none.
+    /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

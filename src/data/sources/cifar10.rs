@@ -1,6 +1,7 @@
 //! CIFAR-10 (Krizhevsky 2009), its binary version: 32×32 colour photographs in ten classes.
 //!
-//! A batch file is a row of records of 3073 bytes: the class, then 1024 bytes each of red, green and blue, row by row.
+//! A batch file is a row of records of 3073 bytes: the class, then 1024 bytes each of red, green and blue, row by row
+//! (<https://www.cs.toronto.edu/~kriz/cifar.html>, "Binary version").
 
 use std::io::{self, Cursor, Read};
 use std::path::Path;
@@ -309,7 +310,8 @@ fn from_archive(path: &Path, wanted: &[&'static str]) -> Result<Named> {
     Ok(files)
 }
 
-/// The files of a tar that are wanted, and `batches.meta.txt`, whatever folder they are in: nothing is unpacked to disk.
+/// The files of a tar that are wanted, and `batches.meta.txt`, whatever folder they are in: nothing is unpacked to
+/// disk.
 ///
 /// # Errors
 /// When it is no tar, damaged, cut off, or declares an absurd size. The message lacks the name.

@@ -1,5 +1,5 @@
-//! LSUN (Yu et al. 2015): scenes and objects as its LMDB export, one database a category and part, each value a WebP or
-//! JPEG file.
+//! LSUN (Yu et al. 2015, <https://github.com/fyu/lsun>): scenes and objects as its LMDB export, one database a category
+//! and part, each value a WebP or JPEG file.
 
 use std::path::{Path, PathBuf};
 

@@ -16,13 +16,13 @@ use crate::hex::hex;
 /// Most that an idx file may hold, bytes; MNIST's largest has 47 million.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// An idx file of unsigned bytes: two zero bytes, 0x08, the number of dimensions, each dimension as a big-endian u32,
-/// then the values.
+/// An idx file of unsigned bytes (the format is told on MNIST's page, yann.lecun.com/exdb/mnist): two zero bytes, 0x08,
+/// the number of dimensions, each dimension as a big-endian u32, then the values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idx {
     /// 1 to 4 of them, in the file's order.
     pub dimensions: Vec<usize>,
-    /// As many as the dimensions' product.
+    /// The values, the last dimension running fastest; as many as the product of the dimensions.
     pub values: Bytes,
 }
 
@@ -49,7 +49,7 @@ impl Idx {
     /// Parses a file that may be gzipped: its header is checked before the values are unpacked.
     ///
     /// # Errors
-    /// As [`Idx::parse`], or when the compressed data are damaged.
+    /// When [`parse`](Self::parse) would refuse the unpacked file, or the compressed data are damaged.
     pub fn parse_packed(bytes: Bytes) -> Result<Self> {
         if !is_gzip(&bytes) {
             return Self::parse(bytes);
@@ -109,7 +109,7 @@ fn shown(dimensions: &[usize]) -> String {
     sizes.join("×")
 }
 
-/// Which of the two data sets.
+/// Which of the two data sets in these files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edition {
     /// Handwritten digits: MNIST itself.

@@ -40,7 +40,7 @@ pub enum Kind {
     Cifar10,
     /// MNIST: a folder of idx files, gzipped or not; grey.
     Mnist,
-    /// Fashion-MNIST: likewise.
+    /// Fashion-MNIST: a folder of idx files, gzipped or not; grey.
     FashionMnist,
     /// LSUN: data.mdb, its folder, or the zip of it.
     Lsun,

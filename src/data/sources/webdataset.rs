@@ -1,5 +1,5 @@
 //! WebDataset: images in tar shards, each sample a run of files with one name and different extensions
-//! (`000017.jpg`, `000017.cls`).
+//! (`000017.jpg`, `000017.cls`; <https://github.com/webdataset/webdataset>).
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ struct Sample {
     class: Option<u32>,
 }
 
-/// The images of tar shards, in their order.
+/// The images of tar shards, in their order. Numbers in `.cls` files are the classes.
 pub struct WebDataset {
     root: PathBuf,
     shards: Vec<Shard>,
@@ -52,8 +52,8 @@ impl WebDataset {
     /// unpacked to a temporary file without a name.
     ///
     /// A file belongs to the sample named by its path up to the first dot of its last part; its extension is what
-    /// follows. `.jpg`, `.jpeg`, `.png`, `.webp` and `.bmp` are images, `.cls` is the number of a class, others are left
-    /// out.
+    /// follows. `.jpg`, `.jpeg`, `.png`, `.webp` and `.bmp` are images, `.cls` is the number of a class, others are
+    /// left out.
     ///
     /// # Errors
     /// When there is no shard or image, or a shard is damaged or hostile.
@@ -65,10 +65,11 @@ impl WebDataset {
         Self::from_shards(path, shards)
     }
 
-    /// As [`open`](Self::open), of shards with their names, gzipped or not; `root` is what describes them.
+    /// Opens shards given with their names, gzipped or not; `root` is what describes them, and the rest is as in
+    /// [`open`](Self::open).
     ///
     /// # Errors
-    /// Those of the iterator, and as `open`.
+    /// When the iterator gives an error, there is no image, or a shard is damaged or hostile.
     pub fn from_shards(
         root: &Path,
         given: impl IntoIterator<Item = Result<(PathBuf, Bytes)>>,

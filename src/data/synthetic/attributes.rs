@@ -6,9 +6,13 @@ use crate::random::{Purpose, Stream};
 /// Natural hair colours, named as CelebA names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HairColor {
+    /// `Black_Hair`.
     Black,
+    /// `Brown_Hair`.
     Brown,
+    /// `Blond_Hair`.
     Blond,
+    /// `Gray_Hair`.
     Gray,
 }
 
@@ -32,9 +36,11 @@ pub struct FaceAttributes {
     pub yaw: f32,
     /// A man: wider jaw, heavier and lower brows, paler lips, no eyelashes, wider neck, often shorter hair.
     pub male: bool,
+    /// Wears glasses.
     pub eyeglasses: bool,
+    /// Colour of hair, brows and beard.
     pub hair_color: HairColor,
-    /// 0 is cropped above the ears, 0.5 reaches the chin, 1 the lower edge of the image.
+    /// Length of the hair: 0 is cropped above the ears, 0.5 reaches the chin, 1 the lower edge of the image.
     pub hair_length: f32,
     /// No hair on the head at all, whatever colour and length say; brows and beard keep the colour.
     pub bald: bool,
@@ -44,8 +50,11 @@ pub struct FaceAttributes {
     pub wavy: bool,
     /// 0 is none; above, its density and length. Covers chin, cheeks and upper lip.
     pub beard: f32,
+    /// Wears a hat.
     pub hat: bool,
+    /// Which one, where a hat is worn.
     pub hat_style: HatStyle,
+    /// Colour of the hat.
     pub hat_color: [f32; 3],
     /// 0 is a neutral mouth, 1 a broad smile with raised cheeks.
     pub smile: f32,

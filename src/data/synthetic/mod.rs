@@ -1,7 +1,7 @@
 //! Faces drawn in code: an endless data set with known attributes that needs no download.
 //!
-//! [`FaceAttributes`] says what a face looks like, [`render()`] draws it at any size, [`celeba_attributes`] describes it
-//! in CelebA's terms, and [`Synthetic`] is the [`Source`] of the first `count` faces of a seed.
+//! [`FaceAttributes`] says what a face looks like, [`render()`] draws it at any size, [`celeba_attributes`] describes
+//! it in CelebA's terms, and [`Synthetic`] is the [`Source`] of the first `count` faces of a seed.
 
 mod attributes;
 mod canvas;
@@ -30,7 +30,7 @@ impl Synthetic {
         Self { seed, count }
     }
 
-    /// The truth about face `index`.
+    /// What face `index` looks like: the truth about its pixels.
     pub fn attributes(&self, index: usize) -> FaceAttributes {
         FaceAttributes::sample(self.seed, index as u64)
     }

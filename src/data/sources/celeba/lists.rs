@@ -1,7 +1,7 @@
 //! CelebA's lists, text or CSV: which attributes each image has, and which part of the partition it belongs to.
 //!
-//! The text forms are those of the data set's own `Anno/list_attr_celeba.txt` and `Eval/list_eval_partition.txt` (Liu et
-//! al., ICCV 2015), the CSV forms those of its re-upload on Kaggle (jessicali9530/celeba-dataset).
+//! The text forms are those of the data set's own `Anno/list_attr_celeba.txt` and `Eval/list_eval_partition.txt` (Liu
+//! et al., ICCV 2015), the CSV forms those of its re-upload on Kaggle (jessicali9530/celeba-dataset).
 
 use anyhow::{Result, anyhow, bail, ensure};
 

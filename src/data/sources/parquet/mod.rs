@@ -87,10 +87,10 @@ impl Parquet {
         Self::from_files(path, files)
     }
 
-    /// As [`open`](Self::open), of files with their names; `root` is what describes them.
+    /// Opens files given with their names; `root` is what describes them, and the rest is as in [`open`](Self::open).
     ///
     /// # Errors
-    /// Those of the iterator, and as `open`.
+    /// When the iterator gives an error, no file has a row, or a file is one that [`open`](Self::open) refuses.
     pub fn from_files(
         root: &Path,
         files: impl IntoIterator<Item = Result<(PathBuf, Bytes)>>,
