@@ -10,6 +10,7 @@ pub mod data;
 pub mod evaluate;
 pub mod files;
 pub mod gan;
+pub mod hex;
 pub mod model;
 pub mod numeric;
 pub mod random;

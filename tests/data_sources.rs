@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use dcgan_cuda::data::decode::{Limits, decode, decode_and_fit, fit};
-use dcgan_cuda::data::{Celeba, Dataset, Folder, LoadOptions, Loader, Source, Split};
+use dcgan_cuda::data::{
+    Celeba, Dataset, Drawing, Folder, LoadOptions, Loader, Original, Source, Split, fit_image,
+};
 use dcgan_cuda::random::{Purpose, Stream};
 
 fn fixtures() -> PathBuf {
@@ -152,7 +154,7 @@ fn a_folder_lists_images_sorted_at_any_depth() {
     let root = tree();
     #[cfg(unix)]
     std::os::unix::fs::symlink("..", root.path().join("c/loop")).unwrap();
-    let source = Folder::open(root.path(), None).unwrap();
+    let source = Folder::open(root.path()).unwrap();
     let names: Vec<_> = (0..source.len())
         .map(|i| source.files().relative_name(i))
         .collect();
@@ -169,14 +171,14 @@ fn a_folder_lists_images_sorted_at_any_depth() {
     let dataset = Dataset::load(&source, &LoadOptions::default()).unwrap();
     assert_eq!((dataset.len(), dataset.size()), (5, 64));
     assert!(dataset.skipped().is_empty() && dataset.skipped_report().is_none());
-    assert_eq!(dataset.image(3), source.read(3, 64).unwrap());
+    assert_eq!(dataset.image(3), fit_image(&source, 3, 64, None).unwrap());
 }
 
 #[test]
 fn a_folder_and_a_zip_of_it_hold_the_same_images() {
     let root = tree();
     let zip = root.path().join("c.zip");
-    let source = Folder::open(root.path(), None).unwrap();
+    let source = Folder::open(root.path()).unwrap();
     let mut writer = zip::ZipWriter::new(fs::File::create(&zip).unwrap());
     for i in (0..source.len()).rev() {
         let method = [
@@ -190,7 +192,7 @@ fn a_folder_and_a_zip_of_it_hold_the_same_images() {
         std::io::Write::write_all(&mut writer, &source.files().read(i).unwrap()).unwrap();
     }
     writer.finish().unwrap();
-    let zipped = Folder::open(&zip, None).unwrap();
+    let zipped = Folder::open(&zip).unwrap();
     let options = LoadOptions {
         size: 32,
         ..LoadOptions::default()
@@ -206,7 +208,7 @@ fn a_folder_and_a_zip_of_it_hold_the_same_images() {
 fn corrupt_images_are_skipped_and_named_up_to_the_limit() {
     let root = tree();
     fs::write(root.path().join("c/bad.jpg"), b"").unwrap();
-    let source = Folder::open(root.path(), None).unwrap();
+    let source = Folder::open(root.path()).unwrap();
     let strict = Dataset::load(&source, &LoadOptions::default())
         .unwrap_err()
         .to_string();
@@ -226,7 +228,7 @@ fn corrupt_images_are_skipped_and_named_up_to_the_limit() {
     assert_eq!(dataset.skipped()[0].index, 3);
     assert!(dataset.skipped_report().unwrap().contains("c/bad.jpg"));
     // The others moved up.
-    assert_eq!(dataset.image(3), source.read(4, 64).unwrap());
+    assert_eq!(dataset.image(3), fit_image(&source, 4, 64, None).unwrap());
 
     let before = dataset.fingerprint().to_owned();
     assert_eq!(
@@ -243,7 +245,7 @@ fn corrupt_images_are_skipped_and_named_up_to_the_limit() {
 #[test]
 fn loading_stops_when_told() {
     let root = tree();
-    let source = Folder::open(root.path(), None).unwrap();
+    let source = Folder::open(root.path()).unwrap();
     let stop = AtomicBool::new(true);
     let options = LoadOptions {
         stop: Some(&stop),
@@ -256,6 +258,14 @@ fn loading_stops_when_told() {
 /// `count` images of one colour each, so that a batch shows which they are.
 struct Colours(usize);
 
+struct Colour(u8);
+
+impl Drawing for Colour {
+    fn draw(&self, size: usize) -> anyhow::Result<Vec<u8>> {
+        Ok(vec![self.0; size * size * 3])
+    }
+}
+
 impl Source for Colours {
     fn describe(&self) -> String {
         format!("{} colours", self.0)
@@ -266,8 +276,8 @@ impl Source for Colours {
     fn name(&self, index: usize) -> String {
         index.to_string()
     }
-    fn read(&self, index: usize, size: usize) -> anyhow::Result<Vec<u8>> {
-        Ok(vec![index as u8; size * size * 3])
+    fn original(&self, index: usize) -> anyhow::Result<Original> {
+        Ok(Original::Drawn(Box::new(Colour(index as u8))))
     }
     fn fingerprint(&self) -> String {
         self.0.to_string()
@@ -395,7 +405,7 @@ fn celeba_is_found_in_every_layout() {
         let root = tempfile::tempdir().unwrap();
         celeba(root.path(), folder, csv);
         for path in [root.path().to_owned(), root.path().join(folder)] {
-            let source = Celeba::open(&path, None, None).unwrap();
+            let source = Celeba::open(&path, None).unwrap();
             assert_eq!(
                 (source.split(), source.len()),
                 (Split::Train, 4),
@@ -405,15 +415,15 @@ fn celeba_is_found_in_every_layout() {
             assert_eq!(source.attribute_names(), ["Smiling", "Male"]);
             assert_eq!(source.attributes(0), Some(&[-1, -1][..]));
             assert_eq!(source.attributes(1), Some(&[1, -1][..]));
-            assert_eq!(source.read(0, 32).unwrap().len(), 32 * 32 * 3);
+            assert_eq!(fit_image(&source, 0, 32, None).unwrap().len(), 32 * 32 * 3);
             assert!(source.name(0).ends_with("000001.jpg"));
             for (split, len) in [(Split::Val, 1), (Split::Test, 1), (Split::All, 6)] {
-                let source = Celeba::open(&path, Some(split), None).unwrap();
-                assert_eq!(
-                    (source.len(), source.split_len(split)),
-                    (len, Some(len)),
-                    "{folder} {split}"
-                );
+                let source = Celeba::open(&path, Some(split)).unwrap();
+                assert_eq!(source.len(), len, "{folder} {split}");
+                // Those of the whole set.
+                let counts = source.part_counts();
+                let parts = [(Split::Train, 4), (Split::Val, 1), (Split::Test, 1)];
+                assert_eq!((counts.parts(), counts.none()), (&parts[..], 0));
             }
         }
     }
@@ -448,11 +458,11 @@ fn celeba_is_read_from_its_zip_with_the_lists_beside_or_inside() {
     }
     zip_folder(unpacked.path(), &packed.path().join("img_align_celeba.zip"));
     for path in ["", "img_align_celeba.zip", "archive.zip"] {
-        let source = Celeba::open(&packed.path().join(path), None, Some(108)).unwrap();
+        let source = Celeba::open(&packed.path().join(path), None).unwrap();
         assert_eq!((source.split(), source.len()), (Split::Train, 4), "{path}");
         assert_eq!(source.attributes(1), Some(&[1, -1][..]));
         let expected = fs::read(fixtures().join("crop-celeba.jpg.crop108.64.rgb")).unwrap();
-        assert!(mean_difference(&source.read(2, 64).unwrap(), &expected) <= 1.0);
+        assert!(mean_difference(&fit_image(&source, 2, 64, Some(108)).unwrap(), &expected) <= 1.0);
     }
 }
 
@@ -460,11 +470,7 @@ fn celeba_is_read_from_its_zip_with_the_lists_beside_or_inside() {
 fn the_fingerprint_follows_the_split_and_the_files() {
     let root = tempfile::tempdir().unwrap();
     celeba(root.path(), "img_align_celeba", false);
-    let print = |split| {
-        Celeba::open(root.path(), split, None)
-            .unwrap()
-            .fingerprint()
-    };
+    let print = |split| Celeba::open(root.path(), split).unwrap().fingerprint();
     let before = print(None);
     assert_eq!(before, print(Some(Split::Train)));
     assert_ne!(before, print(Some(Split::All)));
@@ -479,7 +485,7 @@ fn the_fingerprint_follows_the_split_and_the_files() {
 #[test]
 fn real_photographs_load_from_their_zip() {
     let Some(zip) = photographs() else { return };
-    let source = Celeba::open(&zip, None, None).unwrap();
+    let source = Celeba::open(&zip, None).unwrap();
     assert_eq!(source.len(), 1877);
     let start = std::time::Instant::now();
     let dataset = Dataset::load(&source, &LoadOptions::default()).unwrap();

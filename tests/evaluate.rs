@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use dcgan_cuda::data::{Source, Synthetic};
+use dcgan_cuda::data::{Synthetic, fit_image};
 use dcgan_cuda::evaluate::sliced_wasserstein::wasserstein_1d;
 use dcgan_cuda::evaluate::{Distances, Images, Settings, sliced_wasserstein};
 use dcgan_cuda::random::{Purpose, Stream};
@@ -17,7 +17,7 @@ const COUNT: usize = 24;
 fn faces(size: usize) -> Vec<u8> {
     let source = Synthetic::new(0, COUNT);
     (0..COUNT)
-        .flat_map(|i| source.read(i, size).unwrap())
+        .flat_map(|i| fit_image(&source, i, size, None).unwrap())
         .collect()
 }
 
@@ -291,7 +291,7 @@ fn corrupt_images_are_skipped_and_enough_remain() {
         if index % 5 == 0 {
             fs::write(path, "not an image").unwrap();
         } else {
-            let pixels = source.read(index, 32).unwrap();
+            let pixels = fit_image(&source, index, 32, None).unwrap();
             let image = image::RgbImage::from_raw(32, 32, pixels).unwrap();
             image.save(path).unwrap();
         }

@@ -12,7 +12,7 @@ use dcgan_cuda::data::decode::{Limits, decode, fit};
 use dcgan_cuda::data::sources::cifar10::{Batch, RECORD, parse_names};
 use dcgan_cuda::data::sources::mnist::Idx;
 use dcgan_cuda::data::{
-    Folder, Kind, OpenOptions, Original, Parquet, Source, Split, WebDataset, open,
+    Folder, Kind, OpenOptions, Original, Parquet, Source, Split, WebDataset, fit_image, open,
 };
 use dcgan_cuda::random::{Purpose, Stream};
 use flate2::read::GzDecoder;
@@ -37,12 +37,8 @@ fn truth(set: &str) -> Vec<serde_json::Value> {
 
 fn opened(kind: Kind, path: &Path, split: Option<Split>) -> anyhow::Result<Box<dyn Source>> {
     open(&OpenOptions {
-        kind,
-        path: Some(path.to_owned()),
         split,
-        crop: None,
-        seed: 0,
-        count: 0,
+        ..OpenOptions::new(kind, Some(path.to_owned()))
     })
 }
 
@@ -64,6 +60,7 @@ fn samples(source: &dyn Source, index: usize) -> (u32, u32, Vec<u8>, bool) {
             assert_eq!(channels, source.channels());
             (width, height, pixels, true)
         }
+        Original::Drawn(_) => panic!("{} is drawn", source.name(index)),
     }
 }
 
@@ -114,7 +111,11 @@ fn check(source: &dyn Source, expected: &[serde_json::Value]) {
             1 => fitted,
             _ => fit(&image, 32, None).unwrap(),
         };
-        assert_eq!(source.read(index, 32).unwrap(), wanted, "{name}");
+        assert_eq!(
+            fit_image(source, index, 32, None).unwrap(),
+            wanted,
+            "{name}"
+        );
     }
 }
 
@@ -217,7 +218,7 @@ fn webdataset() {
     check(source.as_ref(), &all);
     assert_eq!(source.class_names(), ["0", "1", "2"]);
     assert!(source.name(2).contains("long-long-"), "{}", source.name(2));
-    let one = WebDataset::open(&folder.join("shard-000001.tar.gz"), None).unwrap();
+    let one = WebDataset::open(&folder.join("shard-000001.tar.gz")).unwrap();
     check(&one, &all[6..]);
     assert!(opened(Kind::Webdataset, &folder, Some(Split::Test)).is_err());
 }
@@ -237,14 +238,14 @@ fn parquet() {
         assert_eq!(source.class_names(), ["cat", "dog", "newt"]);
     }
     assert!(opened(Kind::Parquet, &folder, Some(Split::Val)).is_err());
-    let plain = Parquet::open(&fixtures().join("plain.parquet"), None, None).unwrap();
+    let plain = Parquet::open(&fixtures().join("plain.parquet"), None).unwrap();
     check(&plain, &truth("parquet-plain"));
     assert_eq!(plain.class_names().len(), 5);
 
     // From any order and many threads.
     let source = opened(Kind::Parquet, &folder, None).unwrap();
     let in_order: Vec<_> = (0..source.len())
-        .map(|i| source.read(i, 32).unwrap())
+        .map(|i| fit_image(source.as_ref(), i, 32, None).unwrap())
         .collect();
     std::thread::scope(|scope| {
         for thread in 0..4 {
@@ -252,7 +253,8 @@ fn parquet() {
             scope.spawn(move || {
                 for i in 0..40 {
                     let index = (i * 5 + thread * 3) % source.len();
-                    assert_eq!(source.read(index, 32).unwrap(), in_order[index]);
+                    let image = fit_image(source.as_ref(), index, 32, None).unwrap();
+                    assert_eq!(image, in_order[index]);
                 }
             });
         }
@@ -261,10 +263,11 @@ fn parquet() {
 
 #[test]
 fn a_null_in_parquet_is_one_bad_image() {
-    let source = Parquet::open(&fixtures().join("null.parquet"), None, None).unwrap();
+    let source = Parquet::open(&fixtures().join("null.parquet"), None).unwrap();
     assert_eq!(source.len(), 3);
-    assert!(source.read(0, 32).is_ok() && source.read(2, 32).is_ok());
-    let error = format!("{:#}", source.read(1, 32).unwrap_err());
+    let read = |index| fit_image(&source, index, 32, None);
+    assert!(read(0).is_ok() && read(2).is_ok());
+    let error = format!("{:#}", read(1).unwrap_err());
     assert!(
         error.contains("null.parquet row 1") && error.contains("null"),
         "{error}"
@@ -308,7 +311,7 @@ fn folders_are_classes_where_all_images_lie_one_deep() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, &image).unwrap();
         }
-        let source = Folder::open(root.path(), None).unwrap();
+        let source = Folder::open(root.path()).unwrap();
         let classes: Vec<_> = (0..source.len()).map(|i| source.class(i)).collect();
         (source.class_names().to_vec(), classes)
     };
@@ -437,6 +440,75 @@ fn inspect_says_what_is_there() {
         let pixels = sheet.into_rgb8().into_raw();
         assert!(pixels.iter().max() > pixels.iter().min());
     }
+}
+
+/// Parts, classes and attributes, in one shape for all kinds.
+#[test]
+fn inspect_shows_what_every_source_knows() {
+    let formats = fixtures();
+    let rows = |output: &Output| -> Vec<String> {
+        let text = String::from_utf8(output.stdout.clone()).unwrap();
+        println!("{text}");
+        assert_eq!(output.status.code(), Some(0));
+        text.lines().map(str::to_owned).collect()
+    };
+    let cifar10 = "cifar-10-binary.tar.gz";
+    let (all, test) = (Some("all"), Some("test"));
+    for (kind, data, split, parts, classes) in [
+        ("cifar10", cifar10, None, "train 15", "10 for 15"),
+        ("cifar10", cifar10, all, "train 15, test 3", "10 for 18"),
+        ("cifar10", cifar10, test, "test 3", "10 for 3"),
+        ("mnist", "mnist", all, "train 12, test 5", "10 for 17"),
+        ("fashion-mnist", "mnist", None, "train 12", "10 for 12"),
+        ("parquet", "parquet", None, "train 13", "3 for 11"),
+        ("parquet", "parquet", all, "train 13, test 3", "3 for 14"),
+        ("webdataset", "webdataset", None, "", "3 for 10"),
+        ("parquet", "plain.parquet", None, "", "5 for 4"),
+        ("lsun", "church_outdoor_val_lmdb", None, "", "none"),
+    ] {
+        let split = split.map_or(vec![], |split| vec!["--split", split]);
+        let rows = rows(&inspect(kind, &formats.join(data), &split));
+        let row = |label: &str| rows.iter().find(|row| row.starts_with(label));
+        let parts = (!parts.is_empty()).then(|| format!("splits      {parts}, in none 0"));
+        assert_eq!(row("splits"), parts.as_ref(), "{kind}");
+        let shown = row("classes").unwrap();
+        assert!(
+            shown.starts_with(&format!("classes     {classes}")),
+            "{kind}: {shown}"
+        );
+        assert_eq!(row("attributes"), None, "{kind}");
+    }
+
+    // The faces of a seed, drawn, and the same ones as files.
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("faces");
+    let count = ["--count", "40", "--format", "png", "--quiet", "--out"];
+    let synthesize = [
+        &["dataset", "synthesize"][..],
+        &count,
+        &[folder.to_str().unwrap()],
+    ]
+    .concat();
+    assert_eq!(run(&synthesize).status.code(), Some(0));
+    let drawn = [
+        "dataset",
+        "inspect",
+        "--dataset",
+        "synthetic",
+        "--synthetic-count",
+        "40",
+    ];
+    let (drawn, stored) = (rows(&run(&drawn)), rows(&inspect("celeba", &folder, &[])));
+    assert_eq!(drawn[0], "40 synthetic faces (seed 0)");
+    assert_eq!(drawn[1], "images      40 usable, 0 not");
+    assert_eq!(drawn[2], "formats     drawn 40");
+    let attributes = |rows: &[String]| -> Vec<String> {
+        let from = rows.iter().position(|row| row.starts_with("attributes"));
+        rows[from.unwrap()..].to_vec()
+    };
+    assert_eq!(attributes(&drawn), attributes(&stored));
+    assert_eq!(attributes(&drawn).len(), 41);
+    assert!(attributes(&drawn)[0].ends_with("40 for 40 images, 0 images without"));
 }
 
 #[test]
@@ -816,7 +888,7 @@ fn damaged_files_never_panic() {
                 Ok(source) => {
                     opened_count += 1;
                     for index in 0..source.len() {
-                        let _ = source.read(index, 16);
+                        let _ = fit_image(source.as_ref(), index, 16, None);
                         let _ = (source.name(index), source.class(index));
                     }
                 }

@@ -10,10 +10,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dcgan_cuda::data::dataset::Skipped;
 use dcgan_cuda::data::pack::{BLOCK, Header, MAGIC, PAGE, Pack, Recipe, Unusable, VERSION};
 use dcgan_cuda::data::prepare::{Notice, Place, Prepared, Request};
-use dcgan_cuda::data::{Dataset, Folder, LoadOptions, Source, Split, Synthetic};
+use dcgan_cuda::data::skipped::Skipped;
+use dcgan_cuda::data::{
+    Dataset, Drawing, Folder, LoadOptions, Original, Source, Split, Synthetic, fit_image,
+};
 use dcgan_cuda::random::{Purpose, Stream};
 use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
@@ -28,6 +30,19 @@ struct Noise {
     /// Whether anything is known beside the pixels.
     notes: bool,
     names: Vec<String>,
+}
+
+struct NoiseImage {
+    index: usize,
+    channels: usize,
+}
+
+impl Drawing for NoiseImage {
+    fn draw(&self, size: usize) -> anyhow::Result<Vec<u8>> {
+        let stream = Stream::new(self.index as u64, Purpose::Synthetic, 0);
+        let bytes = size * size * self.channels;
+        Ok((0..bytes as u64).map(|i| stream.bits(i) as u8).collect())
+    }
 }
 
 impl Noise {
@@ -56,11 +71,10 @@ impl Source for Noise {
     fn channels(&self) -> usize {
         self.channels
     }
-    fn read(&self, index: usize, size: usize) -> anyhow::Result<Vec<u8>> {
+    fn original(&self, index: usize) -> anyhow::Result<Original> {
         anyhow::ensure!(!self.bad.contains(&index), "noise {index}: is bad");
-        let stream = Stream::new(index as u64, Purpose::Synthetic, 0);
-        let bytes = size * size * self.channels;
-        Ok((0..bytes as u64).map(|i| stream.bits(i) as u8).collect())
+        let channels = self.channels;
+        Ok(Original::Drawn(Box::new(NoiseImage { index, channels })))
     }
     fn fingerprint(&self) -> String {
         format!("noise {} {:?}", self.count, self.bad)
@@ -112,6 +126,7 @@ fn prepare_at(
         place,
         options: LoadOptions {
             size: recipe.size,
+            crop: recipe.crop,
             max_bad,
             ..LoadOptions::default()
         },
@@ -593,7 +608,8 @@ fn files(folder: &Path, count: usize, bad: &[usize]) {
             fs::write(path, "no image").unwrap();
             continue;
         }
-        let face = image::RgbImage::from_raw(32, 32, faces.read(index, 32).unwrap()).unwrap();
+        let face =
+            image::RgbImage::from_raw(32, 32, fit_image(&faces, index, 32, None).unwrap()).unwrap();
         face.save(path).unwrap();
     }
 }
@@ -906,7 +922,7 @@ fn a_folder_that_changed() {
         size: 32,
         ..LoadOptions::default()
     };
-    let memory = Dataset::load(&Folder::open(&images, None).unwrap(), &options).unwrap();
+    let memory = Dataset::load(&Folder::open(&images).unwrap(), &options).unwrap();
     let mapped = Dataset::from_pack(Pack::open(&pack).unwrap());
     assert!(memory.pixels() == mapped.pixels());
     // By an option of the source: another pack beside.
@@ -1081,7 +1097,7 @@ fn peak(child: Child) -> u64 {
 #[ignore = "needs 4 GB of disk and a minute; run with --ignored --nocapture"]
 fn two_hundred_thousand_images_in_less_than_a_gigabyte() {
     let root = tempdir().unwrap();
-    let face = Synthetic::new(0, 1).read(0, 218).unwrap();
+    let face = fit_image(&Synthetic::new(0, 1), 0, 218, None).unwrap();
     let face = image::RgbImage::from_raw(218, 218, face).unwrap();
     let mut jpeg = Vec::new();
     let mut encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut jpeg, 95);

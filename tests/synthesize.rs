@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use dcgan_cuda::data::Source;
 use dcgan_cuda::data::synthetic::{
     CELEBA_ATTRIBUTES, FaceAttributes, HairColor, HatStyle, Synthetic, celeba_attributes, render,
 };
+use dcgan_cuda::data::{Source, fit_image};
 
 const SIZE: usize = 64;
 
@@ -75,14 +75,20 @@ fn mean_color(image: &[u8], x: std::ops::Range<usize>, y: std::ops::Range<usize>
 fn the_same_seed_gives_the_same_bytes_and_another_face_others() {
     let source = Synthetic::new(7, 4);
     assert_eq!(source.len(), 4);
-    let first = source.read(2, SIZE).unwrap();
+    let first = fit_image(&source, 2, SIZE, None).unwrap();
     assert_eq!(first.len(), SIZE * SIZE * 3);
-    assert_eq!(first, Synthetic::new(7, 1000).read(2, SIZE).unwrap());
-    assert_ne!(first, source.read(3, SIZE).unwrap());
-    assert_ne!(first, Synthetic::new(8, 4).read(2, SIZE).unwrap());
-    assert!(source.read(4, SIZE).is_err());
-    assert!(source.read(0, 15).is_err());
-    assert!(source.read(0, 1025).is_err());
+    assert_eq!(
+        first,
+        fit_image(&Synthetic::new(7, 1000), 2, SIZE, None).unwrap()
+    );
+    assert_ne!(first, fit_image(&source, 3, SIZE, None).unwrap());
+    assert_ne!(
+        first,
+        fit_image(&Synthetic::new(8, 4), 2, SIZE, None).unwrap()
+    );
+    assert!(fit_image(&source, 4, SIZE, None).is_err());
+    assert!(fit_image(&source, 0, 15, None).is_err());
+    assert!(fit_image(&source, 0, 1025, None).is_err());
     assert_ne!(source.fingerprint(), Synthetic::new(8, 4).fingerprint());
     assert_ne!(source.fingerprint(), Synthetic::new(7, 5).fingerprint());
 }

@@ -160,7 +160,7 @@ pub fn parquet(bytes: &[u8]) -> bool {
         PathBuf::from("fuzzed.parquet"),
         Bytes::copy_from_slice(bytes),
     );
-    let Ok(source) = Parquet::from_files(Path::new("."), [Ok(file)], None) else {
+    let Ok(source) = Parquet::from_files(Path::new("."), [Ok(file)]) else {
         return false;
     };
     check_source(&source);
@@ -170,7 +170,7 @@ pub fn parquet(bytes: &[u8]) -> bool {
 /// A WebDataset shard: names, classes, and the images as they are stored.
 pub fn webdataset(bytes: &[u8]) -> bool {
     let shard = (PathBuf::from("fuzzed.tar"), Bytes::copy_from_slice(bytes));
-    let Ok(source) = WebDataset::from_shards(Path::new("."), [Ok(shard)], None) else {
+    let Ok(source) = WebDataset::from_shards(Path::new("."), [Ok(shard)]) else {
         return false;
     };
     check_source(&source);

@@ -1,20 +1,19 @@
 //! All images of a source, decoded once, as u8 NHWC at the training size: in memory, or in a pack.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::data::Source;
-use crate::data::containers::tree::hex;
 use crate::data::pack::{self, Digest32, Pack, PixelHash};
-
-/// How many unusable images are named in a message.
-pub const NAMED: usize = 10;
+use crate::data::skipped::{Skipped, check_max_bad, check_skipped, list};
+use crate::data::{Source, fit_image};
+use crate::hex::hex;
 
 /// Bytes of decoded images between two looks at how it goes: enough to keep every thread busy, little enough to stay
 /// out of the memory's way. Three such chunks are in memory at most.
@@ -23,8 +22,10 @@ const CHUNK: usize = 32 << 20;
 /// How images are read.
 #[derive(Clone, Debug)]
 pub struct LoadOptions<'a> {
-    /// Side of the images, pixels.
+    /// Side of the images as they are wanted, pixels.
     pub size: usize,
+    /// Side of the centre crop before the resize, pixels; `None` for the whole image.
+    pub crop: Option<u32>,
     /// Largest fraction of unusable images that is skipped rather than an error, 0 to 1.
     pub max_bad: f64,
     /// Decoding threads; `None` for the current rayon pool.
@@ -39,6 +40,7 @@ impl Default for LoadOptions<'_> {
     fn default() -> Self {
         Self {
             size: 64,
+            crop: None,
             max_bad: 0.01,
             workers: None,
             progress: false,
@@ -65,15 +67,29 @@ impl LoadOptions<'_> {
     }
 }
 
-/// An image that could not be used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Skipped {
-    /// Its index in the source.
-    pub index: usize,
-    /// Its name in the source.
-    pub name: String,
-    /// What is wrong with it, starting with its name.
-    pub cause: String,
+/// Where the images are while a run uses them; batches are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Residency {
+    /// On the device where they fit, else in memory where they take no more than half of what is free, else in the
+    /// pack.
+    Auto,
+    /// All images in the GPU's memory.
+    Device,
+    /// All images in this program's memory.
+    Host,
+    /// In the pack, read as they are needed.
+    Stream,
+}
+
+impl fmt::Display for Residency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Device => "on the GPU",
+            Self::Host => "in memory",
+            Self::Stream => "from the pack",
+        })
+    }
 }
 
 enum Pixels {
@@ -91,8 +107,8 @@ pub struct Dataset {
     fingerprint: String,
 }
 
-impl std::fmt::Debug for Dataset {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dataset")
             .field("size", &self.size)
             .field("channels", &self.channels)
@@ -156,6 +172,7 @@ impl Dataset {
         self.len
     }
 
+    /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -169,7 +186,7 @@ impl Dataset {
         &self.pixels()[index * bytes..(index + 1) * bytes]
     }
 
-    /// All images, NHWC.
+    /// All images, u8 NHWC.
     pub fn pixels(&self) -> &[u8] {
         match &self.pixels {
             Pixels::Memory(pixels) => pixels,
@@ -238,7 +255,7 @@ impl Dataset {
 /// pixels, on a thread beside; few are in memory at once. Returns the images that cannot be used.
 ///
 /// # Errors
-/// As [`Dataset::load`], and where `sink` fails.
+/// When [`Dataset::load`] would fail, or `sink` fails.
 pub(super) fn decode_in_order(
     source: &dyn Source,
     options: &LoadOptions,
@@ -274,7 +291,7 @@ pub(super) fn decode_in_order(
                         if options.stopped() {
                             bail!("stopped");
                         }
-                        let image = source.read(index, size)?;
+                        let image = fit_image(source, index, size, options.crop)?;
                         ensure!(
                             image.len() == image_bytes,
                             "{}: {} bytes decoded, not {image_bytes}",
@@ -326,46 +343,6 @@ pub(super) fn decode_in_order(
         list(&skipped)
     );
     Ok(skipped)
-}
-
-fn check_max_bad(max_bad: f64) -> Result<()> {
-    ensure!(
-        (0.0..=1.0).contains(&max_bad),
-        "--max-bad is a fraction between 0 and 1, not {max_bad}"
-    );
-    Ok(())
-}
-
-/// Refuses a source of whose first `looked_at` images more than the share `max_bad` of all cannot be used.
-pub(super) fn check_skipped(
-    source: &dyn Source,
-    skipped: &[Skipped],
-    looked_at: usize,
-    max_bad: f64,
-) -> Result<()> {
-    check_max_bad(max_bad)?;
-    let allowed = (max_bad * source.len() as f64) as usize;
-    ensure!(
-        skipped.len() <= allowed,
-        "{}: {} of the first {looked_at} images cannot be used, more than --max-bad {max_bad} allows:{}\nReplace or \
-         remove these files, or allow a larger fraction with --max-bad",
-        source.describe(),
-        skipped.len(),
-        list(skipped)
-    );
-    Ok(())
-}
-
-fn list(skipped: &[Skipped]) -> String {
-    let mut text: String = skipped
-        .iter()
-        .take(NAMED)
-        .map(|bad| format!("\n  {}", bad.cause))
-        .collect();
-    if skipped.len() > NAMED {
-        text += &format!("\n  … and {} more", skipped.len() - NAMED);
-    }
-    text
 }
 
 /// A bar on stderr; invisible where that is not a terminal.

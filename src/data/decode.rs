@@ -175,7 +175,7 @@ const KEPT_BYTES: usize = 4 << 20;
 struct Scratch {
     /// Holds the coefficient and row buffers.
     resizer: Resizer,
-    /// Of a decoded image.
+    /// Samples of a decoded image.
     pixels: Vec<u8>,
 }
 
@@ -186,10 +186,11 @@ thread_local! {
     });
 }
 
-/// [`decode`], then [`fit`], and the same result; the pixels of most JPEGs stay in a buffer that is used again.
+/// Decodes and fits a file: the result of [`decode`] and then [`fit`], `size`·`size`·3 u8, HWC; the pixels of most
+/// JPEGs stay in a buffer that is used again.
 ///
 /// # Errors
-/// As these two; the message lacks the name.
+/// When [`decode`] or [`fit`] would fail; the message lacks the name.
 pub fn decode_and_fit(
     bytes: &[u8],
     limits: &Limits,
@@ -250,7 +251,7 @@ fn decode_usual_jpeg(bytes: &[u8], limits: &Limits, pixels: &mut Vec<u8>) -> Opt
 /// The same rounding as torchvision's `CenterCrop(crop)`, `Resize(size)`, `CenterCrop(size)` on a Pillow image.
 ///
 /// # Errors
-/// When the image is smaller than `crop`, or more than 32 times as long as it is wide.
+/// When the image is smaller than `crop`, or more than 32 times as long as it is wide, or `size` is 0.
 pub fn fit(image: &RgbImage, size: usize, crop: Option<u32>) -> Result<Vec<u8>> {
     SCRATCH.with_borrow_mut(|scratch| {
         fit_with(
@@ -263,7 +264,31 @@ pub fn fit(image: &RgbImage, size: usize, crop: Option<u32>) -> Result<Vec<u8>> 
     })
 }
 
-/// [`fit`] of `width`·`height`·3 u8, HWC.
+/// [`fit`] of samples without a file format, `height`·`width`·`channels` u8, HWC: RGB (3 channels) or grey (1), as many
+/// in the result.
+///
+/// # Errors
+/// When [`fit`] would fail, or `channels` is neither 1 nor 3.
+pub fn fit_pixels(
+    pixels: &[u8],
+    (width, height): (u32, u32),
+    channels: usize,
+    size: usize,
+    crop: Option<u32>,
+) -> Result<Vec<u8>> {
+    SCRATCH.with_borrow_mut(|Scratch { resizer, .. }| match channels {
+        3 => fit_with(resizer, pixels, (width, height), size, crop),
+        1 => {
+            let rgb: Vec<u8> = pixels.iter().flat_map(|&v| [v; 3]).collect();
+            // Each channel is resized by itself: any one of three equal ones will do.
+            let fitted = fit_with(resizer, &rgb, (width, height), size, crop)?;
+            Ok(fitted.into_iter().step_by(3).collect())
+        }
+        other => bail!("images of {other} channels are not read"),
+    })
+}
+
+/// [`fit`] of `height`·`width`·3 u8, HWC.
 fn fit_with(
     resizer: &mut Resizer,
     pixels: &[u8],

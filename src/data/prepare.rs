@@ -1,7 +1,7 @@
 //! Makes packs, once: finds the pack of a source, or decodes the source into one. Processes that want the same pack
 //! wait for the one that makes it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,11 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::data::containers::tree::hex;
-use crate::data::dataset::{LoadOptions, check_skipped, decode_in_order};
+use crate::data::dataset::{LoadOptions, decode_in_order};
 use crate::data::pack::{self, Metadata, PREPROCESSING, Pack, Recipe, Unusable, Writer};
-use crate::data::{Kind, Source};
+use crate::data::skipped::check_skipped;
+use crate::data::{OpenOptions, Source};
 use crate::files;
+use crate::hex::hex;
 
 /// How often a process that waits for another looks again.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -54,13 +55,14 @@ impl Place {
 }
 
 impl Recipe {
-    /// Of what [`open`](crate::data::open) gives for `options`, at `size` px.
-    pub fn of(options: &crate::data::OpenOptions, size: usize, channels: usize) -> Self {
+    /// The recipe of the images that [`open`](crate::data::open) finds for `options`, at `size`×`size` px with that
+    /// many channels.
+    pub fn of(options: &OpenOptions, size: usize, channels: usize) -> Self {
         let absolute = |path: &Path| {
             let path = path.canonicalize().or_else(|_| std::path::absolute(path));
             path.map(|path| path.to_string_lossy().into_owned()).ok()
         };
-        let drawn = options.kind == Kind::Synthetic;
+        let drawn = options.kind.is_drawn();
         Self {
             dataset: options.kind.to_string(),
             data: options
@@ -88,17 +90,22 @@ pub enum Notice {
 
 /// A pack that is wanted.
 pub struct Request<'a> {
+    /// Where the images come from.
     pub source: &'a dyn Source,
+    /// What the pack is to hold.
     pub recipe: Recipe,
+    /// Where the pack is to be.
     pub place: Place,
-    /// `size` is that of the recipe.
+    /// How the images are decoded; `size` and `crop` are those of the recipe.
     pub options: LoadOptions<'a>,
+    /// Called with what is to be said meanwhile.
     pub notice: &'a (dyn Fn(Notice) + Sync),
 }
 
 /// A pack that was verified.
 #[derive(Debug)]
 pub struct Prepared {
+    /// The pack.
     pub pack: Pack,
     /// Whether it was made now.
     pub made: bool,
@@ -266,7 +273,7 @@ impl Request<'_> {
         partial_name.push(name);
         let mut path = folder.join(&partial_name);
         loop {
-            let file = OpenOptions::new()
+            let file = File::options()
                 .read(true)
                 .write(true)
                 .create(true)
@@ -327,11 +334,16 @@ impl Request<'_> {
     }
 
     fn make(&self, mut partial: Partial, source: &[u8; 32]) -> Result<()> {
-        let Recipe { size, channels, .. } = self.recipe;
+        let Recipe {
+            size,
+            channels,
+            crop,
+            ..
+        } = self.recipe;
         let images = self.source;
         pack::check_size(size)?;
         ensure!(
-            (self.options.size, images.channels()) == (size, channels),
+            (self.options.size, self.options.crop, images.channels()) == (size, crop, channels),
             "the recipe of a pack is not that of its images"
         );
         let needed = self.needed();

@@ -16,9 +16,9 @@ use super::report::Window;
 use crate::backend::{
     Backend, Counters, LossScale, Network, Progress, State as NetworkState, Steps,
 };
-use crate::data::containers::tree::hex;
 use crate::files::{PARTIAL, PartialFolder, sync_folder, write_atomically};
 use crate::gan::step::Gan;
+use crate::hex::hex;
 use crate::model::arch::{Dimensions, Role};
 use crate::model::{StateDict, params::TensorFile};
 

@@ -18,12 +18,11 @@ use sha2::{Digest, Sha256};
 use super::step::write_json;
 use crate::backend::cuda::{Cuda, Options};
 use crate::backend::{Backend, Conv, KernelChoices, Precision};
-use crate::cli::dataset::prepare::default_path;
 use crate::cli::device::{Device, Picked, pick};
 use crate::cli::train::set_threads;
 use crate::data::pack::{Metadata, PREPROCESSING, Recipe, Writer, source_fingerprint};
 use crate::data::synthetic::{FaceAttributes, render};
-use crate::data::{self, Dataset, Kind, Loader, OpenOptions, Pack, Source};
+use crate::data::{self, Dataset, Kind, Loader, OpenOptions, Original, Pack, Source, fit_image};
 use crate::gan::batches::{Batches, SLOTS};
 use crate::model::arch::Shape;
 use crate::train::report::{print_error_line, print_line};
@@ -187,6 +186,8 @@ struct ToDevice {
 struct Repeated {
     images: Vec<Vec<u8>>,
     count: usize,
+    /// Side of the images, pixels.
+    size: usize,
 }
 
 impl Source for Repeated {
@@ -202,8 +203,13 @@ impl Source for Repeated {
         format!("image {index}")
     }
 
-    fn read(&self, index: usize, _size: usize) -> Result<Vec<u8>> {
-        Ok(self.images[index % self.images.len()].clone())
+    fn original(&self, index: usize) -> Result<Original> {
+        Ok(Original::Pixels {
+            width: self.size as u32,
+            height: self.size as u32,
+            channels: self.channels(),
+            pixels: self.images[index % self.images.len()].clone(),
+        })
     }
 
     fn fingerprint(&self) -> String {
@@ -211,8 +217,9 @@ impl Source for Repeated {
     }
 }
 
-/// A pack at `path` of `count` images of `size` px, those of `images` repeated. Returns its bytes of pixels.
-fn write_pack(path: &Path, images: &Repeated, size: usize) -> Result<usize> {
+/// A pack at `path` of these images. Returns its bytes of pixels.
+fn write_pack(path: &Path, images: &Repeated) -> Result<usize> {
+    let size = images.size;
     let digests: Vec<_> = images.images.iter().map(Sha256::digest).collect();
     let channels = images.channels();
     let failed = || format!("{}: the pack cannot be written", path.display());
@@ -263,7 +270,12 @@ pub fn noise_pack(folder: &Path, size: usize, count: usize) -> Result<Pack> {
         })
         .collect();
     let path = folder.join("noise.pack");
-    write_pack(&path, &Repeated { images, count }, size)?;
+    let repeated = Repeated {
+        images,
+        count,
+        size,
+    };
+    write_pack(&path, &repeated)?;
     Ok(Pack::open(&path)?)
 }
 
@@ -319,9 +331,7 @@ impl Args {
             self.sample(source, size)?.into_iter().unzip();
         let files = indices.len();
         let decode = |index: &usize| {
-            source
-                .read(*index, size)
-                .map(|image| drop(black_box(image)))
+            fit_image(source, *index, size, self.crop).map(|image| drop(black_box(image)))
         };
         let pass =
             |rates: &mut (Vec<f64>, Vec<f64>), work: &dyn Fn() -> Result<()>| -> Result<()> {
@@ -384,9 +394,10 @@ impl Args {
         let repeated = Repeated {
             images,
             count: self.pack_images as usize,
+            size,
         };
         let path = scratch.join("bench.pack");
-        let pack_write = Rate::measure(self.seconds, || write_pack(&path, &repeated, size))?;
+        let pack_write = Rate::measure(self.seconds, || write_pack(&path, &repeated))?;
         let pack = Pack::open(&path)?;
         let (pack_bytes, pixel_bytes) = (pack.file_bytes(), pack.pixels().len());
         let plain = scratch.join("plain");
@@ -494,17 +505,10 @@ impl Args {
             (None, None) => (Kind::Folder, Some(draw_files(&scratch.join("faces"))?)),
             (kind, path) => {
                 let kind = kind.unwrap_or(Kind::Folder);
-                (kind, path.clone().or_else(|| default_path(kind)))
+                (kind, path.clone())
             }
         };
-        data::open(&OpenOptions {
-            kind,
-            path,
-            split: None,
-            crop: self.crop,
-            seed: 0,
-            count: 0,
-        })
+        data::open(&OpenOptions::new(kind, path))
     }
 
     /// Images from all over the source that can be used, decoded: what takes a round about its time.
@@ -516,7 +520,7 @@ impl Args {
         let mut sample = Vec::new();
         let mut failed = None;
         for index in indices {
-            match source.read(index, size) {
+            match fit_image(source, index, size, self.crop) {
                 Ok(image) => sample.push((index, image)),
                 Err(error) => failed = Some(error),
             }

@@ -13,20 +13,27 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::data::decode::{Limits, decode, fit, format, format_name};
-use crate::data::{self, Celeba, Kind, OpenOptions, Original, Source, Split};
+use crate::data::{self, Kind, OpenOptions, Original, Source, Split, fit_image};
 
-/// Read every image and say what is there: counts, splits, sizes, formats, duplicates, attributes or classes, corrupt files.
+/// Read every image and say what is there: counts, splits, sizes, formats, duplicates, attributes, classes, corrupt
+/// files.
 #[derive(clap::Args)]
 pub struct Args {
     /// Kind of data set.
     #[arg(long, value_enum, default_value = "celeba")]
     dataset: Kind,
-    /// Folder or file of the images.
-    #[arg(long, value_name = "PATH", default_value = "data/celeba")]
-    data: PathBuf,
+    /// Folder or file of the images [default: data/celeba for celeba]
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
     /// Which part [default: all of celeba; of others train, where there are parts]
     #[arg(long, value_enum)]
     split: Option<Split>,
+    /// How many synthetic faces to draw
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    synthetic_count: usize,
+    /// Of the synthetic faces
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
     /// Largest fraction of images that may be unusable, 0 to 1.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.01, value_parser = fraction)]
     max_bad: f64,
@@ -61,21 +68,43 @@ const SHEET_IMAGE: usize = 64;
 const SHEET_COLUMNS: usize = 8;
 
 struct Image {
-    /// `None` where the source holds samples without a format.
-    format: Option<ImageFormat>,
+    form: Form,
     width: u32,
     height: u32,
     bytes: usize,
-    /// SHA-256 of the file; `None` likewise.
+    /// SHA-256 of the file; `None` where it is none.
     file_hash: Option<Hash>,
     /// SHA-256 of width, height and the decoded samples.
     pixel_hash: Hash,
 }
 
+/// How the source has an image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    File(ImageFormat),
+    Samples,
+    /// At any size, so that it has none of its own.
+    Drawn,
+}
+
+impl Form {
+    fn name(self) -> &'static str {
+        match self {
+            Self::File(format) => format_name(format),
+            Self::Samples => "samples without a file format",
+            Self::Drawn => "drawn",
+        }
+    }
+}
+
 type Hash = [u8; 32];
 
 impl Args {
-    /// 0 when training can use the data set, else an error.
+    /// Runs the command: exit code 0 when training can use the data set.
+    ///
+    /// # Errors
+    /// When the data set cannot be opened, has no image that can be used or more bad ones than --max-bad allows, or the
+    /// contact sheet cannot be written.
     pub fn run(self) -> Result<ExitCode> {
         if let Some(sheet) = &self.sheet {
             ensure!(
@@ -84,31 +113,22 @@ impl Args {
                 sheet.display()
             );
         }
-        match self.dataset {
-            Kind::Celeba => {
-                let split = self.split.unwrap_or(Split::All);
-                let celeba = Celeba::open(&self.data, Some(split), None)?;
-                self.inspect(&celeba, Some(&celeba))
-            }
-            Kind::Synthetic => bail!(
-                "synthetic faces are drawn, not read: there is nothing to inspect; `dataset synthesize` writes them to a \
-                 folder, which can be inspected as celeba"
-            ),
-            kind => {
-                let source = data::open(&OpenOptions {
-                    kind,
-                    path: Some(self.data.clone()),
-                    split: self.split,
-                    crop: None,
-                    seed: 0,
-                    count: 0,
-                })?;
-                self.inspect(source.as_ref(), None)
-            }
-        }
+        let celeba = self.dataset == Kind::Celeba;
+        let options = OpenOptions {
+            split: self.split.or(celeba.then_some(Split::All)),
+            seed: self.seed,
+            count: self.synthetic_count,
+            ..OpenOptions::new(self.dataset, self.data.clone())
+        };
+        let source = data::open(&options)?;
+        let root = match &options.path {
+            Some(path) => path.display().to_string(),
+            None => source.describe(),
+        };
+        self.inspect(source.as_ref(), &root)
     }
 
-    fn inspect(&self, source: &dyn Source, celeba: Option<&Celeba>) -> Result<ExitCode> {
+    fn inspect(&self, source: &dyn Source, root: &str) -> Result<ExitCode> {
         let images: Vec<Result<Image>> = (0..source.len())
             .into_par_iter()
             .map(|index| examine(source, index))
@@ -135,15 +155,12 @@ impl Args {
             };
             row(&mut text, "channels", &channels);
         }
-        if let Some(celeba) = celeba {
-            row(&mut text, "splits", &splits(celeba));
-        }
+        self.describe_parts(&mut text, source);
         if !good.is_empty() {
             describe_images(&mut text, source, &good);
         }
-        if let Some(celeba) = celeba {
-            describe_attributes(&mut text, celeba);
-        } else {
+        let any_attributes = self.describe_attributes(&mut text, source);
+        if !(any_attributes && source.class_names().is_empty()) {
             describe_classes(&mut text, source);
         }
         for line in bad.iter().take(LISTED) {
@@ -163,7 +180,6 @@ impl Args {
             row(&mut text, "sheet", &sheet.display().to_string());
         }
         print(&text)?;
-        let root = self.data.display();
         if good.is_empty() {
             bail!("{root}: not one image can be used; see the causes above");
         }
@@ -178,6 +194,50 @@ impl Args {
         }
         Ok(ExitCode::SUCCESS)
     }
+
+    /// How many images each part has, where there are parts.
+    fn describe_parts(&self, text: &mut String, source: &dyn Source) {
+        let counts = source.part_counts();
+        if !counts.is_empty() {
+            let parts = counts.parts().iter();
+            let mut parts: Vec<String> = parts
+                .map(|(part, images)| format!("{part} {images}"))
+                .collect();
+            parts.push(format!("in none {}", counts.none()));
+            row(text, "splits", &parts.join(", "));
+        } else if self.dataset == Kind::Celeba {
+            let absent = "no list_eval_partition.txt or .csv: all images are used";
+            row(text, "splits", absent);
+        }
+    }
+
+    /// How many images have each attribute, where there are attributes; whether anything was said.
+    fn describe_attributes(&self, text: &mut String, source: &dyn Source) -> bool {
+        let counts = source.attribute_counts();
+        if counts.names.is_empty() {
+            let celeba = self.dataset == Kind::Celeba;
+            if celeba {
+                let absent = "no list_attr_celeba.txt or .csv (training does not need it)";
+                row(text, "attributes", absent);
+            }
+            return celeba;
+        }
+        row(
+            text,
+            "attributes",
+            &format!(
+                "{} for {} images, {} images without",
+                counts.names.len(),
+                counts.known,
+                source.len() - counts.known
+            ),
+        );
+        for (name, count) in counts.names.iter().zip(counts.present) {
+            let percent = 100.0 * count as f64 / counts.known.max(1) as f64;
+            row(text, "", &format!("{name:<20} {percent:5.1} %"));
+        }
+        true
+    }
 }
 
 /// Reads and decodes an image as training would.
@@ -189,15 +249,16 @@ fn examine(source: &dyn Source, index: usize) -> Result<Image> {
         pixel_hash.update(height.to_le_bytes());
         pixel_hash.update(pixels);
     };
-    let (format, width, height, bytes, file_hash) = match source.original(index)? {
+    let original = source.original(index)?;
+    let (form, width, height, bytes, file_hash) = match &original {
         Original::File(file) => {
-            let image = decode(&file, &name(), &Limits::default())?;
+            let image = decode(file, &name(), &Limits::default())?;
             fit(&image, SHEET_IMAGE, None).with_context(name)?;
             let (width, height) = image.dimensions();
             add(width, height, image.as_raw());
-            let format = format(&file).with_context(name)?;
-            let hash = Sha256::digest(&file).into();
-            (Some(format), width, height, file.len(), Some(hash))
+            let form = Form::File(format(file).with_context(name)?);
+            let hash = Sha256::digest(file).into();
+            (form, width, height, file.len(), Some(hash))
         }
         Original::Pixels {
             width,
@@ -205,13 +266,18 @@ fn examine(source: &dyn Source, index: usize) -> Result<Image> {
             pixels,
             ..
         } => {
-            source.read(index, SHEET_IMAGE)?;
-            add(width, height, &pixels);
-            (None, width, height, pixels.len(), None)
+            original.fit(name, SHEET_IMAGE, None)?;
+            add(*width, *height, pixels);
+            (Form::Samples, *width, *height, pixels.len(), None)
+        }
+        Original::Drawn(_) => {
+            let side = SHEET_IMAGE as u32;
+            add(side, side, &original.fit(name, SHEET_IMAGE, None)?);
+            (Form::Drawn, side, side, 0, None)
         }
     };
     Ok(Image {
-        format,
+        form,
         width,
         height,
         bytes,
@@ -225,29 +291,12 @@ fn row(text: &mut String, label: &str, value: &str) {
     let _ = writeln!(text, "{label:<11} {value}");
 }
 
-fn splits(celeba: &Celeba) -> String {
-    let count = |split| celeba.split_len(split).unwrap_or(0);
-    match celeba.split_len(Split::All) {
-        None => "no list_eval_partition.txt or .csv: all images are used".to_owned(),
-        Some(all) => {
-            let [train, val, test] = [Split::Train, Split::Val, Split::Test].map(count);
-            format!(
-                "train {train}, val {val}, test {test}, in none {}",
-                all - train - val - test
-            )
-        }
-    }
-}
-
 fn describe_images(text: &mut String, source: &dyn Source, good: &[(usize, &Image)]) {
     let mut formats = BTreeMap::new();
     let mut sizes = HashMap::new();
     let (mut by_file, mut by_pixels) = (Contents::new(), Contents::new());
     for &(index, image) in good {
-        let format = image
-            .format
-            .map_or("samples without a file format", format_name);
-        *formats.entry(format).or_insert(0usize) += 1;
+        *formats.entry(image.form.name()).or_insert(0usize) += 1;
         *sizes.entry((image.width, image.height)).or_insert(0usize) += 1;
         if let Some(hash) = image.file_hash {
             by_file.entry(hash).or_default().push(index);
@@ -260,6 +309,35 @@ fn describe_images(text: &mut String, source: &dyn Source, good: &[(usize, &Imag
         .collect();
     row(text, "formats", &formats.join(", "));
 
+    if good.iter().any(|(_, image)| image.form != Form::Drawn) {
+        describe_sizes(text, good, sizes, by_file.is_empty());
+    }
+    if !by_file.is_empty() {
+        let none = "no file repeats another byte for byte";
+        describe_repeated(text, source, "duplicates", by_file, |extra| match extra {
+            0 => none.to_owned(),
+            _ => format!("{extra} files repeat another byte for byte"),
+        });
+    }
+    describe_repeated(
+        text,
+        source,
+        "same pixels",
+        by_pixels,
+        |extra| match extra {
+            0 => "no image has the decoded pixels of another".to_owned(),
+            _ => format!("{extra} images have the decoded pixels of another"),
+        },
+    );
+}
+
+/// Sides in pixels, and bytes: of files, or of `samples` without a file format.
+fn describe_sizes(
+    text: &mut String,
+    good: &[(usize, &Image)],
+    sizes: HashMap<(u32, u32), usize>,
+    samples: bool,
+) {
     let mut by_area: Vec<(u32, u32)> = good
         .iter()
         .map(|(_, image)| (image.width, image.height))
@@ -285,34 +363,12 @@ fn describe_images(text: &mut String, source: &dyn Source, good: &[(usize, &Imag
     let bytes: usize = good.iter().map(|(_, image)| image.bytes).sum();
     row(
         text,
-        if by_file.is_empty() {
-            "samples"
-        } else {
-            "file size"
-        },
+        if samples { "samples" } else { "file size" },
         &format!(
             "{:.1} MiB in all, {:.1} KiB an image",
             bytes as f64 / f64::from(1 << 20),
             bytes as f64 / 1024.0 / good.len() as f64
         ),
-    );
-
-    if !by_file.is_empty() {
-        let none = "no file repeats another byte for byte";
-        describe_repeated(text, source, "duplicates", by_file, |extra| match extra {
-            0 => none.to_owned(),
-            _ => format!("{extra} files repeat another byte for byte"),
-        });
-    }
-    describe_repeated(
-        text,
-        source,
-        "same pixels",
-        by_pixels,
-        |extra| match extra {
-            0 => "no image has the decoded pixels of another".to_owned(),
-            _ => format!("{extra} images have the decoded pixels of another"),
-        },
     );
 }
 
@@ -406,39 +462,6 @@ fn describe_classes(text: &mut String, source: &dyn Source) {
     }
 }
 
-fn describe_attributes(text: &mut String, celeba: &Celeba) {
-    let names = celeba.attribute_names();
-    if names.is_empty() {
-        row(
-            text,
-            "attributes",
-            "no list_attr_celeba.txt or .csv (training does not need it)",
-        );
-        return;
-    }
-    let mut present = vec![0usize; names.len()];
-    let mut rows = 0;
-    for values in (0..celeba.len()).filter_map(|image| celeba.attributes(image)) {
-        rows += 1;
-        for (count, &value) in present.iter_mut().zip(values) {
-            *count += usize::from(value == 1);
-        }
-    }
-    row(
-        text,
-        "attributes",
-        &format!(
-            "{} for {rows} images, {} images without",
-            names.len(),
-            celeba.len() - rows
-        ),
-    );
-    for (name, count) in names.iter().zip(present) {
-        let percent = 100.0 * count as f64 / rows as f64;
-        row(text, "", &format!("{name:<20} {percent:5.1} %"));
-    }
-}
-
 fn write_sheet(path: &Path, source: &dyn Source, good: &[(usize, &Image)]) -> Result<()> {
     let shown = &good[..good.len().min(SHEET_COLUMNS * SHEET_COLUMNS)];
     let columns = shown.len().min(SHEET_COLUMNS);
@@ -447,7 +470,7 @@ fn write_sheet(path: &Path, source: &dyn Source, good: &[(usize, &Image)]) -> Re
     let channels = source.channels();
     let mut sheet = RgbImage::new(columns as u32 * side, rows as u32 * side);
     for (place, &(index, _)) in shown.iter().enumerate() {
-        let pixels = source.read(index, SHEET_IMAGE)?;
+        let pixels = fit_image(source, index, SHEET_IMAGE, None)?;
         // Grey as RGB.
         let rgb = pixels
             .chunks_exact(channels)

@@ -124,7 +124,7 @@ impl Args {
 
 /// Where images lie that --data does not name.
 pub fn default_path(kind: Kind) -> Option<PathBuf> {
-    (kind == Kind::Celeba).then(|| PathBuf::from("data/celeba"))
+    kind.default_path()
 }
 
 /// Where the pack of `source` is or would be.
@@ -152,6 +152,7 @@ pub fn prepare(
         place: Place::of(&recipe, named)?,
         recipe,
         options: LoadOptions {
+            crop: options.crop,
             progress: !quiet && std::io::stderr().is_terminal(),
             ..load
         },

@@ -2,8 +2,8 @@
 //!
 //! liblmdb itself follows page numbers and offsets without a check, so that a damaged file reads outside of the map or
 //! loops; hence a reader of our own. The file is a B+tree of pages: two meta pages (the one of the later transaction
-//! counts), branch pages, leaf pages, and overflow pages with values that do not fit a leaf. The layouts below are those
-//! of `MDB_meta`, `MDB_db`, `MDB_page` and `MDB_node` in liblmdb's mdb.c.
+//! counts), branch pages, leaf pages, and overflow pages with values that do not fit a leaf. The layouts below are
+//! those of `MDB_meta`, `MDB_db`, `MDB_page` and `MDB_node` in liblmdb's mdb.c (OpenLDAP, libraries/liblmdb).
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -39,10 +39,12 @@ pub struct Lmdb {
     entries: Vec<(u64, u16)>,
 }
 
-/// One entry.
+/// One entry: a key and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// Bytes of the key, a slice of the file.
     pub key: Bytes,
+    /// Bytes of the value, a slice of the file.
     pub value: Bytes,
 }
 
@@ -80,10 +82,12 @@ impl Lmdb {
         Ok(lmdb)
     }
 
+    /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Large files as bytes: mapped into memory, or unpacked from gzip within bounds.
+//! Large files as bytes: mapped into memory, or unpacked from gzip (RFC 1952) within bounds.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -49,7 +49,8 @@ pub fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x1F, 0x8B])
 }
 
-/// How many bytes a file of `packed` bytes may unpack to, `limit` at most.
+/// How many bytes a file of `packed` bytes may unpack to: 200 times as many, or 16 MiB where that is more, and `limit`
+/// at most.
 pub fn most_unpacked(packed: u64, limit: u64) -> u64 {
     packed
         .saturating_mul(MAX_RATIO)

@@ -1,22 +1,26 @@
 //! Sizes of the pages of a Parquet column chunk, from their headers alone, so that nothing is unpacked that declares an
 //! absurd size.
 //!
-//! A header is a struct `PageHeader` of the format's parquet.thrift in Thrift's compact protocol; its contents follow.
+//! A header is a struct `PageHeader` of the format's definition (parquet.thrift in apache/parquet-format), written in
+//! Thrift's compact protocol (thrift-compact-protocol.md in apache/thrift); the contents of the page follow it.
 
 use anyhow::{Context, Result, bail, ensure};
 
 /// What a page holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageKind {
+    /// Values of the column, of version 1 or 2.
     Data,
+    /// Values that data pages refer to.
     Dictionary,
     /// Nothing that is needed.
     Index,
 }
 
-/// One page.
+/// What the header of a page says of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageHeader {
+    /// What it holds.
     pub kind: PageKind,
     /// How many values it holds, nulls included.
     pub values: usize,
@@ -24,7 +28,7 @@ pub struct PageHeader {
     pub unpacked: usize,
 }
 
-/// The pages of a column chunk, whose bytes these are.
+/// The pages of a column chunk, whose bytes these are, in their order.
 ///
 /// # Errors
 /// When a header is damaged, a page ends beyond the chunk, or one declares more than `limit` bytes unpacked.

@@ -7,9 +7,11 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use crate::data::containers::zip::{Archive, MAX_FILE_BYTES};
+use crate::data::source::Original;
+use crate::hex::hex;
 
 /// Extensions of image files, lower case.
 const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
@@ -23,6 +25,7 @@ pub fn is_image_name(name: &str) -> bool {
     })
 }
 
+/// Whether a file or folder of this name is left out.
 pub(crate) fn is_hidden(part: &str) -> bool {
     // macOS leaves a `__MACOSX` folder of resource forks named as the images in zips.
     part.starts_with('.') || part == "__MACOSX"
@@ -30,11 +33,18 @@ pub(crate) fn is_hidden(part: &str) -> bool {
 
 /// Image files by index.
 pub enum Files {
-    /// Files below a folder; paths relative to it, sorted.
-    Folder { root: PathBuf, paths: Vec<PathBuf> },
-    /// Entries of a zip, sorted by name; `images` indexes its entries.
+    /// Files below a folder.
+    Folder {
+        /// The folder.
+        root: PathBuf,
+        /// Paths relative to it, sorted.
+        paths: Vec<PathBuf>,
+    },
+    /// Entries of a zip.
     Zip {
+        /// The zip.
         archive: Archive,
+        /// Indices of its entries, sorted by name.
         images: Vec<usize>,
     },
 }
@@ -47,13 +57,7 @@ impl Files {
     /// When the folder or one below it cannot be listed.
     pub fn folder(root: &Path) -> Result<Self> {
         let mut paths = Vec::new();
-        let walk = WalkDir::new(root)
-            .follow_links(true)
-            .into_iter()
-            .filter_entry(|entry| {
-                entry.depth() == 0 || !is_hidden(&entry.file_name().to_string_lossy())
-            });
-        for entry in walk {
+        for entry in visible(root) {
             let path = match entry {
                 Ok(entry) if entry.file_type().is_file() => entry.into_path(),
                 Ok(_) => continue,
@@ -84,7 +88,7 @@ impl Files {
     /// All image files in a zip, sorted by name. Hidden ones are left out.
     ///
     /// # Errors
-    /// As [`Archive::open`].
+    /// When the zip is damaged or hostile, as [`Archive::open`] says.
     pub fn zip(path: &Path) -> Result<Self> {
         let archive = Archive::open(path)?;
         let entries = archive.entries();
@@ -98,6 +102,7 @@ impl Files {
         Ok(Self::Zip { archive, images })
     }
 
+    /// How many image files there are.
     pub fn len(&self) -> usize {
         match self {
             Self::Folder { paths, .. } => paths.len(),
@@ -105,6 +110,7 @@ impl Files {
         }
     }
 
+    /// Whether there is no image file.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -144,6 +150,15 @@ impl Files {
         }
     }
 
+    /// File `index` as it is.
+    ///
+    /// # Errors
+    /// When it cannot be read, as [`read`](Self::read) says; the message starts with the name.
+    pub fn original(&self, index: usize) -> Result<Original> {
+        let bytes = self.read(index).with_context(|| self.name(index))?;
+        Ok(Original::File(bytes.into()))
+    }
+
     /// Hashes names, lengths, and modification times (folder) or checksums (zip) of the files `indices`.
     pub fn fingerprint(&self, indices: impl Iterator<Item = usize>) -> String {
         let mut hash = Sha256::new();
@@ -172,6 +187,37 @@ impl Files {
     }
 }
 
+/// All files below a folder, at any depth, whose names end in one of `endings` (lower case), in any case, sorted by
+/// path; `path` itself where it is no folder. Hidden files and folders are left out, symbolic links are followed.
+///
+/// # Errors
+/// When the folder or one below it cannot be listed. The message names `path`.
+pub fn files_ending(path: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut paths = Vec::new();
+    for entry in visible(path) {
+        let entry = entry.with_context(|| format!("{}: cannot be listed", path.display()))?;
+        let name = entry.file_name().to_string_lossy().to_ascii_lowercase();
+        if endings.iter().any(|end| name.ends_with(end)) && entry.file_type().is_file() {
+            paths.push(entry.into_path());
+        }
+    }
+    paths.sort_unstable();
+    Ok(paths)
+}
+
+/// Everything below a folder but what is hidden; symbolic links are followed.
+fn visible(root: &Path) -> impl Iterator<Item = walkdir::Result<DirEntry>> {
+    WalkDir::new(root)
+        .follow_links(true)
+        .into_iter()
+        .filter_entry(|entry| {
+            entry.depth() == 0 || !is_hidden(&entry.file_name().to_string_lossy())
+        })
+}
+
 /// Reads a file of at most 256 MiB.
 ///
 /// # Errors
@@ -192,9 +238,4 @@ pub fn read_bounded(path: &Path) -> Result<Vec<u8>> {
         .read_to_end(&mut bytes)
         .context("cannot be read")?;
     Ok(bytes)
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,5 +1,5 @@
-//! Zip archives read in place: one open file, a cheap reader for each thread, no lock. Archives are hostile until parsed:
-//! names, sizes and methods are checked when one is opened.
+//! Zip archives (PKWARE's APPNOTE.TXT, read by the `zip` crate) read in place: one open file, a cheap reader for each
+//! thread, no lock. Archives are hostile until parsed: names, sizes and methods are checked when one is opened.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -212,12 +212,12 @@ impl Archive {
         })
     }
 
-    /// Where the archive is.
+    /// The path that the archive was opened at.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The files in it, in the order of its table of contents.
+    /// The files in it, folders left out, in the order of its table of contents.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -245,8 +245,8 @@ impl Archive {
     }
 }
 
-/// The one member of a zip whose name `wanted` accepts, of any size: a slice of the mapped file where it is stored, else
-/// unpacked to a temporary file without a name.
+/// The one member of a zip whose name `wanted` accepts, of any size: a slice of the mapped file where it is stored,
+/// else unpacked to a temporary file without a name.
 ///
 /// # Errors
 /// When the zip is damaged or hostile, has no such member or several, or there is no room. The message names the zip.
@@ -293,6 +293,10 @@ pub fn large_member(path: &Path, what: &str, wanted: impl Fn(&str) -> bool) -> R
     find().with_context(|| path.display().to_string())
 }
 
+/// Refuses the name of an entry that could lead out of the folder that the archive is unpacked to.
+///
+/// # Errors
+/// When it is absolute, goes up by `..`, or has a zero byte. The message names the entry.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let drive = name.as_bytes().get(1) == Some(&b':');
     let absolute = name.starts_with(['/', '\\']) || drive;

@@ -1,6 +1,7 @@
 //! CIFAR-10 (Krizhevsky 2009), its binary version: 32×32 colour photographs in ten classes.
 //!
-//! A batch file is a row of records of 3073 bytes: the class, then 1024 bytes each of red, green and blue, row by row.
+//! A batch file is a row of records of 3073 bytes: the class, then 1024 bytes each of red, green and blue, row by row
+//! (<https://www.cs.toronto.edu/~kriz/cifar.html>, "Binary version").
 
 use std::io::{self, Cursor, Read};
 use std::path::Path;
@@ -8,13 +9,12 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
-use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 use crate::data::containers::mapped::{is_gzip, map, most_unpacked};
-use crate::data::containers::tree::{hex, read_bounded};
-use crate::data::decode::fit;
-use crate::data::{Original, Source, Split};
+use crate::data::containers::tree::read_bounded;
+use crate::data::{Original, PartCounts, Source, Split};
+use crate::hex::hex;
 
 /// Side of an image, pixels.
 pub const SIDE: usize = 32;
@@ -91,10 +91,12 @@ impl Batch {
         Ok(Self { records })
     }
 
+    /// How many images it has.
     pub fn len(&self) -> usize {
         self.records.len() / RECORD
     }
 
+    /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -122,17 +124,15 @@ pub struct Cifar10 {
     batches: Vec<(&'static str, usize, Batch)>,
     len: usize,
     classes: Vec<String>,
-    crop: Option<u32>,
 }
 
 impl Cifar10 {
     /// Opens the binary version at `path`: the folder `cifar-10-batches-bin`, the one that holds it or
-    /// `cifar-10-binary.tar.gz`, or that archive, packed or not. `split`: `None` for train. `crop`: centre crop before
-    /// the resize, pixels.
+    /// `cifar-10-binary.tar.gz`, or that archive, packed or not. `split`: `None` for train.
     ///
     /// # Errors
     /// When a batch file is missing, truncated or damaged, or the archive is hostile.
-    pub fn open(path: &Path, split: Option<Split>, crop: Option<u32>) -> Result<Self> {
+    pub fn open(path: &Path, split: Option<Split>) -> Result<Self> {
         let split = split.unwrap_or(Split::Train);
         let wanted: Vec<&'static str> = match split {
             Split::Train => TRAIN.to_vec(),
@@ -196,7 +196,6 @@ impl Cifar10 {
             batches,
             len,
             classes,
-            crop,
         })
     }
 
@@ -229,14 +228,6 @@ impl Source for Cifar10 {
         format!("{}/{name} image {within}", self.root)
     }
 
-    fn read(&self, index: usize, size: usize) -> Result<Vec<u8>> {
-        let (_, batch, within) = self.locate(index);
-        let side = SIDE as u32;
-        let image =
-            RgbImage::from_raw(side, side, batch.pixels(within)).context("a whole image")?;
-        fit(&image, size, self.crop).with_context(|| self.name(index))
-    }
-
     fn original(&self, index: usize) -> Result<Original> {
         let (_, batch, within) = self.locate(index);
         Ok(Original::Pixels {
@@ -254,6 +245,20 @@ impl Source for Cifar10 {
     fn class(&self, index: usize) -> Option<u32> {
         let (_, batch, within) = self.locate(index);
         Some(batch.label(within).into())
+    }
+
+    /// The files say it; a pack does not keep it.
+    fn part_counts(&self) -> PartCounts {
+        let mut counts = PartCounts::default();
+        for (name, _, batch) in &self.batches {
+            let part = if *name == TEST {
+                Split::Test
+            } else {
+                Split::Train
+            };
+            counts.add(Some(part), batch.len());
+        }
+        counts
     }
 
     /// Of all bytes: there are few enough.
@@ -305,7 +310,8 @@ fn from_archive(path: &Path, wanted: &[&'static str]) -> Result<Named> {
     Ok(files)
 }
 
-/// The files of a tar that are wanted, and `batches.meta.txt`, whatever folder they are in: nothing is unpacked to disk.
+/// The files of a tar that are wanted, and `batches.meta.txt`, whatever folder they are in: nothing is unpacked to
+/// disk.
 ///
 /// # Errors
 /// When it is no tar, damaged, cut off, or declares an absurd size. The message lacks the name.

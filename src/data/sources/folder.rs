@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use crate::data::Source;
 use crate::data::containers::tree::Files;
-use crate::data::{MAX_CLASSES, Original, fit_file};
+use crate::data::{MAX_CLASSES, Original, Source};
 
 /// All JPEG, PNG, BMP and WebP files of a tree or a zip, sorted by path. Where every one of them lies one folder deep
 /// (below the folders that all share), these folders are the classes.
@@ -15,15 +14,14 @@ pub struct Folder {
     classes: Vec<String>,
     /// Of each file; empty without classes.
     labels: Vec<u32>,
-    crop: Option<u32>,
 }
 
 impl Folder {
-    /// Lists `path`, a folder or a zip. `crop`: centre crop before the resize, pixels.
+    /// Lists `path`, a folder or a zip.
     ///
     /// # Errors
     /// When it is missing, unreadable, or holds no image file.
-    pub fn open(path: &Path, crop: Option<u32>) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         ensure!(
             path.exists(),
             "{}: no such folder; give the folder (or zip) that holds your images with --data, or use --dataset \
@@ -46,7 +44,6 @@ impl Folder {
             files,
             classes,
             labels,
-            crop,
         })
     }
 
@@ -73,12 +70,8 @@ impl Source for Folder {
         self.files.name(index)
     }
 
-    fn read(&self, index: usize, size: usize) -> Result<Vec<u8>> {
-        read_image(&self.files, index, size, self.crop)
-    }
-
     fn original(&self, index: usize) -> Result<Original> {
-        original(&self.files, index)
+        self.files.original(index)
     }
 
     fn class_names(&self) -> &[String] {
@@ -92,24 +85,6 @@ impl Source for Folder {
     fn fingerprint(&self) -> String {
         self.files.fingerprint(0..self.files.len())
     }
-}
-
-/// File `index` decoded and fitted; errors start with its name.
-pub(crate) fn read_image(
-    files: &Files,
-    index: usize,
-    size: usize,
-    crop: Option<u32>,
-) -> Result<Vec<u8>> {
-    let name = files.name(index);
-    let bytes = files.read(index).with_context(|| name.clone())?;
-    fit_file(&bytes, &name, size, crop)
-}
-
-/// File `index` as it is; errors start with its name.
-pub(crate) fn original(files: &Files, index: usize) -> Result<Original> {
-    let bytes = files.read(index).with_context(|| files.name(index))?;
-    Ok(Original::File(bytes.into()))
 }
 
 /// The names of the classes, sorted, and the class of each file; both empty where the tree has another shape.

@@ -1,5 +1,5 @@
-//! LSUN (Yu et al. 2015): scenes and objects as its LMDB export, one database a category and part, each value a WebP or
-//! JPEG file.
+//! LSUN (Yu et al. 2015, <https://github.com/fyu/lsun>): scenes and objects as its LMDB export, one database a category
+//! and part, each value a WebP or JPEG file.
 
 use std::path::{Path, PathBuf};
 
@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 
 use crate::data::containers::lmdb::Lmdb;
 use crate::data::containers::mapped::map;
-use crate::data::containers::tree::hex;
 use crate::data::containers::zip::{MAX_FILE_BYTES, large_member};
-use crate::data::{Original, Source, fit_file};
+use crate::data::{Original, Source};
+use crate::hex::hex;
 
 const DATA: &str = "data.mdb";
 
@@ -22,17 +22,15 @@ const REMEDY: &str = "give the folder with data.mdb (as church_outdoor_train_lmd
 pub struct Lsun {
     path: PathBuf,
     lmdb: Lmdb,
-    crop: Option<u32>,
 }
 
 impl Lsun {
     /// Opens a folder with `data.mdb` (or with one folder that has it), `data.mdb` itself, or a zip with it, which is
-    /// read in place where it is stored and unpacked to a temporary file where it is compressed. `crop`: centre crop
-    /// before the resize, pixels.
+    /// read in place where it is stored and unpacked to a temporary file where it is compressed.
     ///
     /// # Errors
     /// When it is missing, empty, damaged or hostile.
-    pub fn open(path: &Path, crop: Option<u32>) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         ensure!(
             path.exists(),
             "{}: no such file or folder; {REMEDY}",
@@ -57,7 +55,7 @@ impl Lsun {
             "{}: the LMDB file has no entries; {REMEDY}",
             path.display()
         );
-        Ok(Self { path, lmdb, crop })
+        Ok(Self { path, lmdb })
     }
 
     fn file(&self, index: usize) -> Result<Bytes> {
@@ -88,11 +86,6 @@ impl Source for Lsun {
             Err(_) => format!("entry {index}"),
         };
         format!("{}:{key}", self.path.display())
-    }
-
-    fn read(&self, index: usize, size: usize) -> Result<Vec<u8>> {
-        let bytes = self.file(index).with_context(|| self.name(index))?;
-        fit_file(&bytes, &self.name(index), size, self.crop)
     }
 
     fn original(&self, index: usize) -> Result<Original> {

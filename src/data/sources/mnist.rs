@@ -6,24 +6,23 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
-use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 use crate::data::containers::mapped::{gunzip, is_gzip, map};
-use crate::data::containers::tree::hex;
-use crate::data::decode::{Limits, fit};
-use crate::data::{Original, Source, Split};
+use crate::data::decode::Limits;
+use crate::data::{Original, PartCounts, Source, Split};
+use crate::hex::hex;
 
 /// Most that an idx file may hold, bytes; MNIST's largest has 47 million.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// An idx file of unsigned bytes: two zero bytes, 0x08, the number of dimensions, each dimension as a big-endian u32,
-/// then the values.
+/// An idx file of unsigned bytes (the format is told on MNIST's page, yann.lecun.com/exdb/mnist): two zero bytes, 0x08,
+/// the number of dimensions, each dimension as a big-endian u32, then the values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idx {
     /// 1 to 4 of them, in the file's order.
     pub dimensions: Vec<usize>,
-    /// As many as the dimensions' product.
+    /// The values, the last dimension running fastest; as many as the product of the dimensions.
     pub values: Bytes,
 }
 
@@ -50,7 +49,7 @@ impl Idx {
     /// Parses a file that may be gzipped: its header is checked before the values are unpacked.
     ///
     /// # Errors
-    /// As [`Idx::parse`], or when the compressed data are damaged.
+    /// When [`parse`](Self::parse) would refuse the unpacked file, or the compressed data are damaged.
     pub fn parse_packed(bytes: Bytes) -> Result<Self> {
         if !is_gzip(&bytes) {
             return Self::parse(bytes);
@@ -110,10 +109,12 @@ fn shown(dimensions: &[usize]) -> String {
     sizes.join("×")
 }
 
-/// Which of the two data sets.
+/// Which of the two data sets in these files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edition {
+    /// Handwritten digits: MNIST itself.
     Digits,
+    /// Pieces of clothing: Fashion-MNIST.
     Fashion,
 }
 
@@ -160,6 +161,7 @@ impl Edition {
 
 /// Images and labels of one pair of files.
 struct Part {
+    split: Split,
     path: PathBuf,
     first: usize,
     images: Idx,
@@ -174,26 +176,21 @@ pub struct Mnist {
     parts: Vec<Part>,
     len: usize,
     classes: Vec<String>,
-    crop: Option<u32>,
 }
 
 impl Mnist {
     /// Opens the folder with the idx files, gzipped or not; `raw`, `MNIST/raw` and `FashionMNIST/raw`, where
-    /// torchvision puts them, are looked into. `split`: `None` for train. `crop`: centre crop before the resize, pixels.
+    /// torchvision puts them, are looked into. `split`: `None` for train.
     ///
     /// # Errors
     /// When a file is missing, truncated or damaged, or images and labels are not of the same number.
-    pub fn open(
-        path: &Path,
-        edition: Edition,
-        split: Option<Split>,
-        crop: Option<u32>,
-    ) -> Result<Self> {
+    pub fn open(path: &Path, edition: Edition, split: Option<Split>) -> Result<Self> {
         let split = split.unwrap_or(Split::Train);
-        let prefixes: &[&str] = match split {
-            Split::Train => &["train"],
-            Split::Test => &["t10k"],
-            Split::All => &["train", "t10k"],
+        let (train, test) = ((Split::Train, "train"), (Split::Test, "t10k"));
+        let wanted = match split {
+            Split::Train => vec![train],
+            Split::Test => vec![test],
+            Split::All => vec![train, test],
             Split::Val => bail!(
                 "{}: {} has no split val; use --split train, test or all",
                 path.display(),
@@ -217,11 +214,11 @@ impl Mnist {
         };
         let root = [path.to_owned(), path.join("raw"), path.join(nested)]
             .into_iter()
-            .find(|root| find(root, prefixes[0], "images", 3).is_some())
+            .find(|root| find(root, wanted[0].1, "images", 3).is_some())
             .unwrap_or_else(|| path.to_owned());
         let mut parts = Vec::new();
         let mut len = 0;
-        for prefix in prefixes {
+        for (split, prefix) in wanted {
             let path = find(&root, prefix, "images", 3).with_context(|| {
                 format!(
                     "{}: no {prefix}-images-idx3-ubyte or …ubyte.gz here; {}",
@@ -243,6 +240,7 @@ impl Mnist {
             let first = len;
             len += images.dimensions[0];
             parts.push(Part {
+                split,
                 path,
                 first,
                 images,
@@ -261,7 +259,6 @@ impl Mnist {
             parts,
             len,
             classes,
-            crop,
         })
     }
 
@@ -307,15 +304,6 @@ impl Source for Mnist {
         1
     }
 
-    fn read(&self, index: usize, size: usize) -> Result<Vec<u8>> {
-        let (height, width, grey) = self.pixels(index);
-        let rgb = grey.iter().flat_map(|&v| [v; 3]).collect();
-        let image = RgbImage::from_raw(width, height, rgb).context("a whole image")?;
-        // Each channel is resized by itself: any one of three equal ones will do.
-        let fitted = fit(&image, size, self.crop).with_context(|| self.name(index))?;
-        Ok(fitted.into_iter().step_by(3).collect())
-    }
-
     fn original(&self, index: usize) -> Result<Original> {
         let (height, width, grey) = self.pixels(index);
         Ok(Original::Pixels {
@@ -333,6 +321,15 @@ impl Source for Mnist {
     fn class(&self, index: usize) -> Option<u32> {
         let (part, within) = self.locate(index);
         Some(part.labels.as_ref()?.values[within].into())
+    }
+
+    /// The files say it; a pack does not keep it.
+    fn part_counts(&self) -> PartCounts {
+        let mut counts = PartCounts::default();
+        for part in &self.parts {
+            counts.add(Some(part.split), part.images.dimensions[0]);
+        }
+        counts
     }
 
     /// Of all bytes: there are few enough.

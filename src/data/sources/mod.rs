@@ -1,4 +1,4 @@
-//! Where images come from: one file a kind of data set.
+//! Where images come from: one file a kind of data set, and here the list of the kinds.
 
 pub mod celeba;
 pub mod cifar10;
@@ -7,3 +7,155 @@ pub mod lsun;
 pub mod mnist;
 pub mod parquet;
 pub mod webdataset;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::data::source::Source;
+use crate::data::split::{Split, write_name};
+use crate::data::synthetic::Synthetic;
+use celeba::Celeba;
+use cifar10::Cifar10;
+use folder::Folder;
+use lsun::Lsun;
+use mnist::{Edition, Mnist};
+use parquet::Parquet;
+use webdataset::WebDataset;
+
+/// The kinds of sources. `--dataset`, run folders and packs name a kind by the name of its variant, in kebab case; what
+/// opens it stands in [`open`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// CelebA: img_align_celeba/ or img_align_celeba.zip.
+    Celeba,
+    /// Any tree of JPEG, PNG, BMP and WebP files, or a zip of them.
+    #[value(alias = "zip")]
+    Folder,
+    /// CIFAR-10, binary version: cifar-10-batches-bin/ or cifar-10-binary.tar.gz.
+    Cifar10,
+    /// MNIST: a folder of idx files, gzipped or not; grey.
+    Mnist,
+    /// Fashion-MNIST: a folder of idx files, gzipped or not; grey.
+    FashionMnist,
+    /// LSUN: data.mdb, its folder, or the zip of it.
+    Lsun,
+    /// Hugging Face's image data sets: a .parquet file or a folder of them.
+    Parquet,
+    /// WebDataset: a .tar or .tar.gz shard, or a folder of them.
+    Webdataset,
+    /// Faces drawn by this program: no files needed.
+    Synthetic,
+}
+
+impl Kind {
+    /// Where the images lie that --data does not name; `None` where it must name them.
+    pub fn default_path(self) -> Option<PathBuf> {
+        (self == Self::Celeba).then(|| PathBuf::from("data/celeba"))
+    }
+
+    /// Whether the images are drawn, as many as are asked for, rather than read.
+    pub fn is_drawn(self) -> bool {
+        self == Self::Synthetic
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_name(self, f)
+    }
+}
+
+/// Which source to open, and how its images are cut. Made by [`OpenOptions::new`], and changed from there.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// What the images are.
+    pub kind: Kind,
+    /// Folder or file; drawn faces need none.
+    pub path: Option<PathBuf>,
+    /// `None` for train where there are splits, else all.
+    pub split: Option<Split>,
+    /// Side of the centre crop before the resize, pixels; `None` for the whole image. Not of the source: it follows
+    /// where the images are decoded.
+    pub crop: Option<u32>,
+    /// Which faces are drawn; other kinds have no use for it.
+    pub seed: u64,
+    /// How many faces are drawn.
+    pub count: usize,
+}
+
+impl OpenOptions {
+    /// The whole images of a kind at `path`, or at its [`default_path`](Kind::default_path); 10,000 of seed 0 where
+    /// they are drawn.
+    pub fn new(kind: Kind, path: Option<PathBuf>) -> Self {
+        Self {
+            kind,
+            path: path.or_else(|| kind.default_path()),
+            split: None,
+            crop: None,
+            seed: 0,
+            count: 10_000,
+        }
+    }
+
+    fn path(&self) -> Result<&Path> {
+        self.path.as_deref().with_context(|| {
+            format!(
+                "--dataset {} needs --data, the folder or file with the images",
+                self.kind
+            )
+        })
+    }
+
+    /// The path of a kind that has no splits.
+    fn path_without_splits(&self) -> Result<&Path> {
+        ensure!(
+            matches!(self.split, None | Some(Split::All)),
+            "--dataset {} has no splits to choose from: leave --split out, and give the files of one with --data",
+            self.kind
+        );
+        self.path()
+    }
+}
+
+/// Opens a source; no image is decoded yet.
+///
+/// # Errors
+/// When it is missing, empty, damaged or hostile, or has no such split; the message names the file, the cause and the
+/// remedy.
+pub fn open(options: &OpenOptions) -> Result<Box<dyn Source>> {
+    let split = options.split;
+    Ok(match options.kind {
+        Kind::Celeba => Box::new(Celeba::open(options.path()?, split)?),
+        Kind::Folder => Box::new(Folder::open(options.path()?)?),
+        Kind::Cifar10 => Box::new(Cifar10::open(options.path()?, split)?),
+        Kind::Mnist => Box::new(Mnist::open(options.path()?, Edition::Digits, split)?),
+        Kind::FashionMnist => Box::new(Mnist::open(options.path()?, Edition::Fashion, split)?),
+        Kind::Lsun => Box::new(Lsun::open(options.path_without_splits()?)?),
+        Kind::Parquet => Box::new(Parquet::open(options.path()?, split)?),
+        Kind::Webdataset => Box::new(WebDataset::open(options.path_without_splits()?)?),
+        Kind::Synthetic => Box::new(Synthetic::new(options.seed, options.count)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Run folders and packs name a kind as the command line does.
+    #[test]
+    fn a_kind_has_one_name() {
+        for kind in Kind::value_variants() {
+            let json = serde_json::to_string(kind).unwrap();
+            assert_eq!(json, format!("\"{kind}\""));
+            assert_eq!(Kind::from_str(&kind.to_string(), false), Ok(*kind));
+        }
+        let names =
+            [Kind::Cifar10, Kind::FashionMnist, Kind::Webdataset].map(|kind| kind.to_string());
+        assert_eq!(names, ["cifar10", "fashion-mnist", "webdataset"]);
+    }
+}

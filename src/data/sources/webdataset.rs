@@ -1,5 +1,5 @@
 //! WebDataset: images in tar shards, each sample a run of files with one name and different extensions
-//! (`000017.jpg`, `000017.cls`).
+//! (`000017.jpg`, `000017.cls`; <https://github.com/webdataset/webdataset>).
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,10 @@ use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
 use crate::data::containers::mapped::{is_gzip, map, unpack_to_disk};
-use crate::data::containers::tree::{hex, is_hidden};
+use crate::data::containers::tree::{files_ending, is_hidden};
 use crate::data::containers::zip::{MAX_FILE_BYTES, check_name};
-use crate::data::{MAX_CLASSES, Original, Source, fit_file};
+use crate::data::{MAX_CLASSES, Original, Source};
+use crate::hex::hex;
 
 /// Extensions of the images, in lower case.
 const IMAGES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
@@ -38,41 +39,40 @@ struct Sample {
     class: Option<u32>,
 }
 
-/// The images of tar shards, in their order.
+/// The images of tar shards, in their order. Numbers in `.cls` files are the classes.
 pub struct WebDataset {
     root: PathBuf,
     shards: Vec<Shard>,
     samples: Vec<Sample>,
     classes: Vec<String>,
-    crop: Option<u32>,
 }
 
 impl WebDataset {
     /// Opens one shard or all shards below a folder, sorted by path. Shards are read in place; gzipped ones are
-    /// unpacked to a temporary file without a name. `crop`: centre crop before the resize, pixels.
+    /// unpacked to a temporary file without a name.
     ///
     /// A file belongs to the sample named by its path up to the first dot of its last part; its extension is what
-    /// follows. `.jpg`, `.jpeg`, `.png`, `.webp` and `.bmp` are images, `.cls` is the number of a class, others are left
-    /// out.
+    /// follows. `.jpg`, `.jpeg`, `.png`, `.webp` and `.bmp` are images, `.cls` is the number of a class, others are
+    /// left out.
     ///
     /// # Errors
     /// When there is no shard or image, or a shard is damaged or hostile.
-    pub fn open(path: &Path, crop: Option<u32>) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         let shards = find_shards(path)?.into_iter().map(|path| {
             let bytes = map(&path)?;
             Ok((path, bytes))
         });
-        Self::from_shards(path, shards, crop)
+        Self::from_shards(path, shards)
     }
 
-    /// As [`open`](Self::open), of shards with their names, gzipped or not; `root` is what describes them.
+    /// Opens shards given with their names, gzipped or not; `root` is what describes them, and the rest is as in
+    /// [`open`](Self::open).
     ///
     /// # Errors
-    /// Those of the iterator, and as `open`.
+    /// When the iterator gives an error, there is no image, or a shard is damaged or hostile.
     pub fn from_shards(
         root: &Path,
         given: impl IntoIterator<Item = Result<(PathBuf, Bytes)>>,
-        crop: Option<u32>,
     ) -> Result<Self> {
         let (mut shards, mut samples) = (Vec::new(), Vec::new());
         for shard in given {
@@ -104,7 +104,6 @@ impl WebDataset {
             shards,
             samples,
             classes,
-            crop,
         })
     }
 
@@ -135,10 +134,6 @@ impl Source for WebDataset {
         let sample = &self.samples[index];
         let shard = &self.shards[sample.shard as usize];
         shard.path.join(&sample.name).display().to_string()
-    }
-
-    fn read(&self, index: usize, size: usize) -> Result<Vec<u8>> {
-        fit_file(&self.file(index), &self.name(index), size, self.crop)
     }
 
     fn original(&self, index: usize) -> Result<Original> {
@@ -176,27 +171,7 @@ fn find_shards(path: &Path) -> Result<Vec<PathBuf>> {
         "{}: no such file or folder; {REMEDY}",
         path.display()
     );
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut paths = Vec::new();
-    let walk = walkdir::WalkDir::new(path)
-        .follow_links(true)
-        .into_iter()
-        .filter_entry(|entry| {
-            entry.depth() == 0 || !is_hidden(&entry.file_name().to_string_lossy())
-        });
-    for entry in walk {
-        let entry = entry.with_context(|| format!("{}: cannot be listed", path.display()))?;
-        let name = entry.file_name().to_string_lossy().to_ascii_lowercase();
-        let is_shard = [".tar", ".tar.gz", ".tgz"]
-            .iter()
-            .any(|end| name.ends_with(end));
-        if is_shard && entry.file_type().is_file() {
-            paths.push(entry.into_path());
-        }
-    }
-    paths.sort_unstable();
+    let paths = files_ending(path, &[".tar", ".tar.gz", ".tgz"])?;
     ensure!(
         !paths.is_empty(),
         "{}: no shards here: no file ends in .tar, .tar.gz or .tgz; {REMEDY}",

@@ -1,13 +1,18 @@
 //! What a synthetic face looks like, as numbers: the ground truth that goes with every rendered image.
 
+pub use crate::data::sources::celeba::ATTRIBUTE_NAMES as CELEBA_ATTRIBUTES;
 use crate::random::{Purpose, Stream};
 
 /// Natural hair colours, named as CelebA names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HairColor {
+    /// `Black_Hair`.
     Black,
+    /// `Brown_Hair`.
     Brown,
+    /// `Blond_Hair`.
     Blond,
+    /// `Gray_Hair`.
     Gray,
 }
 
@@ -31,9 +36,11 @@ pub struct FaceAttributes {
     pub yaw: f32,
     /// A man: wider jaw, heavier and lower brows, paler lips, no eyelashes, wider neck, often shorter hair.
     pub male: bool,
+    /// Wears glasses.
     pub eyeglasses: bool,
+    /// Colour of hair, brows and beard.
     pub hair_color: HairColor,
-    /// 0 is cropped above the ears, 0.5 reaches the chin, 1 the lower edge of the image.
+    /// Length of the hair: 0 is cropped above the ears, 0.5 reaches the chin, 1 the lower edge of the image.
     pub hair_length: f32,
     /// No hair on the head at all, whatever colour and length say; brows and beard keep the colour.
     pub bald: bool,
@@ -43,8 +50,11 @@ pub struct FaceAttributes {
     pub wavy: bool,
     /// 0 is none; above, its density and length. Covers chin, cheeks and upper lip.
     pub beard: f32,
+    /// Wears a hat.
     pub hat: bool,
+    /// Which one, where a hat is worn.
     pub hat_style: HatStyle,
+    /// Colour of the hat.
     pub hat_color: [f32; 3],
     /// 0 is a neutral mouth, 1 a broad smile with raised cheeks.
     pub smile: f32,
@@ -214,50 +224,6 @@ fn hsv(hue: f32, saturation: f32, value: f32) -> [f32; 3] {
         value * (1.0 - saturation * (1.0 - ramp.clamp(0.0, 1.0)))
     })
 }
-
-/// The 40 names of CelebA's `list_attr_celeba.txt`, in its order.
-pub const CELEBA_ATTRIBUTES: [&str; 40] = [
-    "5_o_Clock_Shadow",
-    "Arched_Eyebrows",
-    "Attractive",
-    "Bags_Under_Eyes",
-    "Bald",
-    "Bangs",
-    "Big_Lips",
-    "Big_Nose",
-    "Black_Hair",
-    "Blond_Hair",
-    "Blurry",
-    "Brown_Hair",
-    "Bushy_Eyebrows",
-    "Chubby",
-    "Double_Chin",
-    "Eyeglasses",
-    "Goatee",
-    "Gray_Hair",
-    "Heavy_Makeup",
-    "High_Cheekbones",
-    "Male",
-    "Mouth_Slightly_Open",
-    "Mustache",
-    "Narrow_Eyes",
-    "No_Beard",
-    "Oval_Face",
-    "Pale_Skin",
-    "Pointy_Nose",
-    "Receding_Hairline",
-    "Rosy_Cheeks",
-    "Sideburns",
-    "Smiling",
-    "Straight_Hair",
-    "Wavy_Hair",
-    "Wearing_Earrings",
-    "Wearing_Hat",
-    "Wearing_Lipstick",
-    "Wearing_Necklace",
-    "Wearing_Necktie",
-    "Young",
-];
 
 /// The face described in CelebA's terms, in the order of [`CELEBA_ATTRIBUTES`]. An attribute that the renderer has no
 /// notion of (necktie, blur, attractiveness …) is false. `Young` is everyone whose hair is not gray.

@@ -1,16 +1,20 @@
 //! Antialiased painting without allocation: features are signed distances in the head's own coordinates, laid over
 //! each other inside their bounding boxes.
 
+/// sRGB, red, green and blue in 0..=1.
 pub type Color = [f32; 3];
 
 /// A rectangle in head coordinates.
 #[derive(Clone, Copy)]
 pub struct Bounds {
+    /// Left and right end.
     pub x: [f32; 2],
+    /// Upper and lower end.
     pub y: [f32; 2],
 }
 
 impl Bounds {
+    /// From the corner `x0`, `y0` to the corner `x1`, `y1`.
     pub fn new(x0: f32, y0: f32, x1: f32, y1: f32) -> Self {
         Self {
             x: [x0, x1],
@@ -18,6 +22,7 @@ impl Bounds {
         }
     }
 
+    /// What an ellipse around `center` with the half axes `rx` and `ry` fills.
     pub fn around(center: [f32; 2], rx: f32, ry: f32) -> Self {
         Self::new(
             center[0] - rx,
@@ -41,7 +46,8 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// The image spans −1..1 both ways; the head's origin is at `origin` of it, and one head unit is `scale` of it.
+    /// A black image of `size`·`size` pixels. It spans −1..1 both ways; the head's origin is at `origin` of it, and one
+    /// head unit is `scale` of it.
     pub fn new(size: usize, origin: [f32; 2], scale: f32) -> Self {
         let pixel = 2.0 / (size as f32 * scale);
         Self {
@@ -92,7 +98,8 @@ impl Canvas {
         }
     }
 
-    /// An ellipse of one colour.
+    /// Lays an ellipse of one colour around `center`, with the half axes `rx` and `ry`, over the image; `alpha` is its
+    /// opacity, 0 to 1.
     pub fn ellipse(&mut self, center: [f32; 2], rx: f32, ry: f32, color: Color, alpha: f32) {
         let cover = self.edge();
         self.paint(Bounds::around(center, rx, ry), |x, y, pixel| {
@@ -101,7 +108,7 @@ impl Canvas {
         });
     }
 
-    /// A patch that fades out towards the rim of an ellipse: shadows, blush, highlights.
+    /// Lays over the image a patch that fades out towards the rim of an ellipse: shadows, blush, highlights.
     pub fn glow(&mut self, center: [f32; 2], rx: f32, ry: f32, color: Color, alpha: f32) {
         let (ix, iy) = (1.0 / rx, 1.0 / ry);
         self.paint(Bounds::around(center, rx, ry), |x, y, pixel| {
@@ -111,7 +118,7 @@ impl Canvas {
         });
     }
 
-    /// A line of constant width with round ends.
+    /// Lays over the image a line of constant width with round ends.
     pub fn line(&mut self, from: [f32; 2], to: [f32; 2], radius: f32, color: Color, alpha: f32) {
         let cover = self.edge();
         let (dx, dy) = (to[0] - from[0], to[1] - from[1]);
@@ -131,14 +138,14 @@ impl Canvas {
         });
     }
 
-    /// How much of a pixel lies inside an edge.
+    /// What tells how much of a pixel lies inside an edge.
     pub fn edge(&self) -> Edge {
         Edge {
             per_pixel: self.per_pixel,
         }
     }
 
-    /// size·size·3 u8, HWC RGB.
+    /// The image rounded to bytes: size·size·3 u8, HWC RGB.
     pub fn into_rgb(self) -> Vec<u8> {
         let mut bytes = vec![0; self.pixels.len() * 3];
         for (out, pixel) in bytes.chunks_exact_mut(3).zip(&self.pixels) {
@@ -157,27 +164,28 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Inside of one edge: what a pixel-wide box filter gives for a straight edge along an axis.
+    /// The share of a pixel, 0 to 1, inside of one edge: what a pixel-wide box filter gives for a straight edge along
+    /// an axis.
     #[inline(always)]
     pub fn inside(self, distance: f32) -> f32 {
         (0.5 - distance * self.per_pixel).clamp(0.0, 1.0)
     }
 
-    /// Between two edges, `low` and `high` being how far the pixel is past the one and before the other. Right for
-    /// shapes thinner than a pixel too.
+    /// The share between two edges, `low` and `high` being how far the pixel is past the one and before the other.
+    /// Right for shapes thinner than a pixel too.
     #[inline(always)]
     pub fn between(self, low: f32, high: f32) -> f32 {
         (self.inside(-low) + self.inside(-high) - 1.0).max(0.0)
     }
 
-    /// Within `radius` of a curve at `distance`.
+    /// The share within `radius` of a curve at `distance`.
     #[inline(always)]
     pub fn stroke(self, distance: f32, radius: f32) -> f32 {
         self.between(distance + radius, radius - distance)
     }
 }
 
-/// Lays `color` over `pixel`.
+/// Lays `color` over `pixel` with the opacity `alpha`, 0 to 1.
 #[inline(always)]
 pub fn over(pixel: &mut Color, color: Color, alpha: f32) {
     for (p, c) in pixel.iter_mut().zip(color) {
@@ -185,11 +193,13 @@ pub fn over(pixel: &mut Color, color: Color, alpha: f32) {
     }
 }
 
+/// The colour between `a` (at `t` = 0) and `b` (at 1).
 #[inline(always)]
 pub fn mix(a: Color, b: Color, t: f32) -> Color {
     [0, 1, 2].map(|i| a[i] + (b[i] - a[i]) * t)
 }
 
+/// The colour times `factor`, kept within 0..=1.
 #[inline(always)]
 pub fn dim(color: Color, factor: f32) -> Color {
     color.map(|c| (c * factor).clamp(0.0, 1.0))
@@ -202,7 +212,7 @@ pub fn ramp(from: f32, to: f32, x: f32) -> f32 {
     t * t * (3.0 - 2.0 * t)
 }
 
-/// Signed distance to an ellipse at the origin, to first order: exact at the rim.
+/// Signed distance (negative inside) from `x`, `y` to an ellipse at the origin, to first order: exact at the rim.
 #[inline(always)]
 pub fn ellipse(x: f32, y: f32, rx: f32, ry: f32) -> f32 {
     let (u, v) = (x / rx, y / ry);
@@ -212,7 +222,7 @@ pub fn ellipse(x: f32, y: f32, rx: f32, ry: f32) -> f32 {
     0.5 * value / (gx * gx + gy * gy).sqrt().max(0.5 / rx.max(ry))
 }
 
-/// A sine's cheap stand-in: period 1, range −1..=1, smooth.
+/// A cheap stand-in for sin(2π·`turns`): period 1, range −1..=1, smooth.
 #[inline(always)]
 pub fn wave(turns: f32) -> f32 {
     // Truncation after a shift is floor without a call to the C library; no face has 256 turns left of its centre.

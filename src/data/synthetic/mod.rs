@@ -1,7 +1,7 @@
 //! Faces drawn in code: an endless data set with known attributes that needs no download.
 //!
-//! [`FaceAttributes`] says what a face looks like, [`render()`] draws it at any size, [`celeba_attributes`] describes it
-//! in CelebA's terms, and [`Synthetic`] is the [`Source`] of the first `count` faces of a seed.
+//! [`FaceAttributes`] says what a face looks like, [`render()`] draws it at any size, [`celeba_attributes`] describes
+//! it in CelebA's terms, and [`Synthetic`] is the [`Source`] of the first `count` faces of a seed.
 
 mod attributes;
 mod canvas;
@@ -12,7 +12,7 @@ pub use render::{SIZES, render};
 
 use anyhow::{Result, ensure};
 
-use crate::data::Source;
+use crate::data::{AttributeCounts, Drawing, Original, Source};
 
 /// Version of sampler and renderer together: raised when the same seed no longer gives the same pixels.
 const VERSION: u32 = 1;
@@ -25,11 +25,12 @@ pub struct Synthetic {
 }
 
 impl Synthetic {
+    /// Faces 0 to `count` − 1 of `seed`; nothing is drawn yet.
     pub fn new(seed: u64, count: usize) -> Self {
         Self { seed, count }
     }
 
-    /// The truth about face `index`.
+    /// What face `index` looks like: the truth about its pixels.
     pub fn attributes(&self, index: usize) -> FaceAttributes {
         FaceAttributes::sample(self.seed, index as u64)
     }
@@ -48,20 +49,23 @@ impl Source for Synthetic {
         format!("synthetic face {index} of seed {}", self.seed)
     }
 
-    /// Draws face `index`. Fails where `index` or `size` is out of range.
-    fn read(&self, index: usize, size: usize) -> Result<Vec<u8>> {
+    fn original(&self, index: usize) -> Result<Original> {
         ensure!(
             index < self.count,
             "there is no face {index}: the synthetic set holds {}",
             self.count
         );
-        ensure!(
-            SIZES.contains(&size),
-            "synthetic faces are drawn at {} to {} px, not at {size}",
-            SIZES.start(),
-            SIZES.end()
-        );
-        Ok(render(&self.attributes(index), size))
+        Ok(Original::Drawn(Box::new(self.attributes(index))))
+    }
+
+    /// In CelebA's terms. They follow from seed and number: a pack does not keep them.
+    fn attribute_counts(&self) -> AttributeCounts {
+        let mut counts = AttributeCounts::new(CELEBA_ATTRIBUTES.map(str::to_owned).to_vec());
+        for index in 0..self.count {
+            let holds = celeba_attributes(&self.attributes(index));
+            counts.add(&holds.map(|holds| if holds { 1 } else { -1 }));
+        }
+        counts
     }
 
     fn fingerprint(&self) -> String {
@@ -69,5 +73,18 @@ impl Source for Synthetic {
             "synthetic:v{VERSION}:seed={}:count={}",
             self.seed, self.count
         )
+    }
+}
+
+impl Drawing for FaceAttributes {
+    /// The face by [`render()`], RGB.
+    fn draw(&self, size: usize) -> Result<Vec<u8>> {
+        ensure!(
+            SIZES.contains(&size),
+            "synthetic faces are drawn at {} to {} px, not at {size}",
+            SIZES.start(),
+            SIZES.end()
+        );
+        Ok(render(self, size))
     }
 }

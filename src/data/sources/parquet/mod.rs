@@ -1,38 +1,35 @@
 //! Images in Parquet files, as Hugging Face's datasets store them: a column `image` of whole image files, and a column
 //! `label` with the number of a class.
 
+mod columns;
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
-use parquet::basic::{Compression, Type as PhysicalType};
+use parquet::basic::Type as PhysicalType;
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::ByteArray;
-use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use sha2::{Digest, Sha256};
-use walkdir::WalkDir;
 
 use crate::data::containers::mapped::map;
-use crate::data::containers::parquet_pages::{PageKind, page_headers};
-use crate::data::containers::tree::{hex, is_hidden};
+use crate::data::containers::tree::files_ending;
 use crate::data::containers::zip::MAX_FILE_BYTES;
-use crate::data::{MAX_CLASSES, Original, Source, Split, fit_file};
+use crate::data::{MAX_CLASSES, Original, PartCounts, Source, Split};
+use crate::hex::hex;
+use columns::{
+    DAMAGED, Labels, REMEDY, class_names, data_pages, image_column, rows_of, said, unreadable,
+    with_nulls,
+};
 
-/// Largest page, bytes unpacked. Writers make them of 1 MB, or of as many images as they write at once.
-const MAX_PAGE: u64 = 1 << 30;
 /// Pages that are kept unpacked, bytes in all.
 const CACHE: usize = 256 << 20;
 /// Labels are read this many at a time.
 const LABELS_AT_ONCE: usize = 8192;
-
-const REMEDY: &str = "give a .parquet file with a column `image` (a struct with `bytes`, or binary), or a folder of \
-     them, with --data";
-
-const DAMAGED: &str =
-    "the file is truncated or damaged: the download or copy broke off; fetch it again";
 
 /// A run of rows whose images lie in one page.
 #[derive(Clone, Copy)]
@@ -70,35 +67,33 @@ pub struct Parquet {
     /// Empty where there are no labels; else the class of each row, `u32::MAX` for none.
     labels: Vec<u32>,
     classes: Vec<String>,
-    crop: Option<u32>,
     /// Pages unpacked, the one used last in front.
     cache: Mutex<VecDeque<(usize, Unpacked)>>,
 }
 
 impl Parquet {
     /// Opens one file or all `*.parquet` below a folder, sorted by path. `split`: files whose names begin with `train`,
-    /// `val` or `test`; `None` for train where there are such, else all. `crop`: centre crop before the resize, pixels.
+    /// `val` or `test`; `None` for train where there are such, else all.
     ///
     /// # Errors
     /// When there is no file or no column of images, or a file is damaged, hostile, or compressed by another method
     /// than Snappy.
-    pub fn open(path: &Path, split: Option<Split>, crop: Option<u32>) -> Result<Self> {
+    pub fn open(path: &Path, split: Option<Split>) -> Result<Self> {
         let paths = choose(find(path)?, split).with_context(|| path.display().to_string())?;
         let files = paths.into_iter().map(|path| {
             let bytes = map(&path)?;
             Ok((path, bytes))
         });
-        Self::from_files(path, files, crop)
+        Self::from_files(path, files)
     }
 
-    /// As [`open`](Self::open), of files with their names; `root` is what describes them.
+    /// Opens files given with their names; `root` is what describes them, and the rest is as in [`open`](Self::open).
     ///
     /// # Errors
-    /// Those of the iterator, and as `open`.
+    /// When the iterator gives an error, no file has a row, or a file is one that [`open`](Self::open) refuses.
     pub fn from_files(
         root: &Path,
         files: impl IntoIterator<Item = Result<(PathBuf, Bytes)>>,
-        crop: Option<u32>,
     ) -> Result<Self> {
         let mut source = Self {
             root: root.to_owned(),
@@ -107,7 +102,6 @@ impl Parquet {
             len: 0,
             labels: Vec::new(),
             classes: Vec::new(),
-            crop,
             cache: Mutex::new(VecDeque::new()),
         };
         for file in files {
@@ -391,11 +385,6 @@ impl Source for Parquet {
         format!("{} row {}", file.path.display(), index - file.first)
     }
 
-    fn read(&self, index: usize, size: usize) -> Result<Vec<u8>> {
-        let bytes = self.file(index).with_context(|| self.name(index))?;
-        fit_file(&bytes, &self.name(index), size, self.crop)
-    }
-
     fn original(&self, index: usize) -> Result<Original> {
         let bytes = self.file(index).with_context(|| self.name(index))?;
         Ok(Original::File(bytes))
@@ -410,6 +399,16 @@ impl Source for Parquet {
             .get(index)
             .copied()
             .filter(|&label| label != u32::MAX)
+    }
+
+    /// The names of the files say it; a pack does not keep it.
+    fn part_counts(&self) -> PartCounts {
+        let mut counts = PartCounts::default();
+        let ends = self.files.iter().skip(1).map(|file| file.first);
+        for (file, end) in self.files.iter().zip(ends.chain([self.len])) {
+            counts.add(part_of(&file.path), end - file.first);
+        }
+        counts
     }
 
     fn fingerprint(&self) -> String {
@@ -429,194 +428,13 @@ impl Source for Parquet {
     }
 }
 
-/// Reads a column of whole numbers, INT32 or INT64.
-struct Labels {
-    reader: ColumnReader,
-    /// Definition level of a value that is there.
-    most: i16,
-}
-
-impl Labels {
-    fn new(reader: ColumnReader, most: i16) -> Self {
-        Self { reader, most }
-    }
-
-    /// At most `count` labels, `None` for a null.
-    fn next(&mut self, count: usize) -> parquet::errors::Result<Vec<Option<i64>>> {
-        let mut levels = Vec::new();
-        let (rows, values) = match &mut self.reader {
-            ColumnReader::Int32ColumnReader(reader) => {
-                let mut values: Vec<i32> = Vec::new();
-                let (rows, ..) =
-                    reader.read_records(count, Some(&mut levels), None, &mut values)?;
-                (rows, values.into_iter().map(i64::from).collect())
-            }
-            ColumnReader::Int64ColumnReader(reader) => {
-                let mut values = Vec::new();
-                let (rows, ..) =
-                    reader.read_records(count, Some(&mut levels), None, &mut values)?;
-                (rows, values)
-            }
-            _ => {
-                return Err(parquet::errors::ParquetError::General(
-                    "not whole numbers".into(),
-                ));
-            }
-        };
-        with_nulls(rows, &levels, self.most, values).ok_or_else(|| {
-            parquet::errors::ParquetError::General("levels and values disagree".into())
-        })
-    }
-}
-
-/// Puts the values in their rows: one is there where its level is `most`. `None` where the numbers do not fit.
-fn with_nulls<T>(rows: usize, levels: &[i16], most: i16, values: Vec<T>) -> Option<Vec<Option<T>>> {
-    if most == 0 {
-        return (values.len() == rows).then(|| values.into_iter().map(Some).collect());
-    }
-    let there = levels.iter().filter(|&&level| level == most).count();
-    if levels.len() != rows || there != values.len() {
-        return None;
-    }
-    let mut values = values.into_iter();
-    Some(
-        levels
-            .iter()
-            .map(|&level| if level == most { values.next() } else { None })
-            .collect(),
-    )
-}
-
-fn unreadable(error: parquet::errors::ParquetError) -> anyhow::Error {
-    anyhow!("cannot be read ({}): {DAMAGED}", said(&error))
-}
-
-/// The crate's message without its own prefix.
-fn said(error: &parquet::errors::ParquetError) -> String {
-    error.to_string().replace("Parquet error: ", "")
-}
-
-fn rows_of(group: &RowGroupMetaData, length: u64) -> Result<usize> {
-    u64::try_from(group.num_rows())
-        .ok()
-        .filter(|&rows| rows <= length)
-        .map(|rows| rows as usize)
-        .with_context(|| {
-            format!(
-                "{} rows in a file of {length} bytes: {DAMAGED}",
-                group.num_rows()
-            )
-        })
-}
-
-/// Values and unpacked bytes of the data pages of a column chunk, whose place, compression and sizes are checked.
-fn data_pages(
-    bytes: &Bytes,
-    chunk: &ColumnChunkMetaData,
-) -> Result<impl Iterator<Item = (usize, usize)> + use<>> {
-    match chunk.compression() {
-        Compression::UNCOMPRESSED | Compression::SNAPPY => {}
-        other => bail!(
-            "it is compressed with {}, and Snappy or none are read: write it again, in Python with \
-             pyarrow.parquet.write_table(pyarrow.parquet.read_table(OLD), NEW, compression=\"snappy\")",
-            other.to_string().split('(').next().unwrap_or_default()
-        ),
-    }
-    ensure!(
-        chunk.file_path().is_none(),
-        "its columns lie in other files, which are not followed"
-    );
-    let start = chunk
-        .dictionary_page_offset()
-        .unwrap_or(chunk.data_page_offset());
-    let place = u64::try_from(start)
-        .ok()
-        .zip(u64::try_from(chunk.compressed_size()).ok());
-    let chunk_bytes = place.and_then(|(start, length)| {
-        let end = start.checked_add(length)?;
-        bytes.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
-    });
-    let pages = page_headers(chunk_bytes.context(DAMAGED)?, MAX_PAGE).context(DAMAGED)?;
-    Ok(pages
-        .into_iter()
-        .filter(|page| page.kind == PageKind::Data)
-        .map(|page| (page.values, page.unpacked)))
-}
-
-/// Which column holds the images.
-fn image_column(columns: &[Vec<String>]) -> Result<usize> {
-    let find = |wanted: &[&str]| columns.iter().position(|path| path[..] == *wanted);
-    let named = [
-        &["image", "bytes"][..],
-        &["image"],
-        &["img", "bytes"],
-        &["img"],
-    ]
-    .into_iter()
-    .find_map(find);
-    if let Some(column) = named {
-        return Ok(column);
-    }
-    // Another name, where there is no doubt.
-    let with_bytes: Vec<usize> = (0..columns.len())
-        .filter(|&i| matches!(&columns[i][..], [_, last] if last == "bytes"))
-        .collect();
-    match with_bytes[..] {
-        [only] => Ok(only),
-        _ => bail!(
-            "no column `image` among {}; {REMEDY}",
-            columns
-                .iter()
-                .take(20)
-                .map(|path| path.join("."))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
-    }
-}
-
-/// The names of the classes, where Hugging Face's metadata have them.
-fn class_names(metadata: Option<&Vec<parquet::file::metadata::KeyValue>>) -> Option<Vec<String>> {
-    let entry = metadata?.iter().find(|entry| entry.key == "huggingface")?;
-    let json: serde_json::Value = serde_json::from_str(entry.value.as_deref()?).ok()?;
-    let names = json.pointer("/info/features/label/names")?.as_array()?;
-    if names.is_empty() || names.len() > MAX_CLASSES as usize {
-        return None;
-    }
-    names
-        .iter()
-        .map(|name| Some(name.as_str()?.to_owned()))
-        .collect()
-}
-
 fn find(path: &Path) -> Result<Vec<PathBuf>> {
     ensure!(
         path.exists(),
         "{}: no such file or folder; {REMEDY}",
         path.display()
     );
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut paths = Vec::new();
-    let walk = WalkDir::new(path)
-        .follow_links(true)
-        .into_iter()
-        .filter_entry(|entry| {
-            entry.depth() == 0 || !is_hidden(&entry.file_name().to_string_lossy())
-        });
-    for entry in walk {
-        let entry = entry.with_context(|| format!("{}: cannot be listed", path.display()))?;
-        let is_it = entry
-            .file_name()
-            .to_string_lossy()
-            .to_ascii_lowercase()
-            .ends_with(".parquet");
-        if is_it && entry.file_type().is_file() {
-            paths.push(entry.into_path());
-        }
-    }
-    paths.sort_unstable();
+    let paths = files_ending(path, &[".parquet"])?;
     ensure!(
         !paths.is_empty(),
         "{}: no file here ends in .parquet; {REMEDY}",
@@ -625,30 +443,31 @@ fn find(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The files of a split, by the beginning of their names.
+/// The part that a file's name begins with.
+fn part_of(path: &Path) -> Option<Split> {
+    let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
+    [Split::Train, Split::Val, Split::Test]
+        .into_iter()
+        .find(|part| name.starts_with(&part.to_string()))
+}
+
+/// The files of a split.
 fn choose(paths: Vec<PathBuf>, split: Option<Split>) -> Result<Vec<PathBuf>> {
-    let of = |path: &PathBuf, prefix: &str| {
-        path.file_name().is_some_and(|name| {
-            name.to_string_lossy()
-                .to_ascii_lowercase()
-                .starts_with(prefix)
-        })
-    };
     let split = match split {
         Some(split) => split,
-        None if paths.iter().any(|path| of(path, "train")) => Split::Train,
+        None if paths.iter().any(|path| part_of(path) == Some(Split::Train)) => Split::Train,
         None => Split::All,
     };
-    let prefix = match split {
-        Split::All => return Ok(paths),
-        Split::Train => "train",
-        Split::Val => "val",
-        Split::Test => "test",
-    };
-    let chosen: Vec<PathBuf> = paths.into_iter().filter(|path| of(path, prefix)).collect();
+    if split == Split::All {
+        return Ok(paths);
+    }
+    let chosen: Vec<PathBuf> = paths
+        .into_iter()
+        .filter(|path| part_of(path) == Some(split))
+        .collect();
     ensure!(
         !chosen.is_empty(),
-        "no file's name begins with {prefix}, so that there is no split {split}; use --split all"
+        "no file's name begins with {split}, so that there is no split {split}; use --split all"
     );
     Ok(chosen)
 }

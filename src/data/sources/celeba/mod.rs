@@ -1,0 +1,374 @@
+//! CelebA (Liu et al., ICCV 2015): aligned face photographs with 40 attributes and a fixed partition, in the layout of
+//! its own archive or of its well-known re-upload.
+
+mod lists;
+
+pub use lists::{ATTRIBUTE_NAMES, AttributeTable, parse_partition};
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::data::containers::tree::{Files, is_image_name, read_bounded};
+use crate::data::{Original, PartCounts, Source, Split};
+use lists::{excerpt, stem};
+
+/// Attributes of images, matched to them by file name.
+#[derive(Clone, Debug)]
+pub struct Attributes {
+    names: Vec<String>,
+    /// For each image of the whole set its row in `values`.
+    rows: Vec<Option<u32>>,
+    values: Vec<i8>,
+}
+
+impl Attributes {
+    /// Names of the attributes that are known.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The values of one image, −1 or 1 each, in the order of the names; `None` where the list has no row for it.
+    fn row(&self, image: usize) -> Option<&[i8]> {
+        let row = self.rows[image]? as usize;
+        let width = self.names.len();
+        Some(&self.values[row * width..(row + 1) * width])
+    }
+}
+
+/// CelebA's images, one split of them, with what is known about each.
+pub struct Celeba {
+    files: Files,
+    /// Index in `files` of each image of the split.
+    selected: Vec<u32>,
+    split: Split,
+    /// For each file its part, where a partition file exists.
+    partition: Option<Vec<Option<Split>>>,
+    attributes: Option<Attributes>,
+}
+
+const WHERE_TO_GET_IT: &str = "get img_align_celeba.zip from the CelebA project page \
+     (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html) or its re-upload on Kaggle (jessicali9530/celeba-dataset), \
+     and lay it out as data/celeba/img_align_celeba.zip or, unpacked, data/celeba/img_align_celeba/000001.jpg …; \
+     --dataset synthetic needs no data at all";
+
+impl Celeba {
+    /// Opens CelebA at `path`: a folder that holds `img_align_celeba/` (also nested once more, or under `Img/`) or
+    /// `img_align_celeba.zip`, that folder itself, or a zip, which is read in place.
+    ///
+    /// `list_attr_celeba` and `list_eval_partition` (`.txt` or `.csv`) are read where they lie beside, above, or in
+    /// `Anno/` and `Eval/`, or inside the zip. `split`: `None` for train where a partition exists, else all.
+    ///
+    /// # Errors
+    /// When the images are not there, a zip is damaged or hostile, a list is damaged or names images that are not
+    /// there, or the split is empty.
+    pub fn open(path: &Path, split: Option<Split>) -> Result<Self> {
+        let files = find_images(path)?;
+        let lists = Lists::new(path, &files);
+        let mut by_stem = HashMap::with_capacity(files.len());
+        for index in (0..files.len()).rev() {
+            let name = files.relative_name(index);
+            by_stem.insert(stem(&name).to_owned(), index as u32);
+        }
+        let attributes = match lists.read("list_attr_celeba")? {
+            Some((list, bytes)) => {
+                Some(match_attributes(&bytes, &by_stem, &files).with_context(|| list)?)
+            }
+            None => None,
+        };
+        let partition = match lists.read("list_eval_partition")? {
+            Some((list, bytes)) => {
+                Some(match_partition(&bytes, &by_stem, &files).with_context(|| list)?)
+            }
+            None => None,
+        };
+        let split = split.unwrap_or(if partition.is_some() {
+            Split::Train
+        } else {
+            Split::All
+        });
+        let selected: Vec<u32> = match (&partition, split) {
+            (_, Split::All) => (0..files.len() as u32).collect(),
+            (Some(parts), _) => (0..files.len() as u32)
+                .filter(|&i| parts[i as usize] == Some(split))
+                .collect(),
+            (None, _) => bail!(
+                "{}: no list_eval_partition.txt or .csv beside the images, so that there is no split {split}; fetch it \
+                 or use all images",
+                path.display()
+            ),
+        };
+        ensure!(
+            !selected.is_empty(),
+            "{}: the split {split} has no images; use another split, or all",
+            path.display()
+        );
+        Ok(Self {
+            files,
+            selected,
+            split,
+            partition,
+            attributes,
+        })
+    }
+
+    /// The files of all splits.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// The split that this is.
+    pub fn split(&self) -> Split {
+        self.split
+    }
+}
+
+impl Source for Celeba {
+    fn describe(&self) -> String {
+        format!(
+            "CelebA, split {}: {} images from {}",
+            self.split,
+            self.len(),
+            self.files.root().display()
+        )
+    }
+
+    fn len(&self) -> usize {
+        self.selected.len()
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.files.name(self.selected[index] as usize)
+    }
+
+    fn original(&self, index: usize) -> Result<Original> {
+        self.files.original(self.selected[index] as usize)
+    }
+
+    fn fingerprint(&self) -> String {
+        self.files
+            .fingerprint(self.selected.iter().map(|&index| index as usize))
+    }
+
+    fn attribute_names(&self) -> &[String] {
+        self.attributes.as_ref().map_or(&[], |a| a.names())
+    }
+
+    fn attributes(&self, index: usize) -> Option<&[i8]> {
+        self.attributes.as_ref()?.row(self.selected[index] as usize)
+    }
+
+    fn part(&self, index: usize) -> Option<Split> {
+        self.partition.as_ref()?[self.selected[index] as usize]
+    }
+
+    /// Of all files, whichever split was asked for: the list has every image.
+    fn part_counts(&self) -> PartCounts {
+        let Some(partition) = &self.partition else {
+            return PartCounts::default();
+        };
+        let mut counts = PartCounts::of([Split::Train, Split::Val, Split::Test]);
+        for &part in partition {
+            counts.add(part, 1);
+        }
+        counts
+    }
+}
+
+fn find_images(path: &Path) -> Result<Files> {
+    ensure!(
+        path.exists(),
+        "{}: CelebA is not there; {WHERE_TO_GET_IT}",
+        path.display()
+    );
+    if !path.is_dir() {
+        let files = Files::zip(path)?;
+        ensure!(
+            !files.is_empty(),
+            "{}: no images in this zip; {WHERE_TO_GET_IT}",
+            path.display()
+        );
+        return Ok(files);
+    }
+    let mut empty = None;
+    for candidate in [
+        "img_align_celeba/img_align_celeba",
+        "img_align_celeba",
+        "Img/img_align_celeba",
+        "",
+    ] {
+        let folder = path.join(candidate);
+        let is_it = if candidate.is_empty() {
+            is_image_folder(path)
+        } else {
+            folder.is_dir()
+        };
+        if is_it {
+            let files = Files::folder(&folder)?;
+            if !files.is_empty() {
+                return Ok(files);
+            }
+            empty = Some(folder);
+        }
+    }
+    for candidate in ["img_align_celeba.zip", "Img/img_align_celeba.zip"] {
+        let zip = path.join(candidate);
+        if zip.exists() {
+            let files = Files::zip(&zip)?;
+            if !files.is_empty() {
+                return Ok(files);
+            }
+            empty = Some(zip);
+        }
+    }
+    match empty {
+        Some(empty) => bail!("{}: no images here; {WHERE_TO_GET_IT}", empty.display()),
+        None => bail!(
+            "{}: no img_align_celeba/ and no img_align_celeba.zip here; {WHERE_TO_GET_IT}",
+            path.display()
+        ),
+    }
+}
+
+/// Whether a folder is `img_align_celeba` itself: by its name or by its first file.
+fn is_image_folder(path: &Path) -> bool {
+    let name = path
+        .canonicalize()
+        .ok()
+        .and_then(|full| full.file_name().map(|name| name.to_owned()));
+    name.is_some_and(|name| name == "img_align_celeba")
+        || ["000001.jpg", "000001.png"]
+            .iter()
+            .any(|first| path.join(first).exists())
+}
+
+/// Where the text files may lie.
+struct Lists<'a> {
+    folders: Vec<PathBuf>,
+    files: &'a Files,
+}
+
+impl<'a> Lists<'a> {
+    fn new(path: &Path, files: &'a Files) -> Self {
+        // From the images upwards: their folder, then those above as far as the folder that was given, and one more
+        // where that holds nothing but images.
+        let mut folders = Vec::new();
+        let mut add = |folder: &Path| {
+            for part in ["", "Anno", "Eval"] {
+                let folder = folder.join(part);
+                if !folders.contains(&folder) {
+                    folders.push(folder);
+                }
+            }
+        };
+        let mut at = files.root();
+        add(at);
+        while at != path {
+            match at.parent() {
+                Some(parent) => at = parent,
+                None => break,
+            }
+            add(at);
+        }
+        if (files.root() == path || path.ends_with("Img"))
+            && let Some(above) = path.parent()
+        {
+            add(above);
+            if (above.ends_with("Img") || above.ends_with("img_align_celeba"))
+                && let Some(above) = above.parent()
+            {
+                add(above);
+            }
+        }
+        Self { folders, files }
+    }
+
+    /// The bytes of list `name` with its full name; `None` where there is none.
+    fn read(&self, name: &str) -> Result<Option<(String, Vec<u8>)>> {
+        for folder in &self.folders {
+            for extension in ["txt", "csv"] {
+                let path = folder.join(format!("{name}.{extension}"));
+                if path.exists() {
+                    let shown = path.display().to_string();
+                    let bytes = read_bounded(&path).with_context(|| shown.clone())?;
+                    return Ok(Some((shown, bytes)));
+                }
+            }
+        }
+        if let Files::Zip { archive, .. } = self.files {
+            for entry in archive.entries() {
+                let file = entry.name.rsplit('/').next().unwrap_or_default();
+                if !is_image_name(file)
+                    && [format!("{name}.txt"), format!("{name}.csv")].contains(&file.to_owned())
+                {
+                    let shown = archive.path().join(&entry.name).display().to_string();
+                    let bytes = archive.read(entry).with_context(|| shown.clone())?;
+                    return Ok(Some((shown, bytes)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn match_attributes(
+    bytes: &[u8],
+    by_stem: &HashMap<String, u32>,
+    files: &Files,
+) -> Result<Attributes> {
+    let table = AttributeTable::parse(bytes)?;
+    let mut rows = vec![None; files.len()];
+    for (row, image) in match_rows(table.files.iter().map(String::as_str), by_stem, files)?
+        .into_iter()
+        .enumerate()
+    {
+        rows[image as usize] = Some(row as u32);
+    }
+    Ok(Attributes {
+        names: table.names,
+        rows,
+        values: table.values,
+    })
+}
+
+fn match_partition(
+    bytes: &[u8],
+    by_stem: &HashMap<String, u32>,
+    files: &Files,
+) -> Result<Vec<Option<Split>>> {
+    let table = parse_partition(bytes)?;
+    let mut parts = vec![None; files.len()];
+    let images = match_rows(table.iter().map(|(file, _)| file.as_str()), by_stem, files)?;
+    for ((_, split), image) in table.iter().zip(images) {
+        parts[image as usize] = Some(*split);
+    }
+    Ok(parts)
+}
+
+/// The image of each row. Rows without an image are an error: an archive that was unpacked halfway looks like that.
+fn match_rows<'a>(
+    rows: impl Iterator<Item = &'a str>,
+    by_stem: &HashMap<String, u32>,
+    files: &Files,
+) -> Result<Vec<u32>> {
+    let mut images = Vec::new();
+    let mut absent = Vec::new();
+    for row in rows {
+        match by_stem.get(stem(row)) {
+            Some(&image) => images.push(image),
+            None => absent.push(row),
+        }
+    }
+    ensure!(
+        absent.is_empty(),
+        "{} of {} rows are for images that are not in {} (first {:?}), which has {} images; unpack the whole archive, \
+         or to use only a part of CelebA cut the list to it or move the list away",
+        absent.len(),
+        absent.len() + images.len(),
+        files.root().display(),
+        excerpt(absent[0]),
+        files.len()
+    );
+    Ok(images)
+}
