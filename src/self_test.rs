@@ -39,8 +39,8 @@ fn bounds(precision: Precision) -> (f32, f64) {
     }
 }
 
-/// Runs every embedded kernel on GPU `ordinal`, and cuDNN's and cuBLAS's convolutions where they are there. Returns what
-/// was found to be well, in one line.
+/// Runs every embedded kernel on GPU `ordinal`, and cuDNN's and cuBLAS's convolutions where they are there. Returns
+/// what was found to be well, in one line.
 ///
 /// # Errors
 /// Where the GPU cannot be used, or a result differs from the CPU's; the message says which.
@@ -99,8 +99,8 @@ pub fn self_test(ordinal: usize) -> Result<String> {
     Ok(text)
 }
 
-/// Whether GPU `ordinal` passes [`self_test`]; it is run once for a GPU, driver and version of the kernels, and noted in
-/// `tested.txt` of this user's cache.
+/// Whether GPU `ordinal` passes [`self_test`]; it is run once for a GPU, driver and version of the kernels, and noted
+/// in `tested.txt` of this user's cache.
 ///
 /// # Errors
 /// Where the GPU cannot be used or does not pass.

@@ -105,7 +105,9 @@ impl Want {
 /// Whether a network is going to be trained: if not, it holds no gradients and no moments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
+    /// Forward, backward and steps of the optimiser.
     Training,
+    /// Forward alone.
     Inference,
 }
 
@@ -166,11 +168,14 @@ impl Loss {
     };
 }
 
-/// Which of an iteration's three losses: D's of real images, D's of generated ones, G's.
+/// Which of an iteration's three losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
+    /// D's, of real images.
     Real = 0,
+    /// D's, of generated images.
     Fake = 1,
+    /// G's: that of generated images, after D's step, against the target 1.
     Generator = 2,
 }
 
@@ -281,7 +286,8 @@ pub trait Progress {
 /// A ring of batches on their way to the device or waiting there. An iteration uses the slot of number iteration mod
 /// slots.
 pub trait Feed {
-    /// Moves `images`, u8 `[images][h][w][c]`, to the device. From here on batches are given as indices into them. Waits.
+    /// Moves `images`, u8 `[images][h][w][c]`, to the device. From here on batches are given as indices into them.
+    /// Waits.
     ///
     /// # Errors
     /// Where the device has no memory of its own ([`Backend::is_host`]) or not enough, or these are no images of the
@@ -358,8 +364,8 @@ pub trait Backend {
     /// Where there is not enough memory, of the device or for the device's copies on the host.
     fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Self::Feed>;
 
-    /// Writes the batch of the iteration that `progress` is in to `images`: u8 → [−1, 1] (x/127.5 − 1), mirrored left to
-    /// right where its flag says so.
+    /// Writes the batch of the iteration that `progress` is in to `images`: u8 → [−1, 1] (x/127.5 − 1), an image mirrored
+    /// left to right where its flip is 1.
     ///
     /// # Errors
     /// Where `images` is of another size or shape than the feed's batches, or the device fails.
@@ -439,9 +445,9 @@ pub trait Network {
     /// As [`Backend::Progress`].
     type Progress;
 
-    /// Runs `inputs`, each as many maps of the architecture's input shape, as one batch; batch norm keeps statistics for
-    /// each input on its own, so that real and fake images can go through together. The running statistics move once an
-    /// input, in order.
+    /// Runs `inputs`, each as many maps of the architecture's input shape, as one batch; batch norm keeps statistics
+    /// for each input on its own, so that real and fake images can go through together. The running statistics move
+    /// once an input, in order.
     ///
     /// # Errors
     /// Where an input is of another shape, or all together are more maps than the network was compiled for.

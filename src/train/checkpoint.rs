@@ -350,8 +350,8 @@ pub fn load_generator(path: &Path, weights: Weights) -> Result<(StateDict, Dimen
     Ok((dict, dimensions))
 }
 
-/// Weights and buffers to start another run from: generator, discriminator, and the average if there is one. `path` as for
-/// [`load_generator`].
+/// Weights and buffers to start another run from: generator, discriminator, and the average if there is one. `path` is
+/// what [`load_generator`] takes.
 ///
 /// # Errors
 /// Where one of both networks is missing or damaged, or does not have these dimensions.

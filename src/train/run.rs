@@ -60,8 +60,8 @@ pub struct Outcome {
     pub stopped: Option<u8>,
 }
 
-/// Trains on `dataset` until the iteration that `plan` ends with, or a signal that `stop` caught, and writes a run folder,
-/// which `claim` holds.
+/// Trains on `dataset` until the iteration that `plan` ends with, or a signal that `stop` caught, and writes a run
+/// folder, which `claim` holds.
 ///
 /// # Errors
 /// Where a file cannot be written, training diverges or the device fails; the last good checkpoint is named.
