@@ -35,7 +35,8 @@ impl Tensor {
     }
 }
 
-/// Named f32 tensors, as PyTorch's `state_dict` has them: a network's weights and buffers, its gradients, or its Adam moments.
+/// Named f32 tensors, as PyTorch's `state_dict` has them: a network's weights and buffers, its gradients, or its Adam
+/// moments.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateDict {
     /// By name, as `main.0.weight`.
@@ -118,9 +119,9 @@ pub fn entries(architecture: &Architecture) -> Vec<Entry> {
 }
 
 impl StateDict {
-    /// Initial values of `architecture`, as the reference draws them: convolutions N(0, 0.02), batch-norm weights N(1, 0.02) and biases 0, running
-    /// mean 0 and variance 1. Tensor `t` of the generator draws from Philox step `t`, of the discriminator from
-    /// `1000 + t`.
+    /// Initial values of `architecture`, as the reference draws them: convolutions N(0, 0.02), batch-norm weights N(1,
+    /// 0.02) and biases 0, running mean 0 and variance 1. Tensor `t` of the generator draws from Philox step `t`, of
+    /// the discriminator from `1000 + t`.
     pub fn initial(architecture: &Architecture, seed: u64) -> Self {
         let base = match architecture.role {
             Role::Generator => 0,
@@ -155,8 +156,8 @@ impl StateDict {
             .sum()
     }
 
-    /// The tensors of a network, without a number of batches: `values` gives those of each, in the order in which they lie
-    /// in a backend that keeps the weights of convolutions in `layout`.
+    /// The tensors of a network, without a number of batches: `values` gives those of each, in the order in which they
+    /// lie in a backend that keeps the weights of convolutions in `layout`.
     ///
     /// # Errors
     /// Where `values` fails.
@@ -182,8 +183,8 @@ impl StateDict {
         Ok(dict)
     }
 
-    /// Hands out the tensors of a network to `take`, the values of each in the order in which they lie in a backend that
-    /// keeps the weights of convolutions in `layout`. Nothing is handed out unless all of them fit.
+    /// Hands out the tensors of a network to `take`, the values of each in the order in which they lie in a backend
+    /// that keeps the weights of convolutions in `layout`. Nothing is handed out unless all of them fit.
     ///
     /// # Errors
     /// Where names or shapes are not those of `architecture` ([`Self::check`]), or `take` fails.
@@ -294,8 +295,8 @@ impl StateDict {
         }
     }
 
-    /// A copy of the tensors of `file` whose names start with `prefix`, without it. The number of batches is the largest
-    /// of the scalars there.
+    /// A copy of the tensors of `file` whose names start with `prefix`, without it. The number of batches is the
+    /// largest of the scalars there.
     pub fn take_from(file: &TensorFile, prefix: &str) -> Self {
         let tensors = file
             .floats

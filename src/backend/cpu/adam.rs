@@ -9,14 +9,15 @@ use super::{Real, widest};
 use crate::backend::Adam;
 
 impl<T: Real> Parameter<T> {
-    /// Whether every gradient is a finite number.
+    /// Whether every element of the gradient is a finite number.
     pub fn is_finite(&self) -> bool {
         self.gradient
             .par_chunks(1 << 16)
             .all(|c| c.iter().all(|g| g.is_finite()))
     }
 
-    /// The step number `t`, from 1.
+    /// Adam's step number `t`, counted from 1, in `T`: moves the weight and both moments by the gradient, which must
+    /// not be scaled.
     pub fn step(&mut self, adam: &Adam, t: u64) {
         let t = i32::try_from(t).unwrap_or(i32::MAX);
         let (b1, b2) = (T::of(adam.beta1), T::of(adam.beta2));
@@ -47,7 +48,7 @@ impl<T: Real> Parameter<T> {
             });
     }
 
-    /// average ← decay·average + (1 − decay)·weight.
+    /// average ← decay·average + (1 − decay)·weight, in `T`.
     pub fn follow(&mut self, decay: f64) {
         let (keep, take) = (T::of(decay), T::of(1.0 - decay));
         const CHUNK: usize = 1 << 14;

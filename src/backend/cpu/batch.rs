@@ -3,7 +3,8 @@
 use super::{Buffer, Real};
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 
-/// x/127.5 − 1 of u8 NHWC pixels, mirrored left to right where `flips` is not 0.
+/// images = pixels/127.5 − 1, computed in f32: `pixels` is u8 NHWC of as many images as `images`, `flips` has a byte
+/// for each; where that is not 0 the image is mirrored left to right. The same as cuda/batch.cu.
 pub fn normalise<T: Real>(pixels: &[u8], flips: &[u8], images: &mut Buffer<T>) {
     let (w, c) = (images.shape.w, images.shape.c);
     let length = images.shape.len();

@@ -20,11 +20,15 @@ pub const MOMENTUM: f64 = 0.1;
 /// Rows of one task: a fixed number, so that sums do not depend on the number of threads.
 const ROWS: usize = 1024;
 
-/// Weights, buffers and, for each input of the last forward pass, the statistics used.
+/// One layer's parameters, buffers and, for each input of the last forward pass, the statistics used; all `[c]`.
 pub struct BatchNorm<T> {
+    /// γ.
     pub weight: Parameter<T>,
+    /// β.
     pub bias: Parameter<T>,
+    /// Running mean.
     pub running_mean: Vec<T>,
+    /// Running unbiased variance.
     pub running_var: Vec<T>,
     /// `(mean, 1/√(variance + ε))` of each input.
     used: Vec<(Vec<T>, Vec<T>)>,
@@ -61,6 +65,7 @@ fn column_sums(
 }
 
 impl<T: Real> BatchNorm<T> {
+    /// A layer of so many channels; parameters and buffers are NaN until they are written.
     pub fn new(channels: usize, training: bool) -> Self {
         Self {
             weight: Parameter::new(channels, training),
@@ -72,12 +77,16 @@ impl<T: Real> BatchNorm<T> {
         }
     }
 
-    /// Forgets the inputs of the pass before.
+    /// Begins a forward pass: forgets the inputs of the one before.
     pub fn begin(&mut self) {
         self.used.clear();
     }
 
-    /// One input: `x` and `y` are rows of channels; statistics are this input's own, or the running ones.
+    /// y = f(γx̂ + β) with x̂ = (x − μ)/√(σ² + ε) for each channel of one input, the next of the pass. μ and (biased)
+    /// σ² are the input's own or the running ones, as `statistics` says; the running ones move by the input, with its
+    /// unbiased variance.
+    ///
+    /// `x` and `y` are NHWC, n·h·w rows of c channels; sums are f64, in a fixed order.
     pub fn forward(
         &mut self,
         statistics: Statistics,
@@ -149,7 +158,13 @@ impl<T: Real> BatchNorm<T> {
         self.used.push((mean, inverse));
     }
 
-    /// Input number `index`: `dy` becomes dx in place; dγ and dβ of the inputs are added up where `weights`.
+    /// Gradients for input number `index` of the last forward pass, with g = dy·f′ and m its rows: `dy` becomes dx =
+    /// γ/√(σ² + ε) · (g − Σg/m − x̂·Σ(g·x̂)/m) in place, without the last two terms where the statistics were the
+    /// running ones. dβ = Σg and dγ = Σ(g·x̂), added up over the inputs, go to the parameters' gradients where
+    /// `weights`.
+    ///
+    /// `x`, `y` (as the forward pass left it) and `dy` are NHWC, n·h·w rows of c channels; sums are f64, in a fixed
+    /// order.
     pub fn backward(
         &mut self,
         index: usize,

@@ -5,7 +5,8 @@
 use super::Real;
 use crate::backend::Loss;
 
-/// The loss of `logits` against one `target` (1 or 0); `gradient` is overwritten.
+/// The loss of `logits`, one an image, against one `target` (1 real, 0 fake), in nats, with D(x) = σ(x) and the
+/// accuracy; sums are f64. `gradient`, as long, becomes that of the loss, not scaled.
 pub fn bce_with_logits<T: Real>(logits: &[T], target: f32, gradient: &mut [T]) -> Loss {
     let n = logits.len() as f64;
     let y = T::of(f64::from(target));

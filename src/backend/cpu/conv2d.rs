@@ -12,12 +12,17 @@ use super::Real;
 use super::gemm::{Matrix, gemm};
 use crate::model::{Block, Shape};
 
-/// The geometry shared by a convolution, its transpose and their gradients.
+/// The geometry shared by a convolution, its transpose and their gradients: the small pixel (i, j) meets the large
+/// pixels (stride·i − pad + r, stride·j − pad + s).
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
+    /// One map of the small side, k channels.
     pub small: Shape,
+    /// One map of the large side, c channels.
     pub large: Shape,
+    /// 2, or 1 where the small map is 1×1.
     pub stride: usize,
+    /// Rows and columns of zeros around the large map.
     pub pad: usize,
 }
 
@@ -25,6 +30,7 @@ pub struct Geometry {
 pub const TAPS: usize = 16;
 
 impl Geometry {
+    /// That of the convolution of `block`.
     pub fn of(block: &Block) -> Self {
         let (small, large) = block.small_large();
         let (stride, pad) = block.convolution.stride_padding();
@@ -36,7 +42,7 @@ impl Geometry {
         }
     }
 
-    /// Elements of the weight.
+    /// Elements of the weight, 16·c·k.
     pub fn weights(&self) -> usize {
         TAPS * self.large.c * self.small.c
     }
@@ -75,7 +81,8 @@ impl Geometry {
     }
 }
 
-/// Gathers the columns of some images: `columns` becomes `[image, i, j, r, s, c]`, zero where the kernel hangs over.
+/// Gathers the columns of some images, `large` in NHWC: `columns` becomes `[image, i, j, r, s, c]`, zero where the
+/// kernel hangs over.
 pub fn gather_columns<T: Real>(geometry: &Geometry, large: &[T], columns: &mut [T]) {
     let row = geometry.column();
     let (h, w) = (geometry.small.h, geometry.small.w);
@@ -97,7 +104,7 @@ pub fn gather_columns<T: Real>(geometry: &Geometry, large: &[T], columns: &mut [
 
 /// `small[n,i,j,k] = Σ columns(large)[n,i,j,:] · w[:,k]`: fprop of the convolution, dgrad of the transposed one.
 ///
-/// `large` NHWC, `w` `[r,s,c,k]`, `small` NHWC, overwritten.
+/// `large` NHWC, `w` `[r,s,c,k]`, `small` NHWC, overwritten; sums are `T`, in an order that the shape alone decides.
 pub fn gather<T: Real>(geometry: &Geometry, large: &[T], w: &[T], small: &mut [T]) {
     let (row, k) = (geometry.column(), geometry.small.c);
     let pixels = geometry.small.h * geometry.small.w;

@@ -11,9 +11,10 @@ use super::conv2d::{Geometry, TAPS};
 use super::gemm::{Matrix, gemm};
 use super::{Real, widest};
 
-/// `large = Σ_taps small · w`: fprop of the transposed convolution, dgrad of the convolution.
+/// `large[n, stride·i − pad + r, stride·j − pad + s, c] = Σ small[n,i,j,k] · w[r,s,c,k]`, over all that meet there:
+/// fprop of the transposed convolution, dgrad of the convolution.
 ///
-/// `small` NHWC, `w` `[r,s,c,k]`, `large` NHWC, overwritten.
+/// `small` NHWC, `w` `[r,s,c,k]`, `large` NHWC, overwritten; sums are `T`, in an order that the shape alone decides.
 pub fn scatter<T: Real>(geometry: &Geometry, small: &[T], w: &[T], large: &mut [T]) {
     if geometry.is_whole() {
         return expand(geometry, small, w, large);

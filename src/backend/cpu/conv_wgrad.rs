@@ -14,7 +14,8 @@ const SMALL_WEIGHT: usize = 1 << 14;
 /// Groups of images where a weight is small.
 const GROUPS: usize = 16;
 
-/// `dw = columns(large)ᵀ · small`, overwritten. `large`, `small` NHWC (whichever is the gradient), `dw` `[r,s,c,k]`.
+/// `dw = columns(large)ᵀ · small`, overwritten. `large`, `small` NHWC (whichever is the gradient), `dw` `[r,s,c,k]`;
+/// sums are `T`, in an order that the shape alone decides.
 pub fn weight_gradient<T: Real>(geometry: &Geometry, large: &[T], small: &[T], dw: &mut [T]) {
     if geometry.weights() < SMALL_WEIGHT {
         by_images(geometry, large, small, dw);

@@ -5,13 +5,16 @@ use super::Real;
 /// A matrix inside a slice: element `(i, j)` at `i·row + j·column`.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a, T> {
+    /// What it lies in.
     pub data: &'a [T],
+    /// Elements from one row to the next.
     pub row: usize,
+    /// Elements from one column to the next.
     pub column: usize,
 }
 
 impl<'a, T> Matrix<'a, T> {
-    /// Rows of `width` elements, one after the other.
+    /// A matrix of rows of `width` elements, one after the other.
     pub fn rows(data: &'a [T], width: usize) -> Self {
         Self {
             data,
@@ -20,7 +23,7 @@ impl<'a, T> Matrix<'a, T> {
         }
     }
 
-    /// The same elements, transposed.
+    /// The transposed matrix, in the same elements.
     pub fn transposed(self) -> Self {
         Self {
             data: self.data,
@@ -38,7 +41,10 @@ impl<'a, T> Matrix<'a, T> {
 
 /// `out` (m × n, row stride `out_row`) = a (m × k) · b (k × n), or `out` += it where `accumulate`.
 ///
-/// One thread; sums over k in one order whatever m and n are cut into.
+/// Runs on one thread; sums are `T`, over k in one order whatever m and n are cut into.
+///
+/// # Panics
+/// Where a matrix reaches beyond its slice.
 pub fn gemm<T: Real>(
     [m, n, k]: [usize; 3],
     out: &mut [T],

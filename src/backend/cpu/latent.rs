@@ -3,7 +3,8 @@
 use super::Real;
 use crate::random::{Purpose, Stream};
 
-/// Fills `z` with elements `0..z.len()` of the stream of `(seed, purpose, step)`.
+/// Fills `z`, `[n][channels]`, with the standard normal numbers `0..z.len()` of the stream of `(seed, purpose, step)`:
+/// the same on every device, but for the last bits of logarithm and sine.
 pub fn draw<T: Real>(seed: u64, purpose: Purpose, step: u64, z: &mut [T]) {
     let mut values = vec![0.0; z.len()];
     Stream::new(seed, purpose, step).fill_normal(&mut values);

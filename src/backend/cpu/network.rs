@@ -34,7 +34,7 @@ struct Layer<T> {
     output: Buffer<T>,
 }
 
-/// A generator or discriminator with its parameters, gradients, moments and activations.
+/// A generator or discriminator on the CPU, computed in `T`, with its parameters, gradients, moments and activations.
 pub struct CpuNetwork<T> {
     architecture: Architecture,
     batch: usize,
@@ -58,7 +58,7 @@ fn largest_map(architecture: &Architecture) -> usize {
     outputs.max().unwrap_or(0)
 }
 
-/// Bytes that [`CpuNetwork::new`] allocates.
+/// Bytes of memory that [`CpuNetwork::new`] allocates.
 pub fn bytes<T>(architecture: &Architecture, batch: usize, usage: Use) -> u64 {
     let (copies, kept) = match usage {
         Use::Training => (5, batch as u64),
@@ -83,6 +83,8 @@ pub fn bytes<T>(architecture: &Architecture, batch: usize, usage: Use) -> u64 {
 }
 
 impl<T: Real> CpuNetwork<T> {
+    /// A network for at most `batch` maps in all inputs together. Parameters, buffers and maps are NaN until they are
+    /// written, moments zero.
     pub fn new(architecture: &Architecture, batch: usize, usage: Use) -> Self {
         let training = usage == Use::Training;
         let layers: Vec<Layer<T>> = architecture

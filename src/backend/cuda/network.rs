@@ -51,7 +51,7 @@ struct Backward {
     tensors: Tensors,
 }
 
-/// A generator or discriminator with its parameters, gradients, moments and activations.
+/// A generator or discriminator on the GPU with its parameters, gradients, moments and activations.
 pub struct CudaNetwork {
     /// Kernels by layer, pass and batch size, chosen when they are first needed.
     chosen: RefCell<HashMap<(usize, Pass, usize), Rc<Choice>>>,
@@ -103,7 +103,8 @@ fn partial_bytes(
         .unwrap_or(0)
 }
 
-/// Bytes that [`CudaNetwork::new`] allocates, and those that choosing its kernels takes for a while.
+/// Bytes of the device that [`CudaNetwork::new`] allocates, and those that choosing its kernels takes for a while; more
+/// rather than less.
 pub fn bytes(
     device: &Device,
     options: &Options,
@@ -147,6 +148,10 @@ pub fn bytes(
 const MIB: u64 = 1 << 20;
 
 impl CudaNetwork {
+    /// A network for at most `batch` maps in all inputs together. Parameters and buffers are unset.
+    ///
+    /// # Errors
+    /// Where there is not enough memory.
     pub fn new(
         device: &Rc<Device>,
         chooser: &Rc<Chooser>,

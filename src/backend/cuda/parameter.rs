@@ -33,7 +33,8 @@ pub struct Kept {
 }
 
 impl Parameter {
-    /// A parameter of `count` elements: moments zero, all else unset. `cast` is the type of a copy for the convolutions.
+    /// A parameter of `count` elements: moments zero, all else unset. `cast` is the type of a copy for the
+    /// convolutions.
     ///
     /// # Errors
     /// Where there is not enough memory.

@@ -65,8 +65,8 @@ impl Chooser {
         })
     }
 
-    /// The choices of the run that is repeated, and all made so far. What was measured for them is written to the user's
-    /// cache, for other runs.
+    /// The choices of the run that is repeated, and all made so far. What was measured for them is written to the
+    /// user's cache, for other runs.
     pub fn choices(&self) -> Choices {
         self.cache.borrow_mut().write();
         let mut all = self.known.clone();

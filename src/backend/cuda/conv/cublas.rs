@@ -65,8 +65,8 @@ fn property(library: &Opened, part: c_int) -> Result<c_int, String> {
     Ok(value)
 }
 
-/// Bytes of device memory to give it, as cuBLAS's documentation (`cublasSetWorkspace`) recommends for compute capability
-/// 9.0 and later; older GPUs are content with less.
+/// Bytes of device memory to give it, as cuBLAS's documentation (`cublasSetWorkspace`) recommends for compute
+/// capability 9.0 and later; older GPUs are content with less.
 pub const WORKSPACE: usize = 32 << 20;
 
 /// Turns a status into an error that says what was asked for.
@@ -94,8 +94,9 @@ impl Drop for Cublas {
 }
 
 impl Cublas {
-    /// cuBLAS in the current context, with all work going to `stream` (`cublasCreate`, `cublasSetStream`). Matrices are of the type `precision`; in fp32 the
-    /// products are of whole f32 too, unless `tf32` lets tensor cores round their factors.
+    /// cuBLAS in the current context, with all work going to `stream` (`cublasCreate`, `cublasSetStream`). Matrices are
+    /// of the type `precision`; in fp32 the products are of whole f32 too, unless `tf32` lets tensor cores round their
+    /// factors.
     ///
     /// # Safety
     /// `stream` and the `bytes` of device memory at `workspace` must outlive this, and nothing else may use the memory.
@@ -143,14 +144,14 @@ impl Cublas {
         }
     }
 
-    /// Queues `pass` (`cublasGemmEx`): Gather reads the large map `a` `[n, 16·c]` and weights `b` `[k, 16·c]` and writes
-    /// the small map `[n, k]`; Scatter reads the small map `a` and weights `b` and writes the large map; Weights reads the
-    /// large map `a` and the small map `b` and writes the weight gradient `[k, 16·c]`, in f32 whatever the type of the
-    /// maps. `out` is overwritten; sums are f32.
+    /// Queues `pass` (`cublasGemmEx`): Gather reads the large map `a` `[n, 16·c]` and weights `b` `[k, 16·c]` and
+    /// writes the small map `[n, k]`; Scatter reads the small map `a` and weights `b` and writes the large map; Weights
+    /// reads the large map `a` and the small map `b` and writes the weight gradient `[k, 16·c]`, in f32 whatever the
+    /// type of the maps. `out` is overwritten; sums are f32.
     ///
     /// # Safety
-    /// The pointers are to device memory of this context of at least those sizes; nothing else writes to any of it until
-    /// the stream has come past.
+    /// The pointers are to device memory of this context of at least those sizes; nothing else writes to any of it
+    /// until the stream has come past.
     ///
     /// # Errors
     /// Where `shape` is no matrix product ([`ConvShape::is_matrix`]), or cuBLAS refuses.

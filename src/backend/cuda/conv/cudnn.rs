@@ -319,8 +319,8 @@ struct Suggestion {
 }
 
 impl CudnnConvolution {
-    /// The convolution of `shape`: maps NHWC and weights `[k][r][s][c]` of the type `precision`, sums in f32. In fp32 the products are of whole f32
-    /// too, unless `tf32` lets tensor cores round their factors.
+    /// The convolution of `shape`: maps NHWC and weights `[k][r][s][c]` of the type `precision`, sums in f32. In fp32
+    /// the products are of whole f32 too, unless `tf32` lets tensor cores round their factors.
     ///
     /// # Errors
     /// Where cuDNN does not take the sizes.
@@ -359,8 +359,8 @@ impl CudnnConvolution {
     }
 
     /// The deterministic algorithms for `pass` that work in at most `workspace_limit` bytes, in the order in which
-    /// cuDNN's heuristics (`cudnnGetConvolutionForwardAlgorithm_v7`, and those of both gradients) suggest them; none where
-    /// it has none for this convolution.
+    /// cuDNN's heuristics (`cudnnGetConvolutionForwardAlgorithm_v7`, and those of both gradients) suggest them; none
+    /// where it has none for this convolution.
     ///
     /// # Errors
     /// Where cuDNN fails otherwise.
@@ -466,8 +466,8 @@ impl CudnnConvolution {
 
     /// Queues `pass` (`cudnnConvolutionForward`, `cudnnConvolutionBackwardData`, `cudnnConvolutionBackwardFilter`):
     /// Gather reads the large map `a` and weights `b` and writes the small map; Scatter reads the small map `a` and
-    /// weights `b` and writes the large map; Weights reads the large map `a` and the small map `b` and writes the weight
-    /// gradient. `out` is overwritten, in the type of the maps; sums are f32.
+    /// weights `b` and writes the large map; Weights reads the large map `a` and the small map `b` and writes the
+    /// weight gradient. `out` is overwritten, in the type of the maps; sums are f32.
     ///
     /// # Safety
     /// The pointers are to device memory of this context of at least the sizes of its shape, `workspace` to

@@ -18,8 +18,8 @@ use crate::model::Activation;
 use crate::numeric::relative_error;
 use crate::random::Purpose;
 
-/// Bytes of device memory that it takes to measure the kernels for a convolution: both maps, the weights, and the largest
-/// result.
+/// Bytes of device memory that it takes to measure the kernels for a convolution: both maps, the weights, and the
+/// largest result.
 pub fn scratch_bytes(options: &Options, shape: &ConvShape) -> usize {
     let size = options.precision.size();
     let (small, large) = (size * shape.small_len(), size * shape.large_len());
@@ -116,8 +116,8 @@ impl<'a> Trial<'a> {
     }
 
     /// Times of `candidates`, by themselves as a recorded iteration runs them; none for what does not agree with
-    /// `reference`, one of ours, or cannot be recorded. `warm` says whether the GPU has been at work long enough to run at
-    /// its usual clocks, and does so from here on.
+    /// `reference`, one of ours, or cannot be recorded. `warm` says whether the GPU has been at work long enough to run
+    /// at its usual clocks, and does so from here on.
     ///
     /// # Errors
     /// Where one of our kernels fails, or the GPU is lost.
@@ -153,8 +153,8 @@ impl<'a> Trial<'a> {
         Ok(all)
     }
 
-    /// Milliseconds of one run of `kernel`; `None` where its result is not `expected`. What is far behind `best` is timed
-    /// once.
+    /// Milliseconds of one run of `kernel`; `None` where its result is not `expected`. What is far behind `best` is
+    /// timed once.
     fn time(&self, kernel: ConvKernel, best: Option<f32>, expected: &[f32]) -> Result<Option<f32>> {
         let (device, main) = (&self.runner.device, &self.runner.device.main);
         let choice = self.runner.ready(kernel, self.pass, self.shape)?;

@@ -29,8 +29,8 @@ pub struct Choice {
 pub struct Runner {
     pub(super) options: Options,
     pub(super) libraries: Libraries,
-    /// What all kernels but cuBLAS's work in, the last of these: they run one after the other. What was too small stays,
-    /// since a recorded iteration may use it.
+    /// What all kernels but cuBLAS's work in, the last of these: they run one after the other. What was too small
+    /// stays, since a recorded iteration may use it.
     workspaces: RefCell<Vec<Memory>>,
     /// The last to go: the libraries use its stream.
     pub(super) device: Rc<Device>,

@@ -5,8 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use crate::backend::Precision;
 use crate::model::Block;
 
-/// Which of the three products of a convolution. Convolution and transposed convolution are the same three, with their directions
-/// exchanged: the small map is the output of a convolution and the input of a transposed one.
+/// Which of the three products of a convolution. Convolution and transposed convolution are the same three, with their
+/// directions exchanged: the small map is the output of a convolution and the input of a transposed one.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -20,19 +20,28 @@ pub enum Pass {
 }
 
 /// The sizes of a convolution for `n` maps, `struct Convolution` of cuda/include/convolution.cuh: small map
-/// `[n][small_h][small_w][k]`, large map `[n][large_h][large_w][c]`, both NHWC, weights `[k][r][s][c]` with 4×4 taps. The
-/// small pixel (i, j) meets the large pixels (stride·i − pad + r, stride·j − pad + s).
+/// `[n][small_h][small_w][k]`, large map `[n][large_h][large_w][c]`, both NHWC, weights `[k][r][s][c]` with 4×4 taps.
+/// The small pixel (i, j) meets the large pixels (stride·i − pad + r, stride·j − pad + s).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct ConvShape {
+    /// Maps of each side.
     pub n: u32,
+    /// Rows of the small map.
     pub small_h: u32,
+    /// Columns of the small map.
     pub small_w: u32,
+    /// Channels of the small map.
     pub k: u32,
+    /// Rows of the large map.
     pub large_h: u32,
+    /// Columns of the large map.
     pub large_w: u32,
+    /// Channels of the large map.
     pub c: u32,
+    /// 2, or 1 where the small map is 1×1.
     pub stride: u32,
+    /// Rows and columns of zeros around the large map.
     pub pad: u32,
 }
 

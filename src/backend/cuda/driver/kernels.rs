@@ -4,8 +4,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// One compiled file of `cuda/`, with one kernel or several. Its functions have plain C names: operation, layout, storage type, as
-/// `leaky_relu_forward_nhwc_bf16`.
+/// One compiled file of `cuda/`, with one kernel or several. Its functions have plain C names: operation, layout,
+/// storage type, as `leaky_relu_forward_nhwc_bf16`.
 pub struct KernelFile {
     /// Name of the file in `cuda/` without `.cu`.
     pub name: &'static str,

@@ -9,8 +9,8 @@ use cudarc::driver::{CudaStream, result, sys};
 use crate::backend::cuda::driver::device::Device;
 use crate::backend::cuda::driver::errors::{Explained, PIN, explain};
 
-/// A part of the device's memory: an address and the bytes from there on. Whoever makes one keeps the [`Memory`] that it
-/// lies in. What the bytes hold is said where a span is passed.
+/// A part of the device's memory: an address and the bytes from there on. Whoever makes one keeps the [`Memory`] that
+/// it lies in. What the bytes hold is said where a span is passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     pub(crate) pointer: sys::CUdeviceptr,
@@ -182,8 +182,8 @@ impl Memory {
     }
 }
 
-/// Pinned memory of the host (`cuMemHostAlloc`), which the device copies from and to while the host goes on. It is freed
-/// when this is dropped.
+/// Pinned memory of the host (`cuMemHostAlloc`), which the device copies from and to while the host goes on. It is
+/// freed when this is dropped.
 pub struct Pinned {
     device: Rc<Device>,
     pointer: *mut u8,

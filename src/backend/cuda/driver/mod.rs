@@ -1,4 +1,5 @@
-//! The boundary to NVIDIA's driver: the device, its memory, launches, errors, and where other libraries of NVIDIA's lie.
+//! The boundary to NVIDIA's driver: the device, its memory, launches, errors, and where other libraries of NVIDIA's
+//! lie.
 
 mod device;
 mod errors;

@@ -15,6 +15,7 @@ const CAPABILITY: (i32, i32) = (8, 0);
 /// What stands in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// What it is, in half a sentence.
     pub cause: String,
     /// The one command or step that mends it.
     pub remedy: String,
@@ -36,7 +37,9 @@ impl fmt::Display for Problem {
 /// A GPU as the driver describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
+    /// Its number: N of `--device cuda:N`.
     pub ordinal: usize,
+    /// As `NVIDIA H200`.
     pub name: String,
     /// Compute capability, major and minor.
     pub capability: (i32, i32),
@@ -67,7 +70,7 @@ impl Gpu {
         })
     }
 
-    /// Why this GPU in itself cannot be used.
+    /// Why this GPU in itself cannot be used; `None` where it can.
     pub fn problem(&self) -> Option<Problem> {
         if self.capability >= CAPABILITY {
             return None;
@@ -121,11 +124,12 @@ fn machine_code<'a>(architectures: &[&'a str], (major, minor): (i32, i32)) -> Op
     fitting.max().map(|(_, _, name)| name)
 }
 
-/// The driver and what it knows.
+/// The driver and the GPUs that it sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Driver {
     /// The latest CUDA version that it supports.
     pub cuda: (i32, i32),
+    /// By ordinal.
     pub gpus: Vec<Gpu>,
 }
 
@@ -151,7 +155,7 @@ impl Driver {
         ask().map_err(|error| failed("the NVIDIA driver does not work", error))
     }
 
-    /// Why the driver in itself cannot be used.
+    /// Why the driver in itself cannot be used; `None` where it can.
     pub fn problem(&self) -> Option<Problem> {
         if self.cuda >= CUDA {
             return None;
@@ -163,7 +167,7 @@ impl Driver {
         Some(Problem::new(cause, UPDATE))
     }
 
-    /// Why GPU `ordinal` cannot be used with this driver.
+    /// Why GPU `ordinal` cannot be used with this driver; `None` where it can.
     pub fn problem_of(&self, ordinal: usize) -> Option<Problem> {
         if let Some(problem) = self.problem() {
             return Some(problem);
@@ -269,7 +273,10 @@ fn failed(what: &str, error: DriverError) -> Problem {
     Problem::new(format!("{what} ({name}: {meaning})"), remedy)
 }
 
-/// Why this build has nothing to run on a GPU.
+/// Whether this build has kernels to run on a GPU.
+///
+/// # Errors
+/// Where it was built without nvcc.
 pub fn kernels() -> Result<(), Problem> {
     if KERNELS.is_empty() {
         let cause = "this build has no CUDA kernels";

@@ -1,5 +1,5 @@
-//! Launches `cuda/adam.cu`: Adam over all tensors of a network (arXiv 1412.6980, as `torch.optim.Adam`), the loss scale,
-//! the average of the weights.
+//! Launches `cuda/adam.cu`: Adam over all tensors of a network (arXiv 1412.6980, as `torch.optim.Adam`), the loss
+//! scale, the average of the weights.
 
 use std::rc::Rc;
 
@@ -15,6 +15,8 @@ const THREADS: u32 = 256;
 const CHUNK: usize = 4096;
 /// Steps without a skip after which fp16 doubles its loss scale, as PyTorch's GradScaler.
 const GROWTH_INTERVAL: u32 = 2000;
+/// `struct AdamState` of cuda/include/progress.cuh, in bytes.
+const STATE: usize = 40;
 
 /// `struct AdamTensor` of cuda/include/adam.cuh: one tensor of a network. Every pointer is a device address of `count`
 /// elements, in one order.
@@ -92,16 +94,16 @@ impl Tensors {
     }
 }
 
-/// `struct AdamState` of cuda/include/progress.cuh, in bytes.
-const STATE: usize = 40;
-
-/// Where a step's counts go: the ring of `struct Metrics`, of `slots` entries in `bytes` bytes, at the number of the
-/// iteration, u64.
+/// Where a step's counts go: to entry iteration mod `slots` of a ring (cuda/include/progress.cuh).
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
+    /// The ring, `struct Metrics` `[slots]`.
     pub ring: Span,
+    /// Bytes of the ring.
     pub bytes: usize,
+    /// Entries of the ring.
     pub slots: usize,
+    /// The number of the iteration, one u64.
     pub iteration: Span,
 }
 
@@ -126,8 +128,8 @@ pub fn prepare(device: &Device, state: Span, [beta1, beta2]: [f64; 2]) -> Result
 ///
 /// All of it is f32; the weights' copy for the convolutions is rounded to `precision`. Where a gradient is not finite,
 /// everything stays, the step counts as skipped and f16's loss scale is halved; after 2000 steps without that it is
-/// doubled. `state` is the network's `struct AdamState`, made ready by [`prepare`]; its counts and loss scale also go to
-/// the entries of `role` (0 discriminator, 1 generator) in `report`.
+/// doubled. `state` is the network's `struct AdamState`, made ready by [`prepare`]; its counts and loss scale also go
+/// to the entries of `role` (0 discriminator, 1 generator) in `report`.
 ///
 /// # Errors
 /// Where a span is too short, or the driver refuses the launch.

@@ -9,12 +9,12 @@ use crate::model::Shape;
 
 const THREADS: usize = 256;
 
-/// images[i][y][x][c] = pixels[i][y][flips[i] ? w − 1 − x : x][c] / 127.5 − 1 for the batch in slot `*iteration` mod
+/// `images[i][y][x][c] = pixels[i][y][flips[i] ? w − 1 − x : x][c] / 127.5 − 1` for the batch in slot `*iteration` mod
 /// `slots` of `from`.
 ///
-/// `from` holds pixels in u8 NHWC, either `[slots][n][h][w][c]` or a whole set of images with indices `[slots][n]`, u32,
-/// into it; and flips `[slots][n]`, u8. `iteration` is a u64. `images` is NHWC, n·h·w·c elements of the storage type,
-/// rounded once from f32.
+/// `from` holds pixels in u8 NHWC, either `[slots][n][h][w][c]` or a whole set of images with indices `[slots][n]`,
+/// u32, into it; and flips `[slots][n]`, u8. `iteration` is a u64. `images` is NHWC, n·h·w·c elements of the storage
+/// type, rounded once from f32.
 ///
 /// # Errors
 /// Where a span is too short, or the driver refuses the launch.

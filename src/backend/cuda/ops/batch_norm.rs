@@ -1,4 +1,5 @@
-//! Launches `cuda/batch_norm.cu`: batch norm with the activation behind it, forward and backward.
+//! Launches `cuda/batch_norm.cu`: batch norm (arXiv 1502.03167, as `torch.nn.BatchNorm2d`) with the activation behind
+//! it, forward and backward.
 
 use std::rc::Rc;
 
@@ -10,21 +11,25 @@ use crate::backend::{Precision, Statistics};
 use crate::model::{Activation, Block};
 
 const THREADS: usize = 256;
-/// As PyTorch's `BatchNorm2d`.
+/// ε and the momentum of the running statistics, as PyTorch's `BatchNorm2d` has them.
 const EPS: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 /// The most inputs of one forward pass: real and fake images.
 pub const SEGMENTS: usize = 2;
 
-/// One layer's parameters, buffers and statistics.
+/// One layer's parameters, buffers and statistics, for `c` channels.
 pub struct BatchNorm {
+    /// γ, `[c]`.
     pub weight: Parameter,
+    /// β, `[c]`.
     pub bias: Parameter,
+    /// Running mean, f32 `[c]`.
     pub running_mean: Memory,
+    /// Running unbiased variance, f32 `[c]`.
     pub running_var: Memory,
-    /// `num_batches_tracked`, u64.
+    /// `num_batches_tracked`, one u64.
     pub tracked: Memory,
-    /// `[segments][c]` of the last forward pass.
+    /// Mean and 1/√(variance + ε), `[segments][c]`, of the last forward pass.
     mean: Memory,
     inverse: Memory,
     /// `[segments][c]`: means of the gradient, and of its product with x̂.
@@ -32,14 +37,20 @@ pub struct BatchNorm {
     c: usize,
 }
 
-/// A batch of `segments` inputs of `rows` = n·h·w rows each.
+/// The size of a batch: `segments` inputs of `rows` = n·h·w rows of channels each, one behind the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
+    /// How many inputs, at most [`SEGMENTS`].
     pub segments: usize,
+    /// Rows of each, n·h·w.
     pub rows: usize,
 }
 
 impl BatchNorm {
+    /// A layer of `c` channels; parameters and buffers are unset, `num_batches_tracked` is 0.
+    ///
+    /// # Errors
+    /// Where there is not enough memory.
     pub fn new(device: &Rc<Device>, c: usize, training: bool) -> Result<Self> {
         let statistics = || Memory::new(device, 4 * SEGMENTS * c);
         Ok(Self {
@@ -58,13 +69,21 @@ impl BatchNorm {
         })
     }
 
-    /// Bytes that it takes for `c` channels.
+    /// Bytes of the device that [`Self::new`] allocates.
     pub fn bytes(c: usize, training: bool) -> u64 {
         let statistics = if training { 4 } else { 2 };
         2 * Parameter::bytes(c, training, None) + (4 * c * (2 + statistics * SEGMENTS)) as u64 + 16
     }
 
-    /// y = f(γx̂ + β). `partial` has [`partial_bytes`].
+    /// y = f(γx̂ + β) with x̂ = (x − μ)/√(σ² + ε) for each channel of each segment; μ and (biased) σ² are the segment's
+    /// own or the running ones, as `statistics` says. The running ones move by each segment in order, with its unbiased
+    /// variance.
+    ///
+    /// `x` and `y` are NHWC `[segments][rows][c]` of the storage type; everything else is f32, sums over blocks f64, in
+    /// a fixed order. `partial` has [`partial_bytes`].
+    ///
+    /// # Errors
+    /// Where a span is too short, or the driver refuses a launch.
     pub fn forward(
         &self,
         device: &Device,
@@ -147,7 +166,17 @@ impl BatchNorm {
         unsafe { apply.run() }
     }
 
-    /// dx from dy (which it may overwrite), for the forward pass with the same `x`; dγ and dβ where `weights`.
+    /// Gradients of the forward pass with the same `x`, extent and statistics, with g = dy·f′ and m = `rows`:
+    ///
+    /// dβ = Σg;  dγ = Σg·x̂;  dx = γ/√(σ² + ε) · (g − dβ/m − x̂·dγ/m), without the last two terms where the statistics
+    /// are the running ones
+    ///
+    /// `x`, `dy` and `dx` are NHWC `[segments][rows][c]` of the storage type; `dx` may be `dy`. dγ and dβ go to the f32
+    /// gradients of the parameters where `weights`, summed over the segments. f′ is computed from `x` again. `partial`
+    /// has [`partial_bytes`].
+    ///
+    /// # Errors
+    /// Where the network is not trained, a span is too short, or the driver refuses a launch.
     #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
@@ -267,7 +296,8 @@ fn chunks(multiprocessors: usize, columns: usize, lanes: usize, extent: Extent) 
     wanted.clamp(1, most.max(1))
 }
 
-/// Bytes of partial sums that the norm of `block` needs for a batch of at most `batch` maps, on any device.
+/// Bytes of partial sums, f32 `[segments][chunks][2][c]`, that the norm of `block` needs on this device for a batch of
+/// at most `batch` maps.
 pub fn partial_bytes(device: &Device, precision: Precision, block: &Block, batch: usize) -> usize {
     let extents = (1..=SEGMENTS).map(|segments| Extent {
         segments,

@@ -11,8 +11,8 @@ use crate::backend::{Precision, Slot};
 /// loss = 1/n Σ max(x, 0) − x·y + log(1 + e^−|x|), in nats;  gradient = loss scale · (σ(x) − y) / n
 ///
 /// `logits` and `gradient` are n elements of the storage type for each batch. Terms are f32, sums f64 in a fixed order.
-/// Loss, mean of σ(x) and accuracy, f32, go into the metrics of this iteration from `first` on. The loss scale is that of
-/// the network with the role `scaled` (0 discriminator, 1 generator).
+/// Loss, mean of σ(x) and accuracy, f32, go into the metrics of this iteration from `first` on. The loss scale is that
+/// of the network with the role `scaled` (0 discriminator, 1 generator).
 ///
 /// # Errors
 /// Where there are no or too many targets, a span is too short, or the driver refuses the launch.

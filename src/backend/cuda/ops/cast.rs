@@ -7,7 +7,7 @@ use crate::backend::cuda::driver::{Device, Span};
 
 const THREADS: usize = 256;
 
-/// to\[i\] = from\[i\], rounded to nearest even: `from` is `count` f32, `to` as many elements of the storage type
+/// `to[i] = from[i]`, rounded to nearest even: `from` is `count` f32, `to` as many elements of the storage type
 /// `precision`.
 ///
 /// # Errors
@@ -30,7 +30,8 @@ pub fn from_f32(
     unsafe { launch.run() }
 }
 
-/// to\[i\] = from\[i\], exact: `from` is `count` elements of the storage type `precision`, bf16 or f16, `to` as many f32.
+/// `to[i] = from[i]`, exact: `from` is `count` elements of the storage type `precision`, bf16 or f16, `to` as many
+/// f32.
 ///
 /// # Errors
 /// Where a span is too short, `precision` is fp32, or the driver refuses the launch.

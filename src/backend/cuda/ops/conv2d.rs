@@ -7,10 +7,10 @@ use crate::backend::cuda::conv::shape::{ConvShape, Tile};
 use crate::backend::cuda::driver::{Device, Span};
 use crate::model::Activation;
 
-/// small\[n,i,j,k\] = f(Σ_{r,s,c} large\[n, stride·i − pad + r, stride·j − pad + s, c\] · w\[k,r,s,c\])
+/// `small[n,i,j,k] = f(Σ_{r,s,c} large[n, stride·i − pad + r, stride·j − pad + s, c] · w[k,r,s,c])`
 ///
-/// `large` and `small` are NHWC and `weight` is `[k][r][s][c]`, of the storage type and with the sizes of `shape`; sums are
-/// f32, rounded once. `small` is overwritten.
+/// `large` and `small` are NHWC and `weight` is `[k][r][s][c]`, of the storage type and with the sizes of `shape`; sums
+/// are f32, rounded once. `small` is overwritten.
 ///
 /// # Errors
 /// Where a span is too short, or the driver refuses the launch. `tile` must fit ([`Tile::fits`]), else the result is

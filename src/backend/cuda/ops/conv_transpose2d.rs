@@ -1,5 +1,5 @@
-//! Launches `cuda/conv_transpose2d.cu`: small map → large map, forward of a transposed convolution and data gradient of a
-//! convolution.
+//! Launches `cuda/conv_transpose2d.cu`: small map → large map, forward of a transposed convolution and data gradient of
+//! a convolution.
 
 use anyhow::Result;
 
@@ -8,10 +8,11 @@ use crate::backend::cuda::conv::shape::{ConvShape, Tile};
 use crate::backend::cuda::driver::{Device, Span};
 use crate::model::Activation;
 
-/// large\[n,h,w,c\] = f(Σ_{i,j,r,s: stride·i − pad + r = h, stride·j − pad + s = w} Σ_k small\[n,i,j,k\] · w\[k,r,s,c\])
+/// `large[n,h,w,c] = f(Σ_{i,j,r,s} Σ_k small[n,i,j,k] · w[k,r,s,c])`, over all `(i, j, r, s)` with
+/// `stride·i − pad + r = h` and `stride·j − pad + s = w`.
 ///
-/// `small` and `large` are NHWC and `weight` is `[k][r][s][c]`, of the storage type and with the sizes of `shape`: stride 2
-/// and padding 1, or 1×1 → 4×4. Sums are f32, rounded once. `large` is overwritten.
+/// `small` and `large` are NHWC and `weight` is `[k][r][s][c]`, of the storage type and with the sizes of `shape`:
+/// stride 2 and padding 1, or 1×1 → 4×4. Sums are f32, rounded once. `large` is overwritten.
 ///
 /// # Errors
 /// Where a span is too short, or the driver refuses the launch. `tile` must fit ([`Tile::fits`]), else the result is

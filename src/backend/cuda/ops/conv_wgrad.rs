@@ -33,11 +33,11 @@ pub fn partial_bytes(shape: &ConvShape, splits: u32) -> usize {
     }
 }
 
-/// dw\[k,r,s,c\] = Σ_{n,i,j} small\[n,i,j,k\] · large\[n, stride·i − pad + r, stride·j − pad + s, c\]
+/// `dw[k,r,s,c] = Σ_{n,i,j} small[n,i,j,k] · large[n, stride·i − pad + r, stride·j − pad + s, c]`
 ///
-/// `small` and `large` are NHWC, of the storage type and with the sizes of `shape`; one of the two is the gradient, and its
-/// loss scale stays in. `dw` is f32 `[k][r][s][c]`, overwritten, summed in f32: the pixels in `splits` parts, whose sums lie
-/// in `partial` ([`partial_bytes`]) and are added in their order.
+/// `small` and `large` are NHWC, of the storage type and with the sizes of `shape`; one of the two is the gradient, and
+/// its loss scale stays in. `dw` is f32 `[k][r][s][c]`, overwritten, summed in f32: the pixels in `splits` parts, whose
+/// sums lie in `partial` ([`partial_bytes`]) and are added in their order.
 ///
 /// # Errors
 /// Where a span is too short, or the driver refuses a launch. `tile` must fit ([`Tile::fits`]), else the result is

@@ -8,10 +8,11 @@ use crate::random::Purpose;
 
 const THREADS: usize = 256;
 
-/// z\[row\]\[channel\] = standard normal number row·channels + channel of the stream of `(seed, purpose, *iteration)`:
+/// `z[row][channel]` = standard normal number row·channels + channel of the stream of `(seed, purpose, *iteration)`:
 /// Philox4x32-10 (Salmon et al. 2011), then Box–Muller, the same numbers as [`crate::random::Stream`] draws.
 ///
-/// `z` is `rows`·`channels` elements of the storage type (NHWC with h = w = 1), rounded once from f32. `iteration` is a u64.
+/// `z` is `rows`·`channels` elements of the storage type (NHWC with h = w = 1), rounded once from f32. `iteration` is a
+/// u64.
 ///
 /// # Errors
 /// Where there are 2³² numbers or more, a span is too short, or the driver refuses the launch.
