@@ -11,6 +11,7 @@ pub mod evaluate;
 pub mod files;
 pub mod gan;
 pub mod model;
+pub mod output;
 pub mod random;
 pub mod self_test;
 pub mod train;

@@ -1,16 +1,24 @@
 //! The commands, one file each: its clap struct and its `run()`.
+//!
+//! What commands share is in `options` (options), `output` (printing), `device` (backends) and `packs` (images); no
+//! command imports another.
 
 pub mod bench;
 pub mod dataset;
 pub mod device;
 pub mod doctor;
 pub mod evaluate;
+pub mod options;
+pub mod output;
+pub mod packs;
 pub mod sample;
 pub mod train;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use output::print_error_line;
 
 /// Train DCGAN-class image generators and use what came out.
 #[derive(Parser)]
@@ -49,7 +57,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            print_error_line(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

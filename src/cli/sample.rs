@@ -11,7 +11,8 @@ use crate::backend::cpu::Cpu;
 use crate::backend::cuda::conv::choice::{Choices, Conv};
 use crate::backend::cuda::{Cuda, Options};
 use crate::backend::{Backend, Precision, Statistics};
-use crate::cli::device::{Device, Picked, pick};
+use crate::cli::device::Picked;
+use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs};
 use crate::files::{self, PartialFolder};
 use crate::gan::sampler::Sampler;
 use crate::gan::sheet;
@@ -19,8 +20,6 @@ use crate::model::arch::Dimensions;
 use crate::model::params::TensorFile;
 use crate::model::{StateDict, Tensor};
 use crate::random::{Purpose, Stream};
-use crate::train::checkpoint::{Weights, load_generator};
-use crate::train::report::print_line;
 
 /// Numbers in one file at most: 4 GiB as f32.
 const ONE_FILE: usize = 1 << 30;
@@ -31,9 +30,8 @@ const BATCH: usize = 64;
 /// Generate images from a checkpoint.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// A checkpoint, a run (its newest checkpoint), or a folder with generator.safetensors
-    #[arg(long, value_name = "DIR")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    generator: GeneratorArgs,
     /// How many images of random noise
     #[arg(
         long,
@@ -49,21 +47,16 @@ pub struct Args {
     /// for numbered PNGs
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
-    /// Whose weights
-    #[arg(long, value_enum, default_value = "ema")]
-    weights: Weights,
     /// Batch norm by the statistics of each batch of at most 64 instead of the running ones
     #[arg(long)]
     batch_statistics: bool,
     /// Of the noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where to compute
-    #[arg(long, default_value = "auto")]
-    device: Device,
-    /// Print errors only
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    quiet: QuietArgs,
 }
 
 enum Out {
@@ -79,9 +72,9 @@ impl Args {
             "--count {} is out of range: use 1 to 1000000",
             self.count
         );
-        let picked = pick(self.device)?;
+        let picked = self.device.pick()?;
         let out = self.out_kind()?;
-        let (dict, dimensions) = load_generator(&self.checkpoint, self.weights)?;
+        let (dict, dimensions) = self.generator.load()?;
         let z = self.z(dimensions.latent_dim)?;
         let count = z.len() / dimensions.latent_dim;
         let size = dimensions.image_size;
@@ -122,9 +115,8 @@ impl Args {
                 folder.finish(&self.out)?;
             }
         }
-        if !self.quiet {
-            print_line(format!("{count} images: {}", self.out.display()));
-        }
+        self.quiet
+            .say(format!("{count} images: {}", self.out.display()));
         Ok(ExitCode::SUCCESS)
     }
 

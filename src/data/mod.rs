@@ -153,6 +153,13 @@ impl fmt::Display for Kind {
     }
 }
 
+impl Kind {
+    /// Where the images lie when nobody says where; `None` for a kind without such a place.
+    pub fn default_path(self) -> Option<PathBuf> {
+        (self == Self::Celeba).then(|| PathBuf::from("data/celeba"))
+    }
+}
+
 /// Where the images are while a run uses them; batches are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Residency {

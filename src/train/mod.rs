@@ -2,7 +2,9 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod memory;
 pub mod record;
 pub mod report;
+pub mod resume;
 pub mod run;
 pub mod stop;
