@@ -13,6 +13,7 @@ pub mod gan;
 pub mod hex;
 pub mod model;
 pub mod numeric;
+pub mod output;
 pub mod random;
 pub mod self_test;
 pub mod train;

@@ -1,17 +1,17 @@
-//! `--device auto|cuda|cuda:N|cpu`, and how a GPU computes.
+//! `--device auto|cuda|cuda:N|cpu`: which device that is on this machine, and work on the backend of it.
 
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use clap::{Args, ValueEnum};
+use anyhow::{Result, anyhow, ensure};
 
-use crate::backend::cuda::Options;
+use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::probe;
-use crate::backend::{Conv, KernelChoices, Precision};
+use crate::backend::cuda::{Cuda, Options};
+use crate::backend::{Backend, Conv, KernelChoices, Precision};
+use crate::cli::output::print_error_line;
 use crate::self_test;
 
-/// Where to compute.
+/// Where to compute, as a person says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The GPU where it can be used, else the CPU.
@@ -38,15 +38,21 @@ impl FromStr for Device {
     }
 }
 
-/// What was picked.
+/// Where to compute, as it was decided for this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Picked {
-    /// With the reason, where a GPU was looked for.
+    /// The CPU, with the reason where a GPU was looked for.
     Cpu(Option<String>),
+    /// GPU number N.
     Cuda(usize),
 }
 
 impl Picked {
+    /// Whether a GPU was picked.
+    pub fn is_gpu(&self) -> bool {
+        matches!(self, Self::Cuda(_))
+    }
+
     /// What people should know: why there is no GPU.
     pub fn note(&self) -> Option<String> {
         match self {
@@ -82,7 +88,7 @@ pub fn pick(device: Device) -> Result<Picked> {
     }
 }
 
-/// The precision to compute in.
+/// The precision to compute in: `asked`, or else bf16 on a GPU and fp32 on the CPU.
 ///
 /// # Errors
 /// Where the CPU is asked for another than fp32.
@@ -104,62 +110,47 @@ pub fn precision_on(picked: &Picked, asked: Option<Precision>) -> Result<Precisi
     }
 }
 
-/// The kernel choices of a run that was trained on a GPU.
-pub fn choices_of(run: &Path) -> Result<KernelChoices> {
-    KernelChoices::read(run)?.with_context(|| {
-        format!(
-            "{} has no kernels.json: give the folder of a run that was trained on a GPU",
-            run.display()
-        )
-    })
+/// As exact as the CPU, with this program's kernels alone: for a few images, which do not need to be fast.
+pub const EXACT: Options = Options {
+    precision: Precision::Fp32,
+    conv: Conv::Ours,
+    tf32: false,
+    graph: false,
+    ranges: false,
+    tile: None,
+};
+
+/// Work that any backend can do.
+pub trait OnBackend {
+    /// What comes of it.
+    type Output;
+
+    /// Does the work on `backend`.
+    ///
+    /// # Errors
+    /// When the work fails.
+    fn run<B: Backend>(self, backend: &B) -> Result<Self::Output>;
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    On,
-    Off,
-}
-
-/// How finely a profiler sees what is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Ranges {
-    /// Iterations, D steps, G steps, loading, sheets, checkpoints.
-    Steps,
-    /// Each block and operation as well; goes without a graph.
-    Ops,
-}
-
-/// How a GPU computes; without effect on the CPU.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "On a GPU")]
-pub struct CudaArgs {
-    /// Whose convolution kernels: this program's, cuDNN's and cuBLAS's, or the fastest by measurement [default: auto]
-    #[arg(long, value_enum)]
-    pub conv: Option<Conv>,
-    /// Repeat the choice of convolution kernels of another run, so that results are the same bits
-    #[arg(long, value_name = "RUN")]
-    pub kernels_from: Option<PathBuf>,
-    /// Let cuDNN and cuBLAS round the factors of fp32 products to TF32
-    #[arg(long)]
-    pub tf32: bool,
-    /// Record an iteration as a CUDA graph and replay it
-    #[arg(long, value_enum, default_value = "on")]
-    pub graph: Switch,
-    /// What a profiler sees as ranges
-    #[arg(long, value_enum, default_value = "steps")]
-    pub nvtx: Ranges,
-}
-
-impl CudaArgs {
-    pub fn options(&self, precision: Precision, conv: Conv, tf32: bool) -> Options {
-        let ranges = self.nvtx == Ranges::Ops;
-        Options {
-            precision,
-            conv,
-            tf32,
-            graph: self.graph == Switch::On && !ranges,
-            ranges,
-            tile: None,
+/// Makes the backend of the device that was `picked`, and has `work` done on it. `options` and `choices`, the kernel
+/// choices that are to be repeated, concern a GPU alone; what people should know of it is printed.
+///
+/// # Errors
+/// When the GPU cannot be used, `choices` fails (it is not asked on the CPU), or the work does.
+pub fn with_backend<W: OnBackend>(
+    picked: &Picked,
+    options: Options,
+    choices: impl FnOnce() -> Result<KernelChoices>,
+    work: W,
+) -> Result<W::Output> {
+    match *picked {
+        Picked::Cpu(_) => work.run(&Cpu::<f32>::new()),
+        Picked::Cuda(ordinal) => {
+            let backend = Cuda::new(ordinal, options, &choices()?)?;
+            for note in backend.notes() {
+                print_error_line(note);
+            }
+            work.run(&backend)
         }
     }
 }

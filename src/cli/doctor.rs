@@ -12,6 +12,7 @@ use crate::backend::cuda::driver::kernels::{ARCHITECTURES, KERNELS};
 use crate::backend::cuda::driver::library::{Library, find};
 use crate::backend::cuda::driver::probe::{self, Driver, Gpu};
 use crate::backend::{Backend, Feed, Network, State};
+use crate::cli::output::print;
 use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -75,13 +76,14 @@ impl Args {
             Err(reason) => format!("cpu, since {reason} ({})", Cpu::<f32>::new().describe()),
         };
         report.line("device auto", auto);
-        print!("{}", report.lines);
+        let mut text = report.lines;
         if report.problems.is_empty() {
-            println!("nothing is wrong");
+            text += "nothing is wrong\n";
         }
         for problem in &report.problems {
-            println!("problem: {problem}");
+            text += &format!("problem: {problem}\n");
         }
+        print(&text)?;
         Ok(ExitCode::from(u8::from(!tested_gpu && !tested_cpu)))
     }
 }

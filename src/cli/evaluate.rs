@@ -10,18 +10,18 @@ use clap::{Args as ClapArgs, ValueEnum, value_parser};
 use serde::Serialize;
 
 use crate::backend::Statistics;
-use crate::cli::dataset::inspect::{fraction, print};
-use crate::cli::dataset::prepare::{default_path, prepare};
-use crate::cli::device::{Device, Picked, pick};
+use crate::cli::device::Picked;
 use crate::cli::generate::generate;
-use crate::data::{self, Dataset, Kind, LoadOptions, OpenOptions, Split};
+use crate::cli::options::{DataArgs, DeviceArgs, GeneratorArgs, PackArgs, QuietArgs};
+use crate::cli::output::{print, print_error_line};
+use crate::cli::packs;
+use crate::data::{self, Kind, LoadOptions};
 use crate::evaluate::{Images, Settings, choose, sliced_wasserstein};
 use crate::files;
 use crate::gan::sheet;
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::random::{Purpose, Stream};
-use crate::train::checkpoint::{Weights, load_generator};
 
 /// Images compared where nothing else is said.
 const COUNT: usize = 2048;
@@ -33,36 +33,19 @@ const COUNT: usize = 2048;
 /// distance between two disjoint sets of real images of the same number is given beside it: the floor, which no
 /// generator can be expected to get below.
 #[derive(ClapArgs)]
+#[command(mut_arg("device", |arg| arg.help("Where to generate")))]
+#[command(mut_arg("synthetic_count", |arg| arg.help("How many synthetic faces to choose from [default: 10000]")))]
 pub struct Args {
-    /// A checkpoint, a run (its newest checkpoint), or a folder with generator.safetensors
-    #[arg(long, value_name = "DIR")]
-    checkpoint: PathBuf,
-    /// Whose weights
-    #[arg(long, value_enum, default_value = "ema")]
-    weights: Weights,
+    #[command(flatten)]
+    generator: GeneratorArgs,
 
     /// What the real images are: best those that the generator was trained on
     #[arg(long, value_enum)]
     dataset: Kind,
-    /// Folder or file of the images [default: data/celeba for celeba]
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
-    /// Which part of the data set [default: train where it has parts, else all]
-    #[arg(long, value_enum)]
-    split: Option<Split>,
-    /// Centre-crop N×N pixels before resizing [default: none]
-    #[arg(long, value_name = "N")]
-    crop: Option<u32>,
-    /// How many synthetic faces to choose from
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    synthetic_count: usize,
-    /// Share of images that may be corrupt before it is an error
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = fraction)]
-    max_bad: f64,
-
-    /// Pack of the decoded images, made on first use [default: a file in the cache folder]
-    #[arg(long, value_name = "FILE")]
-    pack: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    pack: PackArgs,
 
     /// Generated images, and as many real ones twice [default: 2048, or half of the real images where there are fewer]
     ///
@@ -73,15 +56,13 @@ pub struct Args {
     /// Of the noise, the choice of images, the patches, the projections, and the synthetic faces
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where to generate
-    #[arg(long, default_value = "auto")]
-    device: Device,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Write the numbers as JSON to a new file, or to the standard output (-) in place of the table
     #[arg(long, value_name = "FILE|-")]
     json: Option<PathBuf>,
-    /// Print errors only
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    quiet: QuietArgs,
 }
 
 /// What `--json` writes. Distances are × 1000.
@@ -123,8 +104,8 @@ impl Args {
         {
             files::refuse_existing(path)?;
         }
-        let picked = pick(self.device)?;
-        let (dict, dimensions) = load_generator(&self.checkpoint, self.weights)?;
+        let picked = self.device.pick()?;
+        let (dict, dimensions) = self.generator.load()?;
         let size = dimensions.image_size;
 
         let (described, real) = self.real_images(&dimensions)?;
@@ -148,10 +129,10 @@ impl Args {
             generated: of(0),
             real: of(1),
         };
-        let weights = self.weights.to_possible_value();
+        let weights = self.generator.weights.to_possible_value();
         let report = Report {
             metric: "sliced Wasserstein distance x1e3",
-            checkpoint: self.checkpoint.display().to_string(),
+            checkpoint: self.generator.checkpoint.display().to_string(),
             weights: weights.map_or(String::new(), |v| v.get_name().to_string()),
             dataset: described,
             count,
@@ -173,29 +154,22 @@ impl Args {
                 files::write_atomically(path, json.as_bytes())?;
             }
         }
-        if !self.quiet && !to_stdout {
+        if !self.quiet.quiet && !to_stdout {
             print(&report.table())?;
         }
         Ok(ExitCode::SUCCESS)
     }
 
     fn progress(&self, what: std::fmt::Arguments) {
-        if !self.quiet && std::io::stderr().is_terminal() {
-            eprintln!("{what} …");
+        if !self.quiet.quiet && std::io::stderr().is_terminal() {
+            print_error_line(format_args!("{what} …"));
         }
     }
 
     /// Where real images come from, and the pixels of as many as are needed, chosen at random; a few more or fewer,
     /// since some cannot be used.
     fn real_images(&self, dimensions: &Dimensions) -> Result<(String, Vec<u8>)> {
-        let options = OpenOptions {
-            kind: self.dataset,
-            path: self.data.clone().or_else(|| default_path(self.dataset)),
-            split: self.split,
-            crop: self.crop,
-            seed: self.seed,
-            count: self.synthetic_count,
-        };
+        let options = self.data.open_options(self.dataset, self.seed);
         let source = data::open(&options)?;
         // Before the images are decoded.
         ensure!(
@@ -203,28 +177,20 @@ impl Args {
             "{}: its images have {} channels, but the generator in {} makes {}: give the data that it was trained on",
             source.describe(),
             source.channels(),
-            self.checkpoint.display(),
+            self.generator.checkpoint.display(),
             dimensions.channels
         );
         let count = self.count(source.len(), &source.describe())?;
         let load = LoadOptions {
             size: dimensions.image_size,
-            max_bad: self.max_bad,
+            max_bad: self.data.max_bad(),
             ..LoadOptions::default()
         };
-        let prepared = prepare(
-            source.as_ref(),
-            &options,
-            self.pack.as_deref(),
-            load,
-            self.quiet,
-        )?;
-        let dataset = Dataset::from_pack(prepared.pack);
-        if let Some(report) = dataset.skipped_report() {
-            eprintln!("{report}");
-        }
+        let (pack, quiet) = (self.pack.named(), self.quiet.quiet);
+        let prepared = packs::prepare(source.as_ref(), &options, pack, load, quiet)?;
+        let dataset = packs::dataset_of(prepared.pack);
         // Enough, even if as many are corrupt as may be.
-        let wanted = ((2 * count) as f64 / (1.0 - self.max_bad)).ceil() + 1.0;
+        let wanted = ((2 * count) as f64 / (1.0 - self.data.max_bad())).ceil() + 1.0;
         let skipped: Vec<usize> = dataset.skipped().iter().map(|bad| bad.index).collect();
         let mut pixels = Vec::new();
         for index in choose(source.len(), wanted as usize, self.seed) {
@@ -279,7 +245,7 @@ impl Args {
                 ensure!(
                     images.iter().all(|v| v.is_finite()),
                     "the generator in {} gives values that are not finite: use an earlier checkpoint",
-                    self.checkpoint.display()
+                    self.generator.checkpoint.display()
                 );
                 for image in images.chunks_exact(channels * size * size) {
                     pixels.extend(sheet::to_pixels(image, channels, size));

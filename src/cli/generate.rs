@@ -2,10 +2,8 @@
 
 use anyhow::Result;
 
-use crate::backend::cpu::Cpu;
-use crate::backend::cuda::{Cuda, Options};
-use crate::backend::{Conv, KernelChoices, Precision, Statistics};
-use crate::cli::device::Picked;
+use crate::backend::{Backend, KernelChoices, Statistics};
+use crate::cli::device::{EXACT, OnBackend, Picked, with_backend};
 use crate::gan::sampler;
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -23,21 +21,35 @@ pub fn generate(
     statistics: Statistics,
     each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
 ) -> Result<()> {
-    match picked {
-        Picked::Cpu(_) => {
-            sampler::generate(&Cpu::<f32>::new(), dict, dimensions, z, statistics, each)
-        }
-        Picked::Cuda(ordinal) => {
-            let options = Options {
-                precision: Precision::Fp32,
-                conv: Conv::Ours,
-                tf32: false,
-                graph: false,
-                ranges: false,
-                tile: None,
-            };
-            let backend = Cuda::new(*ordinal, options, &KernelChoices::default())?;
-            sampler::generate(&backend, dict, dimensions, z, statistics, each)
-        }
+    let work = Images {
+        dict,
+        dimensions,
+        z,
+        statistics,
+        each,
+    };
+    with_backend(picked, EXACT, || Ok(KernelChoices::default()), work)
+}
+
+struct Images<'a> {
+    dict: &'a StateDict,
+    dimensions: &'a Dimensions,
+    z: &'a [f32],
+    statistics: Statistics,
+    each: &'a mut dyn FnMut(Vec<f32>) -> Result<()>,
+}
+
+impl OnBackend for Images<'_> {
+    type Output = ();
+
+    fn run<B: Backend>(self, backend: &B) -> Result<()> {
+        let Self {
+            dict,
+            dimensions,
+            z,
+            statistics,
+            each,
+        } = self;
+        sampler::generate(backend, dict, dimensions, z, statistics, each)
     }
 }

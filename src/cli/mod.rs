@@ -1,4 +1,7 @@
 //! The commands, one file each: its clap struct and its `run()`.
+//!
+//! What commands share is in `options` (options), `output` (printing), `device` (backends) and `packs` (images); no
+//! command imports another.
 
 pub mod bench;
 pub mod dataset;
@@ -6,12 +9,17 @@ pub mod device;
 pub mod doctor;
 pub mod evaluate;
 pub mod generate;
+pub mod options;
+pub mod output;
+pub mod packs;
 pub mod sample;
 pub mod train;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use output::print_error_line;
 
 /// Train DCGAN-class image generators and use what came out.
 #[derive(Parser)]
@@ -50,7 +58,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            print_error_line(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -8,15 +8,13 @@ use clap::Args as ClapArgs;
 use image::RgbImage;
 
 use crate::backend::Statistics;
-use crate::cli::device::{Device, pick};
 use crate::cli::generate::generate;
+use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs};
 use crate::files::{self, PartialFolder};
 use crate::gan::sheet;
 use crate::model::Tensor;
 use crate::model::params::TensorFile;
 use crate::random::{Purpose, Stream};
-use crate::train::checkpoint::{Weights, load_generator};
-use crate::train::report::print_line;
 
 /// Numbers in one file at most: 4 GiB as f32.
 const ONE_FILE: usize = 1 << 30;
@@ -24,9 +22,8 @@ const ONE_FILE: usize = 1 << 30;
 /// Generate images from a checkpoint.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// A checkpoint, a run (its newest checkpoint), or a folder with generator.safetensors
-    #[arg(long, value_name = "DIR")]
-    checkpoint: PathBuf,
+    #[command(flatten)]
+    generator: GeneratorArgs,
     /// How many images of random noise
     #[arg(
         long,
@@ -42,21 +39,16 @@ pub struct Args {
     /// for numbered PNGs
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
-    /// Whose weights
-    #[arg(long, value_enum, default_value = "ema")]
-    weights: Weights,
     /// Batch norm by the statistics of each batch of at most 64 instead of the running ones
     #[arg(long)]
     batch_statistics: bool,
     /// Of the noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Where to compute
-    #[arg(long, default_value = "auto")]
-    device: Device,
-    /// Print errors only
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    quiet: QuietArgs,
 }
 
 enum Out {
@@ -72,9 +64,9 @@ impl Args {
             "--count {} is out of range: use 1 to 1000000",
             self.count
         );
-        let picked = pick(self.device)?;
+        let picked = self.device.pick()?;
         let out = self.out_kind()?;
-        let (dict, dimensions) = load_generator(&self.checkpoint, self.weights)?;
+        let (dict, dimensions) = self.generator.load()?;
         let z = self.z(dimensions.latent_dim)?;
         let count = z.len() / dimensions.latent_dim;
         let size = dimensions.image_size;
@@ -119,9 +111,8 @@ impl Args {
                 folder.finish(&self.out)?;
             }
         }
-        if !self.quiet {
-            print_line(format!("{count} images: {}", self.out.display()));
-        }
+        self.quiet
+            .say(format!("{count} images: {}", self.out.display()));
         Ok(ExitCode::SUCCESS)
     }
 

@@ -1,4 +1,7 @@
-//! The resolved options of a run: what `config.json` holds.
+//! The options of a run: as they were given, as they hold by default, and resolved, which is what `config.json` holds.
+//!
+//! An option of training is a field in the list of `options!` and a line of [`Config::defaults`]; the command line
+//! gives it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Adam, Conv, Precision};
-use crate::data::{Kind, Split};
+use crate::data::{Kind, LoadOptions, OpenOptions, Split};
 use crate::files;
 use crate::gan::step::Settings;
 use crate::model::arch::Dimensions;
@@ -20,60 +23,180 @@ fn shown(value: &serde_json::Value) -> String {
     }
 }
 
-/// Of the runs that were written before there were others.
+/// Channels of the runs that were written before there were other images.
 fn rgb() -> usize {
     3
 }
 
+/// The choice of the runs that were written before there was one.
 fn auto() -> Conv {
     Conv::Auto
 }
 
-/// Everything that determines a run, and how it reports.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Config {
-    pub dataset: Kind,
-    /// Folder or file; `None` for synthetic faces.
-    pub data: Option<PathBuf>,
-    pub split: Option<Split>,
-    pub crop: Option<u32>,
+/// How many synthetic faces there are where nothing else is said.
+pub const SYNTHETIC_COUNT: usize = 10_000;
+
+/// How often a run goes through its images where nothing else is said.
+pub const EPOCHS: u64 = 25;
+
+/// Makes [`Config`] and [`Given`] of one list of fields, so that no option is forgotten in either.
+macro_rules! options {
+    ($($(#[$attribute:meta])* $field:ident: $type:ty,)*) => {
+        /// Everything that determines a run, and how it reports: the contents of `config.json`.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        pub struct Config {
+            $($(#[$attribute])* pub $field: $type,)*
+        }
+
+        /// The options of a run as they were given.
+        #[derive(Clone, Debug)]
+        pub struct Given {
+            $(
+                #[doc = concat!("[`Config::", stringify!($field), "`]; `None` where it was not given.")]
+                pub $field: Option<$type>,
+            )*
+        }
+
+        impl Given {
+            /// What was given, and `base` for everything else.
+            fn over(self, base: Config) -> Config {
+                Config {
+                    $($field: self.$field.unwrap_or(base.$field),)*
+                }
+            }
+        }
+    };
+}
+
+options! {
+    /// What the images are.
+    dataset: Kind,
+    /// Folder or file of the images; `None` for synthetic faces.
+    data: Option<PathBuf>,
+    /// Which part of the data set; `None` for train where it has parts, else all.
+    split: Option<Split>,
+    /// Side of the centre crop before the images are resized, pixels; `None` for the whole image.
+    crop: Option<u32>,
     /// How many synthetic faces there are.
-    pub synthetic_count: usize,
-    pub max_bad: f64,
+    synthetic_count: usize,
+    /// Share of images that may be corrupt before it is an error, 0 to 1.
+    max_bad: f64,
     /// The folder of weights that the run started from, if it did.
     #[serde(default)]
-    pub init_from: Option<PathBuf>,
-    pub image_size: usize,
-    /// Of the images: 3 for RGB, 1 for grey, as the data set has them.
+    init_from: Option<PathBuf>,
+    /// Side of the images, pixels.
+    image_size: usize,
+    /// Channels of the images: 3 for RGB, 1 for grey, as the data set has them.
     #[serde(default = "rgb")]
-    pub channels: usize,
-    pub width: usize,
-    pub latent_dim: usize,
-    pub batch_size: usize,
+    channels: usize,
+    /// Channels of the layers next to the image.
+    width: usize,
+    /// Length of the noise z.
+    latent_dim: usize,
+    /// Images of one iteration.
+    batch_size: usize,
     /// Iterations in all.
-    pub steps: u64,
-    pub lr_g: f64,
-    pub lr_d: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub eps: f64,
-    pub ema: f64,
-    pub flip: bool,
-    pub seed: u64,
-    pub precision: Precision,
+    steps: u64,
+    /// Adam's learning rate of the generator.
+    lr_g: f64,
+    /// Adam's learning rate of the discriminator.
+    lr_d: f64,
+    /// Adam's β1: decay of the mean of the gradients.
+    beta1: f64,
+    /// Adam's β2: decay of the mean of the squared gradients.
+    beta2: f64,
+    /// Adam's ε: added to the root of the latter.
+    eps: f64,
+    /// Decay of the generator's moving average (EMA); 0 keeps none.
+    ema: f64,
+    /// Whether each image is mirrored with probability one half.
+    flip: bool,
+    /// The seed of all random numbers.
+    seed: u64,
+    /// Storage type of activations and of the weights that convolutions read.
+    precision: Precision,
     /// Whose convolution kernels, on a GPU.
     #[serde(default = "auto")]
-    pub conv: Conv,
+    conv: Conv,
+    /// Whether cuDNN and cuBLAS may round the factors of fp32 products to TF32, on a GPU.
     #[serde(default)]
-    pub tf32: bool,
-    pub sample_every: u64,
-    pub checkpoint_every: u64,
-    pub log_every: u64,
-    /// How many checkpoints stay.
-    pub keep_checkpoints: usize,
+    tf32: bool,
+    /// Iterations between sample sheets; 0 for only the first and last.
+    sample_every: u64,
+    /// Iterations between checkpoints; 0 for only the last.
+    checkpoint_every: u64,
+    /// Iterations between reports.
+    log_every: u64,
+    /// How many of the newest checkpoints stay.
+    keep_checkpoints: usize,
 }
 
 impl Config {
+    /// What holds where no option is given. The optimiser's values are those of pytorch/examples' DCGAN. A GPU does a
+    /// hundred iterations in the time that a CPU takes for one, and reports less often.
+    pub fn defaults(dataset: Kind, precision: Precision, gpu: bool) -> Self {
+        let on = |cpu, cuda| if gpu { cuda } else { cpu };
+        let Settings {
+            discriminator,
+            generator,
+            ema,
+            seed,
+        } = Settings::REFERENCE;
+        Self {
+            dataset,
+            data: dataset.default_path(),
+            split: None,
+            crop: None,
+            synthetic_count: SYNTHETIC_COUNT,
+            max_bad: LoadOptions::default().max_bad,
+            init_from: None,
+            image_size: 64,
+            channels: 3,
+            width: 64,
+            latent_dim: 100,
+            batch_size: 128,
+            // Counted from the epochs once the images are known.
+            steps: 1,
+            lr_g: generator.lr,
+            lr_d: discriminator.lr,
+            beta1: generator.beta1,
+            beta2: generator.beta2,
+            eps: generator.eps,
+            ema,
+            flip: false,
+            seed,
+            precision,
+            conv: Conv::Auto,
+            tf32: false,
+            sample_every: on(500, 2500),
+            checkpoint_every: on(500, 5000),
+            log_every: on(50, 500),
+            keep_checkpoints: 3,
+        }
+    }
+
+    /// The options of a new run: those given, over the defaults of the device.
+    pub fn new(given: Given, precision: Precision, gpu: bool) -> Self {
+        let dataset = given.dataset.unwrap_or(Kind::Synthetic);
+        given.over(Self::defaults(dataset, precision, gpu))
+    }
+
+    /// The options of this run when it is resumed: those given, over its own.
+    ///
+    /// # Errors
+    /// When an option changes that a resumed run has to keep.
+    pub fn resumed(&self, given: Given) -> Result<Self> {
+        let config = given.over(self.clone());
+        if let Some((option, was, now)) = self.first_change(&config) {
+            bail!(
+                "a resumed run keeps its options: {option} was {was}, not {now}; leave it out, or start another run from \
+                 this one with --init-from"
+            );
+        }
+        Ok(config)
+    }
+
+    /// What the networks' shapes follow from.
     pub fn dimensions(&self) -> Dimensions {
         Dimensions {
             image_size: self.image_size,
@@ -83,6 +206,7 @@ impl Config {
         }
     }
 
+    /// What an iteration needs to know.
     pub fn settings(&self) -> Settings {
         let adam = |lr| Adam {
             lr,
@@ -98,7 +222,33 @@ impl Config {
         }
     }
 
+    /// Which source the images come from.
+    pub fn open_options(&self) -> OpenOptions {
+        OpenOptions {
+            kind: self.dataset,
+            path: self.data.clone(),
+            split: self.split,
+            crop: self.crop,
+            seed: self.seed,
+            count: self.synthetic_count,
+        }
+    }
+
+    /// How many iterations go through `images` images `epochs` times.
+    ///
+    /// # Errors
+    /// When the number does not fit into 64 bits.
+    pub fn steps_of(&self, epochs: u64, images: usize) -> Result<u64> {
+        let per_epoch = (images / self.batch_size) as u64;
+        epochs
+            .checked_mul(per_epoch)
+            .with_context(|| format!("--epochs {epochs} is out of range"))
+    }
+
     /// Refuses values that cannot be trained with.
+    ///
+    /// # Errors
+    /// When there is one; the message names its option and what may be given.
     pub fn check(&self) -> Result<()> {
         self.dimensions().check()?;
         ensure!(
@@ -135,12 +285,15 @@ impl Config {
         Ok(())
     }
 
-    /// The file in a run folder.
+    /// The configuration's file in the run folder `run`.
     pub fn path(run: &Path) -> PathBuf {
         run.join("config.json")
     }
 
-    /// Reads the configuration of the run in `run`.
+    /// Reads the configuration of the run in the folder `run`, JSON.
+    ///
+    /// # Errors
+    /// When there is no run, or its configuration is damaged.
     pub fn read(run: &Path) -> Result<Self> {
         let path = Self::path(run);
         let text = match std::fs::read_to_string(&path) {
@@ -159,6 +312,10 @@ impl Config {
         })
     }
 
+    /// Writes the configuration into the run folder `run`, whole or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be written.
     pub fn write(&self, run: &Path) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
@@ -168,7 +325,7 @@ impl Config {
     /// The first option that a resumed run may not change but that differs between the two, with both values.
     pub fn first_change(&self, other: &Self) -> Option<(String, String, String)> {
         // What only concerns how far the run goes, where its data lies and how it reports may change.
-        const FREE: [&str; 8] = [
+        const FREE: [&str; 7] = [
             "data",
             "max_bad",
             "steps",
@@ -176,7 +333,6 @@ impl Config {
             "checkpoint_every",
             "log_every",
             "keep_checkpoints",
-            "device",
         ];
         let (a, b) = (
             serde_json::to_value(self).ok()?,

@@ -2,8 +2,10 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod memory;
 pub mod record;
 pub mod report;
+pub mod resume;
 pub mod run;
 pub mod run_folder;
 pub mod sheets;

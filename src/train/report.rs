@@ -1,6 +1,5 @@
 //! What people see while it trains: a progress bar on a terminal, plain lines elsewhere, and `log.jsonl`.
 
-use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::config::Config;
 use crate::backend::{Loss, Slot, Steps};
 use crate::files;
+use crate::output::print_line;
 
 /// Sums of the losses since the last report; part of a checkpoint, so that a resumed run reports the same means.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,7 @@ pub struct Window {
 }
 
 impl Window {
+    /// Adds the losses of an iteration, by [`Slot`].
     pub fn add(&mut self, losses: &[Loss; 3]) {
         for (sums, loss) in self.sums.iter_mut().zip(losses) {
             for (sum, value) in sums
@@ -66,17 +67,7 @@ struct Line {
     elapsed_sec: f64,
 }
 
-/// A line on stdout. Where nobody reads it any more (`train … | head`), training goes on.
-pub fn print_line(text: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// As [`print_line`], on stderr.
-pub fn print_error_line(text: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
-/// Writes reports.
+/// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line.
 pub struct Reporter {
     path: PathBuf,
     log: File,
@@ -90,7 +81,10 @@ pub struct Reporter {
 
 impl Reporter {
     /// Opens `log.jsonl` of `run`, which has done `step` iterations; later lines are dropped, and the one of `step`
-    /// where training goes on within the `window` that it tells of.
+    /// where training goes on within the `window` that it tells of. `quiet`: nothing is printed.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn new(
         run: &Path,
         config: &Config,
@@ -133,14 +127,18 @@ impl Reporter {
         })
     }
 
-    /// After every iteration.
+    /// Moves the progress bar; to be called after every iteration.
     pub fn tick(&self, step: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(step);
         }
     }
 
-    /// The means of `window`, after iteration `step`.
+    /// Reports the means of `window` after iteration `step`, which is `epochs` epochs; `steps` counts Adam's steps of the
+    /// discriminator and of the generator.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn report(
         &mut self,
         step: u64,
@@ -211,7 +209,7 @@ impl Reporter {
         }
     }
 
-    /// Leaves the terminal as it was.
+    /// Takes the progress bar away, so that the terminal is as it was.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

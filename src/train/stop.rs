@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
-/// Set by a signal.
+/// Whether a signal asked the program to stop. Clones share the answer.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     flag: Arc<AtomicBool>,
@@ -14,7 +14,10 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Catches both signals from here on.
+    /// Catches both signals from here on, for the whole program.
+    ///
+    /// # Errors
+    /// When the system refuses.
     pub fn install() -> Result<Self> {
         let stop = Self::default();
         for signal in [SIGINT, SIGTERM] {
@@ -33,12 +36,12 @@ impl Stop {
         Ok(stop)
     }
 
-    /// What a loader or decoder polls.
+    /// True once a signal came: what long work polls.
     pub fn flag(&self) -> &AtomicBool {
         &self.flag
     }
 
-    /// The exit code if a signal came: 130 or 143.
+    /// The exit code if a signal came: 130 for SIGINT, 143 for SIGTERM.
     pub fn exit_code(&self) -> Option<u8> {
         match self.signal.load(Ordering::SeqCst) {
             0 => None,

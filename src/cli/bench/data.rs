@@ -1,44 +1,29 @@
 //! `bench data`: every part of the way from image files to the device, beside what the hardware gives.
 
-use std::fs::{self, File};
+use std::fs;
 use std::hint::black_box;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args as ClapArgs, value_parser};
-use image::codecs::jpeg::JpegEncoder;
-use image::{ExtendedColorType, ImageEncoder};
 use rayon::prelude::*;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use super::step::write_json;
-use crate::backend::cuda::{Cuda, Options};
-use crate::backend::{Backend, Conv, KernelChoices, Precision};
-use crate::cli::device::{Device, Picked, pick};
-use crate::cli::train::set_threads;
-use crate::data::pack::{Metadata, PREPROCESSING, Recipe, Writer, source_fingerprint};
-use crate::data::synthetic::{FaceAttributes, render};
-use crate::data::{self, Dataset, Kind, Loader, OpenOptions, Original, Pack, Source, fit_image};
+use super::packs::{Repeated, draw_files, write_pack};
+use super::rate::{ROUNDS, Rate, processor_seconds, read_plainly, write_plainly};
+use crate::backend::cuda::Options;
+use crate::backend::{Backend, KernelChoices, Precision};
+use crate::cli::device::{EXACT, OnBackend, Picked, with_backend};
+use crate::cli::options::{DeviceArgs, SourceArgs, ThreadArgs};
+use crate::cli::output::{print_error_line, print_line, write_json};
+use crate::data::{self, Dataset, Kind, Loader, Pack, Source, fit_image};
 use crate::gan::batches::{Batches, SLOTS};
 use crate::model::arch::Shape;
-use crate::train::report::{print_error_line, print_line};
 
-/// CelebA's images, pixels.
-const CELEBA: (usize, usize) = (178, 218);
-/// Gives drawn faces about the bytes of CelebA's photographs.
-const JPEG_QUALITY: u8 = 95;
-/// How many are drawn.
-const DRAWN: u64 = 256;
 /// The most images that are decoded again and again.
 const SAMPLE: usize = 2000;
-/// Fewer rounds say nothing of the spread.
-const ROUNDS: usize = 5;
-/// Bytes that are read or written at a time, where the system's own rate is measured.
-const PIECE: usize = 1 << 20;
 /// Bytes of a copy that shows what the bus gives.
 const LARGE_COPY: usize = 64 << 20;
 
@@ -46,19 +31,17 @@ const LARGE_COPY: usize = 64 << 20;
 ///
 /// Files are read before they are measured: what the disk itself gives is not in the figures.
 #[derive(ClapArgs)]
+#[command(mut_arg("device", |arg| arg.help("Where batches are sent: nowhere on the CPU")))]
+#[command(mut_arg("workers", |arg| arg.help("Threads of the measurements on all cores [default: one a core]")))]
 pub struct Args {
     /// What the images are: celeba or folder [default: JPEGs of CelebA's size with drawn faces, made for this]
     #[arg(long, value_enum)]
     dataset: Option<Kind>,
-    /// Folder or zip of the images [default: data/celeba for celeba]
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Pixels a side
     #[arg(long, value_name = "PIXELS", default_value_t = 64, value_parser = value_parser!(u32).range(1..=4096))]
     image_size: u32,
-    /// Centre-crop N×N pixels before resizing [default: none]
-    #[arg(long, value_name = "N")]
-    crop: Option<u32>,
     /// Images of a batch
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = value_parser!(u32).range(1..=65_536))]
     batch_size: u32,
@@ -74,64 +57,13 @@ pub struct Args {
     /// Folder for the pack, which is removed again [default: that for temporary files]
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
-    /// Where batches are sent: nowhere on the CPU
-    #[arg(long, default_value = "auto")]
-    device: Device,
-    /// Threads of the measurements on all cores [default: one a core]
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// Write the result as JSON as well; `-` prints it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-}
-
-/// What was measured in rounds, a second.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Rate {
-    best: f64,
-    median: f64,
-    worst: f64,
-    rounds: usize,
-}
-
-impl Rate {
-    fn of(mut rounds: Vec<f64>) -> Self {
-        rounds.sort_unstable_by(f64::total_cmp);
-        let at = |index: usize| rounds.get(index).copied().unwrap_or(0.0);
-        Self {
-            best: at(rounds.len().saturating_sub(1)),
-            median: at(rounds.len() / 2),
-            worst: at(0),
-            rounds: rounds.len(),
-        }
-    }
-
-    /// Units a second of `work`, which says how many it did.
-    fn measure(seconds: f64, mut work: impl FnMut() -> Result<usize>) -> Result<Self> {
-        let round = seconds / ROUNDS as f64;
-        let mut rates = Vec::with_capacity(ROUNDS);
-        // Once before: buffers are made and caches filled.
-        work()?;
-        let begin = Instant::now();
-        while rates.len() < ROUNDS || begin.elapsed().as_secs_f64() < seconds {
-            let start = Instant::now();
-            let mut done = work()?;
-            while start.elapsed().as_secs_f64() < round {
-                done += work()?;
-            }
-            rates.push(done as f64 / start.elapsed().as_secs_f64());
-        }
-        Ok(Self::of(rates))
-    }
-
-    fn spread(&self, unit: f64) -> String {
-        format!(
-            "median {:.0}, worst {:.0} of {} rounds",
-            self.median / unit,
-            self.worst / unit,
-            self.rounds
-        )
-    }
 }
 
 #[derive(Serialize)]
@@ -182,103 +114,6 @@ struct ToDevice {
     large_copies: Rate,
 }
 
-/// Images that are there already, again and again.
-struct Repeated {
-    images: Vec<Vec<u8>>,
-    count: usize,
-    /// Side of the images, pixels.
-    size: usize,
-}
-
-impl Source for Repeated {
-    fn describe(&self) -> String {
-        format!("{} images, repeated", self.images.len())
-    }
-
-    fn len(&self) -> usize {
-        self.count
-    }
-
-    fn name(&self, index: usize) -> String {
-        format!("image {index}")
-    }
-
-    fn original(&self, index: usize) -> Result<Original> {
-        Ok(Original::Pixels {
-            width: self.size as u32,
-            height: self.size as u32,
-            channels: self.channels(),
-            pixels: self.images[index % self.images.len()].clone(),
-        })
-    }
-
-    fn fingerprint(&self) -> String {
-        self.describe()
-    }
-}
-
-/// A pack at `path` of these images. Returns its bytes of pixels.
-fn write_pack(path: &Path, images: &Repeated) -> Result<usize> {
-    let size = images.size;
-    let digests: Vec<_> = images.images.iter().map(Sha256::digest).collect();
-    let channels = images.channels();
-    let failed = || format!("{}: the pack cannot be written", path.display());
-    let file = File::create(path).with_context(failed)?;
-    let mut writer = Writer::new(file, size, channels).with_context(failed)?;
-    let mut bytes = 0;
-    let pairs = images.images.iter().zip(&digests).cycle();
-    for (image, digest) in pairs.take(images.count) {
-        writer.push(image, &(*digest).into()).with_context(failed)?;
-        bytes += image.len();
-    }
-    let metadata = Metadata {
-        recipe: Recipe {
-            dataset: "bench".to_string(),
-            data: None,
-            split: None,
-            crop: None,
-            drawn: None,
-            size,
-            channels,
-        },
-        preprocessing: PREPROCESSING.to_string(),
-        describe: images.describe(),
-        skipped: Vec::new(),
-        attribute_names: Vec::new(),
-        class_names: Vec::new(),
-    };
-    let fingerprint = source_fingerprint(images);
-    writer
-        .finish(images, fingerprint, &metadata)
-        .with_context(failed)?;
-    Ok(bytes)
-}
-
-/// A pack of `count` images of noise, which are all different, in `folder`.
-pub fn noise_pack(folder: &Path, size: usize, count: usize) -> Result<Pack> {
-    let stream = crate::random::Stream::new(0, crate::random::Purpose::Synthetic, 0);
-    let image = size * size * 3;
-    let words = image.div_ceil(4);
-    let images = (0..count)
-        .into_par_iter()
-        .map(|index| {
-            let first = (index * words) as u64;
-            let bits = (first..first + words as u64).map(|i| stream.bits(i));
-            let mut bytes: Vec<u8> = bits.flat_map(u32::to_le_bytes).collect();
-            bytes.truncate(image);
-            bytes
-        })
-        .collect();
-    let path = folder.join("noise.pack");
-    let repeated = Repeated {
-        images,
-        count,
-        size,
-    };
-    write_pack(&path, &repeated)?;
-    Ok(Pack::open(&path)?)
-}
-
 impl Args {
     pub fn run(self) -> Result<ExitCode> {
         ensure!(
@@ -291,12 +126,10 @@ impl Args {
             self.batch_size,
             self.pack_images
         );
-        if let Some(workers) = self.workers {
-            set_threads(workers)?;
-        }
+        self.threads.apply()?;
         let picked = match self.decode_only {
             true => None,
-            false => Some(pick(self.device)?),
+            false => Some(self.device.pick()?),
         };
         let scratch = match &self.scratch {
             Some(folder) => tempfile::tempdir_in(folder)
@@ -331,7 +164,7 @@ impl Args {
             self.sample(source, size)?.into_iter().unzip();
         let files = indices.len();
         let decode = |index: &usize| {
-            fit_image(source, *index, size, self.crop).map(|image| drop(black_box(image)))
+            fit_image(source, *index, size, self.source.crop).map(|image| drop(black_box(image)))
         };
         let pass =
             |rates: &mut (Vec<f64>, Vec<f64>), work: &dyn Fn() -> Result<()>| -> Result<()> {
@@ -470,14 +303,25 @@ impl Args {
         print_line(format!("{batches_per_sec:.0} batches/s on one core"));
 
         // Batches to the device.
-        let to_device = match picked {
+        let to_device = match &picked {
             Picked::Cpu(reason) => {
                 if let Some(reason) = reason {
                     print_error_line(format!("nothing is sent to a GPU, since {reason}"));
                 }
                 None
             }
-            Picked::Cuda(ordinal) => Some(self.to_device(ordinal, size, dataset.channels())?),
+            Picked::Cuda(_) => {
+                let options = Options {
+                    precision: Precision::Bf16,
+                    ..EXACT
+                };
+                let copies = Copies {
+                    args: self,
+                    shape: Shape::new(size, size, dataset.channels()),
+                };
+                let choices = || Ok(KernelChoices::default());
+                Some(with_backend(&picked, options, choices, copies)?)
+            }
         };
         Ok(Rest {
             batch_size: batch,
@@ -496,19 +340,16 @@ impl Args {
     }
 
     fn source(&self, scratch: &Path) -> Result<Box<dyn Source>> {
-        let (kind, path) = match (self.dataset, &self.data) {
-            (Some(Kind::Synthetic), _) => {
-                bail!(
-                    "synthetic faces are drawn, not decoded: leave --dataset out, and they are made into JPEGs"
-                )
-            }
-            (None, None) => (Kind::Folder, Some(draw_files(&scratch.join("faces"))?)),
-            (kind, path) => {
-                let kind = kind.unwrap_or(Kind::Folder);
-                (kind, path.clone())
-            }
-        };
-        data::open(&OpenOptions::new(kind, path))
+        let kind = self.dataset.unwrap_or(Kind::Folder);
+        ensure!(
+            kind != Kind::Synthetic,
+            "synthetic faces are drawn, not decoded: leave --dataset out, and they are made into JPEGs"
+        );
+        let mut options = self.source.open_options(kind, 0, 0);
+        if self.dataset.is_none() && self.source.data.is_none() {
+            options.path = Some(draw_files(&scratch.join("faces"))?);
+        }
+        data::open(&options)
     }
 
     /// Images from all over the source that can be used, decoded: what takes a round about its time.
@@ -520,7 +361,7 @@ impl Args {
         let mut sample = Vec::new();
         let mut failed = None;
         for index in indices {
-            match fit_image(source, index, size, self.crop) {
+            match fit_image(source, index, size, self.source.crop) {
                 Ok(image) => sample.push((index, image)),
                 Err(error) => failed = Some(error),
             }
@@ -533,26 +374,25 @@ impl Args {
             _ => Ok(sample),
         }
     }
+}
 
-    fn to_device(&self, ordinal: usize, size: usize, channels: usize) -> Result<ToDevice> {
-        let backend = Cuda::new(
-            ordinal,
-            Options {
-                precision: Precision::Bf16,
-                conv: Conv::Ours,
-                tf32: false,
-                graph: false,
-                ranges: false,
-                tile: None,
-            },
-            &KernelChoices::default(),
-        )?;
-        let shape = Shape::new(size, size, channels);
+/// Batches and large copies to a GPU.
+struct Copies<'a> {
+    args: &'a Args,
+    /// Of an image.
+    shape: Shape,
+}
+
+impl OnBackend for Copies<'_> {
+    type Output = ToDevice;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<ToDevice> {
+        let Self { args, shape } = self;
         let copies = |batch: usize| -> Result<Rate> {
             let mut feed = backend.feed(batch, shape, SLOTS)?;
             // Nothing is written: only the copies are measured.
             let mut batches = Batches::written_by(|_| {});
-            Rate::measure(self.seconds, || {
+            Rate::measure(args.seconds, || {
                 batches.begin(&mut feed, 0)?;
                 // Copies that have only begun do not count.
                 backend.wait()?;
@@ -561,7 +401,7 @@ impl Args {
         };
         let report = ToDevice {
             device: backend.describe(),
-            batches: copies(self.batch_size as usize)?,
+            batches: copies(args.batch_size as usize)?,
             large_copies: copies((LARGE_COPY / shape.len()).max(1))?,
         };
         print_line(format!(
@@ -574,71 +414,4 @@ impl Args {
         ));
         Ok(report)
     }
-}
-
-/// Faces as JPEG files of CelebA's size, in `folder`, which is made.
-fn draw_files(folder: &Path) -> Result<PathBuf> {
-    fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let (width, height) = CELEBA;
-    (0..DRAWN).into_par_iter().try_for_each(|index| {
-        let square = render(&FaceAttributes::sample(0, index), height);
-        let aside = (height - width) / 2;
-        let pixels: Vec<u8> = square
-            .chunks_exact(height * 3)
-            .flat_map(|row| &row[aside * 3..(aside + width) * 3])
-            .copied()
-            .collect();
-        let mut bytes = Vec::new();
-        JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
-            .write_image(
-                &pixels,
-                width as u32,
-                height as u32,
-                ExtendedColorType::Rgb8,
-            )
-            .context("a face cannot be encoded")?;
-        let path = folder.join(format!("{index:06}.jpg"));
-        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
-    })?;
-    Ok(folder.to_owned())
-}
-
-/// Writes `bytes` bytes and syncs them.
-fn write_plainly(path: &Path, bytes: usize) -> Result<usize> {
-    let piece = vec![0xA5; PIECE];
-    let mut file = File::create(path)?;
-    let mut left = bytes;
-    while left > 0 {
-        let now = left.min(PIECE);
-        file.write_all(&piece[..now])?;
-        left -= now;
-    }
-    file.sync_all()?;
-    Ok(bytes)
-}
-
-/// Reads a file from its start to its end.
-fn read_plainly(path: &Path) -> Result<usize> {
-    let mut file = File::open(path)?;
-    let mut piece = vec![0; PIECE];
-    let mut bytes = 0;
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(bytes),
-            read => bytes += read,
-        }
-        black_box(&mut piece);
-    }
-}
-
-/// Processor time of all threads of this process so far.
-fn processor_seconds() -> Result<f64> {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the call writes the structure that it is given.
-    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
-    ensure!(status == 0, "the system does not tell the processor time");
-    Ok(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
 }

@@ -1,6 +1,8 @@
 //! `bench step|data`.
 
 pub mod data;
+pub mod packs;
+pub mod rate;
 pub mod step;
 
 use std::process::ExitCode;

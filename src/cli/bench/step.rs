@@ -7,18 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 
-use super::data::noise_pack;
-use crate::backend::cpu::Cpu;
-use crate::backend::cuda::Cuda;
-use crate::backend::{Backend, Conv, Feed, KernelChoices, Precision};
-use crate::cli::device::{CudaArgs, Device, Picked, choices_of, pick, precision_on};
-use crate::cli::train::set_threads;
+use super::packs::noise_pack;
+use crate::backend::{Backend, Conv, Feed, Precision};
+use crate::cli::device::{OnBackend, precision_on, with_backend};
+use crate::cli::options::ComputeArgs;
+use crate::cli::output::{print, write_json};
 use crate::data::{Dataset, Loader, Residency};
-use crate::files;
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::arch::Dimensions;
-use crate::train::report::print_error_line;
 
 /// Iterations before the first that is measured: a recorded one is made and replayed by then.
 const WARM_UP: usize = 3;
@@ -52,17 +49,8 @@ pub struct Step {
     /// Load shuffled batches of a pack of noise too, as training does, and compare: device, host or stream
     #[arg(long, value_enum, value_name = "WHERE")]
     data_residency: Option<Residency>,
-    /// Where to compute
-    #[arg(long, default_value = "auto")]
-    device: Device,
-    /// Type of stored activations and weights [default: bf16 on a GPU, fp32 on the CPU]
-    #[arg(long, value_enum)]
-    precision: Option<Precision>,
-    /// Threads [default: one a core]
-    #[arg(long)]
-    workers: Option<usize>,
     #[command(flatten)]
-    cuda: CudaArgs,
+    compute: ComputeArgs,
     /// Write the result as JSON as well; `-` prints it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -86,31 +74,25 @@ impl Step {
             self.data_residency != Some(Residency::Auto),
             "--data-residency auto is decided by train: choose device, host or stream to measure it"
         );
-        let picked = pick(self.device)?;
+        let picked = self.compute.device.pick()?;
         ensure!(
-            self.data_residency != Some(Residency::Device) || matches!(picked, Picked::Cuda(_)),
+            self.data_residency != Some(Residency::Device) || picked.is_gpu(),
             "--data-residency device needs a GPU: use --data-residency host or stream"
         );
-        if let Some(workers) = self.workers {
-            set_threads(workers)?;
-        }
-        let precision = precision_on(&picked, self.precision)?;
-        match picked {
-            Picked::Cpu(_) => self.report(&Cpu::<f32>::new(), &dimensions, precision),
-            Picked::Cuda(ordinal) => {
-                let conv = self.cuda.conv.unwrap_or(Conv::Auto);
-                let options = self.cuda.options(precision, conv, self.cuda.tf32);
-                let known = match &self.cuda.kernels_from {
-                    Some(run) => choices_of(run)?,
-                    None => KernelChoices::default(),
-                };
-                let backend = Cuda::new(ordinal, options, &known)?;
-                for note in backend.notes() {
-                    print_error_line(note);
-                }
-                self.report(&backend, &dimensions, precision)
-            }
-        }
+        self.compute.threads.apply()?;
+        let precision = precision_on(&picked, self.compute.precision)?;
+        let cuda = &self.compute.cuda;
+        let options = cuda.options(precision, self.conv(), cuda.tf32);
+        let work = Work {
+            step: &self,
+            dimensions,
+            precision,
+        };
+        with_backend(&picked, options, || cuda.choices(), work)
+    }
+
+    fn conv(&self) -> Conv {
+        self.compute.cuda.conv.unwrap_or(Conv::Auto)
     }
 
     fn report<B: Backend>(
@@ -140,9 +122,9 @@ impl Step {
         let first = |a: &crate::model::Architecture| a.blocks[0].flops();
         // Forward, weight gradient and data gradient of each pass; nothing wants the gradient of z or of real images.
         let flop = 3 * forward(&g) - first(&g) + 8 * forward(&d) - 2 * first(&d);
-        println!(
+        print(&format!(
             "{}: {} px, width {}, batch {}: {images_per_sec:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to \
-             {:.1}), {:.1} GFLOP/s, {} {:.0} MiB",
+             {:.1}), {:.1} GFLOP/s, {} {:.0} MiB\n",
             backend.describe(),
             self.image_size,
             self.width,
@@ -157,14 +139,14 @@ impl Step {
                 None => "peak memory",
             },
             backend.allocated().unwrap_or_else(peak_rss) as f64 / f64::from(1 << 20)
-        );
+        ))?;
         let loading = self.data_residency.filter(|_| !loaded.is_empty());
-        let loading = loading.map(|residency| {
+        let loading = loading.map(|residency| -> Result<_> {
             let middle = loaded[loaded.len() / 2].as_secs_f64();
             let best = times[0].as_secs_f64() / loaded[0].as_secs_f64();
-            println!(
+            print(&format!(
                 "loaded batches, {residency}: {:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to {:.1}), of \
-                 which {:.3} ms to write a batch; {:.1} % of the speed without loading ({:.1} % of the fastest)",
+                 which {:.3} ms to write a batch; {:.1} % of the speed without loading ({:.1} % of the fastest)\n",
                 self.batch_size as f64 / middle,
                 middle * 1e3,
                 loaded.len(),
@@ -173,16 +155,17 @@ impl Step {
                 filling.as_secs_f64() * 1e3,
                 100.0 * median / middle,
                 100.0 * best,
-            );
-            serde_json::json!({
+            ))?;
+            Ok(serde_json::json!({
                 "residency": format!("{residency:?}").to_lowercase(),
                 "images_per_sec": self.batch_size as f64 / middle,
                 "ms": middle * 1e3,
                 "filling_ms": filling.as_secs_f64() * 1e3,
                 "ratio": median / middle,
                 "ratio_of_fastest": best,
-            })
+            }))
         });
+        let loading = loading.transpose()?;
         if let Some(path) = &self.json {
             let value = serde_json::json!({
                 "device": backend.describe(),
@@ -191,7 +174,7 @@ impl Step {
                 "precision": precision,
                 "conv": match backend.is_host() {
                     true => None,
-                    false => Some(self.cuda.conv.unwrap_or(Conv::Auto)),
+                    false => Some(self.conv()),
                 },
                 "kernels": backend.choices()?,
                 "batch_size": self.batch_size,
@@ -280,6 +263,21 @@ impl Step {
     }
 }
 
+/// What is measured, on the backend that was picked.
+struct Work<'a> {
+    step: &'a Step,
+    dimensions: Dimensions,
+    precision: Precision,
+}
+
+impl OnBackend for Work<'_> {
+    type Output = ExitCode;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<ExitCode> {
+        self.step.report(backend, &self.dimensions, self.precision)
+    }
+}
+
 /// Times of an iteration, sorted: each is the mean of as many as it takes to make waiting for them cost nothing.
 struct Times {
     /// On batches that are there.
@@ -288,15 +286,6 @@ struct Times {
     loaded: Vec<Duration>,
     /// What the loader takes for a batch, on average.
     filling: Duration,
-}
-
-/// Writes a result to a file, or prints it in one line where that is `-`.
-pub fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
-    if path.as_os_str() == "-" {
-        println!("{value}");
-        return Ok(());
-    }
-    files::write_atomically(path, format!("{value:#}\n").as_bytes())
 }
 
 /// Peak resident memory of this process so far, bytes; 0 where the system does not tell.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{Cursor, ErrorKind, Write as _};
+use std::io::{Cursor, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,6 +12,8 @@ use image::{ImageFormat, RgbImage};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::cli::options::fraction;
+use crate::cli::output::print;
 use crate::data::decode::{Limits, decode, fit, format, format_name};
 use crate::data::{self, Kind, OpenOptions, Original, Source, Split, fit_image};
 
@@ -40,17 +42,6 @@ pub struct Args {
     /// Write the first images that can be used, 64 at most, to a new PNG.
     #[arg(long, value_name = "FILE.png", value_parser = png_path)]
     sheet: Option<PathBuf>,
-}
-
-/// Parses a number between 0 and 1.
-///
-/// # Errors
-/// When it is not one; the message is for clap.
-pub fn fraction(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
-        _ => Err("must be a number between 0 and 1".to_owned()),
-    }
 }
 
 fn png_path(text: &str) -> Result<PathBuf, String> {
@@ -490,14 +481,4 @@ fn write_sheet(path: &Path, source: &dyn Source, good: &[(usize, &Image)]) -> Re
     let cannot = || format!("{}: the contact sheet cannot be written", path.display());
     let mut file = File::create_new(path).with_context(cannot)?;
     file.write_all(png.get_ref()).with_context(cannot)
-}
-
-/// Prints to stdout; whoever closes the pipe early (`head`) has read enough.
-pub(crate) fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to stdout")
-        }
-        _ => Ok(()),
-    }
 }

@@ -14,6 +14,7 @@ use image::{ExtendedColorType, ImageEncoder};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
+use crate::cli::output::print;
 use crate::data::synthetic::{CELEBA_ATTRIBUTES, FaceAttributes, SIZES, celeba_attributes, render};
 
 /// CelebA numbers its images with six digits.
@@ -101,12 +102,12 @@ impl Synthesize {
         write_whole(&self.out.join(PARTITION), self.partition().as_bytes())?;
         write_whole(&self.out.join(ATTRIBUTES), self.attributes().as_bytes())?;
         if !self.quiet {
-            println!(
-                "{} faces of {size}x{size} px in {}",
+            print(&format!(
+                "{} faces of {size}x{size} px in {}\n",
                 self.count,
                 self.out.display(),
                 size = self.size
-            );
+            ))?;
         }
         Ok(ExitCode::SUCCESS)
     }

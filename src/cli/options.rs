@@ -1,0 +1,269 @@
+//! The options that several commands have, with their words, defaults and checks: each stands here once.
+//!
+//! A command flattens the structs that it needs. Where an option means something of its own there, the command says so
+//! with `mut_arg`. `--dataset` is not among them: some commands need it, the others have defaults of their own.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::backend::cuda::Options;
+use crate::backend::{Conv, KernelChoices, Precision};
+use crate::cli::device::{self, Device, Picked};
+use crate::cli::output::print_line;
+use crate::data::{Kind, LoadOptions, OpenOptions, Split};
+use crate::model::StateDict;
+use crate::model::arch::Dimensions;
+use crate::train::checkpoint::{Weights, load_generator};
+use crate::train::config::SYNTHETIC_COUNT;
+
+/// Which images of a data set, for every command that reads image files.
+#[derive(Args, Clone, Debug)]
+pub struct SourceArgs {
+    /// Folder or file of the images [default: data/celeba for celeba]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Which part of the data set [default: train where it has parts, else all]
+    #[arg(long, value_enum)]
+    pub split: Option<Split>,
+    /// Centre-crop N×N pixels before resizing [default: none]
+    #[arg(long, value_name = "N")]
+    pub crop: Option<u32>,
+}
+
+impl SourceArgs {
+    /// What [`data::open`](crate::data::open) is to open: data of this kind; `seed` and `count` are those of synthetic
+    /// faces.
+    pub fn open_options(&self, kind: Kind, seed: u64, count: usize) -> OpenOptions {
+        OpenOptions {
+            kind,
+            path: self.data.clone().or_else(|| kind.default_path()),
+            split: self.split,
+            crop: self.crop,
+            seed,
+            count,
+        }
+    }
+}
+
+/// Which images a pack is made of, for every command that makes packs.
+#[derive(Args, Clone, Debug)]
+pub struct DataArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    /// How many synthetic faces to draw [default: 10000]
+    #[arg(long, value_name = "N")]
+    pub synthetic_count: Option<usize>,
+    /// Share of images that may be corrupt before it is an error [default: 0.01]
+    #[arg(long, value_name = "SHARE", value_parser = fraction)]
+    pub max_bad: Option<f64>,
+}
+
+impl DataArgs {
+    /// What [`data::open`](crate::data::open) is to open: data of this kind; `seed` is that of synthetic faces.
+    pub fn open_options(&self, kind: Kind, seed: u64) -> OpenOptions {
+        let count = self.synthetic_count.unwrap_or(SYNTHETIC_COUNT);
+        self.source.open_options(kind, seed, count)
+    }
+
+    /// Share of images that may be corrupt, 0 to 1.
+    pub fn max_bad(&self) -> f64 {
+        self.max_bad.unwrap_or(LoadOptions::default().max_bad)
+    }
+}
+
+/// Which pack, for every command that makes one in passing.
+#[derive(Args, Clone, Debug)]
+pub struct PackArgs {
+    /// Pack of the decoded images, made on first use [default: a file in the cache folder]
+    #[arg(long, value_name = "FILE")]
+    pack: Option<PathBuf>,
+}
+
+impl PackArgs {
+    /// The file that was named; `None` for one in the cache folder.
+    pub fn named(&self) -> Option<&Path> {
+        self.pack.as_deref()
+    }
+}
+
+/// Parses a number between 0 and 1.
+///
+/// # Errors
+/// When it is not one; the message is for clap.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("must be a number between 0 and 1".to_owned()),
+    }
+}
+
+/// How many threads.
+#[derive(Args, Clone, Debug)]
+pub struct ThreadArgs {
+    /// Threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+impl ThreadArgs {
+    /// Uses as many threads from here on, once for the whole program.
+    ///
+    /// # Errors
+    /// When the number is out of range, or the threads cannot be started.
+    pub fn apply(&self) -> Result<()> {
+        let Some(workers) = self.workers else {
+            return Ok(());
+        };
+        ensure!(
+            (1..=1024).contains(&workers),
+            "--workers {workers} is out of range: use 1 to 1024"
+        );
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(workers)
+            .build_global()
+            .context("cannot start the threads")
+    }
+}
+
+/// Whether to say what is done.
+#[derive(Args, Clone, Debug)]
+pub struct QuietArgs {
+    /// Print errors only
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+impl QuietArgs {
+    /// Prints a line, unless errors only are wanted.
+    pub fn say(&self, text: impl Display) {
+        if !self.quiet {
+            print_line(text);
+        }
+    }
+}
+
+/// Which trained generator, for every command that uses one.
+#[derive(Args, Clone, Debug)]
+pub struct GeneratorArgs {
+    /// A checkpoint, a run (its newest checkpoint), or a folder with generator.safetensors
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// Whose weights
+    #[arg(long, value_enum, default_value = "ema")]
+    pub weights: Weights,
+}
+
+impl GeneratorArgs {
+    /// The generator's weights, and the dimensions that they are of.
+    ///
+    /// # Errors
+    /// When there is no generator, or it is damaged.
+    pub fn load(&self) -> Result<(StateDict, Dimensions)> {
+        load_generator(&self.checkpoint, self.weights)
+    }
+}
+
+/// On which device.
+#[derive(Args, Clone, Debug)]
+pub struct DeviceArgs {
+    /// Where to compute
+    #[arg(long, default_value = "auto")]
+    device: Device,
+}
+
+impl DeviceArgs {
+    /// The device that is meant on this machine.
+    ///
+    /// # Errors
+    /// When a GPU was asked for that cannot be used: why not, and what to do.
+    pub fn pick(&self) -> Result<Picked> {
+        device::pick(self.device)
+    }
+}
+
+/// On which device and how, for every command that trains.
+#[derive(Args, Clone, Debug)]
+pub struct ComputeArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Type of stored activations and weights [default: bf16 on a GPU, fp32 on the CPU]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    #[command(flatten)]
+    pub threads: ThreadArgs,
+    #[command(flatten)]
+    pub cuda: CudaArgs,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// How finely a profiler sees what is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ranges {
+    /// Iterations, D steps, G steps, loading, sheets, checkpoints.
+    Steps,
+    /// Each block and operation as well; goes without a graph.
+    Ops,
+}
+
+/// Where `--help` has these.
+const ON_A_GPU: &str = "On a GPU";
+
+/// How a GPU computes; without effect on the CPU.
+#[derive(Args, Clone, Debug)]
+pub struct CudaArgs {
+    /// Whose convolution kernels: this program's, cuDNN's and cuBLAS's, or the fastest by measurement [default: auto]
+    #[arg(long, value_enum, help_heading = ON_A_GPU)]
+    pub conv: Option<Conv>,
+    /// Repeat the choice of convolution kernels of another run, so that results are the same bits
+    #[arg(long, value_name = "RUN", help_heading = ON_A_GPU)]
+    pub kernels_from: Option<PathBuf>,
+    /// Let cuDNN and cuBLAS round the factors of fp32 products to TF32
+    #[arg(long, help_heading = ON_A_GPU)]
+    pub tf32: bool,
+    /// Record an iteration as a CUDA graph and replay it
+    #[arg(long, value_enum, default_value = "on", help_heading = ON_A_GPU)]
+    pub graph: Switch,
+    /// What a profiler sees as ranges
+    #[arg(long, value_enum, default_value = "steps", help_heading = ON_A_GPU)]
+    pub nvtx: Ranges,
+}
+
+impl CudaArgs {
+    /// How a GPU is to compute, where the first three are decided: a resumed run keeps its own.
+    pub fn options(&self, precision: Precision, conv: Conv, tf32: bool) -> Options {
+        let ranges = self.nvtx == Ranges::Ops;
+        Options {
+            precision,
+            conv,
+            tf32,
+            graph: self.graph == Switch::On && !ranges,
+            ranges,
+            tile: None,
+        }
+    }
+
+    /// The kernel choices of the run that is to be repeated; none where there is no such run.
+    ///
+    /// # Errors
+    /// When that run has none, or they cannot be read.
+    pub fn choices(&self) -> Result<KernelChoices> {
+        let Some(run) = &self.kernels_from else {
+            return Ok(KernelChoices::default());
+        };
+        KernelChoices::read(run)?.with_context(|| {
+            format!(
+                "{} has no kernels.json: give the folder of a run that was trained on a GPU",
+                run.display()
+            )
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! Which run `--resume` means, and where it goes on.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::checkpoint;
+use super::config::Config;
+use super::run::Start;
+use super::run_folder::Claim;
+use crate::model::arch::Dimensions;
+
+/// A run that is to go on.
+pub struct Resumed {
+    /// Its folder.
+    pub run: PathBuf,
+    /// Holds it against other processes; `None` where nothing is to be written.
+    pub claim: Option<Claim>,
+    /// Its options, as they were.
+    pub config: Config,
+    /// Where it goes on.
+    pub start: Start,
+}
+
+impl Resumed {
+    /// The run that `--out OUT --resume FROM` means: that in `out`, from its newest checkpoint or from the checkpoint
+    /// `from`; without `out` the run that this checkpoint is of, or the newest checkpoint of a run folder given as
+    /// `from`. `hold` holds it against other processes.
+    ///
+    /// # Errors
+    /// When neither says which run, there is none, another process has it, or the checkpoint is damaged or of another
+    /// run.
+    pub fn find(out: Option<&Path>, from: Option<&Path>, hold: bool) -> Result<Self> {
+        let (run, checkpoint) = match (out, from) {
+            (None, None) => {
+                bail!("--resume needs to know which run: give its folder as --out, or a checkpoint")
+            }
+            (Some(out), None) => (out.to_path_buf(), None),
+            // A run folder, where a checkpoint was asked for: its newest.
+            (None, Some(path)) if Config::path(path).is_file() => (path.to_path_buf(), None),
+            (out, Some(path)) => {
+                let run = match out {
+                    Some(out) => out.to_path_buf(),
+                    None => run_of(path)?,
+                };
+                (run, Some(path))
+            }
+        };
+        let claim = match hold {
+            true => Some(Claim::existing(&run)?),
+            false => None,
+        };
+        let config = Config::read(&run)?;
+        let start = match checkpoint {
+            Some(path) => {
+                let path = inside(&run, path)?;
+                let saved = checkpoint::load_of(&run, &path)?;
+                Start::Resume(path, Box::new(saved))
+            }
+            None if checkpoint::newest(&run)?.is_some() => {
+                let (path, saved) = checkpoint::load_newest(&run)?;
+                Start::Resume(path, Box::new(saved))
+            }
+            // Killed before its first checkpoint: from the beginning, which gives the same run.
+            None => match &config.init_from {
+                Some(folder) => Start::From(folder.clone()),
+                None => Start::Fresh,
+            },
+        };
+        let resumed = Self {
+            run,
+            claim,
+            config,
+            start,
+        };
+        resumed.is_of_one_run()?;
+        Ok(resumed)
+    }
+
+    /// Refuses a checkpoint that is not of this run.
+    fn is_of_one_run(&self) -> Result<()> {
+        let Start::Resume(path, saved) = &self.start else {
+            return Ok(());
+        };
+        let (config, state) = (&self.config, &saved.state);
+        let found = Dimensions {
+            image_size: state.image_size,
+            width: state.width,
+            latent_dim: state.latent_dim,
+            channels: state.channels,
+        };
+        let say = |d: Dimensions, seed: u64| format!("{d}, seed {seed}");
+        ensure!(
+            found == config.dimensions() && state.seed == config.seed,
+            "{} is of another run ({}) than {} ({}): give one of this run's checkpoints",
+            path.display(),
+            say(found, state.seed),
+            self.run.display(),
+            say(config.dimensions(), config.seed)
+        );
+        Ok(())
+    }
+
+    /// Refuses to go on to iteration `steps` where the run is beyond it.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn has_not_gone_beyond(&self, steps: u64) -> Result<()> {
+        if let Start::Resume(path, saved) = &self.start {
+            ensure!(
+                saved.state.step <= steps,
+                "{} has {} iterations already, more than the {steps} asked for: raise --steps",
+                path.display(),
+                saved.state.step
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The run that the checkpoint in `path` belongs to: RUN of RUN/checkpoints/step-000500.
+fn run_of(path: &Path) -> Result<PathBuf> {
+    let given = path.parent().and_then(Path::parent);
+    let whole = std::path::absolute(path).ok();
+    let run = match given {
+        Some(run) if !run.as_os_str().is_empty() => Some(run),
+        _ => whole.as_deref().and_then(|p| p.parent()?.parent()),
+    };
+    run.filter(|run| Config::path(run).is_file())
+        .map(Path::to_path_buf)
+        .with_context(|| {
+            format!(
+                "{} is no checkpoint of a run (RUN/checkpoints/step-…): give one, or the run folder as --out",
+                path.display()
+            )
+        })
+}
+
+/// `path` as one of `run`'s own checkpoints, with links (`latest`) followed.
+fn inside(run: &Path, path: &Path) -> Result<PathBuf> {
+    let folder = run.join("checkpoints");
+    let found = path.canonicalize().with_context(|| {
+        let newest = match checkpoint::newest(run) {
+            Ok(Some(newest)) => format!("the newest of {} is {}", run.display(), newest.display()),
+            _ => format!("{} has none yet: use --resume alone", run.display()),
+        };
+        format!("there is no checkpoint {}; {newest}", path.display())
+    })?;
+    match (found.parent(), folder.canonicalize(), found.file_name()) {
+        (Some(parent), Ok(own), Some(name)) if parent == own => Ok(folder.join(name)),
+        _ => bail!(
+            "{} is none of the checkpoints of {}: give one of its own, or start another run from this one with \
+             --init-from",
+            path.display(),
+            run.display()
+        ),
+    }
+}
