@@ -5,7 +5,7 @@ mod training;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use dcgan_cuda::model::params::TensorFile;
 use dcgan_cuda::model::{StateDict, Tensor, arch::Dimensions};
@@ -609,4 +609,22 @@ fn what_bench_cannot_measure_is_refused() {
     ];
     fails(here.path(), &device, 1, &["--data-residency host"]);
     assert!(names(here.path()).is_empty());
+}
+
+/// docs/options.md has every option of every command, as this program's help says it.
+#[test]
+fn the_page_of_options_is_what_the_help_says() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/make-options-doc");
+    let checked = Command::new("python3")
+        .args([script, "--check", env!("CARGO_BIN_EXE_dcgan-cuda")])
+        .output();
+    match checked {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("SKIPPED: docs/options.md is compared by python3, which is not installed");
+        }
+        checked => {
+            let checked = checked.unwrap();
+            assert!(checked.status.success(), "{}", stderr(&checked));
+        }
+    }
 }
