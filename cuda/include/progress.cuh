@@ -1,6 +1,6 @@
 // What an iteration that is replayed as a graph reads and leaves on the device: its number, Adam's state, and a ring
-// of results. The host (src/backend/cuda/progress.rs) reads these structs as they lie; it writes them only while nothing
-// runs.
+// of results. The host (src/backend/cuda/progress.rs) reads these structs as they lie; it writes them only while
+// nothing runs.
 #pragma once
 
 #include <cstdint>

@@ -237,6 +237,11 @@ fn check_batch_norm(case: &NormCase, statistics: Statistics) {
             t.tolerance(),
         );
     };
+    // A sum's terms may cancel, and 1 − y² of a tanh near its end has few digits: 1.4e-5 was seen for a single channel.
+    let close_sum = |name: &str, got: &Memory, want: &[f64]| {
+        let most = 5.0 * Type::F32.tolerance();
+        assert_close(&format!("{what}: {name}"), &got.read(Type::F32), want, most);
+    };
     close("y", &out[0], t, &y);
     close("running mean", &out[8], Type::F32, &reference.running_mean);
     close(
@@ -266,19 +271,9 @@ fn check_batch_norm(case: &NormCase, statistics: Statistics) {
         assert!(out[1].read(t).iter().all(|v| v.abs() < 1e-3), "{what}: dx");
     } else {
         close("dx", &out[1], t, &dx);
-        close(
-            "weight gradient",
-            &out[6],
-            Type::F32,
-            &reference.weight.gradient,
-        );
+        close_sum("weight gradient", &out[6], &reference.weight.gradient);
     }
-    close(
-        "bias gradient",
-        &out[7],
-        Type::F32,
-        &reference.bias.gradient,
-    );
+    close_sum("bias gradient", &out[7], &reference.bias.gradient);
 }
 
 #[test]
