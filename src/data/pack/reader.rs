@@ -183,7 +183,7 @@ impl Pack {
         self.header.source
     }
 
-    /// Fingerprint of the pixels, see [`PixelHash`].
+    /// Fingerprint of the pixels, see [`PixelHash`](super::PixelHash).
     pub fn fingerprint(&self) -> Digest32 {
         self.header.pixels
     }
