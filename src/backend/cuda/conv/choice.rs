@@ -85,7 +85,7 @@ impl Chooser {
     }
 
     /// The kernel for `pass` on maps of this shape. Where it has to be measured, this takes a while and some memory
-    /// ([`scratch_bytes`](super::measure::scratch_bytes)).
+    /// ([`scratch_bytes`](super::scratch_bytes)).
     ///
     /// # Errors
     /// Where the kernel of the run that is repeated cannot be used here, memory does not suffice, or the GPU fails.
