@@ -7,11 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use image::RgbImage;
 
-use crate::backend::cpu::Cpu;
-use crate::backend::cuda::conv::choice::{Choices, Conv};
-use crate::backend::cuda::{Cuda, Options};
-use crate::backend::{Backend, Precision, Statistics};
-use crate::cli::device::Picked;
+use crate::backend::cuda::conv::choice::Choices;
+use crate::backend::{Backend, Statistics};
+use crate::cli::device::{EXACT, OnBackend, Picked, with_backend};
 use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs};
 use crate::files::{self, PartialFolder};
 use crate::gan::sampler::Sampler;
@@ -66,6 +64,10 @@ enum Out {
 }
 
 impl Args {
+    /// Writes the images.
+    ///
+    /// # Errors
+    /// When an option cannot be used, there is no generator, or the images cannot be made or written.
     pub fn run(self) -> Result<ExitCode> {
         ensure!(
             (1..=1_000_000).contains(&self.count),
@@ -162,7 +164,11 @@ impl Args {
     }
 }
 
-/// Hands f32 NCHW images of `z` to `each`, [`BATCH`] at a time.
+/// Makes images of the noise `z` on the device that was picked and hands them to `each`, at most [`BATCH`] at a time:
+/// f32 NCHW in [−1, 1]. `by_batch`: batch norm by the statistics of these, instead of the running ones.
+///
+/// # Errors
+/// When the device cannot be used or has too little memory, or `each` fails.
 pub(crate) fn generate(
     picked: &Picked,
     dict: &StateDict,
@@ -176,21 +182,38 @@ pub(crate) fn generate(
     } else {
         Statistics::Running
     };
-    match picked {
-        Picked::Cpu(_) => generate_on(&Cpu::<f32>::new(), dict, dimensions, z, statistics, each),
-        Picked::Cuda(ordinal) => {
-            // As exact as the CPU: a few images do not need to be fast.
-            let options = Options {
-                precision: Precision::Fp32,
-                conv: Conv::Ours,
-                tf32: false,
-                graph: false,
-                ranges: false,
-                tile: None,
-            };
-            let backend = Cuda::new(*ordinal, options, Choices::new())?;
-            generate_on(&backend, dict, dimensions, z, statistics, each)
-        }
+    let work = Generate {
+        dict,
+        dimensions,
+        z,
+        statistics,
+        each,
+    };
+    with_backend(picked, EXACT, || Ok(Choices::new()), work)
+}
+
+/// What [`generate`] does on the backend that was picked.
+struct Generate<'a> {
+    dict: &'a StateDict,
+    dimensions: &'a Dimensions,
+    z: &'a [f32],
+    statistics: Statistics,
+    each: &'a mut dyn FnMut(Vec<f32>) -> Result<()>,
+}
+
+impl OnBackend for Generate<'_> {
+    type Output = ();
+
+    fn run<B: Backend>(self, backend: &B) -> Result<()> {
+        let (dict, dimensions) = (self.dict, self.dimensions);
+        generate_on(
+            backend,
+            dict,
+            dimensions,
+            self.z,
+            self.statistics,
+            self.each,
+        )
     }
 }
 

@@ -139,6 +139,11 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 }
 
 impl Args {
+    /// Trains as the options say, or says with `--dry-run` what would be done. The exit code is 130 or 143 where a signal
+    /// stopped it.
+    ///
+    /// # Errors
+    /// When an option cannot be used, data, device or run folder are not as they have to be, or training fails.
     pub fn run(self) -> Result<ExitCode> {
         self.compute.threads.apply()?;
         let picked = self.compute.device.pick()?;
