@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, value_parser};
 
 use crate::backend::cuda::conv::choice::{self, Choices};
 use crate::backend::{Backend, Precision};
@@ -34,6 +34,8 @@ const RUNS: &str = "runs";
 /// samples/ and checkpoints/.
 #[derive(ClapArgs)]
 #[command(mut_arg("device", |arg| arg.help("Where to train")))]
+// Checked with the other values of a run, which end it with 1 where they cannot be used.
+#[command(mut_arg("max_bad", |arg| arg.value_parser(value_parser!(f64))))]
 pub struct Args {
     /// What to train on [default: synthetic]
     #[arg(long, value_enum)]
