@@ -13,6 +13,7 @@ use crate::backend::cuda::driver::library::{Library, find};
 use crate::backend::cuda::driver::probe::{self, Driver, Gpu};
 use crate::backend::{Backend, Feed, Network, State};
 use crate::cli::output::print;
+use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -45,6 +46,10 @@ impl Report {
 }
 
 impl Args {
+    /// Prints the report. The exit code is 0 where training can run on some device, else 1.
+    ///
+    /// # Errors
+    /// When the report cannot be printed.
     pub fn run(self) -> Result<ExitCode> {
         let mut report = Report::default();
         report.line("version", env!("CARGO_PKG_VERSION"));
@@ -126,28 +131,15 @@ fn folder(report: &mut Report) {
         let remedy = "change to another folder, or give one with --out";
         report.problem(format!("{name} cannot be written to"), remedy);
     }
-    let Some(free) = free_bytes(here) else { return };
+    let Some(free) = files::free_bytes(here) else {
+        return;
+    };
     let free = free as f64 / f64::from(1 << 30);
     report.line("folder", format!("{name}, {free:.1} GiB free"));
     if free < LITTLE {
         let remedy = "free some space, or give a folder on another disk with --out";
         report.problem(format!("only {free:.1} GiB are free in {name}"), remedy);
     }
-}
-
-/// Bytes that this user may still write where `path` lies.
-fn free_bytes(path: &Path) -> Option<u64> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
-    let mut about = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: `path` ends in NUL, and `about` is read only where the call says that it was filled.
-    let about = unsafe {
-        if libc::statvfs(path.as_ptr(), about.as_mut_ptr()) != 0 {
-            return None;
-        }
-        about.assume_init()
-    };
-    Some(about.f_bavail * about.f_frsize)
 }
 
 /// The driver and its GPUs; `None` where there is none that works.

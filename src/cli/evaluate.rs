@@ -97,6 +97,10 @@ struct Pair {
 }
 
 impl Args {
+    /// Measures and prints the distances.
+    ///
+    /// # Errors
+    /// When there is no generator or there are too few real images, or the numbers cannot be written.
     pub fn run(self) -> Result<ExitCode> {
         let to_stdout = self.json.as_deref() == Some(Path::new("-"));
         if let Some(path) = &self.json

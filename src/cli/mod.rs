@@ -1,7 +1,6 @@
 //! The commands, one file each: its clap struct and its `run()`.
 //!
-//! What commands share is in `options` (options), `output` (printing), `device` (backends) and `packs` (images); no
-//! command imports another.
+//! What commands share is in `options` (options), `output` (printing), `device` (backends) and `packs` (images).
 
 pub mod bench;
 pub mod dataset;

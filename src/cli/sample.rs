@@ -58,6 +58,10 @@ enum Out {
 }
 
 impl Args {
+    /// Writes the images.
+    ///
+    /// # Errors
+    /// When an option cannot be used, there is no generator, or the images cannot be made or written.
     pub fn run(self) -> Result<ExitCode> {
         ensure!(
             (1..=1_000_000).contains(&self.count),

@@ -115,6 +115,10 @@ struct ToDevice {
 }
 
 impl Args {
+    /// Measures each part and prints how fast it is.
+    ///
+    /// # Errors
+    /// When an option cannot be used, the images or the device cannot, or the result cannot be written.
     pub fn run(self) -> Result<ExitCode> {
         ensure!(
             self.seconds.is_finite() && self.seconds > 0.0,

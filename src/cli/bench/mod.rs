@@ -19,6 +19,10 @@ pub enum Command {
 }
 
 impl Command {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of the command.
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Self::Step(step) => step.run(),

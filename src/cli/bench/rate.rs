@@ -17,14 +17,18 @@ const PIECE: usize = 1 << 20;
 /// Units a second, measured in rounds; the best is what the machine can do, the others say how steady it is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rate {
+    /// The fastest round, units a second.
     pub best: f64,
+    /// The round in the middle, units a second.
     pub median: f64,
+    /// The slowest round, units a second.
     pub worst: f64,
+    /// How many rounds there were.
     pub rounds: usize,
 }
 
 impl Rate {
-    /// Of the units a second that each of `rounds` gave.
+    /// What `rounds` come to, each in units a second; zeros where there are none.
     pub fn of(mut rounds: Vec<f64>) -> Self {
         rounds.sort_unstable_by(f64::total_cmp);
         let at = |index: usize| rounds.get(index).copied().unwrap_or(0.0);
@@ -57,7 +61,7 @@ impl Rate {
         Ok(Self::of(rates))
     }
 
-    /// Median and worst in thousands or millions, as `unit` says, for people.
+    /// The median and the worst rate in multiples of `unit`, for people.
     pub fn spread(&self, unit: f64) -> String {
         format!(
             "median {:.0}, worst {:.0} of {} rounds",

@@ -57,6 +57,10 @@ pub struct Step {
 }
 
 impl Step {
+    /// Measures iterations and prints how fast they are.
+    ///
+    /// # Errors
+    /// When an option cannot be used, the device cannot, or the result cannot be written.
     pub fn run(self) -> Result<ExitCode> {
         let dimensions = Dimensions {
             image_size: self.image_size,

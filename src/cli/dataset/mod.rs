@@ -16,6 +16,10 @@ pub enum Command {
 }
 
 impl Command {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Prepare(args) => args.run(),

@@ -40,6 +40,10 @@ pub struct Args {
 }
 
 impl Args {
+    /// Makes the pack, or verifies the one that is there. The exit code is 130 or 143 where a signal stopped it.
+    ///
+    /// # Errors
+    /// When the images cannot be used, or the pack cannot be made.
     pub fn run(self) -> Result<ExitCode> {
         self.threads.apply()?;
         let options = self.data.open_options(self.dataset, self.seed);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, value_parser};
 
 use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
@@ -34,6 +34,8 @@ const RUNS: &str = "runs";
 /// samples/ and checkpoints/.
 #[derive(ClapArgs)]
 #[command(mut_arg("device", |arg| arg.help("Where to train")))]
+// Checked with the other values of a run, which end it with 1 where they cannot be used.
+#[command(mut_arg("max_bad", |arg| arg.value_parser(value_parser!(f64))))]
 pub struct Args {
     /// What to train on [default: synthetic]
     #[arg(long, value_enum)]
@@ -139,6 +141,11 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 }
 
 impl Args {
+    /// Trains as the options say, or says with `--dry-run` what would be done. The exit code is 130 or 143 where a signal
+    /// stopped it.
+    ///
+    /// # Errors
+    /// When an option cannot be used, data, device or run folder are not as they have to be, or training fails.
     pub fn run(self) -> Result<ExitCode> {
         self.compute.threads.apply()?;
         let picked = self.compute.device.pick()?;
