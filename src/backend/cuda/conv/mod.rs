@@ -27,7 +27,14 @@ mod tests {
                 cublas::FUNCTIONS,
                 include_str!("cublas.rs"),
             ),
-            (&cudnn::LIBRARY, cudnn::FUNCTIONS, include_str!("cudnn.rs")),
+            (
+                &cudnn::LIBRARY,
+                cudnn::FUNCTIONS,
+                concat!(
+                    include_str!("cudnn/mod.rs"),
+                    include_str!("cudnn/convolution.rs")
+                ),
+            ),
         ] {
             let mut called = Vec::new();
             for rest in source.split(&format!("sys::{}", library.name)).skip(1) {

@@ -1,26 +1,34 @@
 //! Checkpoints that survive anything: written beside, synced, renamed; every file with its checksum.
 //!
+//! Here is what one holds; [`of_run`] has those of a run folder, [`weights`] takes networks out of any.
+//!
 //! `checkpoints/step-000500/` holds `generator.safetensors`, `discriminator.safetensors`,
 //! `generator_ema.safetensors` (where an average is kept), `optimizer.safetensors` and `state.json`, which names the
 //! length and SHA-256 of each of the others, and its own. `checkpoints/latest` is a link to the newest.
 
+mod of_run;
+mod weights;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::report::Window;
 use crate::backend::{
     Backend, Counters, LossScale, Network, Progress, State as NetworkState, Steps,
 };
-use crate::files::{PARTIAL, PartialFolder, sync_folder, write_atomically};
+use crate::files::write_atomically;
 use crate::gan::step::Gan;
 use crate::hex::hex;
 use crate::model::arch::{Dimensions, Role};
 use crate::model::{StateDict, params::TensorFile};
+use crate::train::report::Window;
+
+pub use of_run::{list, load_newest, load_of, newest, take_back_to};
+pub use weights::{Weights, find, load_generator, load_networks};
 
 /// The version of `state.json`; a program refuses what is newer than itself.
 pub const FORMAT: u32 = 1;
@@ -217,24 +225,8 @@ impl Checkpoint {
         gan.set_counters(&self.state.counters())
     }
 
-    /// Writes `checkpoints/step-…` below the run folder `run`, moves `latest`, removes all but the newest `keep`, and
-    /// returns the checkpoint's path.
-    ///
-    /// # Errors
-    /// Where a file cannot be written, synced, renamed or removed; `latest` names a whole checkpoint all the same.
-    pub fn save(mut self, run: &Path, keep: usize) -> Result<PathBuf> {
-        let parent = run.join("checkpoints");
-        fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        let target = parent.join(folder_name(self.state.step));
-        self.write_into(&parent, &target)
-            .with_context(|| format!("cannot save the checkpoint {}", target.display()))?;
-        prune(&parent, keep)?;
-        Ok(target)
-    }
-
-    fn write_into(&mut self, parent: &Path, target: &Path) -> Result<()> {
-        let partial = PartialFolder::beside(target)?;
-        let folder = partial.path();
+    /// Writes all files into the empty folder `folder`.
+    fn write_into(&mut self, folder: &Path) -> Result<()> {
         let mut files = vec![
             (GENERATOR, network_file(&self.generator)?),
             (DISCRIMINATOR, network_file(&self.discriminator)?),
@@ -254,12 +246,7 @@ impl Checkpoint {
         self.state.checksum = self.state.sum()?;
         let mut text = serde_json::to_string_pretty(&self.state)?;
         text.push('\n');
-        write_atomically(&folder.join(STATE), text.as_bytes())?;
-        if target.exists() {
-            set_aside(target)?;
-        }
-        partial.finish(target)?;
-        point_latest(parent, target)
+        write_atomically(&folder.join(STATE), text.as_bytes())
     }
 
     /// Reads and verifies the checkpoint in `folder`.
@@ -296,261 +283,6 @@ impl Checkpoint {
             state,
         })
     }
-}
-
-/// Which of a checkpoint's generators to use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Weights {
-    /// The moving average where there is one, else the generator as it is.
-    Ema,
-    /// The generator as it is.
-    Raw,
-}
-
-/// A network file on its own: from a checkpoint (then its checksum is checked), or a folder that another program made.
-fn read_network(folder: &Path, name: &str, state: Option<&State>) -> Result<StateDict> {
-    let path = folder.join(name);
-    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    if let Some(state) = state {
-        verify(&path, &bytes, state.files.get(name))?;
-    }
-    let file = TensorFile::from_bytes(&bytes)
-        .with_context(|| format!("{} cannot be used", path.display()))?;
-    Ok(StateDict::take_from(&file, ""))
-}
-
-/// The state where `folder` is a checkpoint, and whether it has an average.
-fn look_into(folder: &Path) -> Result<(Option<State>, bool)> {
-    if !folder.join(STATE).exists() {
-        return Ok((None, folder.join(AVERAGE).exists()));
-    }
-    let state = read_state(folder)?;
-    let average = state.files.contains_key(AVERAGE);
-    Ok((Some(state), average))
-}
-
-/// A trained generator and its dimensions, for [`crate::gan::sampler`], from `path`: a checkpoint folder, a run folder
-/// (its newest checkpoint), or any folder that holds `generator.safetensors` (a `state_dict` of pytorch/examples'
-/// `Generator`).
-///
-/// # Errors
-/// Where there is none, or it is damaged or no DCGAN generator.
-pub fn load_generator(path: &Path, weights: Weights) -> Result<(StateDict, Dimensions)> {
-    let folder = find(path)?;
-    let (state, average) = look_into(&folder)?;
-    let name = match weights {
-        Weights::Ema if average => AVERAGE,
-        _ => GENERATOR,
-    };
-    let dict = read_network(&folder, name, state.as_ref())
-        .map_err(|error| anyhow!("{error:#}; give another checkpoint"))?;
-    let dimensions = dict
-        .generator_dimensions()
-        .with_context(|| format!("{} cannot be used", folder.join(name).display()))?;
-    Ok((dict, dimensions))
-}
-
-/// Weights and buffers to start another run from: generator, discriminator, and the average if there is one. `path` is
-/// what [`load_generator`] takes.
-///
-/// # Errors
-/// Where one of both networks is missing or damaged, or does not have these dimensions.
-pub fn load_networks(
-    path: &Path,
-    dimensions: &Dimensions,
-) -> Result<(StateDict, StateDict, Option<StateDict>)> {
-    let folder = find(path)?;
-    ensure!(
-        folder.join(DISCRIMINATOR).exists(),
-        "there is no {DISCRIMINATOR} in {}: a run starts from both networks, so put it there, or start without \
-         --init-from",
-        folder.display()
-    );
-    let (g, d) = (dimensions.generator(), dimensions.discriminator());
-    let (state, average) = look_into(&folder)?;
-    let read = |name: &str, architecture| -> Result<StateDict> {
-        let dict = read_network(&folder, name, state.as_ref())?;
-        dict.check(architecture, true).with_context(|| {
-            format!(
-                "{} does not fit this run ({dimensions})",
-                folder.join(name).display()
-            )
-        })?;
-        Ok(dict)
-    };
-    let average = match average {
-        true => Some(read(AVERAGE, &g)?),
-        false => None,
-    };
-    Ok((read(GENERATOR, &g)?, read(DISCRIMINATOR, &d)?, average))
-}
-
-/// The folder of weights that `path` means: a checkpoint, a run's newest one, or a folder of weights.
-///
-/// # Errors
-/// Where there is none.
-pub fn find(path: &Path) -> Result<PathBuf> {
-    if path.join(GENERATOR).is_file() {
-        return Ok(path.to_path_buf());
-    }
-    if let Ok(Some(newest)) = newest(path) {
-        return Ok(newest);
-    }
-    ensure!(
-        path.exists(),
-        "there is no checkpoint {}: give a checkpoint folder (RUN/checkpoints/step-…), a run folder, or a folder with \
-         {GENERATOR}",
-        path.display()
-    );
-    bail!(
-        "{} is no checkpoint: there is no {GENERATOR} in it, and no checkpoints/step-… below it",
-        path.display()
-    )
-}
-
-fn folder_name(step: u64) -> String {
-    format!("step-{step:06}")
-}
-
-/// All checkpoints of the run in the folder `run`, with their iterations, oldest first.
-///
-/// # Errors
-/// Where the folder cannot be listed.
-pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
-    let parent = run.join("checkpoints");
-    let entries = match fs::read_dir(&parent) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).context(format!("cannot list {}", parent.display())),
-    };
-    let mut all = Vec::new();
-    for entry in entries {
-        let entry = entry.with_context(|| format!("cannot list {}", parent.display()))?;
-        let name = entry.file_name();
-        let step = name.to_str().and_then(|n| n.strip_prefix("step-"));
-        if let Some(step) = step.and_then(|s| s.parse().ok()) {
-            all.push((step, entry.path()));
-        }
-    }
-    all.sort();
-    Ok(all)
-}
-
-/// The newest checkpoint of the run in the folder `run`.
-///
-/// # Errors
-/// Where the folder cannot be listed.
-pub fn newest(run: &Path) -> Result<Option<PathBuf>> {
-    Ok(list(run)?.pop().map(|(_, path)| path))
-}
-
-/// Loads the newest checkpoint of `run`.
-///
-/// # Errors
-/// Where there is none, or it is damaged: then the newest whole one before it is named.
-pub fn load_newest(run: &Path) -> Result<(PathBuf, Checkpoint)> {
-    let Some(path) = newest(run)? else {
-        bail!(
-            "{} holds no checkpoint yet: start again without --resume, with another --out",
-            run.display()
-        );
-    };
-    let checkpoint = load_of(run, &path)?;
-    Ok((path, checkpoint))
-}
-
-/// Loads the checkpoint `path` of `run`.
-///
-/// # Errors
-/// Where it is missing or damaged: then the newest whole one before it, or else after it, is named.
-pub fn load_of(run: &Path, path: &Path) -> Result<Checkpoint> {
-    Checkpoint::load(path).map_err(|error| {
-        let name = path.file_name();
-        let all = list(run).unwrap_or_default();
-        let at = all.iter().position(|(_, p)| p.file_name() == name);
-        let (before, after) = all.split_at(at.unwrap_or(all.len()));
-        let whole = before
-            .iter()
-            .rev()
-            .chain(after.iter().skip(1).rev())
-            .find(|(_, p)| Checkpoint::load(p).is_ok());
-        let remedy = match whole {
-            Some((step, whole)) => format!(
-                "the checkpoint of iteration {step} is whole, continue from there with: dcgan-cuda train --resume {}",
-                whole.display()
-            ),
-            None => "no other checkpoint is whole: start another run with another --out".to_string(),
-        };
-        anyhow!("cannot resume from {}: {error:#}; {remedy}", path.display())
-    })
-}
-
-/// Makes the checkpoint `path`, of iteration `step`, the newest of `run`: later ones are moved out of the way, so that
-/// a run taken back to an earlier one does not mistake them for its own. `latest` names a whole one throughout.
-///
-/// # Errors
-/// Where a file cannot be read, written or renamed.
-pub fn take_back_to(run: &Path, path: &Path, step: u64) -> Result<()> {
-    let parent = run.join("checkpoints");
-    point_latest(&parent, path)?;
-    for (_, later) in list(run)?.iter().filter(|(s, _)| *s > step) {
-        set_aside(later)?;
-    }
-    let target = parent.join(folder_name(step));
-    if path.file_name() == target.file_name() {
-        return Ok(());
-    }
-    // It had itself been set aside: copied, since `latest` must not lose it on the way.
-    if target.exists() {
-        set_aside(&target)?;
-    }
-    let partial = PartialFolder::beside(&target)?;
-    let entries = fs::read_dir(path).with_context(|| format!("cannot list {}", path.display()))?;
-    for entry in entries {
-        let from = entry
-            .with_context(|| format!("cannot list {}", path.display()))?
-            .path();
-        let bytes = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-        let name = from.file_name().unwrap_or_default();
-        write_atomically(&partial.path().join(name), &bytes)?;
-    }
-    partial.finish(&target)?;
-    point_latest(&parent, &target)
-}
-
-fn set_aside(path: &Path) -> Result<()> {
-    for attempt in 1.. {
-        let name = format!("{}.superseded-{attempt}", path.display());
-        if !Path::new(&name).exists() {
-            return fs::rename(path, &name)
-                .with_context(|| format!("cannot rename {}", path.display()));
-        }
-    }
-    Ok(())
-}
-
-fn prune(parent: &Path, keep: usize) -> Result<()> {
-    let all = list(crate::files::parent(parent))?;
-    for (_, path) in &all[..all.len().saturating_sub(keep)] {
-        // Renamed first: a half-removed folder must not look like a checkpoint.
-        let doomed = parent.join(format!("{PARTIAL}old-{}", std::process::id()));
-        fs::rename(path, &doomed)
-            .and_then(|()| fs::remove_dir_all(&doomed))
-            .with_context(|| format!("cannot remove the old checkpoint {}", path.display()))?;
-    }
-    Ok(())
-}
-
-#[cfg(unix)]
-fn point_latest(parent: &Path, target: &Path) -> Result<()> {
-    let name = target.file_name().ok_or_else(|| anyhow!("no name"))?;
-    let link = parent.join(format!("{PARTIAL}latest-{}", std::process::id()));
-    let latest = parent.join("latest");
-    let _ = fs::remove_file(&link);
-    std::os::unix::fs::symlink(name, &link)
-        .and_then(|()| fs::rename(&link, &latest))
-        .with_context(|| format!("cannot move {}", latest.display()))?;
-    sync_folder(parent)
 }
 
 fn network_file(dict: &StateDict) -> Result<Vec<u8>> {
