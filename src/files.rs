@@ -56,6 +56,7 @@ impl PartialFolder {
             .with_context(|| format!("cannot write into {}", folder.display()))
     }
 
+    /// The folder under its name for now.
     pub fn path(&self) -> &Path {
         self.0.path()
     }

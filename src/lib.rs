@@ -1,10 +1,15 @@
 //! Trains DCGAN-class image generators and lets people use what came out.
 //!
-//! Data flows one way: [`data`] decodes images to u8 NHWC and hands out shuffled batches, [`model`] describes the
-//! networks as data, a [`backend`] compiles them, [`train`] holds the iteration and the loop, written once for every
-//! backend, [`evaluate`] measures what came out, and [`cli`] is what a person types.
+//! [`model`] describes the networks as data, a [`backend`] compiles them, [`data`] decodes images to u8 NHWC and hands
+//! out shuffled batches, [`gan`] holds the iteration and what makes images of a generator, [`train`] the loop around it,
+//! both written once for every backend, [`evaluate`] measures what came out, [`self_test`] tries a GPU's kernels, and
+//! [`cli`] is what a person types. Each imports what lies below it only: `tests/structure.rs`.
+
+#![warn(missing_docs)]
 
 pub mod backend;
+// Its comments are the help that clap prints, where some things need no words.
+#[allow(missing_docs)]
 pub mod cli;
 pub mod data;
 pub mod evaluate;

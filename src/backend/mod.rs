@@ -23,6 +23,8 @@ pub use kernel_choices::KernelChoices;
 /// Type in which activations and weights are stored and multiplied; sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
+// clap would print a comment of each.
+#[allow(missing_docs)]
 pub enum Precision {
     Bf16,
     Fp16,

@@ -28,6 +28,7 @@ pub fn prepare(
         place: Place::of(&recipe, named)?,
         recipe,
         options: LoadOptions {
+            crop: options.crop,
             progress: !quiet && std::io::stderr().is_terminal(),
             ..load
         },

@@ -94,6 +94,7 @@ pub struct LevelDistance {
 /// The distances at all levels, finest first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distances {
+    /// One a level of the pyramid, the finest first.
     pub levels: Vec<LevelDistance>,
 }
 

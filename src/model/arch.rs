@@ -14,15 +14,19 @@ pub const CHANNEL_CAP: usize = 1024;
 /// Slope of the discriminator's LeakyReLU for negative inputs.
 pub const LEAKY_SLOPE: f64 = 0.2;
 
-/// A batch of feature maps, NHWC.
+/// The shape of one feature map of an NHWC batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
+    /// Height, pixels.
     pub h: usize,
+    /// Width, pixels.
     pub w: usize,
+    /// Channels.
     pub c: usize,
 }
 
 impl Shape {
+    /// Height, width, channels.
     pub const fn new(h: usize, w: usize, c: usize) -> Self {
         Self { h, w, c }
     }
@@ -32,18 +36,22 @@ impl Shape {
         self.h * self.w * self.c
     }
 
+    /// Whether there is no element.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// The kernel is always 4×4. `Down` halves the map, `Up` doubles it (stride 2, padding 1); `Collapse` takes 4×4 to 1×1
-/// and `Expand` 1×1 to 4×4 (stride 1, padding 0).
+/// A convolution or transposed convolution, by what it does to the map. The kernel is always 4×4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Convolution {
+    /// A convolution of stride 2 and padding 1: half the height and width.
     Down,
+    /// A convolution of stride 1 without padding: 4×4 to 1×1.
     Collapse,
+    /// A transposed convolution of stride 2 and padding 1: twice the height and width.
     Up,
+    /// A transposed convolution of stride 1 without padding: 1×1 to 4×4.
     Expand,
 }
 
@@ -107,17 +115,24 @@ impl Activation {
 /// Convolution, then batch norm if any, then the activation: the unit that a backend may fuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
+    /// What the map goes through first.
     pub convolution: Convolution,
+    /// The map before the convolution.
     pub input: Shape,
+    /// The map after it; batch norm and activation keep its shape.
     pub output: Shape,
+    /// Whether the convolution's output is normalised.
     pub batch_norm: bool,
+    /// What comes last.
     pub activation: Activation,
 }
 
 /// Which of the two networks; also the prefix of its tensors in a `--record` file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// Makes images of noise.
     Generator,
+    /// Tells real images from generated ones.
     Discriminator,
 }
 
@@ -134,7 +149,9 @@ impl Role {
 /// A network: its blocks in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Architecture {
+    /// Which network it is.
     pub role: Role,
+    /// In the order of the forward pass; at least one.
     pub blocks: Vec<Block>,
 }
 
@@ -302,10 +319,12 @@ impl Block {
 }
 
 impl Architecture {
+    /// The map that the first block takes.
     pub fn input(&self) -> Shape {
         self.blocks[0].input
     }
 
+    /// The map that the last block gives.
     pub fn output(&self) -> Shape {
         self.blocks[self.blocks.len() - 1].output
     }

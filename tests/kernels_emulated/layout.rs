@@ -39,7 +39,7 @@ fn host_and_device_know_the_same() {
         taken, skipped, loss_scale, steady, not_finite, correction1, correction2);
     layout!(known, Block as "Progress": iteration, adam);
     layout!(known, Entry as "Metrics": iteration, losses, steps, loss_scale);
-    layout!(known, ConvShape as "ConvShape":
+    layout!(known, ConvShape as "Convolution":
         n, small_h, small_w, k, large_h, large_w, c, stride, pad);
     assert_eq!(known_to_the_headers(), known);
 }
