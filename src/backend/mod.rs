@@ -73,11 +73,11 @@ impl std::error::Error for DeviceError {}
 /// How batch norm normalises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Statistics {
-    /// By mean and (biased) variance of each input on its own, moving the running ones: PyTorch's `train()`.
+    /// Normalises by mean and (biased) variance of each input on its own, moving the running ones: PyTorch's `train()`.
     Batch,
     /// As `Batch`, but the running ones stay.
     BatchOnly,
-    /// By the running ones: PyTorch's `eval()`.
+    /// Normalises by the running ones: PyTorch's `eval()`.
     Running,
 }
 

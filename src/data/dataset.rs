@@ -202,7 +202,7 @@ impl Dataset {
         }
     }
 
-    /// The same images, read into memory.
+    /// These images, read into memory.
     ///
     /// # Errors
     /// When there is not enough memory.

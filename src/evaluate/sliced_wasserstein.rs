@@ -68,7 +68,7 @@ pub struct Settings {
     pub patches_per_image: usize,
     /// Random directions at each level.
     pub directions: usize,
-    /// Of places and directions.
+    /// The seed of places and directions.
     pub seed: u64,
 }
 

@@ -25,7 +25,7 @@ enum Source<'a> {
         loader: Loader<'a>,
         announce: bool,
     },
-    /// Of every iteration alike.
+    /// Writes the batch of every iteration alike.
     Writer(fn(Batch<'_>)),
 }
 

@@ -80,36 +80,42 @@ impl Convolution {
     }
 }
 
-/// What a block ends in: y = f(x) for each element.
-///
-/// The backward pass is dx = f′·dy with f′ as a function of y, so that no backend need keep x. The numbers are those by
-/// which the kernels know them: the table of `cuda/include/activation.cuh` has the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(i32)]
-pub enum Activation {
-    /// y = x.
-    None = 0,
-    /// y = x for x > 0, else 0.
-    Relu = 1,
-    /// y = x for x > 0, else [`LEAKY_SLOPE`]·x (Maas et al. 2013).
-    LeakyRelu = 2,
-    /// y = tanh x.
-    Tanh = 3,
+/// Makes [`Activation`] of one list, so that none is left out of [`Activation::ALL`].
+macro_rules! activations {
+    ($($(#[$comment:meta])* $variant:ident = $number:literal, $name:literal;)*) => {
+        /// What a block ends in: y = f(x) for each element.
+        ///
+        /// The backward pass is dx = f′·dy with f′ as a function of y, so that no backend need keep x. The numbers are
+        /// those by which the kernels know them: the table of `cuda/include/activation.cuh` has the same.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(i32)]
+        pub enum Activation {
+            $($(#[$comment])* $variant = $number,)*
+        }
+
+        impl Activation {
+            /// Every activation; what is tested or tried for one is tested or tried for each of these.
+            pub const ALL: [Self; [$(Self::$variant),*].len()] = [$(Self::$variant),*];
+
+            /// What the names of its kernels begin with, and those of its golden values by PyTorch.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Activation {
-    /// Every activation; what is tested or tried for one is tested or tried for each of these.
-    pub const ALL: [Self; 4] = [Self::None, Self::Relu, Self::LeakyRelu, Self::Tanh];
-
-    /// What the names of its kernels begin with, and those of its golden values by PyTorch.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Relu => "relu",
-            Self::LeakyRelu => "leaky_relu",
-            Self::Tanh => "tanh",
-        }
-    }
+activations! {
+    /// y = x.
+    None = 0, "none";
+    /// y = x for x > 0, else 0.
+    Relu = 1, "relu";
+    /// y = x for x > 0, else [`LEAKY_SLOPE`]·x (Maas et al. 2013).
+    LeakyRelu = 2, "leaky_relu";
+    /// y = tanh x.
+    Tanh = 3, "tanh";
 }
 
 /// Convolution, then batch norm if any, then the activation: the unit that a backend may fuse.

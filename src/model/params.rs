@@ -15,7 +15,7 @@ use crate::random::{Purpose, Stream};
 pub struct Tensor {
     /// Sizes of its dimensions; empty for a scalar.
     pub shape: Vec<usize>,
-    /// Its elements, as many as the product of the sizes.
+    /// The elements in row-major order, as many as the product of the sizes.
     pub data: Vec<f32>,
 }
 
@@ -39,7 +39,7 @@ impl Tensor {
 /// moments.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateDict {
-    /// By name, as `main.0.weight`.
+    /// The tensors by their names, as `main.0.weight`.
     pub tensors: BTreeMap<String, Tensor>,
     /// `num_batches_tracked` of the batch norms: the reference moves all of a network's together. `None` where the
     /// dictionary holds no buffers (gradients, moments).
@@ -71,9 +71,9 @@ impl Part {
 /// One tensor of a network as PyTorch knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name in the `state_dict`, as `main.1.running_mean`.
+    /// The name in the `state_dict`, as `main.1.running_mean`.
     pub name: String,
-    /// Its sizes in PyTorch's layout.
+    /// The sizes in PyTorch's layout.
     pub shape: Vec<usize>,
     /// The number of the block that it belongs to, in [`Architecture::blocks`].
     pub block: usize,
@@ -82,7 +82,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Its sizes where it is the weight of a convolution.
+    /// The sizes where this is the weight of a convolution.
     fn filter(&self) -> Option<[usize; 4]> {
         self.shape.as_slice().try_into().ok()
     }

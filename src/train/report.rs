@@ -18,7 +18,7 @@ use crate::output::print_line;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Window {
     count: u64,
-    /// By [`Slot`]: loss, D(x), accuracy. A sum that is not finite is `null` in JSON.
+    /// Indexed by [`Slot`]: loss, D(x), accuracy. A sum that is not finite is `null` in JSON.
     sums: [[Option<f64>; 3]; 3],
 }
 

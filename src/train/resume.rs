@@ -12,11 +12,11 @@ use crate::model::arch::Dimensions;
 
 /// A run that is to go on.
 pub struct Resumed {
-    /// Its folder.
+    /// The folder of the run.
     pub run: PathBuf,
     /// Holds it against other processes; `None` where nothing is to be written.
     pub claim: Option<Claim>,
-    /// Its options, as they were.
+    /// The options of the run, as they were.
     pub config: Config,
     /// Where it goes on.
     pub start: Start,

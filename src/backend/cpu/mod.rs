@@ -73,7 +73,7 @@ fn widest(body: impl FnOnce()) {
 pub struct Buffer<T> {
     /// How many maps.
     pub n: usize,
-    /// Of one map.
+    /// The shape of one map.
     pub shape: Shape,
     /// `[n][h][w][c]`.
     pub data: Vec<T>,

@@ -39,7 +39,7 @@ pub struct AdamState {
 pub struct Block {
     /// Iterations that are over; also the number of the one that runs.
     pub iteration: u64,
-    /// By role.
+    /// The optimisers, indexed by role.
     pub adam: [AdamState; 2],
 }
 
@@ -49,13 +49,13 @@ pub struct Block {
 pub struct Entry {
     /// The iteration that wrote it.
     pub iteration: u64,
-    /// Of real images, fake ones and the generator: loss, probability, accuracy.
+    /// Loss, probability and accuracy: of real images, of fake ones, of the generator.
     pub losses: [[f32; 3]; 3],
     /// Fills eight bytes.
     pub unused: u32,
-    /// By role: steps taken and skipped, after this iteration's.
+    /// Indexed by role: steps taken and skipped, after this iteration's.
     pub steps: [[u64; 2]; 2],
-    /// By role, after this iteration's step.
+    /// Indexed by role, after this iteration's step.
     pub loss_scale: [f32; 2],
 }
 

@@ -34,7 +34,7 @@ const LARGE_COPY: usize = 64 << 20;
 #[command(mut_arg("device", |arg| arg.help("Where batches are sent: nowhere on the CPU")))]
 #[command(mut_arg("workers", |arg| arg.help("Threads of the measurements on all cores [default: one a core]")))]
 pub struct Args {
-    /// What the images are: celeba or folder [default: JPEGs of CelebA's size with drawn faces, made for this]
+    /// What the images are: any data set of files [default: JPEGs of CelebA's size with drawn faces, made for this]
     #[arg(long, value_enum)]
     dataset: Option<Kind>,
     #[command(flatten)]

@@ -24,7 +24,7 @@ pub struct PageHeader {
     pub kind: PageKind,
     /// How many values it holds, nulls included.
     pub values: usize,
-    /// Its bytes unpacked, levels included.
+    /// Bytes of the page unpacked, levels included.
     pub unpacked: usize,
 }
 

@@ -261,7 +261,7 @@ impl Source for Cifar10 {
         counts
     }
 
-    /// Of all bytes: there are few enough.
+    /// A hash of all bytes: there are few enough.
     fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         for (name, _, batch) in &self.batches {

@@ -12,7 +12,7 @@ use crate::data::{MAX_CLASSES, Original, Source};
 pub struct Folder {
     files: Files,
     classes: Vec<String>,
-    /// Of each file; empty without classes.
+    /// The class of each file; empty without classes.
     labels: Vec<u32>,
 }
 

@@ -332,7 +332,7 @@ impl Source for Mnist {
         counts
     }
 
-    /// Of all bytes: there are few enough.
+    /// A hash of all bytes: there are few enough.
     fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         for part in &self.parts {

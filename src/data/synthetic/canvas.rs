@@ -41,7 +41,7 @@ pub struct Canvas {
     corner: [f32; 2],
     /// Side of a pixel in head coordinates.
     pixel: f32,
-    /// Its inverse.
+    /// Pixels a unit of head coordinates.
     per_pixel: f32,
 }
 

@@ -119,7 +119,7 @@ impl Tile {
         }
     }
 
-    /// Its rows and columns, `(M, N)`.
+    /// Rows and columns of the tile, `(M, N)`.
     pub fn extent(self) -> (usize, usize) {
         match self {
             Self::M128N64 => (128, 64),

@@ -75,7 +75,7 @@ impl Device {
         }))
     }
 
-    /// Its name and size for people, as `NVIDIA H200, 132 multiprocessors`.
+    /// Name and size of the GPU for people, as `NVIDIA H200, 132 multiprocessors`.
     pub fn describe(&self) -> String {
         let name = self.context.name().unwrap_or_else(|_| "GPU".to_string());
         format!("{name}, {} multiprocessors", self.multiprocessors)

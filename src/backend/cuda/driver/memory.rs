@@ -144,7 +144,7 @@ impl Memory {
         stream.synchronize().to("take data")
     }
 
-    /// Its first `count` values; waits for all that the main stream was asked for.
+    /// The first `count` values of this memory; waits for all that the main stream was asked for.
     ///
     /// # Errors
     /// Where it is shorter, or the driver fails.

@@ -37,7 +37,7 @@ impl fmt::Display for Problem {
 /// A GPU as the driver describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {
-    /// Its number: N of `--device cuda:N`.
+    /// The number of the GPU: N of `--device cuda:N`.
     pub ordinal: usize,
     /// As `NVIDIA H200`.
     pub name: String,
@@ -129,7 +129,7 @@ fn machine_code<'a>(architectures: &[&'a str], (major, minor): (i32, i32)) -> Op
 pub struct Driver {
     /// The latest CUDA version that it supports.
     pub cuda: (i32, i32),
-    /// By ordinal.
+    /// The GPUs by ordinal.
     pub gpus: Vec<Gpu>,
 }
 

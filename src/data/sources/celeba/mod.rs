@@ -163,7 +163,7 @@ impl Source for Celeba {
         self.partition.as_ref()?[self.selected[index] as usize]
     }
 
-    /// Of all files, whichever split was asked for: the list has every image.
+    /// Counts all files, whichever split was asked for: the list has every image.
     fn part_counts(&self) -> PartCounts {
         let Some(partition) = &self.partition else {
             return PartCounts::default();

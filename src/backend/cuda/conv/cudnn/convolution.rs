@@ -308,7 +308,7 @@ impl CudnnConvolution {
     }
 }
 
-/// Of `all`, the one with the number `id`, which may come from a file.
+/// The one of `all` with the number `id`, which may come from a file.
 fn by_number<A: Copy>(all: &[A], number: impl Fn(A) -> u32, id: u32) -> Result<A> {
     let found = all.iter().copied().find(|&a| number(a) == id);
     found.ok_or_else(|| anyhow!("cuDNN has no algorithm {id}"))
