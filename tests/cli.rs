@@ -514,6 +514,13 @@ fn bench_data_measures_the_way_of_images() {
     assert!(json["decode"]["files"].as_u64() > Some(15));
     assert!(json["to_device"].is_null());
     assert!(json["pack_bytes"].as_u64() > Some(64 * 16 * 16 * 3));
+    // Grey images make a pack of one channel.
+    let grey = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/formats/mnist");
+    let text = succeeds(
+        here.path(),
+        &[&small[..], &["--dataset", "mnist", "--data", grey]].concat(),
+    );
+    assert!(text.contains("pack of 64 images"), "{text}");
     let text = succeeds(
         here.path(),
         &[&small[..], &["--decode-only", "--json", "-"]].concat(),

@@ -23,7 +23,7 @@ const DRAWN: u64 = 256;
 
 /// Images that are there already, again and again.
 pub struct Repeated {
-    /// u8 RGB, HWC, all of one size.
+    /// u8, HWC, all of `size` and with as many channels.
     pub images: Vec<Vec<u8>>,
     /// How many there are with all repetitions.
     pub count: usize,
@@ -42,6 +42,11 @@ impl Source for Repeated {
 
     fn name(&self, index: usize) -> String {
         format!("image {index}")
+    }
+
+    fn channels(&self) -> usize {
+        let area = self.size * self.size;
+        self.images.first().map_or(3, |image| image.len() / area)
     }
 
     fn original(&self, index: usize) -> Result<Original> {
