@@ -13,11 +13,10 @@ use crate::backend::cuda::Options;
 use crate::backend::{Conv, KernelChoices, Precision};
 use crate::cli::device::{self, Device, Picked};
 use crate::cli::output::print_line;
-use crate::data::{Kind, LoadOptions, OpenOptions, Split};
+use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::train::checkpoint::{Weights, load_generator};
-use crate::train::config::SYNTHETIC_COUNT;
 
 /// Which images of a data set, for every command that reads image files.
 #[derive(Args, Clone, Debug)]
@@ -38,12 +37,11 @@ impl SourceArgs {
     /// faces.
     pub fn open_options(&self, kind: Kind, seed: u64, count: usize) -> OpenOptions {
         OpenOptions {
-            kind,
-            path: self.data.clone().or_else(|| kind.default_path()),
             split: self.split,
             crop: self.crop,
             seed,
             count,
+            ..OpenOptions::new(kind, self.data.clone())
         }
     }
 }

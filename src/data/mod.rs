@@ -25,6 +25,6 @@ pub use sources::lsun::Lsun;
 pub use sources::mnist::Mnist;
 pub use sources::parquet::Parquet;
 pub use sources::webdataset::WebDataset;
-pub use sources::{Kind, OpenOptions, open};
+pub use sources::{Kind, OpenOptions, SYNTHETIC_COUNT, open};
 pub use split::Split;
 pub use synthetic::Synthetic;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Adam, Conv, Precision};
-use crate::data::{Kind, LoadOptions, OpenOptions, Split};
+use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::files;
 use crate::gan::step::Settings;
 use crate::model::arch::Dimensions;
@@ -32,9 +32,6 @@ fn rgb() -> usize {
 fn auto() -> Conv {
     Conv::Auto
 }
-
-/// How many synthetic faces there are where nothing else is said.
-pub const SYNTHETIC_COUNT: usize = 10_000;
 
 /// How often a run goes through its images where nothing else is said.
 pub const EPOCHS: u64 = 25;
@@ -225,12 +222,11 @@ impl Config {
     /// Which source the images come from.
     pub fn open_options(&self) -> OpenOptions {
         OpenOptions {
-            kind: self.dataset,
-            path: self.data.clone(),
             split: self.split,
             crop: self.crop,
             seed: self.seed,
             count: self.synthetic_count,
+            ..OpenOptions::new(self.dataset, self.data.clone())
         }
     }
 

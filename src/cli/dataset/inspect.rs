@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::cli::options::fraction;
 use crate::cli::output::print;
 use crate::data::decode::{Limits, decode, fit, format, format_name};
-use crate::data::{self, Kind, OpenOptions, Original, Source, Split, fit_image};
+use crate::data::{self, Kind, OpenOptions, Original, SYNTHETIC_COUNT, Source, Split, fit_image};
 
 /// Read every image and say what is there: counts, splits, sizes, formats, duplicates, attributes, classes, corrupt
 /// files.
@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, value_enum)]
     split: Option<Split>,
     /// How many synthetic faces to draw
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = SYNTHETIC_COUNT)]
     synthetic_count: usize,
     /// Of the synthetic faces
     #[arg(long, default_value_t = 0)]

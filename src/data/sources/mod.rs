@@ -70,6 +70,9 @@ impl fmt::Display for Kind {
     }
 }
 
+/// How many faces are drawn where nobody says how many.
+pub const SYNTHETIC_COUNT: usize = 10_000;
+
 /// Which source to open, and how its images are cut. Made by [`OpenOptions::new`], and changed from there.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
@@ -89,8 +92,8 @@ pub struct OpenOptions {
 }
 
 impl OpenOptions {
-    /// The whole images of a kind at `path`, or at its [`default_path`](Kind::default_path); 10,000 of seed 0 where
-    /// they are drawn.
+    /// The whole images of a kind at `path`, or at its [`default_path`](Kind::default_path); where they are drawn,
+    /// [`SYNTHETIC_COUNT`] of seed 0.
     pub fn new(kind: Kind, path: Option<PathBuf>) -> Self {
         Self {
             kind,
@@ -98,7 +101,7 @@ impl OpenOptions {
             split: None,
             crop: None,
             seed: 0,
-            count: 10_000,
+            count: SYNTHETIC_COUNT,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Checkpoints that survive anything: written beside, synced, renamed; every file with its checksum.
 //!
-//! Here is what one holds; [`of_run`] has those of a run folder, [`weights`] takes networks out of any.
+//! Here is what one holds; `of_run.rs` has those of a run folder, `weights.rs` takes networks out of any.
 //!
 //! `checkpoints/step-000500/` holds `generator.safetensors`, `discriminator.safetensors`,
 //! `generator_ema.safetensors` (where an average is kept), `optimizer.safetensors` and `state.json`, which names the
