@@ -237,9 +237,13 @@ fn check_batch_norm(case: &NormCase, statistics: Statistics) {
             t.tolerance(),
         );
     };
-    // A sum's terms may cancel, and 1 − y² of a tanh near its end has few digits: 1.4e-5 was seen for a single channel.
+    // 1 − y² has few digits near the ends of tanh, and the terms of its sum may cancel: 1.4e-5 was seen for one channel.
+    let digits_lost = match case.activation {
+        Activation::Tanh => 5.0,
+        _ => 1.0,
+    };
     let close_sum = |name: &str, got: &Memory, want: &[f64]| {
-        let most = 5.0 * Type::F32.tolerance();
+        let most = digits_lost * Type::F32.tolerance();
         assert_close(&format!("{what}: {name}"), &got.read(Type::F32), want, most);
     };
     close("y", &out[0], t, &y);
@@ -276,26 +280,25 @@ fn check_batch_norm(case: &NormCase, statistics: Statistics) {
     close_sum("bias gradient", &out[7], &reference.bias.gradient);
 }
 
-/// The activations take turns: `applies_every_activation` has each of them.
 #[test]
 fn agrees_with_the_reference() {
     for t in TYPES {
-        let mut turns = Activation::ALL.iter().copied().cycle();
         for c in [1, 3, 5, 8, 12, 64, 200, 520] {
             for (segments, rows, rows_per_chunk) in
                 [(1, 16, 16), (2, 3 * 5 * 7, 32), (2, 7 * 16, 100)]
             {
-                let activation = turns.next().unwrap();
-                for statistics in [Statistics::Batch, Statistics::Running] {
-                    let case = NormCase {
-                        t,
-                        segments,
-                        rows,
-                        c,
-                        rows_per_chunk,
-                        activation,
-                    };
-                    check_batch_norm(&case, statistics);
+                for activation in Activation::ALL {
+                    for statistics in [Statistics::Batch, Statistics::Running] {
+                        let case = NormCase {
+                            t,
+                            segments,
+                            rows,
+                            c,
+                            rows_per_chunk,
+                            activation,
+                        };
+                        check_batch_norm(&case, statistics);
+                    }
                 }
             }
         }
