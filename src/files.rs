@@ -2,10 +2,56 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+
+/// Opens `path` for reading, if it is a regular file or a link to one. Never waits for a FIFO's other end, and never
+/// touches a device.
+///
+/// # Errors
+/// Where it cannot be opened, or is something else: [`io::ErrorKind::InvalidInput`], which says what.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+    let refuse = |kind: fs::FileType| {
+        let what = match kind {
+            k if k.is_dir() => "a folder",
+            k if k.is_fifo() => "a named pipe",
+            k if k.is_socket() => "a socket",
+            k if k.is_block_device() || k.is_char_device() => "a device",
+            _ => "something else",
+        };
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("it is {what}, not a file"),
+        )
+    };
+    // Before it is opened: to open a device may already do something.
+    let kind = fs::metadata(path)?.file_type();
+    if !kind.is_file() {
+        return Err(refuse(kind));
+    }
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    // It may have been replaced in between.
+    match file.metadata()?.file_type() {
+        kind if kind.is_file() => Ok(file),
+        kind => Err(refuse(kind)),
+    }
+}
+
+/// The bytes of the regular file `path`, as [`open_regular`] opens it.
+///
+/// # Errors
+/// As there, and where it cannot be read.
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// What the names of files and folders start with that are not whole yet.
 pub const PARTIAL: &str = ".partial-";

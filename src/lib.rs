@@ -21,4 +21,5 @@ pub mod numeric;
 pub mod output;
 pub mod random;
 pub mod self_test;
+pub mod text;
 pub mod train;
