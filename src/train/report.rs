@@ -100,7 +100,7 @@ impl Reporter {
         let strange = truncate_log(&path, step, goes_on)?;
         if strange > 0 && !quiet {
             print_error_line(format!(
-                "note: {strange} lines of {LOG} are no reports of this program; they stay as they are"
+                "note: {LOG} has lines that are no reports of this program ({strange}); they stay as they are"
             ));
         }
         let log = Log::open(path)?;
@@ -213,11 +213,7 @@ impl Reporter {
     /// # Errors
     /// When it cannot be read.
     pub fn log(&mut self) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.log.file.seek(SeekFrom::Start(0))?;
-        self.log.file.read_to_end(&mut bytes)?;
-        bytes.extend(self.log.unwritten.bytes());
-        Ok(bytes)
+        self.log.read()
     }
 
     fn eta(&self, step: u64, rate: f64) -> String {
@@ -256,16 +252,32 @@ impl Log {
         })
     }
 
+    /// All lines, those included that could not be written: the file is open, even where it was removed.
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.read_to_end(&mut bytes)?;
+        bytes.extend(self.unwritten.bytes());
+        Ok(bytes)
+    }
+
     /// Adds `text`, and what could not be written before, wholly or not at all.
     fn write(&mut self, text: &str) -> Result<()> {
         self.unwritten.push_str(text);
         if self.unwritten.is_empty() {
             return Ok(());
         }
-        let cannot_write = || format!("cannot write {}", text::shown(&self.path));
+        let path = self.path.clone();
+        let cannot_write = || format!("cannot write {}", text::shown(&path));
         // It may have been removed, or another put into its place.
-        if !files::is_still(&self.file, &self.path) {
-            self.file = files::open_own(&self.path).with_context(cannot_write)?;
+        if !files::is_still(&self.file, &path) {
+            let file = files::open_own(&path).with_context(cannot_write)?;
+            if file.metadata().with_context(cannot_write)?.len() == 0
+                && let Ok(lost) = self.read()
+            {
+                self.unwritten = String::from_utf8_lossy(&lost).into_owned();
+            }
+            self.file = file;
         }
         let whole = self.file.metadata().with_context(cannot_write)?.len();
         if let Err(error) = self.file.write_all(self.unwritten.as_bytes()) {

@@ -124,8 +124,8 @@ impl Resumed {
             let changes = config.differences(settings)?;
             ensure!(
                 changes.is_empty(),
-                "{} is not what {} was trained with: {}; set it back, or start another run from this checkpoint with \
-                 --init-from",
+                "{} is not what {} was trained with: {}; set it back, continue from another checkpoint, or start \
+                 another run from this one with --init-from",
                 text::shown(&Config::path(&self.run)),
                 text::shown(path),
                 changes.join("; ")
