@@ -3,9 +3,13 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::{Context, Result, bail};
+
+use crate::text;
 
 /// Opens `path` for reading, if it is a regular file or a link to one. Never waits for a FIFO's other end, and never
 /// touches a device.
@@ -13,34 +17,60 @@ use anyhow::{Context, Result, bail};
 /// # Errors
 /// Where it cannot be opened, or is something else: [`io::ErrorKind::InvalidInput`], which says what.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-    let refuse = |kind: fs::FileType| {
-        let what = match kind {
-            k if k.is_dir() => "a folder",
-            k if k.is_fifo() => "a named pipe",
-            k if k.is_socket() => "a socket",
-            k if k.is_block_device() || k.is_char_device() => "a device",
-            _ => "something else",
-        };
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("it is {what}, not a file"),
-        )
-    };
     // Before it is opened: to open a device may already do something.
-    let kind = fs::metadata(path)?.file_type();
-    if !kind.is_file() {
-        return Err(refuse(kind));
-    }
+    regular(fs::metadata(path)?.file_type())?;
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)?;
     // It may have been replaced in between.
-    match file.metadata()?.file_type() {
-        kind if kind.is_file() => Ok(file),
-        kind => Err(refuse(kind)),
+    regular(file.metadata()?.file_type())?;
+    Ok(file)
+}
+
+/// Opens the program's own file `path`, to be read and to be written at its end, and makes it where it is not there
+/// yet. Never waits, and never writes through a link to somewhere else.
+///
+/// # Errors
+/// As [`open_regular`], and where it is a symbolic link.
+pub fn open_own(path: &Path) -> io::Result<File> {
+    refuse_strange(path)?;
+    let file = File::options()
+        .read(true)
+        .append(true)
+        .create(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOFOLLOW)
+        .open(path)?;
+    regular(file.metadata()?.file_type())?;
+    Ok(file)
+}
+
+/// Refuses `path` where it is there and is anything but a regular file, a link to one included.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`], which says what it is; or it cannot be looked at.
+pub fn refuse_strange(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => regular(found.file_type()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
+}
+
+fn regular(kind: fs::FileType) -> io::Result<()> {
+    let what = match kind {
+        k if k.is_file() => return Ok(()),
+        k if k.is_symlink() => "a symbolic link",
+        k if k.is_dir() => "a folder",
+        k if k.is_fifo() => "a named pipe",
+        k if k.is_socket() => "a socket",
+        k if k.is_block_device() || k.is_char_device() => "a device",
+        _ => "something else",
+    };
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("it is {what}, not a file"),
+    ))
 }
 
 /// The bytes of the regular file `path`, as [`open_regular`] opens it.
@@ -53,6 +83,44 @@ pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What a file system may not have, without which the work goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Files cannot be locked.
+    Locks,
+    /// There are no symbolic links.
+    Links,
+    /// Folders cannot be synced.
+    FolderSync,
+}
+
+const LACKS: [Lack; 3] = [Lack::Locks, Lack::Links, Lack::FolderSync];
+
+/// What was found to be lacking, and what of it has been told: two bits each.
+static FOUND: AtomicU8 = AtomicU8::new(0);
+
+/// Keeps in mind that something is lacking, for [`untold_lacks`].
+pub fn lacks(what: Lack) {
+    FOUND.fetch_or(1 << (what as u8), Ordering::Relaxed);
+}
+
+/// What was found to be lacking and has not been returned before: each is told once.
+pub fn untold_lacks() -> impl Iterator<Item = Lack> {
+    let found = FOUND.load(Ordering::Relaxed) & 0b1111;
+    let told = FOUND.fetch_or(found << 4, Ordering::Relaxed) >> 4;
+    LACKS
+        .into_iter()
+        .filter(move |&lack| found & !told & (1 << (lack as u8)) != 0)
+}
+
+/// Whether a file system that does not know an operation answers so.
+pub fn is_unknown_operation(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EPERM | libc::ENOSYS | libc::EOPNOTSUPP)
+    )
+}
+
 /// What the names of files and folders start with that are not whole yet.
 pub const PARTIAL: &str = ".partial-";
 
@@ -60,7 +128,7 @@ pub const PARTIAL: &str = ".partial-";
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_partial(path, bytes)?
         .persist(path)
-        .with_context(|| format!("cannot rename into {}", path.display()))?;
+        .with_context(|| format!("cannot rename into {}", text::shown(path)))?;
     sync_folder(parent(path))
 }
 
@@ -68,7 +136,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     write_partial(path, bytes)?
         .persist_noclobber(path)
-        .with_context(|| format!("cannot rename into {}", path.display()))?;
+        .with_context(|| format!("cannot rename into {}", text::shown(path)))?;
     sync_folder(parent(path))
 }
 
@@ -77,14 +145,16 @@ fn write_partial(path: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile> {
     let folder = parent(path);
     let mut file = tempfile::Builder::new()
         .prefix(PARTIAL)
+        // The system takes the umask off, as of any file: nothing is to be changed afterwards, which some file systems
+        // refuse.
+        .permissions(fs::Permissions::from_mode(0o666))
         .tempfile_in(folder)
-        .with_context(|| format!("cannot write into {}", folder.display()))?;
+        .with_context(|| format!("cannot write into {}", text::shown(folder)))?;
     let whole = (|| {
         file.as_file_mut().write_all(bytes)?;
         file.as_file().sync_all()
     })();
-    whole.with_context(|| format!("cannot write {} ({} bytes)", path.display(), bytes.len()))?;
-    make_readable(file.as_file())?;
+    whole.with_context(|| format!("cannot write {} ({} bytes)", text::shown(path), bytes.len()))?;
     Ok(file)
 }
 
@@ -97,9 +167,10 @@ impl PartialFolder {
         let folder = parent(path);
         tempfile::Builder::new()
             .prefix(PARTIAL)
+            .permissions(fs::Permissions::from_mode(0o777))
             .tempdir_in(folder)
             .map(Self)
-            .with_context(|| format!("cannot write into {}", folder.display()))
+            .with_context(|| format!("cannot write into {}", text::shown(folder)))
     }
 
     /// The folder under its name for now.
@@ -109,24 +180,12 @@ impl PartialFolder {
 
     /// Renames it to `path`, which is not there yet.
     pub fn finish(self, path: &Path) -> Result<()> {
-        make_listable(self.0.path())?;
         fs::rename(self.0.path(), path)
-            .with_context(|| format!("cannot rename into {}", path.display()))?;
+            .with_context(|| format!("cannot rename into {}", text::shown(path)))?;
         // Renamed away, so there is nothing left to remove.
         let _ = self.0.keep();
         sync_folder(parent(path))
     }
-}
-
-#[cfg(unix)]
-fn make_listable(folder: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).context("cannot set permissions")
-}
-
-#[cfg(not(unix))]
-fn make_listable(_folder: &Path) -> Result<()> {
-    Ok(())
 }
 
 /// Removes from `folder` what an interrupted writer left behind.
@@ -141,7 +200,7 @@ pub fn remove_partial(folder: &Path) -> Result<()> {
                 Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
                 _ => fs::remove_file(&path),
             };
-            removed.with_context(|| format!("cannot remove {}", path.display()))?;
+            removed.with_context(|| format!("cannot remove {}", text::shown(&path)))?;
         }
     }
     Ok(())
@@ -152,24 +211,20 @@ pub fn is_partial(name: &OsStr) -> bool {
     name.to_string_lossy().starts_with(PARTIAL)
 }
 
-/// Temporary files are private; what a user asked for has the usual rights.
-#[cfg(unix)]
-fn make_readable(file: &File) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-        .context("cannot set permissions")
-}
-
-#[cfg(not(unix))]
-fn make_readable(_file: &File) -> Result<()> {
-    Ok(())
-}
-
-/// Makes renames inside `folder` survive a power cut.
+/// Makes renames inside `folder` survive a power cut, where the file system can do so.
 pub fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder)
-        .and_then(|f| f.sync_all())
-        .with_context(|| format!("cannot sync {}", folder.display()))
+    match File::open(folder).and_then(|f| f.sync_all()) {
+        Err(error) if is_unknown_operation(&error) || is_no_right(&error) => {
+            lacks(Lack::FolderSync);
+            Ok(())
+        }
+        done => done.with_context(|| format!("cannot sync {}", text::shown(folder))),
+    }
+}
+
+/// Some network mounts sync what is open for writing only, and a folder may be writable but not readable.
+fn is_no_right(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADF | libc::EACCES))
 }
 
 /// The folder that holds `path`.
@@ -180,20 +235,27 @@ pub fn parent(path: &Path) -> &Path {
     }
 }
 
+/// `path` with `end` at the end of its name, which need not be UTF-8.
+pub fn suffixed(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(end);
+    name.into()
+}
+
 /// Fails if `path` is there already, or could not be made.
 pub fn refuse_existing(path: &Path) -> Result<()> {
     if fs::symlink_metadata(path).is_ok() {
         bail!(
             "{} is there already and is not overwritten: choose another name, or remove it",
-            path.display()
+            text::shown(path)
         );
     }
     let folder = parent(path);
     if !folder.is_dir() {
         bail!(
             "{} cannot be made: there is no folder {}",
-            path.display(),
-            folder.display()
+            text::shown(path),
+            text::shown(folder)
         );
     }
     Ok(())

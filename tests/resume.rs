@@ -132,6 +132,9 @@ fn killed_before_the_first_checkpoint() {
     .unwrap();
     fs::write(cut.join("samples/.partial-def"), "half").unwrap();
     fs::write(cut.join(".partial-ghi"), "half").unwrap();
+    // The last sheet comes after the first checkpoint, which `.lock` tells of.
+    fs::remove_file(cut.join("samples/step-000006.png")).unwrap();
+    fs::write(cut.join(".lock"), "").unwrap();
     let log = cut.join("log.jsonl");
     let text = fs::read_to_string(&log).unwrap();
     fs::write(&log, &text[..text.len() - 20]).unwrap();

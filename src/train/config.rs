@@ -3,6 +3,8 @@
 //! An option of training is a field in the list of `options!` and a line of [`Config::defaults`]; the command line
 //! gives it.
 
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,12 +15,27 @@ use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::files;
 use crate::gan::step::Settings;
 use crate::model::arch::Dimensions;
+use crate::text;
+
+/// What only concerns how far a run goes, where its data lies and how it reports: may change when it is resumed.
+const FREE: [&str; 7] = [
+    "data",
+    "max_bad",
+    "steps",
+    "sample_every",
+    "checkpoint_every",
+    "log_every",
+    "keep_checkpoints",
+];
+
+/// No configuration is longer, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// A value as a person would type it.
 fn shown(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Null => "not given".to_string(),
-        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::String(text) => text::escaped(text).into_owned(),
         other => other.to_string(),
     }
 }
@@ -31,6 +48,37 @@ fn rgb() -> usize {
 /// The choice of the runs that were written before there was one.
 fn auto() -> Conv {
     Conv::Auto
+}
+
+/// Paths in JSON: a string, or where that would change them, since they are no UTF-8, their bytes as numbers.
+mod any_path {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Text(PathBuf),
+        Bytes(Vec<u8>),
+    }
+
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+        match path {
+            Some(path) if path.to_str().is_none() => path.as_os_str().as_bytes().serialize(to),
+            path => path.serialize(to),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+        let written = Option::<Written>::deserialize(from)?;
+        Ok(written.map(|written| match written {
+            Written::Text(path) => path,
+            Written::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        }))
+    }
 }
 
 /// How often a run goes through its images where nothing else is said.
@@ -69,6 +117,7 @@ options! {
     /// What the images are.
     dataset: Kind,
     /// Folder or file of the images; `None` for synthetic faces.
+    #[serde(with = "any_path")]
     data: Option<PathBuf>,
     /// Which part of the data set; `None` for train where it has parts, else all.
     split: Option<Split>,
@@ -79,7 +128,7 @@ options! {
     /// Share of images that may be corrupt before it is an error, 0 to 1.
     max_bad: f64,
     /// The folder of weights that the run started from, if it did.
-    #[serde(default)]
+    #[serde(default, with = "any_path")]
     init_from: Option<PathBuf>,
     /// Side of the images, pixels.
     image_size: usize,
@@ -258,6 +307,13 @@ impl Config {
                 "{name} {lr} is not a learning rate: use a positive number, such as 0.0002"
             );
         }
+        // As f32, which it is where it is used: a root of 0 and an ε of 0 give NaN.
+        let eps = self.eps as f32;
+        ensure!(
+            eps.is_finite() && eps > 0.0,
+            "eps {} is out of range: use a small positive number, such as 1e-8",
+            self.eps
+        );
         for (name, value) in [
             ("--beta1", self.beta1),
             ("--beta2", self.beta2),
@@ -292,19 +348,21 @@ impl Config {
     /// When there is no run, or its configuration is damaged.
     pub fn read(run: &Path) -> Result<Self> {
         let path = Self::path(run);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        let shown = text::shown(&path);
+        let file = match files::open_regular(&path) {
+            Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
                 "{} holds no run: there is no config.json in it; start one without --resume",
-                run.display()
+                text::shown(run)
             ),
-            Err(error) => return Err(error).context(format!("cannot read {}", path.display())),
+            Err(error) => return Err(error).context(format!("cannot read {shown}")),
         };
-        serde_json::from_str(&text).with_context(|| {
-            format!(
-                "{} is damaged, or was written by another version of this program",
-                path.display()
-            )
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("cannot read {shown}"))?;
+        serde_json::from_slice(&bytes).with_context(|| {
+            format!("{shown} is damaged, or was written by another version of this program")
         })
     }
 
@@ -318,18 +376,42 @@ impl Config {
         files::write_atomically(&Self::path(run), text.as_bytes())
     }
 
+    /// What of the options determines the result: a checkpoint keeps it. Where the weights came from that the first
+    /// iteration started with is not part of it, since nothing reads them again.
+    ///
+    /// # Errors
+    /// When a value has no form in JSON.
+    pub fn binding(&self) -> Result<BTreeMap<String, serde_json::Value>> {
+        let serde_json::Value::Object(all) = serde_json::to_value(self)? else {
+            bail!("a configuration is an object");
+        };
+        Ok(all
+            .into_iter()
+            .filter(|(name, _)| !FREE.contains(&name.as_str()) && name != "init_from")
+            .collect())
+    }
+
+    /// How these options differ from what a checkpoint was trained with, `binding`: `lr_g is 0.001, was 0.0002`.
+    ///
+    /// # Errors
+    /// When a value has no form in JSON.
+    pub fn differences(
+        &self,
+        binding: &BTreeMap<String, serde_json::Value>,
+    ) -> Result<Vec<String>> {
+        let now = self.binding()?;
+        Ok(binding
+            .iter()
+            .filter_map(|(name, was)| {
+                // An option of another version says nothing of this one.
+                let now = now.get(name).filter(|now| *now != was)?;
+                Some(format!("{name} is {}, was {}", shown(now), shown(was)))
+            })
+            .collect())
+    }
+
     /// The first option that a resumed run may not change but that differs between the two, with both values.
     pub fn first_change(&self, other: &Self) -> Option<(String, String, String)> {
-        // What only concerns how far the run goes, where its data lies and how it reports may change.
-        const FREE: [&str; 7] = [
-            "data",
-            "max_bad",
-            "steps",
-            "sample_every",
-            "checkpoint_every",
-            "log_every",
-            "keep_checkpoints",
-        ];
         let (a, b) = (
             serde_json::to_value(self).ok()?,
             serde_json::to_value(other).ok()?,

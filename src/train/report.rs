@@ -1,7 +1,7 @@
 //! What people see while it trains: a progress bar on a terminal, plain lines elsewhere, and `log.jsonl`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,7 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::config::Config;
 use crate::backend::{Loss, Slot, Steps};
 use crate::files;
-use crate::output::print_line;
+use crate::output::{print_error_line, print_line};
+use crate::text;
+
+/// The file's name in a run folder.
+const LOG: &str = "log.jsonl";
 
 /// Sums of the losses since the last report; part of a checkpoint, so that a resumed run reports the same means.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -69,8 +73,7 @@ struct Line {
 
 /// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line.
 pub struct Reporter {
-    path: PathBuf,
-    log: File,
+    log: Log,
     bar: Option<ProgressBar>,
     quiet: bool,
     steps: u64,
@@ -80,7 +83,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Opens `log.jsonl` of `run`, which has done `step` iterations; later lines are dropped, and the one of `step`
+    /// Opens `log.jsonl` in the run folder `run`, which has done `step` iterations; later lines are dropped, and the one of `step`
     /// where training goes on within the `window` that it tells of. `quiet`: nothing is printed.
     ///
     /// # Errors
@@ -92,15 +95,15 @@ impl Reporter {
         window: &Window,
         quiet: bool,
     ) -> Result<Self> {
-        let path = run.join("log.jsonl");
-        let context = || format!("cannot write {}", path.display());
+        let path = run.join(LOG);
         let goes_on = window.count > 0 && step < config.steps;
-        truncate_log(&path, step, goes_on)?;
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(context)?;
+        let strange = truncate_log(&path, step, goes_on)?;
+        if strange > 0 && !quiet {
+            print_error_line(format!(
+                "note: {LOG} has lines that are no reports of this program ({strange}); they stay as they are"
+            ));
+        }
+        let log = Log::open(path)?;
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(
                 Some(config.steps),
@@ -116,7 +119,6 @@ impl Reporter {
             bar
         });
         Ok(Self {
-            path,
             log,
             bar,
             quiet,
@@ -138,7 +140,7 @@ impl Reporter {
     /// discriminator and of the generator.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When the file cannot be written; the line is kept for the next try.
     pub fn report(
         &mut self,
         step: u64,
@@ -171,9 +173,7 @@ impl Reporter {
         };
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
-        self.log
-            .write_all(text.as_bytes())
-            .with_context(|| format!("cannot write {}", self.path.display()))?;
+        let written = self.log.write(&text);
         let number = |v: Option<f64>| v.map_or("not finite".to_string(), |v| format!("{v:.3}"));
         let loss_d = loss_d_real.zip(loss_d_fake).map(|(a, b)| a + b);
         let skipped = match line.d_skipped + line.g_skipped {
@@ -197,7 +197,23 @@ impl Reporter {
                 self.eta(step, rate)
             )),
         }
-        Ok(())
+        written
+    }
+
+    /// Writes the lines that could not be written so far.
+    ///
+    /// # Errors
+    /// When they still cannot.
+    pub fn flush(&mut self) -> Result<()> {
+        self.log.write("")
+    }
+
+    /// All of the log, which may have been removed by now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&mut self) -> io::Result<Vec<u8>> {
+        self.log.read()
     }
 
     fn eta(&self, step: u64, rate: f64) -> String {
@@ -217,26 +233,125 @@ impl Reporter {
     }
 }
 
-/// Drops the lines after `step` and a last line cut short: what the run that is being resumed wrote after its
-/// checkpoint will be written again, and so will a last line before its interval was full.
-fn truncate_log(path: &Path, step: u64, goes_on: bool) -> Result<()> {
-    let Ok(text) = fs::read_to_string(path) else {
-        return Ok(());
-    };
+/// `log.jsonl`, to whose end whole lines are added.
+struct Log {
+    path: PathBuf,
+    file: File,
+    /// Lines that could not be written.
+    unwritten: String,
+}
+
+impl Log {
+    fn open(path: PathBuf) -> Result<Self> {
+        let cannot_write = || format!("cannot write {}", text::shown(&path));
+        let file = files::open_own(&path).with_context(cannot_write)?;
+        Ok(Self {
+            path,
+            file,
+            unwritten: String::new(),
+        })
+    }
+
+    /// All lines, those included that could not be written: the file is open, even where it was removed.
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.read_to_end(&mut bytes)?;
+        bytes.extend(self.unwritten.bytes());
+        Ok(bytes)
+    }
+
+    /// Adds `text`, and what could not be written before, wholly or not at all.
+    fn write(&mut self, text: &str) -> Result<()> {
+        self.unwritten.push_str(text);
+        if self.unwritten.is_empty() {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        let cannot_write = || format!("cannot write {}", text::shown(&path));
+        // It may have been removed, or another put into its place.
+        if !files::is_still(&self.file, &path) {
+            let file = files::open_own(&path).with_context(cannot_write)?;
+            if file.metadata().with_context(cannot_write)?.len() == 0
+                && let Ok(lost) = self.read()
+            {
+                self.unwritten = String::from_utf8_lossy(&lost).into_owned();
+            }
+            self.file = file;
+        }
+        let whole = self.file.metadata().with_context(cannot_write)?.len();
+        if let Err(error) = self.file.write_all(self.unwritten.as_bytes()) {
+            // Best effort: a line cut short is dropped when the run is resumed.
+            let _ = self.file.set_len(whole);
+            return Err(error).with_context(cannot_write);
+        }
+        self.unwritten.clear();
+        Ok(())
+    }
+}
+
+/// The iteration that a line tells of.
+fn step_of(line: &[u8]) -> Option<u64> {
     #[derive(Deserialize)]
     struct Step {
         step: u64,
     }
-    let kept: String = text
-        .split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'))
-        .filter(|line| {
-            serde_json::from_str::<Step>(line)
-                .is_ok_and(|l| l.step < step || (l.step == step && !goes_on))
-        })
-        .collect();
-    if kept.len() != text.len() {
-        files::write_atomically(path, kept.as_bytes())?;
+    serde_json::from_slice::<Step>(line).ok().map(|l| l.step)
+}
+
+/// The last iteration that the log of the run in the folder `run` tells of.
+pub fn last_reported(run: &Path) -> Option<u64> {
+    let bytes = files::read_regular(&run.join(LOG)).ok()?;
+    bytes.split(|&b| b == b'\n').filter_map(step_of).max()
+}
+
+/// Moves the log of the run in the folder `run` out of the way of a run that begins again.
+///
+/// # Errors
+/// When it cannot be renamed.
+pub fn set_log_aside(run: &Path) -> Result<()> {
+    let path = run.join(LOG);
+    if !path.exists() {
+        return Ok(());
     }
-    Ok(())
+    let mut attempts = 1..;
+    let aside = attempts
+        .by_ref()
+        .map(|n: u64| files::suffixed(&path, &format!(".superseded-{n}")))
+        .find(|aside| fs::symlink_metadata(aside).is_err());
+    match aside {
+        Some(aside) => fs::rename(&path, &aside)
+            .with_context(|| format!("cannot rename {}", text::shown(&path))),
+        None => Ok(()),
+    }
+}
+
+/// Drops the lines after `step` and a last line cut short: what the run that is being resumed wrote after its
+/// checkpoint will be written again, and so will a last line before its interval was full. Returns how many of the lines
+/// that stay are no reports, whatever damaged them or put them there.
+fn truncate_log(path: &Path, step: u64, goes_on: bool) -> Result<usize> {
+    let bytes = match files::read_regular(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", text::shown(path)));
+        }
+    };
+    let mut strange = 0;
+    let mut kept = Vec::with_capacity(bytes.len());
+    for line in bytes
+        .split_inclusive(|&b| b == b'\n')
+        .filter(|line| line.ends_with(b"\n"))
+    {
+        match step_of(line) {
+            Some(at) if at > step || (at == step && goes_on) => continue,
+            Some(_) => {}
+            None => strange += 1,
+        }
+        kept.extend_from_slice(line);
+    }
+    if kept.len() != bytes.len() {
+        files::write_atomically(path, &kept)?;
+    }
+    Ok(strange)
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::checkpoint;
 use super::config::Config;
 use super::run::Start;
 use super::run_folder::Claim;
+use super::{checkpoint, report, run_folder, sheets};
 use crate::model::arch::Dimensions;
+use crate::text;
 
 /// A run that is to go on.
 pub struct Resumed {
@@ -25,12 +26,17 @@ pub struct Resumed {
 impl Resumed {
     /// The run that `--out OUT --resume FROM` means: that in `out`, from its newest checkpoint or from the checkpoint
     /// `from`; without `out` the run that this checkpoint is of, or the newest checkpoint of a run folder given as
-    /// `from`. `hold` holds it against other processes.
+    /// `from`. `hold` holds it against other processes. `from_scratch`: it has lost its checkpoints, and begins again.
     ///
     /// # Errors
-    /// When neither says which run, there is none, another process has it, or the checkpoint is damaged or of another
-    /// run.
-    pub fn find(out: Option<&Path>, from: Option<&Path>, hold: bool) -> Result<Self> {
+    /// When neither says which run, there is none, another process has it, the checkpoint is damaged, of another run
+    /// or trained with other options than those of the run are by now, or there is none any more.
+    pub fn find(
+        out: Option<&Path>,
+        from: Option<&Path>,
+        hold: bool,
+        from_scratch: bool,
+    ) -> Result<Self> {
         let (run, checkpoint) = match (out, from) {
             (None, None) => {
                 bail!("--resume needs to know which run: give its folder as --out, or a checkpoint")
@@ -51,21 +57,37 @@ impl Resumed {
             false => None,
         };
         let config = Config::read(&run)?;
+        config
+            .check()
+            .with_context(|| format!("{} cannot be used", text::shown(&Config::path(&run))))?;
+        let newest = checkpoint::newest(&run)?;
+        if from_scratch && let Some(path) = newest.as_deref().or(checkpoint) {
+            bail!(
+                "--from-scratch is for a run that has lost its checkpoints, but there is {}: leave it out, or start \
+                 another run with another --out",
+                text::shown(path)
+            );
+        }
         let start = match checkpoint {
             Some(path) => {
                 let path = inside(&run, path)?;
                 let saved = checkpoint::load_of(&run, &path)?;
                 Start::Resume(path, Box::new(saved))
             }
-            None if checkpoint::newest(&run)?.is_some() => {
+            None if newest.is_some() => {
                 let (path, saved) = checkpoint::load_newest(&run)?;
                 Start::Resume(path, Box::new(saved))
             }
-            // Killed before its first checkpoint: from the beginning, which gives the same run.
-            None => match &config.init_from {
-                Some(folder) => Start::From(folder.clone()),
-                None => Start::Fresh,
-            },
+            None => {
+                if !from_scratch {
+                    has_lost_nothing(&run, &config)?;
+                }
+                // Killed before its first checkpoint: from the beginning, which gives the same run.
+                match &config.init_from {
+                    Some(folder) => Start::From(folder.clone()),
+                    None => Start::Fresh,
+                }
+            }
         };
         let resumed = Self {
             run,
@@ -93,11 +115,22 @@ impl Resumed {
         ensure!(
             found == config.dimensions() && state.seed == config.seed,
             "{} is of another run ({}) than {} ({}): give one of this run's checkpoints",
-            path.display(),
+            text::shown(path),
             say(found, state.seed),
-            self.run.display(),
+            text::shown(&self.run),
             say(config.dimensions(), config.seed)
         );
+        if let Some(settings) = &state.settings {
+            let changes = config.differences(settings)?;
+            ensure!(
+                changes.is_empty(),
+                "{} is not what {} was trained with: {}; set it back, continue from another checkpoint, or start \
+                 another run from this one with --init-from",
+                text::shown(&Config::path(&self.run)),
+                text::shown(path),
+                changes.join("; ")
+            );
+        }
         Ok(())
     }
 
@@ -110,12 +143,44 @@ impl Resumed {
             ensure!(
                 saved.state.step <= steps,
                 "{} has {} iterations already, more than the {steps} asked for: raise --steps",
-                path.display(),
+                text::shown(path),
                 saved.state.step
             );
         }
         Ok(())
     }
+}
+
+/// Refuses to begin again where the run in the folder `run` must have had a checkpoint, though there is none now.
+fn has_lost_nothing(run: &Path, config: &Config) -> Result<()> {
+    // A checkpoint comes before the sheet of its iteration, and after its report.
+    let first = match (&config.init_from, config.checkpoint_every) {
+        (Some(_), _) => 0,
+        (None, 0) => config.steps,
+        (None, every) => every.min(config.steps),
+    };
+    let others = checkpoint::others(run);
+    let trace = match (report::last_reported(run), sheets::newest(run)) {
+        (Some(step), _) if step > first => format!("log.jsonl goes to iteration {step}"),
+        (_, Some(step)) if step >= first => format!("there is a sheet of iteration {step}"),
+        _ if run_folder::has_saved(run) => ".lock says that there were some".to_string(),
+        _ if !others.is_empty() => "others were set aside".to_string(),
+        _ => return Ok(()),
+    };
+    let put_back = match others.last() {
+        Some(path) => format!(
+            "continue from one that is there under another name, with: dcgan-cuda train --out {} --resume {}",
+            text::shown(run),
+            text::shown(path)
+        ),
+        None => "put them back".to_string(),
+    };
+    bail!(
+        "the checkpoints of {} are gone ({trace}): {put_back}; or begin again from nothing with: dcgan-cuda train --out \
+         {} --resume --from-scratch",
+        text::shown(run),
+        text::shown(run)
+    )
 }
 
 /// The run that the checkpoint in `path` belongs to: RUN of RUN/checkpoints/step-000500.
@@ -131,7 +196,7 @@ fn run_of(path: &Path) -> Result<PathBuf> {
         .with_context(|| {
             format!(
                 "{} is no checkpoint of a run (RUN/checkpoints/step-…): give one, or the run folder as --out",
-                path.display()
+                text::shown(path)
             )
         })
 }
@@ -139,20 +204,24 @@ fn run_of(path: &Path) -> Result<PathBuf> {
 /// `path` as one of `run`'s own checkpoints, with links (`latest`) followed.
 fn inside(run: &Path, path: &Path) -> Result<PathBuf> {
     let folder = run.join("checkpoints");
-    let found = path.canonicalize().with_context(|| {
+    let found = checkpoint::followed(path).canonicalize().with_context(|| {
         let newest = match checkpoint::newest(run) {
-            Ok(Some(newest)) => format!("the newest of {} is {}", run.display(), newest.display()),
-            _ => format!("{} has none yet: use --resume alone", run.display()),
+            Ok(Some(newest)) => format!(
+                "the newest of {} is {}",
+                text::shown(run),
+                text::shown(&newest)
+            ),
+            _ => format!("{} has none yet: use --resume alone", text::shown(run)),
         };
-        format!("there is no checkpoint {}; {newest}", path.display())
+        format!("there is no checkpoint {}; {newest}", text::shown(path))
     })?;
     match (found.parent(), folder.canonicalize(), found.file_name()) {
         (Some(parent), Ok(own), Some(name)) if parent == own => Ok(folder.join(name)),
         _ => bail!(
             "{} is none of the checkpoints of {}: give one of its own, or start another run from this one with \
              --init-from",
-            path.display(),
-            run.display()
+            text::shown(path),
+            text::shown(run)
         ),
     }
 }

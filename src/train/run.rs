@@ -1,22 +1,27 @@
 //! The training loop, written once for every backend.
 
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+mod rescue;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
 use super::record::Recorder;
-use super::report::{Reporter, Window};
-use super::run_folder::{Claim, what_is_left};
+use super::report::{self, Reporter, Window};
+use super::run_folder::{Claim, Place, what_is_left};
 use super::sheets::Sheets;
 use super::stop::Stop;
 use crate::backend::{Backend, Feed, Network, Progress, State, Steps};
 use crate::data::{Dataset, Loader, Residency};
-use crate::files;
+use crate::files::{self, Lack};
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, KEPT_METRICS};
+use crate::output::print_error_line;
+use crate::text;
 
 /// Iterations without a step of the weights after which a run gives up.
 const HOPELESS: u64 = 50;
@@ -37,6 +42,8 @@ pub struct Plan {
     pub config: Config,
     /// What the networks begin with.
     pub start: Start,
+    /// Whether a run that has lost its checkpoints begins again.
+    pub from_scratch: bool,
     /// The new file that the iterations are recorded into.
     pub record: Option<PathBuf>,
     /// Where the images are; [`Residency::Auto`] is decided by now.
@@ -64,7 +71,9 @@ pub struct Outcome {
 /// folder, which `claim` holds.
 ///
 /// # Errors
-/// Where a file cannot be written, training diverges or the device fails; the last good checkpoint is named.
+/// Where a checkpoint cannot be written, training diverges or the device fails; the last good checkpoint is named. Where
+/// the log, a sheet or the record cannot be written: once all is done, and saved. Where the folder was moved or removed:
+/// what was done by then is saved, and the message says where.
 pub fn train<B: Backend>(
     backend: &B,
     dataset: &Dataset,
@@ -75,6 +84,7 @@ pub fn train<B: Backend>(
     let Plan {
         config,
         start,
+        from_scratch,
         record,
         residency,
         profile,
@@ -99,6 +109,8 @@ pub fn train<B: Backend>(
     }
     let mut window = Window::default();
     let mut step = 0;
+    let settings = config.binding()?;
+    let mut identity = None;
     match &start {
         Start::Fresh => {}
         Start::From(folder) => {
@@ -107,6 +119,11 @@ pub fn train<B: Backend>(
             gan.generator
                 .write(State::Average, average.as_ref().unwrap_or(&g))?;
             gan.discriminator.write(State::Parameters, &d)?;
+            identity = Some(checkpoint::identity(
+                &settings,
+                dataset.fingerprint(),
+                &[&g, &d],
+            )?);
         }
         Start::Resume(path, saved) => {
             ensure!(
@@ -126,19 +143,25 @@ pub fn train<B: Backend>(
                 .restore(&mut gan)
                 .with_context(|| format!("cannot resume from {}", path.display()))?;
             window = saved.state.window.clone();
+            identity.clone_from(&saved.state.run);
         }
     }
+    let identity = match identity {
+        Some(identity) => identity,
+        None => checkpoint::identity(&settings, dataset.fingerprint(), &[])?,
+    };
     let recorder = match &record {
         Some(path) => Some(Recorder::new(path, &config)?),
         None => None,
     };
 
-    let run = claim.run();
-    let training = Training {
+    let mut training = Training {
         backend,
         dataset,
         config: &config,
-        run,
+        settings,
+        identity,
+        claim,
         stop,
         quiet,
         batches,
@@ -147,16 +170,29 @@ pub fn train<B: Backend>(
         recorder,
         profile,
         profiled: false,
+        reporter: None,
+        unwritten: Unwritten::default(),
         window,
         asked: step,
         pending: None,
         latest: None,
         moved: (0, step),
+        saved_at: None,
         step,
+        whole: true,
+        gone: false,
     };
-    training
-        .go(&start)
-        .map_err(|error| anyhow!("{error:#}; {}", what_is_left(run, &error)))
+    if let (true, Place::Here) = (from_scratch, claim.place()) {
+        report::set_log_aside(claim.home())?;
+    }
+    training.go(&start).map_err(|error| match claim.place() {
+        Place::Here => anyhow!(
+            "{}; {}",
+            claim.plain(&format!("{error:#}")),
+            what_is_left(claim.run(), &error)
+        ),
+        place => training.rescue(&place, &error),
+    })
 }
 
 /// A run under way.
@@ -164,7 +200,11 @@ struct Training<'a, B: Backend> {
     backend: &'a B,
     dataset: &'a Dataset,
     config: &'a Config,
-    run: &'a Path,
+    /// The options that determine the result.
+    settings: BTreeMap<String, serde_json::Value>,
+    /// What names the run.
+    identity: String,
+    claim: &'a Claim,
     stop: &'a Stop,
     quiet: bool,
     batches: Batches<'a>,
@@ -174,6 +214,9 @@ struct Training<'a, B: Backend> {
     profile: Option<Range<u64>>,
     /// Whether a profiler sees what is done.
     profiled: bool,
+    /// `None` before the first iteration.
+    reporter: Option<Reporter>,
+    unwritten: Unwritten,
     /// Losses since the last report.
     window: Window,
     /// Iterations whose metrics have been asked for.
@@ -184,8 +227,23 @@ struct Training<'a, B: Backend> {
     latest: Option<[Steps; 2]>,
     /// Adam steps when they last moved both networks, and the iteration of it.
     moved: (u64, u64),
+    /// The iteration of the newest checkpoint.
+    saved_at: Option<u64>,
     /// Iterations asked for.
     step: u64,
+    /// Whether the networks are as they are after `step` iterations: not in the midst of one.
+    whole: bool,
+    /// Whether the run folder is known to be gone.
+    gone: bool,
+}
+
+/// What could not be written, without which training goes on.
+#[derive(Default)]
+struct Unwritten {
+    /// The first error of each kind, by which all of them are told, once.
+    log: Option<Error>,
+    sheet: Option<Error>,
+    choices: Option<Error>,
 }
 
 /// Metrics on their way.
@@ -203,34 +261,46 @@ enum Interval {
 }
 
 impl<B: Backend> Training<'_, B> {
-    fn go(mut self, start: &Start) -> Result<Outcome> {
-        let (backend, config, run, stop) = (self.backend, self.config, self.run, self.stop);
+    fn go(&mut self, start: &Start) -> Result<Outcome> {
+        let (backend, config, claim, stop) = (self.backend, self.config, self.claim, self.stop);
+        let home = claim.home();
 
         // Outputs.
+        claim.check()?;
         for folder in ["", "samples", "checkpoints"] {
-            files::remove_partial(&run.join(folder))?;
+            files::remove_partial(&home.join(folder))?;
         }
-        config.write(run)?;
-        let mut saved_at = None;
+        config.write(home)?;
         match start {
             Start::Fresh => {}
             // The folder may change before this run is resumed.
             Start::From(_) => {
                 self.save()?;
-                saved_at = Some(0);
             }
             Start::Resume(path, _) => {
-                checkpoint::take_back_to(run, path, self.step)?;
-                saved_at = Some(self.step);
+                let name = path.file_name().unwrap_or_default();
+                let path = home.join("checkpoints").join(name);
+                checkpoint::take_back_to(home, &path, self.step)?;
+                self.saved_at = Some(self.step);
+                claim.note_saved();
             }
         }
-        let mut reporter = Reporter::new(run, config, self.step, &self.window, self.quiet)?;
-        let mut sheets = Sheets::new(backend, config, run)?;
+        self.reporter = Some(Reporter::new(
+            home,
+            config,
+            self.step,
+            &self.window,
+            self.quiet,
+        )?);
+        let mut sheets = Sheets::new(backend, config, home)?;
         let mut latest_sheet = None;
         if self.step == 0 {
             sheets.write(backend, &self.gan, 0)?;
         }
+        self.tell_lacks();
         self.moved.0 = taken(&self.gan.progress.read()?.steps);
+        // That of the last iteration comes after its checkpoint, and may be missing.
+        let mut sheet_due = self.step == config.steps && !sheets.path(self.step).exists();
 
         // The loop.
         let settings = config.settings();
@@ -246,10 +316,11 @@ impl<B: Backend> Training<'_, B> {
             if let Some(recorder) = &mut self.recorder {
                 recorder.before(&self.gan)?;
             }
+            self.whole = false;
             self.gan.iteration(backend, &settings)?;
             if !chosen {
                 chosen = true;
-                self.write_choices()?;
+                self.write_choices();
             }
             if let Some(recorder) = &mut self.recorder {
                 recorder.after(backend, &mut self.gan, config)?;
@@ -257,51 +328,112 @@ impl<B: Backend> Training<'_, B> {
             self.batches.follow(&mut self.gan.feed, self.step)?;
             drop(iteration);
             self.step += 1;
+            self.whole = true;
             let step = self.step;
-            reporter.tick(step);
+            if let Some(reporter) = &self.reporter {
+                reporter.tick(step);
+            }
 
             let last = step == config.steps;
             if step.is_multiple_of(config.log_every) {
-                self.ask(Some(Interval::Full), &mut reporter)?;
+                self.ask(Some(Interval::Full))?;
             } else if last {
-                self.ask(Some(Interval::Short), &mut reporter)?;
+                self.ask(Some(Interval::Short))?;
             } else if step - self.asked == KEPT_METRICS {
-                self.ask(None, &mut reporter)?;
+                self.ask(None)?;
             }
             // The recorder asks for metrics too, and what is not taken by then is lost.
-            self.collect(self.recorder.is_some(), &mut reporter)?;
-            if due(step, config.sample_every) || last {
-                latest_sheet = Some(sheets.write(backend, &self.gan, step)?);
-            }
+            self.collect(self.recorder.is_some())?;
             if due(step, config.checkpoint_every) && !last {
-                self.settle(&mut reporter)?;
+                self.settle()?;
                 self.save()?;
-                saved_at = Some(step);
             }
+            // After the checkpoint: nothing that befalls a sheet costs more than the sheet.
+            if due(step, config.sample_every) && !last {
+                latest_sheet = self.sheet(&mut sheets)?.or(latest_sheet);
+            }
+            sheet_due = last;
         }
 
-        // The end, or a signal.
+        // The end, or a signal: the checkpoint first.
         self.set_profiled(false)?;
-        self.settle(&mut reporter)?;
-        reporter.finish();
-        let checkpoint = if saved_at == Some(self.step) {
-            checkpoint::newest(run)?.unwrap_or_default()
-        } else {
-            self.save()?
+        self.settle()?;
+        if let Some(reporter) = &self.reporter {
+            reporter.finish();
+        }
+        claim.check()?;
+        let checkpoint = match self.saved_at == Some(self.step) {
+            true => checkpoint::newest(home)?.unwrap_or_default(),
+            false => self.save()?,
         };
-        if let Some(recorder) = self.recorder {
-            recorder.finish(&self.gan)?;
+        if sheet_due {
+            latest_sheet = self.sheet(&mut sheets)?.or(latest_sheet);
+            self.write_choices();
+        }
+        let log = self.reporter.as_mut().map_or(Ok(()), Reporter::flush);
+        let recorded = match self.recorder.take() {
+            Some(recorder) => recorder.finish(&self.gan),
+            None => Ok(()),
+        };
+        // Until now it may have been removed.
+        claim.check()?;
+        for unwritten in [recorded.err(), log.err(), self.unwritten.sheet.take()] {
+            if let Some(error) = unwritten {
+                return Err(error);
+            }
         }
         Ok(Outcome {
             step: self.step,
-            checkpoint,
-            sheet: latest_sheet,
+            checkpoint: claim.named(claim.run(), &checkpoint),
+            sheet: latest_sheet.map(|sheet| claim.named(claim.run(), &sheet)),
             stopped: if self.step < config.steps {
                 stop.exit_code()
             } else {
                 None
             },
         })
+    }
+
+    /// Writes the sheet of this iteration; `None` where it cannot be.
+    fn sheet(&mut self, sheets: &mut Sheets<B>) -> Result<Option<PathBuf>> {
+        self.claim.check()?;
+        match sheets.write(self.backend, &self.gan, self.step) {
+            Ok(path) => Ok(Some(path)),
+            Err(error) => {
+                self.tell_unwritten(&error, self.unwritten.sheet.is_some());
+                self.unwritten.sheet.get_or_insert(error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says once, by the first error of its kind, that something cannot be written.
+    fn tell_unwritten(&self, error: &Error, told: bool) {
+        if !told && !self.quiet {
+            let text = self.claim.plain(&format!("{error:#}"));
+            print_error_line(format!("note: {text}; training goes on"));
+        }
+    }
+
+    /// Says what the file system does not have, each once.
+    fn tell_lacks(&self) {
+        for lack in files::untold_lacks() {
+            let text = match lack {
+                Lack::Locks => {
+                    "files cannot be locked: see to it that no other process trains here"
+                }
+                Lack::Links => {
+                    "there are no symbolic links: checkpoints/latest is a file with the name of the newest checkpoint"
+                }
+                Lack::FolderSync => {
+                    "folders cannot be synced: a power cut may cost the checkpoint that was written last"
+                }
+            };
+            if !self.quiet {
+                let run = text::shown(self.claim.run());
+                print_error_line(format!("note: in the file system of {run} {text}"));
+            }
+        }
     }
 
     /// Starts or ends what a profiler sees.
@@ -316,8 +448,8 @@ impl<B: Backend> Training<'_, B> {
     }
 
     /// Asks for the metrics of the iterations that they were not asked of yet.
-    fn ask(&mut self, report: Option<Interval>, reporter: &mut Reporter) -> Result<()> {
-        self.collect(true, reporter)?;
+    fn ask(&mut self, report: Option<Interval>) -> Result<()> {
+        self.collect(true)?;
         self.gan.send_metrics(self.asked)?;
         self.asked = self.step;
         self.pending = Some(Pending {
@@ -328,7 +460,7 @@ impl<B: Backend> Training<'_, B> {
     }
 
     /// Takes the metrics in that were asked for, if they are there or `wait`, and reports where an interval ends.
-    fn collect(&mut self, wait: bool, reporter: &mut Reporter) -> Result<()> {
+    fn collect(&mut self, wait: bool) -> Result<()> {
         if self.pending.is_none() {
             return Ok(());
         }
@@ -346,7 +478,13 @@ impl<B: Backend> Training<'_, B> {
             return Ok(());
         };
         let epochs = step as f64 / self.batches_per_epoch as f64;
-        reporter.report(step, epochs, &self.window, steps)?;
+        if let Some(reporter) = &mut self.reporter {
+            let reported = reporter.report(step, epochs, &self.window, steps);
+            if let Err(error) = reported {
+                self.tell_unwritten(&error, self.unwritten.log.is_some());
+                self.unwritten.log.get_or_insert(error);
+            }
+        }
         // The last report may come early: then a resumed run goes on with the same window.
         if interval == Interval::Full {
             self.window = Window::default();
@@ -361,35 +499,62 @@ impl<B: Backend> Training<'_, B> {
             "training has diverged: no gradient was finite for the last {hopeless} iterations; start again with a \
              smaller --lr"
         );
-        Ok(())
+        // Seldom enough to be looked at here, and with all of the metrics taken in.
+        if self.gone {
+            Ok(())
+        } else {
+            self.claim.check()
+        }
     }
 
     /// Waits for all iterations and takes all metrics in.
-    fn settle(&mut self, reporter: &mut Reporter) -> Result<()> {
+    fn settle(&mut self) -> Result<()> {
         if self.asked < self.step {
-            self.ask(None, reporter)?;
+            self.ask(None)?;
         }
-        self.collect(true, reporter)
+        self.collect(true)
     }
 
-    /// Later runs can repeat the choice of kernels, and a resumed one does.
-    fn write_choices(&self) -> Result<()> {
-        match self.backend.choices()? {
-            Some(choices) => choices.write(self.run),
-            None => Ok(()),
+    /// Later runs can repeat the choice of kernels, and a resumed one does. Training goes on without.
+    fn write_choices(&mut self) {
+        let written = match self.backend.choices() {
+            Ok(Some(choices)) => choices.write(self.claim.home()),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            self.tell_unwritten(&error, self.unwritten.choices.is_some());
+            self.unwritten.choices.get_or_insert(error);
         }
     }
 
-    fn save(&self) -> Result<PathBuf> {
-        let _range = nvtx::range!("checkpoint");
-        // Sheets may have made some since the first iteration.
-        self.write_choices()?;
+    /// All of the run after this iteration.
+    fn checkpoint(&self) -> Result<Checkpoint> {
         let config = self.config;
         let mut state = checkpoint::State::new(self.step, config.seed, &config.dimensions());
         state.images_seen = self.step * config.batch_size as u64;
         state.data_fingerprint = self.dataset.fingerprint().to_string();
         state.window = self.window.clone();
-        Checkpoint::of(&self.gan, state, config.ema > 0.0)?.save(self.run, config.keep_checkpoints)
+        state.settings = Some(self.settings.clone());
+        state.run = Some(self.identity.clone());
+        Checkpoint::of(&self.gan, state, config.ema > 0.0)
+    }
+
+    fn save(&mut self) -> Result<PathBuf> {
+        let _range = nvtx::range!("checkpoint");
+        self.claim.check()?;
+        let (config, home) = (self.config, self.claim.home());
+        // Somebody may have emptied the folder: a checkpoint alone cannot be resumed.
+        if !Config::path(home).exists() {
+            config.write(home)?;
+        }
+        let path = self.checkpoint()?.save(home, config.keep_checkpoints)?;
+        self.saved_at = Some(self.step);
+        self.claim.note_saved();
+        self.tell_lacks();
+        // Sheets may have made some since the first iteration.
+        self.write_choices();
+        Ok(path)
     }
 }
 

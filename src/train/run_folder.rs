@@ -1,7 +1,10 @@
 //! The folder of a run: one process holds it at a time, and nothing in it is overwritten.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -9,13 +12,33 @@ use anyhow::{Context, Result, bail};
 use super::checkpoint;
 use super::config::Config;
 use crate::backend::DeviceError;
-use crate::files;
+use crate::files::{self, Lack};
+use crate::text;
 
-/// Holds a run folder against a second process; the lock goes with the process.
+/// What a run keeps in its folder beside `.lock`, and writes anew.
+const OWN_FILES: [&str; 4] = [".lock", "log.jsonl", "config.json", "kernels.json"];
+const OWN_FOLDERS: [&str; 2] = ["samples", "checkpoints"];
+
+/// Holds a run folder against a second process, and keeps hold of it wherever it is moved to; the lock goes with the
+/// process.
 pub struct Claim {
     run: PathBuf,
-    _lock: File,
+    /// The folder itself: while it is open, no other gets its number.
+    folder: File,
+    home: PathBuf,
+    lock: RefCell<File>,
     made: bool,
+}
+
+/// Where the folder of a [`Claim`] is by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Under its name.
+    Here,
+    /// Under another one.
+    Moved(PathBuf),
+    /// Nowhere any more.
+    Gone,
 }
 
 impl Claim {
@@ -48,59 +71,205 @@ impl Claim {
     /// Takes over the run in the folder `run`.
     ///
     /// # Errors
-    /// Where there is no run in it, or another process has it.
+    /// Where there is no run in it, something is in the place of one of its files, or another process has it.
     pub fn existing(run: &Path) -> Result<Self> {
-        if !Config::path(run).is_file() {
+        let config = Config::path(run);
+        if fs::metadata(&config).is_err() {
             bail!(
                 "there is no run in {} to continue (no config.json): start one without --resume",
-                run.display()
+                text::shown(run)
             );
         }
         Self::lock(run, false)
     }
 
+    /// Makes a folder beside `run`, which is gone: `RUN-rescued-1` or the next that is free; where there can be none,
+    /// in the folder of temporary files.
+    ///
+    /// # Errors
+    /// Where neither can be made.
+    pub fn beside(run: &Path) -> Result<Self> {
+        let make = |run: &Path| -> Result<Self> {
+            for number in 1.. {
+                let run = files::suffixed(run, &format!("-rescued-{number}"));
+                if fs::symlink_metadata(&run).is_err() && make_run_folder(&run)? {
+                    return Self::lock(&run, true);
+                }
+            }
+            bail!("no name is free")
+        };
+        let name = run.file_name().unwrap_or(OsStr::new("run"));
+        make(&run.with_file_name(name))
+            .or_else(|error| make(&std::env::temp_dir().join(name)).map_err(|_| error))
+    }
+
     fn lock(run: &Path, made: bool) -> Result<Self> {
-        let path = run.join(".lock");
+        refuse_strange(run)?;
+        let cannot_write = || {
+            format!(
+                "cannot write into the run folder {}; give rights to it, or choose another --out",
+                text::shown(run)
+            )
+        };
+        let folder = File::open(run).with_context(cannot_write)?;
+        // By the open folder, where the system has such paths: whatever is moved to `run` is then never written to.
+        let home = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+        let home = match files::is_still(&folder, &home) {
+            true => home,
+            false => run.to_path_buf(),
+        };
+        // Of the folder as well as of the file in it, which people may remove.
+        let held = try_lock(&folder, run)?;
+        let path = home.join(".lock");
         loop {
-            let lock = File::create(&path).with_context(|| {
-                format!(
-                    "cannot write into the run folder {}; give rights to it, or choose another --out",
-                    run.display()
-                )
-            })?;
-            // A file system without locks is no reason not to train.
-            if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-                bail!(
-                    "another process is training in {}: wait for it, or choose another --out",
-                    run.display()
-                );
+            let lock = files::open_own(&path).with_context(cannot_write)?;
+            if !try_lock(&lock, run)? && !held {
+                // No reason not to train.
+                files::lacks(Lack::Locks);
             }
             if files::is_still(&lock, &path) {
                 return Ok(Self {
                     run: run.to_path_buf(),
-                    _lock: lock,
+                    folder,
+                    home,
+                    lock: RefCell::new(lock),
                     made,
                 });
             }
         }
     }
 
-    /// The run folder.
+    /// The run folder by the name that it was claimed under: for people.
     pub fn run(&self) -> &Path {
         &self.run
     }
+
+    /// The run folder for whoever writes into it: this very folder, whatever its name is by now.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// `path`, which is below [`Claim::home`], by its name in the folder `run`.
+    pub fn named(&self, run: &Path, path: &Path) -> PathBuf {
+        match path.strip_prefix(&self.home) {
+            Ok(rest) => run.join(rest),
+            Err(_) => path.to_path_buf(),
+        }
+    }
+
+    /// `text`, a message, with the names that people know.
+    pub fn plain(&self, text: &str) -> String {
+        match self.home == self.run {
+            true => text.to_string(),
+            false => text.replace(&text::shown(&self.home), &text::shown(&self.run)),
+        }
+    }
+
+    /// Where the folder is.
+    pub fn place(&self) -> Place {
+        if files::is_still(&self.folder, &self.run) {
+            return Place::Here;
+        }
+        match fs::read_link(&self.home) {
+            Ok(now) if files::is_still(&self.folder, &now) => Place::Moved(now),
+            _ => Place::Gone,
+        }
+    }
+
+    /// Makes sure that the folder is where it was, and its lock is held: to be called before anything is written.
+    ///
+    /// # Errors
+    /// [`Lost`] where it is elsewhere or gone; where another process has taken it over, since its lock was removed.
+    pub fn check(&self) -> Result<()> {
+        if self.place() != Place::Here {
+            return Err(Lost.into());
+        }
+        let path = self.home.join(".lock");
+        let mut lock = self.lock.borrow_mut();
+        if files::is_still(&lock, &path) {
+            return Ok(());
+        }
+        // Best effort where it cannot be made again: the folder itself is locked, too.
+        if let Ok(again) = files::open_own(&path) {
+            try_lock(&again, &self.run)?;
+            *lock = again;
+        }
+        Ok(())
+    }
+
+    /// Notes for later processes that the run has had a checkpoint: where there is none then, it was removed.
+    pub fn note_saved(&self) {
+        let mut lock = self.lock.borrow_mut();
+        if lock.metadata().is_ok_and(|m| m.len() == 0) {
+            // Best effort: its log and sheets tell as much in most cases.
+            let _ = lock.write_all(b"saved\n");
+        }
+    }
+}
+
+/// Whether the run in the folder `run` has had a checkpoint, as far as its lock says.
+pub fn has_saved(run: &Path) -> bool {
+    fs::metadata(run.join(".lock")).is_ok_and(|m| m.len() > 0)
 }
 
 impl Drop for Claim {
     /// Removes the folder again if nothing was put into it.
     fn drop(&mut self) {
-        if self.made && refuse_used(&self.run).is_ok() {
+        if self.made && self.place() == Place::Here && refuse_used(&self.home).is_ok() {
             // Best effort: an empty folder left behind does no harm.
-            let _ = files::remove_partial(&self.run);
-            let _ = fs::remove_file(self.run.join(".lock"));
+            let _ = files::remove_partial(&self.home);
+            let _ = fs::remove_file(self.home.join(".lock"));
             let _ = fs::remove_dir(&self.run);
         }
     }
+}
+
+/// The run folder is no longer where it was.
+#[derive(Debug)]
+pub struct Lost;
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("the run folder is no longer where it was")
+    }
+}
+
+impl std::error::Error for Lost {}
+
+/// Locks `file`, of the run folder `run`; `false` where the file system has no locks.
+fn try_lock(file: &File, run: &Path) -> Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(fs::TryLockError::WouldBlock) => bail!(
+            "another process is training in {}: wait for it, or choose another --out",
+            text::shown(run)
+        ),
+        Err(fs::TryLockError::Error(_)) => Ok(false),
+    }
+}
+
+/// Refuses a run folder where something else is in the place of one of a run's files: it would be waited for, or
+/// written through.
+fn refuse_strange(run: &Path) -> Result<()> {
+    let remedy = "cannot be a run's: move it away, or choose another --out";
+    for name in OWN_FILES {
+        let path = run.join(name);
+        match files::refuse_strange(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                bail!("{} {remedy} ({error})", text::shown(&path));
+            }
+            // Whoever opens it says what is wrong.
+            _ => {}
+        }
+    }
+    for name in OWN_FOLDERS {
+        let path = run.join(name);
+        // A link to a folder on another disk is one.
+        if fs::symlink_metadata(&path).is_ok() && !path.is_dir() {
+            bail!("{} {remedy} (it is no folder)", text::shown(&path));
+        }
+    }
+    Ok(())
 }
 
 /// Makes `run` and says whether it was not there yet.
@@ -112,12 +281,12 @@ fn make_run_folder(run: &Path) -> Result<bool> {
             refuse_used(run).map(|()| false)
         }
         Err(_) if run.exists() && !run.is_dir() => {
-            bail!("{} is a file: choose another --out", run.display())
+            bail!("{} is a file: choose another --out", text::shown(run))
         }
         Err(error) => Err(error).with_context(|| {
             format!(
                 "cannot make the run folder {}; choose another --out",
-                run.display()
+                text::shown(run)
             )
         }),
     }
@@ -143,16 +312,16 @@ fn refuse_used(run: &Path) -> Result<()> {
     if Config::path(run).exists() {
         bail!(
             "{} already holds a run: continue it with --resume, or choose another --out",
-            run.display()
+            text::shown(run)
         );
     }
     let mut entries =
-        fs::read_dir(run).with_context(|| format!("cannot list {}", run.display()))?;
+        fs::read_dir(run).with_context(|| format!("cannot list {}", text::shown(run)))?;
     let ours = |name: &OsStr| name == ".lock" || files::is_partial(name);
     if entries.any(|e| e.is_ok_and(|e| !ours(&e.file_name()))) {
         bail!(
             "{} is not empty, and nothing is overwritten: choose another --out",
-            run.display()
+            text::shown(run)
         );
     }
     Ok(())
@@ -161,7 +330,7 @@ fn refuse_used(run: &Path) -> Result<()> {
 /// What the run in the folder `run`, which failed with `error`, can go on from, and how: the end of a message.
 pub fn what_is_left(run: &Path, error: &anyhow::Error) -> String {
     let last = match checkpoint::newest(run) {
-        Ok(Some(path)) => format!("the last good checkpoint is {}", path.display()),
+        Ok(Some(path)) => format!("the last good checkpoint is {}", text::shown(&path)),
         _ => "there is no checkpoint yet".to_string(),
     };
     let exists = Config::path(run).exists();
@@ -172,7 +341,7 @@ pub fn what_is_left(run: &Path, error: &anyhow::Error) -> String {
     if exists && error.chain().any(device) {
         return format!(
             "{last}; once that is mended, continue with: dcgan-cuda train --out {} --resume",
-            run.display()
+            text::shown(run)
         );
     }
     // The disk, not the numbers.
@@ -182,7 +351,7 @@ pub fn what_is_left(run: &Path, error: &anyhow::Error) -> String {
         (true, false) => format!("{last}; make room or give rights, then start again"),
         (true, true) => format!(
             "{last}; make room or give rights, then continue with: dcgan-cuda train --out {} --resume",
-            run.display()
+            text::shown(run)
         ),
     }
 }

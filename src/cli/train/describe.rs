@@ -9,6 +9,7 @@ use crate::cli::output::print_line;
 use crate::data::Source;
 use crate::data::prepare::Place;
 use crate::model::{Architecture, StateDict};
+use crate::text;
 use crate::train::config::Config;
 use crate::train::memory;
 
@@ -50,13 +51,13 @@ pub fn dry_run<B: Backend>(
     print_line(format!(
         "pack of the images: {:.1} MiB, {}{}",
         mib(pixels as u64),
-        place.path().display(),
+        text::shown(place.path()),
         match place.path().exists() {
             true => "",
             false => ", to be made",
         }
     ));
-    print_line(format!("run folder: {}", run.display()));
+    print_line(format!("run folder: {}", text::shown(run)));
     print_line(serde_json::to_string_pretty(config)?);
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::cli::packs;
 use crate::data::pack::Recipe;
 use crate::data::prepare::Place;
 use crate::data::{self, Dataset, Kind, LoadOptions, Residency, Source};
+use crate::text;
 use crate::train::checkpoint;
 use crate::train::config::{Config, EPOCHS, Given};
 use crate::train::memory::{enough_memory, residency};
@@ -51,6 +52,9 @@ pub struct Args {
     /// Continue the run in --out from its newest checkpoint, or from the checkpoint given
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, conflicts_with_all = ["init_from", "record"])]
     resume: Option<Option<PathBuf>>,
+    /// With --resume: begin again from nothing, where the run has lost its checkpoints
+    #[arg(long, requires = "resume")]
+    from_scratch: bool,
     /// Start from the weights in a checkpoint, a run, or a folder of PyTorch state_dicts as safetensors
     #[arg(long, value_name = "DIR")]
     init_from: Option<PathBuf>,
@@ -155,7 +159,7 @@ impl Args {
         let resumed = match &self.resume {
             Some(from) => {
                 let (out, from) = (self.out.as_deref(), from.as_deref());
-                Some(Resumed::find(out, from, !self.dry_run)?)
+                Some(Resumed::find(out, from, !self.dry_run, self.from_scratch)?)
             }
             None => None,
         };
@@ -186,7 +190,7 @@ impl Args {
         config.check()?;
         ensure!(epochs > 0, "nothing to do: --epochs must be at least 1");
         if let (Picked::Cpu(reason), Some(resumed)) = (picked, resumed) {
-            let (run, precision) = (resumed.run.display(), config.precision);
+            let (run, precision) = (text::shown(&resumed.run), config.precision);
             ensure!(
                 precision == Precision::Fp32,
                 "the run in {run} is in {precision}, which needs a GPU{}",
@@ -282,15 +286,16 @@ impl Args {
             print_error_line(format!(
                 "stopped after iteration {}; the checkpoint is {}; continue with: dcgan-cuda train --out {} --resume",
                 outcome.step,
-                outcome.checkpoint.display(),
-                run.display()
+                text::shown(&outcome.checkpoint),
+                text::shown(run)
             ));
             return ExitCode::from(code);
         }
         self.quiet
-            .say(format!("checkpoint: {}", outcome.checkpoint.display()));
+            .say(format!("checkpoint: {}", text::shown(&outcome.checkpoint)));
         if let Some(sheet) = &outcome.sheet {
-            self.quiet.say(format!("samples:    {}", sheet.display()));
+            self.quiet
+                .say(format!("samples:    {}", text::shown(sheet)));
         }
         ExitCode::SUCCESS
     }
@@ -408,25 +413,30 @@ impl Job<'_> {
             config.width,
             config.batch_size,
             config.steps,
-            run.display()
+            text::shown(&run)
         ));
         match &start {
             Start::Resume(path, saved) if saved.state.step == config.steps => {
                 args.quiet.say(format!(
                     "{} has all {} iterations: raise --steps or --epochs to go on",
-                    path.display(),
+                    text::shown(path),
                     config.steps
                 ));
             }
-            Start::Resume(path, _) => args.quiet.say(format!("going on from {}", path.display())),
+            Start::Resume(path, saved) => args.quiet.say(format!(
+                "going on from {}, iteration {}",
+                text::shown(path),
+                saved.state.step
+            )),
             Start::From(folder) => args
                 .quiet
-                .say(format!("starting from {}", folder.display())),
+                .say(format!("starting from {}", text::shown(folder))),
             Start::Fresh => {}
         }
         let plan = Plan {
             config,
             start,
+            from_scratch: args.from_scratch,
             record: args.record.clone(),
             residency,
             profile: args.profile_steps.clone(),

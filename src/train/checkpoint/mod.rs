@@ -4,13 +4,14 @@
 //!
 //! `checkpoints/step-000500/` holds `generator.safetensors`, `discriminator.safetensors`,
 //! `generator_ema.safetensors` (where an average is kept), `optimizer.safetensors` and `state.json`, which names the
-//! length and SHA-256 of each of the others, and its own. `checkpoints/latest` is a link to the newest.
+//! length and SHA-256 of each of the others, and its own. `checkpoints/latest` is a link to the newest. What a
+//! checkpoint is of, its state says, not its name: people copy and rename.
 
 mod of_run;
 mod weights;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,18 +21,22 @@ use sha2::{Digest, Sha256};
 use crate::backend::{
     Backend, Counters, LossScale, Network, Progress, State as NetworkState, Steps,
 };
-use crate::files::write_atomically;
+use crate::files::{open_regular, write_atomically};
 use crate::gan::step::Gan;
 use crate::hex::hex;
 use crate::model::arch::{Dimensions, Role};
 use crate::model::{StateDict, params::TensorFile};
+use crate::text;
 use crate::train::report::Window;
 
-pub use of_run::{list, load_newest, load_of, newest, take_back_to};
+pub use of_run::{followed, list, load_newest, load_of, newest, others, take_back_to};
 pub use weights::{Weights, find, load_generator, load_networks};
 
 /// The version of `state.json`; a program refuses what is newer than itself.
 pub const FORMAT: u32 = 1;
+
+/// No `state.json` is longer, in bytes.
+const MAX_STATE_BYTES: u64 = 1 << 20;
 
 const GENERATOR: &str = "generator.safetensors";
 const DISCRIMINATOR: &str = "discriminator.safetensors";
@@ -81,6 +86,12 @@ pub struct State {
     pub data_fingerprint: String,
     /// Losses since the last report.
     pub window: Window,
+    /// The options that determine the result, as in `config.json`; left out by versions that did not keep them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<BTreeMap<String, serde_json::Value>>,
+    /// Of which run this is ([`identity`]); left out by versions that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     files: BTreeMap<String, FileSum>,
     /// SHA-256 of this file with this field empty.
     checksum: String,
@@ -103,6 +114,8 @@ impl State {
             loss_scale: Default::default(),
             data_fingerprint: String::new(),
             window: Window::default(),
+            settings: None,
+            run: None,
             files: BTreeMap::new(),
             checksum: String::new(),
         }
@@ -133,6 +146,24 @@ impl State {
         bare.checksum.clear();
         Ok(sha256(serde_json::to_string(&bare)?.as_bytes()))
     }
+}
+
+/// What names a run: 32 hexadecimal digits of the SHA-256 of all that its result follows from, the options
+/// ([`super::config::Config::binding`]), the fingerprint of the images, and the weights that it was given to start from
+/// (none: those of its seed). Two runs that have it in common have the same weights after the same iterations.
+///
+/// # Errors
+/// When a value has no form in JSON or safetensors.
+pub fn identity(
+    settings: &BTreeMap<String, serde_json::Value>,
+    fingerprint: &str,
+    weights: &[&StateDict],
+) -> Result<String> {
+    let mut text = serde_json::to_string(&(settings, fingerprint))?;
+    for dict in weights {
+        text += &sha256(&network_file(dict)?);
+    }
+    Ok(sha256(text.as_bytes())[..32].to_string())
 }
 
 fn is_unscaled(scales: &[LossScale; 2]) -> bool {
@@ -257,16 +288,14 @@ impl Checkpoint {
         let state = read_state(folder)?;
         let read = |name: &str| -> Result<TensorFile> {
             let path = folder.join(name);
-            let bytes =
-                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            verify(&path, &bytes, state.files.get(name))?;
+            let bytes = read_summed(&path, state.files.get(name))?;
             TensorFile::from_bytes(&bytes)
-                .with_context(|| format!("{} cannot be used", path.display()))
+                .with_context(|| format!("{} cannot be used", text::shown(&path)))
         };
         let dimensions = state.dimensions();
         let check = |name: &str, dict: StateDict, architecture| -> Result<StateDict> {
             dict.check(architecture, true)
-                .with_context(|| format!("{} cannot be used", folder.join(name).display()))?;
+                .with_context(|| format!("{} cannot be used", text::shown(&folder.join(name))))?;
             Ok(dict)
         };
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
@@ -293,36 +322,59 @@ fn network_file(dict: &StateDict) -> Result<Vec<u8>> {
 
 fn read_state(folder: &Path) -> Result<State> {
     let path = folder.join(STATE);
-    let damaged = || format!("{} is damaged", path.display());
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let value: serde_json::Value = serde_json::from_str(&text).with_context(damaged)?;
+    let shown = text::shown(&path);
+    let damaged = || format!("{shown} is damaged");
+    let mut bytes = Vec::new();
+    open_regular(&path)
+        .and_then(|file| file.take(MAX_STATE_BYTES).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read {shown}"))?;
+    let value: serde_json::Value = serde_json::from_slice(&bytes).with_context(damaged)?;
     if let Some(format) = value.get("format").and_then(serde_json::Value::as_u64)
         && format > u64::from(FORMAT)
     {
         bail!(
-            "{} has format {format}, this program knows up to {FORMAT}: use a newer version of it",
-            path.display()
+            "{shown} has format {format}, this program knows up to {FORMAT}: use a newer version of it"
         );
     }
     let state: State = serde_json::from_value(value).with_context(damaged)?;
     ensure!(
         state.sum()? == state.checksum,
-        "{} is damaged: its checksum does not match",
-        path.display()
+        "{shown} is damaged: its checksum does not match"
     );
     state.dimensions().check().with_context(damaged)?;
     Ok(state)
 }
 
+/// The bytes of the file `path` of a checkpoint, which says of it `sum`: no more is read than it should have.
+fn read_summed(path: &Path, sum: Option<&FileSum>) -> Result<Vec<u8>> {
+    let shown = || format!("cannot read {}", text::shown(path));
+    let file = open_regular(path).with_context(shown)?;
+    let Some(FileSum { bytes: wanted, .. }) = sum else {
+        bail!("{} does not belong to this checkpoint", text::shown(path));
+    };
+    let found = file.metadata().with_context(shown)?.len();
+    let mut bytes = Vec::new();
+    // Some more, so that what it is instead can be said.
+    file.take(wanted.saturating_add(MAX_STATE_BYTES))
+        .read_to_end(&mut bytes)
+        .with_context(shown)?;
+    ensure!(
+        found == bytes.len() as u64,
+        "{} is damaged: it has {found} bytes instead of {wanted}",
+        text::shown(path)
+    );
+    verify(path, &bytes, sum)?;
+    Ok(bytes)
+}
+
 fn verify(path: &Path, bytes: &[u8], sum: Option<&FileSum>) -> Result<()> {
     let Some(sum) = sum else {
-        bail!("{} does not belong to this checkpoint", path.display());
+        bail!("{} does not belong to this checkpoint", text::shown(path));
     };
     ensure!(
         bytes.len() as u64 == sum.bytes,
         "{} is damaged: it has {} bytes instead of {}{}",
-        path.display(),
+        text::shown(path),
         bytes.len(),
         sum.bytes,
         pickle_note(bytes)
@@ -330,7 +382,7 @@ fn verify(path: &Path, bytes: &[u8], sum: Option<&FileSum>) -> Result<()> {
     ensure!(
         sha256(bytes) == sum.sha256,
         "{} is damaged: its checksum does not match{}",
-        path.display(),
+        text::shown(path),
         pickle_note(bytes)
     );
     Ok(())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::of_run::newest;
+use super::of_run::{followed, newest};
 use super::{AVERAGE, DISCRIMINATOR, GENERATOR, STATE, State, read_state, verify};
 use crate::model::arch::Dimensions;
 use crate::model::{StateDict, params::TensorFile};
@@ -102,8 +102,9 @@ pub fn load_networks(
 /// # Errors
 /// Where there is none.
 pub fn find(path: &Path) -> Result<PathBuf> {
+    let path = &followed(path);
     if path.join(GENERATOR).is_file() {
-        return Ok(path.to_path_buf());
+        return Ok(path.clone());
     }
     if let Ok(Some(newest)) = newest(path) {
         return Ok(newest);
