@@ -114,8 +114,8 @@ pub fn passes(ordinal: usize) -> Result<()> {
         )
     };
     let path = files::cache_folder().map(|folder| folder.join("tested.txt"));
-    let noted = path.as_ref().and_then(|p| std::fs::read_to_string(p).ok());
-    let mut noted = noted.unwrap_or_default();
+    let noted = path.as_ref().and_then(|p| files::read_regular(p).ok());
+    let mut noted = String::from_utf8_lossy(&noted.unwrap_or_default()).into_owned();
     if noted.lines().any(|line| line == identity) {
         return Ok(());
     }

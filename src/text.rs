@@ -8,13 +8,42 @@ use std::path::Path;
 /// `text` on one line: what would move the cursor, break the line, or turn its direction is written as `\u{1b}`, `\n`
 /// and so on. All else stays as it is.
 pub fn escaped(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(needs_escape) {
+    escaped_where(text, needs_escape)
+}
+
+/// `text` with its lines as they are, and all else as [`escaped`]: for what this program says as a whole.
+pub fn escaped_lines(text: &str) -> Cow<'_, str> {
+    escaped_where(text, |c| c != '\n' && needs_escape(c))
+}
+
+fn escaped_where(text: &str, wanted: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.chars().any(&wanted) {
         return Cow::Borrowed(text);
     }
     let mut clean = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        match needs_escape(c) {
+        match wanted(c) {
             true => clean.extend(c.escape_default()),
+            false => clean.push(c),
+        }
+    }
+    Cow::Owned(clean)
+}
+
+/// JSON in which no character can be mistaken for a command to a terminal: `\u009b` for what JSON itself leaves as it
+/// is. The same value.
+pub fn escaped_json(json: &str) -> Cow<'_, str> {
+    // Between its strings JSON has none of these but the newline.
+    if !json.chars().any(|c| c != '\n' && needs_escape(c)) {
+        return Cow::Borrowed(json);
+    }
+    let mut clean = String::with_capacity(json.len() + 8);
+    for c in json.chars() {
+        match c != '\n' && needs_escape(c) {
+            true => {
+                // All of them are below U+10000. Into a string: cannot fail.
+                let _ = write!(clean, "\\u{:04x}", c as u32);
+            }
             false => clean.push(c),
         }
     }
@@ -54,6 +83,18 @@ mod tests {
         assert_eq!(
             escaped("a\x1b[2J\nb\u{202e}c\u{9b}"),
             "a\\u{1b}[2J\\nb\\u{202e}c\\u{9b}"
+        );
+        assert_eq!(escaped_lines("a\tb\n\x1bc\n"), "a\\tb\n\\u{1b}c\n");
+        let json = serde_json::json!({ "a\u{9b}": "\x1b\u{7f}\n\u{202e}" });
+        let clean = escaped_json(&format!("{json:#}\n")).into_owned();
+        assert!(
+            clean.contains("\\u009b") && clean.contains("\\u202e"),
+            "{clean}"
+        );
+        assert!(!clean.chars().any(|c| c != '\n' && needs_escape(c)));
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&clean).unwrap(),
+            json
         );
         let path = Path::new(OsStr::from_bytes(b"d\xff/\n\xe4x"));
         assert_eq!(shown(path), "d\\xff/\\n\\xe4x");

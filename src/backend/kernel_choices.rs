@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 
 use crate::files;
+use crate::text::shown;
 
 /// Which kernels a backend chose, where it had a choice: the same choice gives the same bits.
 ///
@@ -67,13 +68,13 @@ impl KernelChoices {
     /// Where the file cannot be read.
     pub fn read(run: &Path) -> Result<Option<Self>> {
         let path = Self::path(run);
-        match std::fs::read_to_string(&path) {
+        match files::read_regular(&path) {
             Ok(json) => Ok(Some(Self {
-                json,
+                json: String::from_utf8_lossy(&json).into_owned(),
                 file: Some(path),
             })),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context(format!("cannot read {}", path.display())),
+            Err(error) => Err(error).context(format!("cannot read {}", shown(&path))),
         }
     }
 

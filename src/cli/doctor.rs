@@ -12,12 +12,14 @@ use crate::backend::cuda::driver::kernels::{ARCHITECTURES, KERNELS};
 use crate::backend::cuda::driver::library::{Library, find};
 use crate::backend::cuda::driver::probe::{self, Driver, Gpu};
 use crate::backend::{Backend, Feed, Network, State};
+use crate::cli::options::start_threads;
 use crate::cli::output::print;
 use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::self_test;
+use crate::text::shown;
 
 /// Check this machine: what training would use, what is wrong, and what mends it.
 ///
@@ -51,6 +53,7 @@ impl Args {
     /// # Errors
     /// When the report cannot be printed.
     pub fn run(self) -> Result<ExitCode> {
+        start_threads(0)?;
         let mut report = Report::default();
         report.line("version", env!("CARGO_PKG_VERSION"));
         system(&mut report);
@@ -126,7 +129,7 @@ fn system(report: &mut Report) {
 /// Room for runs in the current folder.
 fn folder(report: &mut Report) {
     let here = Path::new(".");
-    let name = std::env::current_dir().map_or(".".into(), |d| d.display().to_string());
+    let name = std::env::current_dir().map_or(".".into(), |d| shown(&d));
     if tempfile::tempfile_in(here).is_err() {
         let remedy = "change to another folder, or give one with --out";
         report.problem(format!("{name} cannot be written to"), remedy);
@@ -245,7 +248,7 @@ fn kernels(report: &mut Report, driver: Option<&Driver>) {
 /// Where a library was found. Our own kernels do the work of one that is not there, so that is no problem.
 fn library(report: &mut Report, library: &'static Library) {
     let text = match find(library) {
-        Ok(found) => format!("{}, {}", found.version, found.path.display()),
+        Ok(found) => format!("{}, {}", found.version, shown(&found.path)),
         Err(reason) => format!("none, so our own kernels do its work: {reason}"),
     };
     report.line(&library.to_string(), text);

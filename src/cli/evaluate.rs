@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
@@ -12,9 +12,12 @@ use serde::Serialize;
 use crate::backend::Statistics;
 use crate::cli::device::Picked;
 use crate::cli::generate::generate;
-use crate::cli::options::{DataArgs, DeviceArgs, GeneratorArgs, PackArgs, QuietArgs};
-use crate::cli::output::{print, print_error_line};
+use crate::cli::options::{
+    DataArgs, DeviceArgs, GeneratorArgs, PackArgs, QuietArgs, start_threads,
+};
+use crate::cli::output::{is_stdout, print, print_error_line, print_json};
 use crate::cli::packs;
+use crate::cli::partial::{NO_RESULT, until_stopped};
 use crate::data::{self, Kind, LoadOptions};
 use crate::evaluate::{Images, Settings, choose, sliced_wasserstein};
 use crate::files;
@@ -22,6 +25,8 @@ use crate::gan::sheet;
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::random::{Purpose, Stream};
+use crate::text::shown;
+use crate::train::stop::Stop;
 
 /// Images compared where nothing else is said.
 const COUNT: usize = 2048;
@@ -97,12 +102,20 @@ struct Pair {
 }
 
 impl Args {
-    /// Measures and prints the distances.
+    /// Measures and prints the distances. The exit code is 129, 130 or 143 where a signal stopped it.
     ///
     /// # Errors
     /// When there is no generator or there are too few real images, or the numbers cannot be written.
     pub fn run(self) -> Result<ExitCode> {
-        let to_stdout = self.json.as_deref() == Some(Path::new("-"));
+        start_threads(0)?;
+        let stop = Stop::install()?;
+        until_stopped(&stop, NO_RESULT, || self.evaluate(&stop))
+    }
+
+    fn evaluate(&self, stop: &Stop) -> Result<ExitCode> {
+        // But for a pack and the file of the result, which are made in good order, there is nothing to lose.
+        stop.set_at_once(true)?;
+        let to_stdout = self.json.as_deref().is_some_and(is_stdout);
         if let Some(path) = &self.json
             && !to_stdout
         {
@@ -112,7 +125,7 @@ impl Args {
         let (dict, dimensions) = self.generator.load()?;
         let size = dimensions.image_size;
 
-        let (described, real) = self.real_images(&dimensions)?;
+        let (described, real) = self.real_images(&dimensions, stop)?;
         let real = rgb(real, dimensions.channels);
         let image_bytes = size * size * 3;
         let count = self.count(real.len() / image_bytes, &described)?;
@@ -129,6 +142,7 @@ impl Args {
         };
         let distances = sliced_wasserstein(real, &[generated, more_real], &settings)?;
 
+        stop.set_at_once(false)?;
         let pair = |of: &dyn Fn(usize) -> f64| Pair {
             generated: of(0),
             real: of(1),
@@ -136,7 +150,7 @@ impl Args {
         let weights = self.generator.weights.to_possible_value();
         let report = Report {
             metric: "sliced Wasserstein distance x1e3",
-            checkpoint: self.generator.checkpoint.display().to_string(),
+            checkpoint: shown(&self.generator.checkpoint),
             weights: weights.map_or(String::new(), |v| v.get_name().to_string()),
             dataset: described,
             count,
@@ -153,7 +167,7 @@ impl Args {
         if let Some(path) = &self.json {
             let json = serde_json::to_string_pretty(&report)? + "\n";
             if to_stdout {
-                print(&json)?;
+                print_json(&json)?;
             } else {
                 files::write_atomically(path, json.as_bytes())?;
             }
@@ -172,7 +186,7 @@ impl Args {
 
     /// Where real images come from, and the pixels of as many as are needed, chosen at random; a few more or fewer,
     /// since some cannot be used.
-    fn real_images(&self, dimensions: &Dimensions) -> Result<(String, Vec<u8>)> {
+    fn real_images(&self, dimensions: &Dimensions, stop: &Stop) -> Result<(String, Vec<u8>)> {
         let options = self.data.open_options(self.dataset, self.seed);
         let source = data::open(&options)?;
         // Before the images are decoded.
@@ -181,17 +195,20 @@ impl Args {
             "{}: its images have {} channels, but the generator in {} makes {}: give the data that it was trained on",
             source.describe(),
             source.channels(),
-            self.generator.checkpoint.display(),
+            shown(&self.generator.checkpoint),
             dimensions.channels
         );
         let count = self.count(source.len(), &source.describe())?;
         let load = LoadOptions {
             size: dimensions.image_size,
             max_bad: self.data.max_bad(),
+            stop: Some(stop.flag()),
             ..LoadOptions::default()
         };
         let (pack, quiet) = (self.pack.named(), self.quiet.quiet);
+        stop.set_at_once(false)?;
         let prepared = packs::prepare(source.as_ref(), &options, pack, load, quiet)?;
+        stop.set_at_once(true)?;
         let dataset = packs::dataset_of(prepared.pack);
         // Enough, even if as many are corrupt as may be.
         let wanted = ((2 * count) as f64 / (1.0 - self.data.max_bad())).ceil() + 1.0;
@@ -249,7 +266,7 @@ impl Args {
                 ensure!(
                     images.iter().all(|v| v.is_finite()),
                     "the generator in {} gives values that are not finite: use an earlier checkpoint",
-                    self.generator.checkpoint.display()
+                    shown(&self.generator.checkpoint)
                 );
                 for image in images.chunks_exact(channels * size * size) {
                     pixels.extend(sheet::to_pixels(image, channels, size));

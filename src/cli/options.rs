@@ -6,7 +6,7 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::backend::cuda::Options;
@@ -107,23 +107,38 @@ pub struct ThreadArgs {
 }
 
 impl ThreadArgs {
-    /// Uses as many threads from here on, once for the whole program.
+    /// Uses as many threads from here on, once for the whole program, as [`start_threads`].
     ///
     /// # Errors
     /// When the number is out of range, or the threads cannot be started.
     pub fn apply(&self) -> Result<()> {
-        let Some(workers) = self.workers else {
-            return Ok(());
-        };
+        let workers = self.workers.unwrap_or(0);
         ensure!(
-            (1..=1024).contains(&workers),
+            self.workers.is_none() || (1..=1024).contains(&workers),
             "--workers {workers} is out of range: use 1 to 1024"
         );
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(workers)
-            .build_global()
-            .context("cannot start the threads")
+        start_threads(workers)
     }
+}
+
+/// Starts the threads that all work is spread over, `count` of them, or one a core where that is 0; once for the whole
+/// program. Every command does so before anything else: the first use would, and could only panic where it fails.
+///
+/// # Errors
+/// When the system gives no more threads.
+pub fn start_threads(count: usize) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(count);
+    // What the error says of its cause, it says twice.
+    pool.build_global().map_err(|error| {
+        let what = match count {
+            0 => "a thread for each core".to_owned(),
+            count => format!("{count} threads"),
+        };
+        anyhow!(
+            "cannot start {what} ({error}): end other programs, raise the limit on threads and processes (`ulimit -u`, \
+             or that of the container), or use fewer with --workers where the command has that"
+        )
+    })
 }
 
 /// Whether to say what is done.

@@ -9,12 +9,15 @@ use image::RgbImage;
 
 use crate::backend::Statistics;
 use crate::cli::generate::generate;
-use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs};
-use crate::files::{self, PartialFolder};
+use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs, start_threads};
+use crate::cli::partial::{NOTHING_WRITTEN, Partial, until_stopped};
+use crate::files;
 use crate::gan::sheet;
 use crate::model::Tensor;
 use crate::model::params::TensorFile;
 use crate::random::{Purpose, Stream};
+use crate::text::{escaped, shown};
+use crate::train::stop::Stop;
 
 /// Numbers in one file at most: 4 GiB as f32.
 const ONE_FILE: usize = 1 << 30;
@@ -58,7 +61,7 @@ enum Out {
 }
 
 impl Args {
-    /// Writes the images.
+    /// Writes the images. The exit code is 129, 130 or 143 where a signal stopped it; then nothing was written.
     ///
     /// # Errors
     /// When an option cannot be used, there is no generator, or the images cannot be made or written.
@@ -68,6 +71,7 @@ impl Args {
             "--count {} is out of range: use 1 to 1000000",
             self.count
         );
+        start_threads(0)?;
         let picked = self.device.pick()?;
         let out = self.out_kind()?;
         let (dict, dimensions) = self.generator.load()?;
@@ -97,26 +101,46 @@ impl Args {
             Ok(images)
         };
         match out {
-            Out::Sheet => sheet::write_png(&self.out, sheet::sheet(&all()?, channels, size))?,
+            // Until they write there is nothing to put in order, and what is written then is written.
+            Out::Sheet => {
+                let sheet = sheet::sheet(&all()?, channels, size);
+                let _stop = Stop::install()?;
+                let partial = Partial::beside(&self.out)?;
+                let path = partial.path().join("sheet.png");
+                sheet::write_png(&path, sheet)?;
+                partial.move_out(&path, &self.out)?;
+            }
             Out::Tensors => {
                 let mut file = TensorFile::default();
                 let tensor = Tensor::new(&[count, channels, size, size], all()?);
                 file.floats.insert("images".into(), tensor);
-                files::write_new(&self.out, &file.to_bytes()?)?;
+                let bytes = file.to_bytes()?;
+                let _stop = Stop::install()?;
+                let partial = Partial::beside(&self.out)?;
+                let path = partial.path().join("images.safetensors");
+                files::write_new(&path, &bytes)?;
+                partial.move_out(&path, &self.out)?;
             }
             Out::Folder => {
-                let folder = PartialFolder::beside(&self.out)?;
-                let mut done = 0;
-                generate(&mut |batch| {
-                    write_images(folder.path(), done, &batch, channels, size)?;
-                    done += batch.len() / image;
-                    Ok(())
+                let stop = Stop::install()?;
+                let code = until_stopped(&stop, NOTHING_WRITTEN, || {
+                    let folder = Partial::beside(&self.out)?;
+                    let mut done = 0;
+                    generate(&mut |batch| {
+                        write_images(folder.path(), done, &batch, channels, size, &stop)?;
+                        done += batch.len() / image;
+                        Ok(())
+                    })?;
+                    folder.rename(&self.out)?;
+                    Ok(ExitCode::SUCCESS)
                 })?;
-                folder.finish(&self.out)?;
+                if code != ExitCode::SUCCESS {
+                    return Ok(code);
+                }
             }
         }
         self.quiet
-            .say(format!("{count} images: {}", self.out.display()));
+            .say(format!("{count} images: {}", shown(&self.out)));
         Ok(ExitCode::SUCCESS)
     }
 
@@ -126,8 +150,9 @@ impl Args {
             Some("png") => Out::Sheet,
             Some("safetensors") => Out::Tensors,
             Some(other) => bail!(
-                "--out {} ends in .{other}: use .png, .safetensors, or a folder without an extension",
-                self.out.display()
+                "--out {} ends in .{}: use .png, .safetensors, or a folder without an extension",
+                shown(&self.out),
+                escaped(other)
             ),
             None => Out::Folder,
         };
@@ -169,8 +194,10 @@ fn write_images(
     images: &[f32],
     channels: usize,
     size: usize,
+    stop: &Stop,
 ) -> Result<()> {
     for (index, image) in images.chunks_exact(channels * size * size).enumerate() {
+        stop.check()?;
         let pixels = sheet::to_pixels(image, channels, size);
         let image = RgbImage::from_raw(size as u32, size as u32, pixels)
             .context("an image of the wrong size")?;

@@ -277,12 +277,14 @@ pub(super) fn decode_in_order(
     let mut skipped = Vec::new();
     let decoded = std::thread::scope(|scope| {
         let (to_sink, chunks) = mpsc::sync_channel::<Vec<(Vec<u8>, Digest32)>>(1);
-        let writer = scope.spawn(move || {
-            chunks
-                .into_iter()
-                .flatten()
-                .try_for_each(|(image, digest)| sink(&image, &digest))
-        });
+        let writer = std::thread::Builder::new()
+            .spawn_scoped(scope, move || {
+                chunks
+                    .into_iter()
+                    .flatten()
+                    .try_for_each(|(image, digest)| sink(&image, &digest))
+            })
+            .context("cannot start a thread")?;
         let mut decode = || {
             for start in (0..total).step_by(chunk) {
                 let images: Vec<Result<(Vec<u8>, Digest32)>> = (start..total.min(start + chunk))

@@ -11,16 +11,19 @@ use clap::{Args as ClapArgs, value_parser};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::packs::{Repeated, draw_files, write_pack};
+use super::packs::{Repeated, draw_files, temporary_folder, write_pack};
 use super::rate::{ROUNDS, Rate, processor_seconds, read_plainly, write_plainly};
 use crate::backend::cuda::Options;
 use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{EXACT, OnBackend, Picked, with_backend};
 use crate::cli::options::{DeviceArgs, SourceArgs, ThreadArgs};
-use crate::cli::output::{print_error_line, print_line, write_json};
+use crate::cli::output::{all_printed, check_json, print_error_line, print_line, write_json};
+use crate::cli::partial::{NO_RESULT, until_stopped};
 use crate::data::{self, Dataset, Kind, Loader, Pack, Source, fit_image};
 use crate::gan::batches::{Batches, SLOTS};
 use crate::model::arch::Shape;
+use crate::text::shown;
+use crate::train::stop::Stop;
 
 /// The most images that are decoded again and again.
 const SAMPLE: usize = 2000;
@@ -115,7 +118,7 @@ struct ToDevice {
 }
 
 impl Args {
-    /// Measures each part and prints how fast it is.
+    /// Measures each part and prints how fast it is. The exit code is 129, 130 or 143 where a signal stopped it.
     ///
     /// # Errors
     /// When an option cannot be used, the images or the device cannot, or the result cannot be written.
@@ -130,23 +133,27 @@ impl Args {
             self.batch_size,
             self.pack_images
         );
+        if let Some(path) = &self.json {
+            check_json(path)?;
+        }
         self.threads.apply()?;
+        let stop = Stop::install()?;
+        until_stopped(&stop, NO_RESULT, || self.measure(&stop))
+    }
+
+    fn measure(&self, stop: &Stop) -> Result<ExitCode> {
         let picked = match self.decode_only {
             true => None,
             false => Some(self.device.pick()?),
         };
-        let scratch = match &self.scratch {
-            Some(folder) => tempfile::tempdir_in(folder)
-                .with_context(|| format!("{}: cannot make a folder there", folder.display()))?,
-            None => tempfile::tempdir().context("cannot make a temporary folder: use --scratch")?,
-        };
+        let scratch = temporary_folder(self.scratch.as_deref(), "name another with --scratch")?;
         let source = self.source(scratch.path())?;
         let size = self.image_size as usize;
         print_line(source.describe());
-        let (decode, images) = self.decode(source.as_ref(), size)?;
+        let (decode, images) = self.decode(source.as_ref(), size, stop)?;
         let rest = match picked {
             None => None,
-            Some(picked) => Some(self.rest(scratch.path(), images, size, picked)?),
+            Some(picked) => Some(self.rest(scratch.path(), images, size, picked, stop)?),
         };
         let report = Report {
             source: source.describe(),
@@ -159,13 +166,19 @@ impl Args {
         if let Some(path) = &self.json {
             write_json(path, &serde_json::to_value(&report)?)?;
         }
+        all_printed()?;
         Ok(ExitCode::SUCCESS)
     }
 
     /// Files to pixels; the pixels too.
-    fn decode(&self, source: &dyn Source, size: usize) -> Result<(Decode, Vec<Vec<u8>>)> {
+    fn decode(
+        &self,
+        source: &dyn Source,
+        size: usize,
+        stop: &Stop,
+    ) -> Result<(Decode, Vec<Vec<u8>>)> {
         let (indices, images): (Vec<usize>, Vec<_>) =
-            self.sample(source, size)?.into_iter().unzip();
+            self.sample(source, size, stop)?.into_iter().unzip();
         let files = indices.len();
         let decode = |index: &usize| {
             fit_image(source, *index, size, self.source.crop).map(|image| drop(black_box(image)))
@@ -182,6 +195,7 @@ impl Args {
         let (mut one, mut all) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
         let begin = Instant::now();
         while one.0.len() < ROUNDS || begin.elapsed().as_secs_f64() < 2.0 * self.seconds {
+            stop.check()?;
             // In turns, so that both see the same machine.
             pass(&mut one, &|| indices.iter().try_for_each(decode))?;
             pass(&mut all, &|| indices.par_iter().try_for_each(decode))?;
@@ -220,6 +234,7 @@ impl Args {
         images: Vec<Vec<u8>>,
         size: usize,
         picked: Picked,
+        stop: &Stop,
     ) -> Result<Rest> {
         let threads = rayon::current_num_threads();
         let one_core = rayon::ThreadPoolBuilder::new()
@@ -234,12 +249,13 @@ impl Args {
             size,
         };
         let path = scratch.join("bench.pack");
-        let pack_write = Rate::measure(self.seconds, || write_pack(&path, &repeated))?;
+        let pack_write = Rate::measure(self.seconds, stop, || write_pack(&path, &repeated))?;
         let pack = Pack::open(&path)?;
         let (pack_bytes, pixel_bytes) = (pack.file_bytes(), pack.pixels().len());
         let plain = scratch.join("plain");
-        let file_write = Rate::measure(self.seconds, || write_plainly(&plain, pixel_bytes))
-            .with_context(|| format!("{}: cannot be written; use --scratch", plain.display()))?;
+        let file_write =
+            Rate::measure(self.seconds, stop, || write_plainly(&plain, pixel_bytes))
+                .with_context(|| format!("{}: cannot be written; use --scratch", shown(&plain)))?;
         // It takes room for nothing.
         let _ = fs::remove_file(&plain);
         let mb = 1e6;
@@ -253,10 +269,10 @@ impl Args {
             file_write.spread(mb)
         ));
         let verify = || pack.verify(None).map(|()| pixel_bytes);
-        let verify_one_core = one_core.install(|| Rate::measure(self.seconds, verify))?;
-        let verify_all_cores = Rate::measure(self.seconds, verify)?;
-        let file_read = Rate::measure(self.seconds, || read_plainly(&path))
-            .with_context(|| format!("{}: cannot be read", path.display()))?;
+        let verify_one_core = one_core.install(|| Rate::measure(self.seconds, stop, verify))?;
+        let verify_all_cores = Rate::measure(self.seconds, stop, verify)?;
+        let file_read = Rate::measure(self.seconds, stop, || read_plainly(&path))
+            .with_context(|| format!("{}: cannot be read", shown(&path)))?;
         print_line(format!(
             "verified: one core {:.0} MB/s ({}), {threads} threads {:.0} ({}); read alone: {:.0} ({})",
             verify_one_core.best / mb,
@@ -276,7 +292,7 @@ impl Args {
         let mut gather = || {
             let mut loader = Loader::new(&dataset, batch, 0, true)?;
             let mut step = 0;
-            Rate::measure(self.seconds, || {
+            Rate::measure(self.seconds, stop, || {
                 loader.fill(step, &mut pixels, &mut flips);
                 step += 1;
                 Ok(batch)
@@ -285,7 +301,7 @@ impl Args {
         let gather_images_one_core = one_core.install(&mut gather)?;
         let gather_images_all_cores = gather()?;
         let mut batches = dataset.pixels().chunks_exact(pixels.len()).cycle();
-        let memcpy_images = Rate::measure(self.seconds, || {
+        let memcpy_images = Rate::measure(self.seconds, stop, || {
             if let Some(from) = batches.next() {
                 pixels.copy_from_slice(from);
                 black_box(&mut pixels);
@@ -321,6 +337,7 @@ impl Args {
                 };
                 let copies = Copies {
                     args: self,
+                    stop,
                     shape: Shape::new(size, size, dataset.channels()),
                 };
                 let choices = || Ok(KernelChoices::default());
@@ -357,7 +374,12 @@ impl Args {
     }
 
     /// Images from all over the source that can be used, decoded: what takes a round about its time.
-    fn sample(&self, source: &dyn Source, size: usize) -> Result<Vec<(usize, Vec<u8>)>> {
+    fn sample(
+        &self,
+        source: &dyn Source,
+        size: usize,
+        stop: &Stop,
+    ) -> Result<Vec<(usize, Vec<u8>)>> {
         let total = source.len();
         let indices = (0..total).step_by(total.div_ceil(SAMPLE).max(1));
         let budget = self.seconds.max(0.1);
@@ -365,6 +387,7 @@ impl Args {
         let mut sample = Vec::new();
         let mut failed = None;
         for index in indices {
+            stop.check()?;
             match fit_image(source, index, size, self.source.crop) {
                 Ok(image) => sample.push((index, image)),
                 Err(error) => failed = Some(error),
@@ -383,6 +406,7 @@ impl Args {
 /// Batches and large copies to a GPU.
 struct Copies<'a> {
     args: &'a Args,
+    stop: &'a Stop,
     /// Of an image.
     shape: Shape,
 }
@@ -391,12 +415,12 @@ impl OnBackend for Copies<'_> {
     type Output = ToDevice;
 
     fn run<B: Backend>(self, backend: &B) -> Result<ToDevice> {
-        let Self { args, shape } = self;
+        let Self { args, stop, shape } = self;
         let copies = |batch: usize| -> Result<Rate> {
             let mut feed = backend.feed(batch, shape, SLOTS)?;
             // Nothing is written: only the copies are measured.
             let mut batches = Batches::written_by(|_| {});
-            Rate::measure(args.seconds, || {
+            Rate::measure(args.seconds, stop, || {
                 batches.begin(&mut feed, 0)?;
                 // Copies that have only begun do not count.
                 backend.wait()?;

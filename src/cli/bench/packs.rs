@@ -1,9 +1,10 @@
 //! Images and packs to measure on: made for it, and removed with their folder.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use rayon::prelude::*;
@@ -13,6 +14,7 @@ use crate::data::pack::{Metadata, PREPROCESSING, Recipe, Writer, source_fingerpr
 use crate::data::synthetic::{FaceAttributes, render};
 use crate::data::{Original, Pack, Source};
 use crate::random::{Purpose, Stream};
+use crate::text::shown;
 
 /// CelebA's images, pixels.
 const CELEBA: (usize, usize) = (178, 218);
@@ -20,6 +22,26 @@ const CELEBA: (usize, usize) = (178, 218);
 const JPEG_QUALITY: u8 = 95;
 /// How many are drawn.
 const DRAWN: u64 = 256;
+
+/// A folder in `folder`, or in that for temporary files, which is removed with all in it when it is dropped; `remedy` is
+/// what helps where it cannot be made.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn temporary_folder(folder: Option<&Path>, remedy: &str) -> Result<tempfile::TempDir> {
+    let folder = folder.map_or_else(std::env::temp_dir, Path::to_owned);
+    tempfile::Builder::new()
+        .prefix(concat!(env!("CARGO_PKG_NAME"), "-bench-"))
+        .tempdir_in(&folder)
+        .map_err(|error| {
+            // The error names a path that nobody gave.
+            let cause = io::Error::from(error.kind());
+            anyhow!(
+                "{}: cannot make a temporary folder there ({cause}): {remedy}",
+                shown(&folder)
+            )
+        })
+}
 
 /// Images that are there already, again and again.
 pub struct Repeated {
@@ -71,7 +93,7 @@ pub fn write_pack(path: &Path, images: &Repeated) -> Result<usize> {
     let size = images.size;
     let digests: Vec<_> = images.images.iter().map(Sha256::digest).collect();
     let channels = images.channels();
-    let failed = || format!("{}: the pack cannot be written", path.display());
+    let failed = || format!("{}: the pack cannot be written", shown(path));
     let file = File::create(path).with_context(failed)?;
     let mut writer = Writer::new(file, size, channels).with_context(failed)?;
     let mut bytes = 0;
@@ -136,7 +158,7 @@ pub fn noise_pack(folder: &Path, size: usize, count: usize) -> Result<Pack> {
 /// # Errors
 /// When a file cannot be written.
 pub fn draw_files(folder: &Path) -> Result<PathBuf> {
-    fs::create_dir(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::create_dir(folder).with_context(|| format!("cannot make {}", shown(folder)))?;
     let (width, height) = CELEBA;
     (0..DRAWN).into_par_iter().try_for_each(|index| {
         let square = render(&FaceAttributes::sample(0, index), height);
@@ -156,7 +178,7 @@ pub fn draw_files(folder: &Path) -> Result<PathBuf> {
             )
             .context("a face cannot be encoded")?;
         let path = folder.join(format!("{index:06}.jpg"));
-        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", shown(&path)))
     })?;
     Ok(folder.to_owned())
 }

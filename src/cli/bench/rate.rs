@@ -9,6 +9,8 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
+use crate::train::stop::Stop;
+
 /// Fewer rounds say nothing of the spread.
 pub const ROUNDS: usize = 5;
 /// Bytes that are read or written at a time, where the system's own rate is measured.
@@ -43,8 +45,16 @@ impl Rate {
     /// Units a second of `work`, which says how many it did, over at least `seconds`.
     ///
     /// # Errors
-    /// When `work` fails.
-    pub fn measure(seconds: f64, mut work: impl FnMut() -> Result<usize>) -> Result<Self> {
+    /// When `work` fails, or once a signal came.
+    pub fn measure(
+        seconds: f64,
+        stop: &Stop,
+        mut work: impl FnMut() -> Result<usize>,
+    ) -> Result<Self> {
+        let mut work = || {
+            stop.check()?;
+            work()
+        };
         let round = seconds / ROUNDS as f64;
         let mut rates = Vec::with_capacity(ROUNDS);
         // Once before: buffers are made and caches filled.

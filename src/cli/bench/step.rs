@@ -4,18 +4,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 
-use super::packs::noise_pack;
+use super::packs::{noise_pack, temporary_folder};
 use crate::backend::{Backend, Conv, Feed, Precision};
 use crate::cli::device::{OnBackend, precision_on, with_backend};
 use crate::cli::options::ComputeArgs;
-use crate::cli::output::{print, write_json};
+use crate::cli::output::{check_json, print, write_json};
+use crate::cli::partial::{NO_RESULT, until_stopped};
 use crate::data::{Dataset, Loader, Residency};
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::arch::Dimensions;
+use crate::train::stop::Stop;
 
 /// Iterations before the first that is measured: a recorded one is made and replayed by then.
 const WARM_UP: usize = 3;
@@ -57,7 +59,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// Measures iterations and prints how fast they are.
+    /// Measures iterations and prints how fast they are. The exit code is 129, 130 or 143 where a signal stopped it.
     ///
     /// # Errors
     /// When an option cannot be used, the device cannot, or the result cannot be written.
@@ -78,12 +80,15 @@ impl Step {
             self.data_residency != Some(Residency::Auto),
             "--data-residency auto is decided by train: choose device, host or stream to measure it"
         );
+        if let Some(path) = &self.json {
+            check_json(path)?;
+        }
+        self.compute.threads.apply()?;
         let picked = self.compute.device.pick()?;
         ensure!(
             self.data_residency != Some(Residency::Device) || picked.is_gpu(),
             "--data-residency device needs a GPU: use --data-residency host or stream"
         );
-        self.compute.threads.apply()?;
         let precision = precision_on(&picked, self.compute.precision)?;
         let cuda = &self.compute.cuda;
         let options = cuda.options(precision, self.conv(), cuda.tf32);
@@ -105,19 +110,33 @@ impl Step {
         dimensions: &Dimensions,
         precision: Precision,
     ) -> Result<ExitCode> {
-        let scratch;
-        let dataset = match self.data_residency {
-            None => None,
-            Some(residency) => {
-                scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
-                Some(self.dataset(residency, scratch.path())?)
-            }
+        let Some(residency) = self.data_residency else {
+            return self.report_on(backend, dimensions, precision, None, &Stop::default());
         };
+        // A signal takes the pack away again.
+        let stop = Stop::install()?;
+        until_stopped(&stop, NO_RESULT, || {
+            let remedy = "set TMPDIR to a folder that can be written";
+            let scratch = temporary_folder(None, remedy)?;
+            let dataset = self.dataset(residency, scratch.path())?;
+            self.report_on(backend, dimensions, precision, Some(&dataset), &stop)
+        })
+    }
+
+    /// `dataset`: what batches are loaded from, where they are.
+    fn report_on<B: Backend>(
+        &self,
+        backend: &B,
+        dimensions: &Dimensions,
+        precision: Precision,
+        dataset: Option<&Dataset>,
+        stop: &Stop,
+    ) -> Result<ExitCode> {
         let Times {
             resident: times,
             loaded,
             filling,
-        } = self.measure(backend, dimensions, dataset.as_ref())?;
+        } = self.measure(backend, dimensions, dataset, stop)?;
         let median = times[times.len() / 2].as_secs_f64();
         let images_per_sec = self.batch_size as f64 / median;
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
@@ -214,6 +233,7 @@ impl Step {
         backend: &B,
         dimensions: &Dimensions,
         dataset: Option<&Dataset>,
+        stop: &Stop,
     ) -> Result<Times> {
         let mut gan = Gan::new(backend, dimensions, self.batch_size, SLOTS, 0)?;
         let mut batches = match dataset {
@@ -232,6 +252,7 @@ impl Step {
         let mut iteration = 0;
         // Without loading, the images stay in their slots.
         let mut round = |count: u32, loading: bool| -> Result<Duration> {
+            stop.check()?;
             let start = Instant::now();
             for _ in 0..count {
                 gan.iteration(backend, &Settings::REFERENCE)?;

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use image::{ImageFormat, RgbImage};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::cli::options::fraction;
+use crate::cli::options::{fraction, start_threads};
 use crate::cli::output::print;
 use crate::data::decode::{Limits, decode, fit, format, format_name};
 use crate::data::{self, Kind, OpenOptions, Original, SYNTHETIC_COUNT, Source, Split, fit_image};
@@ -40,12 +41,11 @@ pub struct Args {
     #[arg(long, value_name = "FRACTION", default_value_t = 0.01, value_parser = fraction)]
     max_bad: f64,
     /// Write the first images that can be used, 64 at most, to a new PNG.
-    #[arg(long, value_name = "FILE.png", value_parser = png_path)]
+    #[arg(long, value_name = "FILE.png", value_parser = PathBufValueParser::new().try_map(png_path))]
     sheet: Option<PathBuf>,
 }
 
-fn png_path(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
+fn png_path(path: PathBuf) -> Result<PathBuf, String> {
     match path.extension() {
         Some(extension) if extension.eq_ignore_ascii_case("png") => Ok(path),
         _ => Err("the name must end in .png".to_owned()),
@@ -97,6 +97,7 @@ impl Args {
     /// When the data set cannot be opened, has no image that can be used or more bad ones than --max-bad allows, or the
     /// contact sheet cannot be written.
     pub fn run(self) -> Result<ExitCode> {
+        start_threads(0)?;
         if let Some(sheet) = &self.sheet {
             ensure!(
                 !sheet.exists(),

@@ -11,6 +11,7 @@ use crate::cli::options::{DataArgs, QuietArgs, ThreadArgs};
 use crate::cli::output::{print_error_line, print_line};
 use crate::cli::packs;
 use crate::data::{self, Kind, LoadOptions};
+use crate::text::shown;
 use crate::train::stop::Stop;
 
 /// Decode a data set once, into a pack that train and evaluate map into memory.
@@ -40,7 +41,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Makes the pack, or verifies the one that is there. The exit code is 130 or 143 where a signal stopped it.
+    /// Makes the pack, or verifies the one that is there. The exit code is 129, 130 or 143 where a signal stopped it.
     ///
     /// # Errors
     /// When the images cannot be used, or the pack cannot be made.
@@ -67,7 +68,7 @@ impl Args {
             (Err(error), None) => return Err(error),
         };
         let seconds = start.elapsed().as_secs_f64();
-        let (made, path) = (prepared.made, prepared.pack.path().display().to_string());
+        let (made, path) = (prepared.made, shown(prepared.pack.path()));
         let bytes = prepared.pack.file_bytes();
         let dataset = packs::dataset_of(prepared.pack);
         if !quiet {

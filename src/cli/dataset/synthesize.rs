@@ -1,7 +1,8 @@
 //! `dataset synthesize`: writes synthetic faces as files, in the layout of CelebA.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,8 +15,13 @@ use image::{ExtendedColorType, ImageEncoder};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 
-use crate::cli::output::print;
+use crate::cli::options::start_threads;
+use crate::cli::output::print_line;
+use crate::cli::partial::{NOTHING_WRITTEN, Partial, until_stopped};
 use crate::data::synthetic::{CELEBA_ATTRIBUTES, FaceAttributes, SIZES, celeba_attributes, render};
+use crate::files;
+use crate::text::shown;
+use crate::train::stop::Stop;
 
 /// CelebA numbers its images with six digits.
 const MOST: u64 = 999_999;
@@ -74,40 +80,76 @@ pub struct Synthesize {
 }
 
 impl Synthesize {
-    /// Writes the data set. The images come first and the three lists last, so that an interrupted run has no lists.
+    /// Writes the data set: into a folder beside `--out` first, or in it where it is there, so that what an interrupted
+    /// run leaves is no data set. The exit code is 129, 130 or 143 where a signal stopped it.
     ///
     /// # Errors
     /// Where the folder holds a data set already, or a file can not be written.
     pub fn run(self) -> Result<ExitCode> {
         self.refuse_to_overwrite()?;
-        let images = self.out.join(IMAGES);
-        fs::create_dir_all(&images).with_context(|| {
-            format!("{} can not be made: choose another --out", images.display())
-        })?;
-        let workers = rayon::ThreadPoolBuilder::new()
-            .num_threads(usize::from(self.workers))
-            .build()
-            .context("the drawing threads can not be started: try fewer --workers")?;
+        // What is drawn on, and whatever else encodes in threads.
+        start_threads(usize::from(self.workers))?;
+        let stop = Stop::install()?;
+        let made = missing(files::parent(&self.out));
+        let result = until_stopped(&stop, NOTHING_WRITTEN, || self.write(&stop));
+        if !matches!(result, Ok(code) if code == ExitCode::SUCCESS) {
+            for folder in made {
+                // Where there is something in it, it stays.
+                let _ = fs::remove_dir(folder);
+            }
+        }
+        result
+    }
+
+    fn write(&self, stop: &Stop) -> Result<ExitCode> {
+        let out = &self.out;
+        let there = out.is_dir();
+        let partial = match there {
+            true => Partial::new(out, OsStr::new("faces"))?,
+            false => {
+                let folder = files::parent(out);
+                let cannot = || format!("{} can not be made: choose another --out", shown(out));
+                fs::create_dir_all(folder).with_context(cannot)?;
+                Partial::beside(out)?
+            }
+        };
+        let images = partial.path().join(IMAGES);
+        fs::create_dir(&images).map_err(|error| explain(&images, error))?;
         let progress = self.progress();
-        workers.install(|| {
-            (0..self.count).into_par_iter().try_for_each(|index| {
-                let bytes = self.encode(&self.face(index))?;
-                write_whole(&images.join(self.file_name(index)), &bytes)?;
-                progress.inc(1);
-                anyhow::Ok(())
-            })
+        (0..self.count).into_par_iter().try_for_each(|index| {
+            stop.check()?;
+            let bytes = self.encode(&self.face(index))?;
+            write_new(&images.join(self.file_name(index)), &bytes)?;
+            progress.inc(1);
+            anyhow::Ok(())
         })?;
         progress.finish_and_clear();
-        write_whole(&self.out.join(YAW), self.yaw().as_bytes())?;
-        write_whole(&self.out.join(PARTITION), self.partition().as_bytes())?;
-        write_whole(&self.out.join(ATTRIBUTES), self.attributes().as_bytes())?;
+        let lists = [
+            (YAW, self.yaw()),
+            (PARTITION, self.partition()),
+            (ATTRIBUTES, self.attributes()),
+        ];
+        for (name, text) in &lists {
+            write_new(&partial.path().join(name), text.as_bytes())?;
+        }
+        // What came to be there in the meantime is not overwritten either.
+        self.refuse_to_overwrite()?;
+        if there {
+            // The images last: lists without images are no data set.
+            for name in lists.iter().map(|(name, _)| *name).chain([IMAGES]) {
+                let (from, to) = (partial.path().join(name), out.join(name));
+                fs::rename(&from, &to).map_err(|error| explain(&to, error))?;
+            }
+        } else {
+            partial.rename(out)?;
+        }
         if !self.quiet {
-            print(&format!(
-                "{} faces of {size}x{size} px in {}\n",
+            print_line(format!(
+                "{} faces of {size}x{size} px in {}",
                 self.count,
-                self.out.display(),
+                shown(out),
                 size = self.size
-            ))?;
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -119,14 +161,14 @@ impl Synthesize {
             ensure!(
                 what.is_dir(),
                 "{} is a file, not a folder: {remedy}",
-                self.out.display()
+                shown(&self.out)
             );
         }
         for list in [ATTRIBUTES, PARTITION, YAW] {
             let path = self.out.join(list);
             // A dangling link would be replaced too.
             if fs::symlink_metadata(&path).is_ok() {
-                bail!("{} exists already: {remedy}", path.display());
+                bail!("{} exists already: {remedy}", shown(&path));
             }
         }
         let images = self.out.join(IMAGES);
@@ -134,12 +176,12 @@ impl Synthesize {
             Ok(mut entries) => ensure!(
                 entries.next().is_none(),
                 "{} holds files already (of an earlier or an interrupted run?): {remedy}",
-                images.display()
+                shown(&images)
             ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(anyhow!(error))
-                    .with_context(|| format!("{} can not be read: {remedy}", images.display()));
+                    .with_context(|| format!("{} can not be read: {remedy}", shown(&images)));
             }
         }
         Ok(())
@@ -220,21 +262,17 @@ impl Synthesize {
     }
 }
 
-/// Writes a file beside its place and renames it there, so that a file under its own name is whole.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || -> io::Result<()> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".incomplete-");
-        // Temporary files are private by default; these stay.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.persist_noclobber(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().map_err(|error| explain(path, error))
+/// The folders that making `path` would make, innermost first.
+fn missing(path: &Path) -> Vec<&Path> {
+    let named = path.ancestors().filter(|p| !p.as_os_str().is_empty());
+    named.take_while(|p| !p.exists()).collect()
+}
+
+/// Writes a file that is not there yet.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    File::create_new(path)
+        .and_then(|mut file| file.write_all(bytes))
+        .map_err(|error| explain(path, error))
 }
 
 fn explain(path: &Path, error: io::Error) -> anyhow::Error {
@@ -242,11 +280,11 @@ fn explain(path: &Path, error: io::Error) -> anyhow::Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => anyhow!(
             "{} can not be written, the disk is full ({error}): free some space, remove what was written so far, or \
              choose an --out elsewhere",
-            path.display()
+            shown(path)
         ),
         _ => anyhow!(error).context(format!(
             "{} can not be written: choose another --out",
-            path.display()
+            shown(path)
         )),
     }
 }

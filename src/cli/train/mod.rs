@@ -12,7 +12,7 @@ use clap::{Args as ClapArgs, value_parser};
 use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
 use crate::cli::options::{ComputeArgs, DataArgs, PackArgs, QuietArgs};
-use crate::cli::output::{print_error_line, print_line};
+use crate::cli::output::{all_printed, print_error_line, print_line};
 use crate::cli::packs;
 use crate::data::pack::Recipe;
 use crate::data::prepare::Place;
@@ -145,8 +145,8 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 }
 
 impl Args {
-    /// Trains as the options say, or says with `--dry-run` what would be done. The exit code is 130 or 143 where a signal
-    /// stopped it.
+    /// Trains as the options say, or says with `--dry-run` what would be done. The exit code is 129, 130 or 143 where a
+    /// signal stopped it.
     ///
     /// # Errors
     /// When an option cannot be used, data, device or run folder are not as they have to be, or training fails.
@@ -361,6 +361,7 @@ impl Job<'_> {
         describe::dry_run(backend, config, &run, source, &place, note)?;
         enough_memory(backend, config)?;
         print_line("dry run: nothing was trained or written");
+        all_printed()?;
         Ok(ExitCode::SUCCESS)
     }
 

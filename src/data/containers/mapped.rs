@@ -10,6 +10,7 @@ use flate2::read::MultiGzDecoder;
 use memmap2::Mmap;
 
 use crate::data::decode::looks_like_html;
+use crate::text::shown;
 
 /// No packed file may unpack to more than this many times its length (deflate's limit is 1032, and image data hardly
 /// shrink), above [`RATIO_MATTERS_ABOVE`].
@@ -88,10 +89,16 @@ pub fn unpack_to_disk(mut packed: impl Read, length: u64, limit: u64) -> Result<
         format!(
             "it cannot be unpacked to a temporary file in {} (up to {} MiB): free some space, set TMPDIR to a folder \
              with more, or unpack it yourself",
-            folder.display(),
+            shown(&folder),
             most >> 20
         )
     };
+    ensure!(
+        folder.is_dir(),
+        "it cannot be unpacked, since there is no folder {} for temporary files: set TMPDIR to one that is there, or \
+         unpack it yourself",
+        shown(&folder)
+    );
     let file = tempfile::tempfile_in(&folder).with_context(no_room)?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let mut buffer = vec![0; 1 << 16];

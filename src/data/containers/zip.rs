@@ -286,7 +286,9 @@ pub fn large_member(path: &Path, what: &str, wanted: impl Fn(&str) -> bool) -> R
             }
             _ => {
                 let length = entry.compressed_size();
-                unpack_to_disk(entry, length, MAX_MEMBER).with_context(damaged)
+                // Says itself whether the zip is at fault or the folder for temporary files.
+                unpack_to_disk(entry, length, MAX_MEMBER)
+                    .with_context(|| format!("{name} in the zip"))
             }
         }
     };
