@@ -305,13 +305,16 @@ fn read_state(folder: &Path) -> Result<State> {
             path.display()
         );
     }
-    let state: State = serde_json::from_value(value).with_context(damaged)?;
+    let mut state: State = serde_json::from_value(value).with_context(damaged)?;
     ensure!(
         state.sum()? == state.checksum,
         "{} is damaged: its checksum does not match",
         path.display()
     );
     state.dimensions().check().with_context(damaged)?;
+    for scale in &mut state.loss_scale {
+        *scale = scale.bounded().with_context(damaged)?;
+    }
     Ok(state)
 }
 
