@@ -22,6 +22,7 @@ use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 use crate::backend::{Backend, Conv, KernelChoices, Precision, Use};
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::{Architecture, Shape};
+use crate::output::print_error_line;
 use crate::random::Purpose;
 use conv::choice::{Choices, Chooser};
 use conv::shape::Tile;
@@ -47,6 +48,9 @@ pub struct Options {
     /// Where our own kernels run a convolution, only those with this tile, if it fits: for tests.
     pub tile: Option<Tile>,
 }
+
+/// How the note begins that an iteration could not be recorded; scripts/verify-gpu looks for it.
+const NO_GRAPH: &str = "note: iterations are not replayed from a graph";
 
 /// Bytes of a GPU that are left alone.
 const RESERVE: u64 = 64 << 20;
@@ -241,7 +245,7 @@ impl Backend for Cuda {
                 Ok(graph) => recording.graph = Some(graph),
                 Err(error) => {
                     // Slower, but as right.
-                    eprintln!("note: iterations are not replayed from a graph, since {error:#}");
+                    print_error_line(format_args!("{NO_GRAPH}, since {error:#}"));
                     recording.refused = true;
                 }
             }
