@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
-/// Compute capabilities with machine code of their own. 90a rather than 90: its wgmma instructions are worth it.
+/// Compute capabilities with machine code of their own. 90a rather than 90, so that a kernel may use what only Hopper
+/// has (wgmma); none does so far.
 const ARCHITECTURES: [&str; 6] = ["80", "86", "89", "90a", "100", "120"];
 /// The PTX that the driver compiles on any other GPU.
 const PTX: &str = "80";

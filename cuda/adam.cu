@@ -116,7 +116,8 @@ KERNEL(adam_prepare, 32, (AdamState* state, double beta1, double beta2)) {
     prepare(state, beta1, beta2);
 }
 
-// `growth_interval` steps without a skip double the loss scale and a skipped one halves it; 0 keeps it as it is. Then
+// `growth_interval` steps without a skip double the loss scale and a skipped one halves it, within its bounds; 0 keeps
+// it as it is. Then
 // ring[iteration % slots] gets the iteration and what `network` has come to.
 KERNEL(adam_finish, 32,
        (AdamState* state, double beta1, double beta2, uint32_t growth_interval, Metrics* ring,
@@ -130,11 +131,11 @@ KERNEL(adam_finish, 32,
     }
     if (growth_interval != 0) {
         state->steady = skip ? 0 : state->steady + 1;
-        if (skip) state->loss_scale *= 0.5f;
-        if (state->steady == growth_interval) {
-            state->loss_scale *= 2.0f;
-            state->steady = 0;
-        }
+        const bool grow = state->steady >= growth_interval;
+        if (grow) state->steady = 0;
+        const float scale = state->loss_scale * (skip ? 0.5f : grow ? 2.0f : 1.0f);
+        // Without an end it comes to infinity, which no skip halves, or to zero, which nothing can be divided by.
+        state->loss_scale = fminf(fmaxf(scale, LEAST_LOSS_SCALE), MOST_LOSS_SCALE);
     }
     state->not_finite = 0;
     prepare(state, beta1, beta2);

@@ -20,7 +20,8 @@
 //     ceil(rows / rows_per_chunk)
 //   finalize, backward_finalize: ceil(c / 32) blocks of THREADS;  running: ceil(segments·c / THREADS)
 // Bound: memory; sizeof(T) bytes an element for statistics, 2 for apply, 2 for backward_reduce, 3 for backward_apply.
-// Neighbours: statistics also come from a convolution's epilogue as the same `partial`, then with a null `pivot`.
+// Neighbours: behind a convolution, before the next one. With a null `pivot` the sums of `partial` are those of x, as a
+// convolution's epilogue could leave them; none does so far.
 #include "activation.cuh"
 #include "kernel.cuh"
 #include "types.cuh"

@@ -1144,6 +1144,7 @@ fn a_mistake_that_does_not_come_about_is_reported() {
         ("EMULATED_DROP_WAIT", "1000"),
         ("EMULATED_DROP_WAIT", "host:1000"),
         ("EMULATED_FAIL", "launch:1000:719"),
+        ("EMULATED_FAIL", "capture:1000:900"),
         ("EMULATED_SWAP_ARGUMENTS", "self_test_sum:0:1"),
     ] {
         ends(

@@ -57,10 +57,15 @@ Options read_options() {
         if (std::sscanf(text, "%d.%d", &o.major, &o.minor) != 2) stop("EMULATED_COMPUTE_CAPABILITY: as 9.0");
     }
     if (const char* text = get("EMULATED_FAIL")) {
-        unsigned long long launch = 0;
+        unsigned long long number = 0;
         int code = 0;
-        if (std::sscanf(text, "launch:%llu:%d", &launch, &code) != 2) stop("EMULATED_FAIL: as launch:N:CODE");
-        o.failing_launch = launch;
+        if (std::sscanf(text, "launch:%llu:%d", &number, &code) == 2) {
+            o.failing_launch = number;
+        } else if (std::sscanf(text, "capture:%llu:%d", &number, &code) == 2) {
+            o.failing_capture = number;
+        } else {
+            stop("EMULATED_FAIL: as launch:N:CODE or capture:N:CODE");
+        }
         o.failing_code = static_cast<Code>(code);
     }
     if (const char* text = get("EMULATED_DROP_WAIT")) {
@@ -488,7 +493,8 @@ void report() {
     }
     const Options& o = options();
     const bool idle = stream_waits < o.dropped_wait || host_waits < o.dropped_host_wait ||
-                      launches_run() < o.failing_launch || (!o.swapped_kernel.empty() && !swapped_any);
+                      launches_run() < o.failing_launch || captures < o.failing_capture ||
+                      (!o.swapped_kernel.empty() && !swapped_any);
     if (idle) complain("the mistake or failure that the environment asks for has not come about");
     if (unbalanced && o.strict) {
         std::fflush(nullptr);
@@ -1260,6 +1266,10 @@ int cuStreamEndCapture(void* handle, void** graph) {
     }
     const auto capture = std::move(stream->capture);
     if (capture->invalidated) return CAPTURE_INVALIDATED;
+    if (options().failing_capture && capture->graph->number >= options().failing_capture) {
+        say("capture %llu fails as asked for", static_cast<unsigned long long>(capture->graph->number));
+        return options().failing_code;
+    }
     Graph* g = capture->graph.release();
     handles().graphs.insert(g);
     *graph = g;

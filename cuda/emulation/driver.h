@@ -71,6 +71,8 @@ struct Options {
     // The launch, counted from 1 as they run, that fails, and with which code.
     uint64_t failing_launch = 0;
     Code failing_code = SUCCESS;
+    // The capture, counted from 1, from which on none ends well, and with which code.
+    uint64_t failing_capture = 0;
     Code init_error = SUCCESS;
     // The cuStreamWaitEvent, and the cuEventSynchronize, that is left out; counted from 1.
     uint64_t dropped_wait = 0, dropped_host_wait = 0;

@@ -19,6 +19,8 @@ const Known KNOWN[] = {
     {"activation none", ACTIVATION_none},
     ACTIVATIONS(ACTIVATION)
     {"LEAKY_SLOPE", LEAKY_SLOPE},
+    {"LEAST_LOSS_SCALE", LEAST_LOSS_SCALE},
+    {"MOST_LOSS_SCALE", MOST_LOSS_SCALE},
 
     SIZE(AdamTensor),
     FIELD(AdamTensor, gradient),

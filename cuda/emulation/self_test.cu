@@ -103,6 +103,19 @@ __device__ void product(const T* a, const T* b, float* c, int transposed, int wa
     for (int i = 0; i < 4; ++i) c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = d[i];
 }
 
+// d (16×8, row-major) = c + A·B by one instruction, for one warp. A is 16×16 row-major; B is given as [n][k].
+template <typename T>
+__device__ void accumulate(const T* a, const T* b, const float* c, float* d) {
+    const int g = static_cast<int>(threadIdx.x) / 4, t = static_cast<int>(threadIdx.x) % 4;
+    uint32_t fragment_a[4], fragment_b[2];
+    for (int i = 0; i < 4; ++i) std::memcpy(&fragment_a[i], a + (g + i % 2 * 8) * 16 + 2 * t + i / 2 * 8, 4);
+    for (int i = 0; i < 2; ++i) std::memcpy(&fragment_b[i], b + g * 16 + 2 * t + i * 8, 4);
+    float sum[4];
+    for (int i = 0; i < 4; ++i) sum[i] = c[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+    mma_m16n8k16<T>(sum, fragment_a, fragment_b);
+    for (int i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
+}
+
 // to[i] = from[i] rounded to T and back.
 template <typename T>
 __device__ void round_trip(const float* from, float* to, unsigned count) {
@@ -117,6 +130,12 @@ KERNEL(self_test_product_f16, 32, (const f16* a, const f16* b, float* c, int tra
 }
 KERNEL(self_test_product_bf16, 32, (const bf16* a, const bf16* b, float* c, int transposed, int wait)) {
     product(a, b, c, transposed, wait);
+}
+KERNEL(self_test_accumulate_f16, 32, (const f16* a, const f16* b, const float* c, float* d)) {
+    accumulate(a, b, c, d);
+}
+KERNEL(self_test_accumulate_bf16, 32, (const bf16* a, const bf16* b, const float* c, float* d)) {
+    accumulate(a, b, c, d);
 }
 KERNEL(self_test_round_f16, 256, (const float* from, float* to, unsigned count)) { round_trip<f16>(from, to, count); }
 KERNEL(self_test_round_bf16, 256, (const float* from, float* to, unsigned count)) {

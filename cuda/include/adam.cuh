@@ -3,6 +3,10 @@
 
 #include <cstdint>
 
+// Where the loss scale stays: `LossScale::LEAST` and `MOST` of src/backend/mod.rs. Powers of two, whose inverses are
+// exact too.
+constexpr float LEAST_LOSS_SCALE = 1.0f / 16777216.0f, MOST_LOSS_SCALE = 16777216.0f;
+
 // One tensor of a network, by pointers: `Entry` of src/backend/cuda/ops/adam.rs.
 struct AdamTensor {
     const float* gradient;

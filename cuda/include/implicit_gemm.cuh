@@ -124,6 +124,8 @@ struct AnyLoader {
                 }
             }
         }
+        // What follows is for whole warps (ldmatrix, mma.sync), and C++ does not promise that these have come together.
+        __syncwarp();
     }
 };
 

@@ -12,7 +12,7 @@ mod kernel_choices;
 use std::fmt;
 use std::ops::Range;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -188,6 +188,30 @@ pub struct LossScale {
     pub factor: f32,
     /// Adam steps since it last moved.
     pub steady: u32,
+}
+
+impl LossScale {
+    /// What no skipped step brings it below.
+    pub const LEAST: f32 = 1.0 / Self::MOST;
+    /// What no number of steady steps brings it above: 2²⁴, as is usual. f16 ends at 65,504, so more would help only a
+    /// network whose largest gradient is below 2⁻⁸.
+    pub const MOST: f32 = 16_777_216.0;
+
+    /// As it may be used: within its bounds, of which programs before knew none.
+    ///
+    /// # Errors
+    /// Where it is no positive number.
+    pub fn bounded(self) -> Result<Self> {
+        ensure!(
+            self.factor.is_finite() && self.factor > 0.0,
+            "its loss scale is {}, which is no positive number",
+            self.factor
+        );
+        Ok(Self {
+            factor: self.factor.clamp(Self::LEAST, Self::MOST),
+            ..self
+        })
+    }
 }
 
 impl Default for LossScale {

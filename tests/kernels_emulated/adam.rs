@@ -3,10 +3,10 @@
 use std::mem::offset_of;
 
 use bytemuck::Zeroable;
-use dcgan_cuda::backend::Adam;
 use dcgan_cuda::backend::cpu::parameter::Parameter;
 use dcgan_cuda::backend::cuda::ops::adam::Entry as Tensor;
 use dcgan_cuda::backend::cuda::progress::{AdamState, Entry};
+use dcgan_cuda::backend::{Adam, LossScale};
 
 use crate::emulation::{Launch, Memory, TYPES, Type, assert_close};
 use crate::progress::entries;
@@ -276,6 +276,70 @@ fn the_average_starts_with_a_low_decay() {
             let bytes = average.bytes();
             assert!(last.as_ref().is_none_or(|last| *last == bytes));
             last = Some(bytes);
+        }
+    }
+}
+
+/// Loss scale and steady steps of a state after one step with an interval of 2000, as PyTorch's GradScaler has them
+/// within the bounds.
+fn after(scale: LossScale, skip: bool) -> LossScale {
+    let LossScale { factor, steady } = scale;
+    let (factor, steady) = match (skip, steady + 1 >= 2000) {
+        (true, _) => (factor / 2.0, 0),
+        (false, true) => (factor * 2.0, 0),
+        (false, false) => (factor, steady + 1),
+    };
+    LossScale {
+        factor: factor.clamp(LossScale::LEAST, LossScale::MOST),
+        steady,
+    }
+}
+
+#[test]
+fn the_loss_scale_stays_within_its_bounds() {
+    let two_to = |e: i32| 2f32.powi(e);
+    for (factor, steady) in [
+        (65_536.0, 0),
+        (65_536.0, 1998),
+        (65_536.0, 1999),
+        (two_to(23), 1999),
+        (two_to(24), 1999),
+        (two_to(127), 1999),
+        (two_to(127), 0),
+        (f32::INFINITY, 1999),
+        (two_to(-24), 0),
+        (two_to(-149), 1999),
+        (1.0, 5000),
+    ] {
+        for skip in [false, true] {
+            let state = Memory::of(&[AdamState {
+                loss_scale: factor,
+                steady,
+                not_finite: skip.into(),
+                ..AdamState::zeroed()
+            }]);
+            let ring = Memory::poisoned(ADAM_SLOTS as usize * size_of::<Entry>());
+            let iteration = Memory::of(&[0u64]);
+            Launch::new("adam_finish", (1, 1, 1), 32)
+                .buffer(&state)
+                .value(ADAM.beta1)
+                .value(ADAM.beta2)
+                .value(2000u32)
+                .buffer(&ring)
+                .buffer(&iteration)
+                .value(ADAM_SLOTS as u32)
+                .value(1u32)
+                .run(1)
+                .unwrap();
+            let now = state.values::<AdamState>()[0];
+            let got = LossScale {
+                factor: now.loss_scale,
+                steady: now.steady,
+            };
+            let want = after(LossScale { factor, steady }, skip);
+            assert_eq!(got, want, "{factor:e}, {steady} steady, skip {skip}");
+            // What Adam multiplies by, and a later halving, are numbers too.
+            assert!((1.0 / got.factor).is_normal() && (got.factor / 2.0).is_normal());
         }
     }
 }

@@ -25,7 +25,7 @@ fn seeds() -> &'static [u64] {
 }
 
 /// Stride 2, padding 1, the large map twice the small one.
-fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
+pub fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
     ConvShape {
         n,
         small_h: h,
@@ -40,7 +40,7 @@ fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
 }
 
 /// Stride 1, no padding: 4×4 to 1×1 if the small map is 1×1.
-fn collapsing(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
+pub fn collapsing(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
     ConvShape {
         large_h: h + 3,
         large_w: w + 3,

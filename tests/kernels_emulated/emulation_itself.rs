@@ -173,6 +173,123 @@ fn tensor_core_products_have_the_layout_of_the_ptx_isa() {
     }
 }
 
+/// c + A·B for A `[16][16]`, B `[n = 8][k = 16]` and c `[16][8]`, by one emulated instruction.
+fn accumulated(t: Type, a: &[f64], b: &[f64], c: &[f32]) -> Vec<f32> {
+    let (a, b, c) = (Memory::typed(t, a), Memory::typed(t, b), Memory::of(c));
+    let d = Memory::poisoned(512);
+    Launch::new(
+        format!("self_test_accumulate_{}", t.suffix()),
+        (1, 1, 1),
+        32,
+    )
+    .buffer(&a)
+    .buffer(&b)
+    .buffer(&c)
+    .buffer(&d)
+    .run(1)
+    .unwrap();
+    d.values()
+}
+
+/// c + Σ a·b of the pairs, 16 at most, as every element of C has it.
+fn accumulated_everywhere(t: Type, c: f32, pairs: &[(f64, f64)]) -> f32 {
+    let at = |k: usize| pairs.get(k).copied().unwrap_or_default();
+    let a: Vec<f64> = (0..256).map(|i| at(i % 16).0).collect();
+    let b: Vec<f64> = (0..128).map(|i| at(i % 16).1).collect();
+    let d = accumulated(t, &a, &b, &[c; 128]);
+    let first = d[0];
+    let same = |d: &f32| d.to_bits() == first.to_bits() || d.is_nan() && first.is_nan();
+    assert!(d.iter().all(same), "{d:?}");
+    first
+}
+
+/// Toward zero, unlike `as`.
+fn cut_to_f32(value: f64) -> f32 {
+    let near = value as f32;
+    match f64::from(near).abs() > value.abs() {
+        true => f32::from_bits(near.to_bits() - 1),
+        false => near,
+    }
+}
+
+#[test]
+fn tensor_cores_cut_off_toward_zero() {
+    if only_emulated("how its tensor cores round") {
+        return;
+    }
+    let power = |e: i32| 2f64.powi(e);
+    for t in [Type::F16, Type::Bf16] {
+        let sum =
+            |c: f64, pairs: &[(f64, f64)]| f64::from(accumulated_everywhere(t, c as f32, pairs));
+        let small = |e: i32| (power(e / 2), power(e - e / 2));
+        // To the nearest, 1 + 1.5·2⁻²⁴ would be 1 + 2⁻²³.
+        for sign in [1.0, -1.0] {
+            assert_eq!(sum(sign, &[(sign * 1.5 * power(-12), power(-12))]), sign);
+        }
+        // Two bits below an f32's last place take part, what is below them does not: whatever it adds up to.
+        assert_eq!(sum(1.0, &[small(-26); 16]), 1.0);
+        assert_eq!(sum(1.0, &[small(-25); 16]), 1.0 + power(-21));
+        assert_eq!(sum(power(24), &[(0.5, 0.5); 16]), power(24));
+        assert_eq!(sum(power(24), &[(0.5, 1.0); 16]), power(24) + 8.0);
+        // It is the largest term that counts, not the sum; and its exponent is that of its factors, not its own.
+        let (large, minus) = ((1.0, 1.0), (-1.0, 1.0));
+        assert_eq!(sum(0.0, &[large, minus, small(-26)]), 0.0);
+        assert_eq!(sum(0.0, &[large, minus, small(-25)]), power(-25));
+        let (large, minus) = ((1.5, 1.5), (-1.5, 1.5));
+        assert_eq!(sum(0.0, &[large, minus, small(-25)]), power(-25));
+        // Zeros have no exponent, and what is alone stays as it is.
+        let zeros = [(0.0, 1024.0), (0.0, 0.0), (-1024.0, 0.0)];
+        assert_eq!(sum(power(-100), &zeros), power(-100));
+        assert_eq!(sum(0.0, &[small(-26)]), power(-26));
+        let infinity = f64::INFINITY;
+        assert_eq!(sum(1.0, &[(infinity, 1.0)]), infinity);
+        assert_eq!(sum(f64::NEG_INFINITY, &[(1.0, 1.0)]), -infinity);
+        for none in [(infinity, 0.0), (f64::NAN, 1.0)] {
+            assert!(sum(1.0, &[none]).is_nan());
+        }
+        assert!(sum(infinity, &[(-infinity, 1.0)]).is_nan());
+
+        // Exponents of many sizes, against the rule in f64, where each of its steps is exact.
+        let spread = |which: u64, len: usize, most: f64| -> Vec<f64> {
+            let exponents = normal(Type::F32, len, 100 + which).into_iter();
+            let numbers = normal(Type::F32, len, which).into_iter();
+            numbers
+                .zip(exponents)
+                .map(|(v, e)| v * (most * e).clamp(-12.0, 12.0).exp2())
+                .collect()
+        };
+        for draw in 0..20u64 {
+            let most = (draw % 5) as f64 * 0.75;
+            let rounded = |which: u64, len: usize| -> Vec<f64> {
+                let values = spread(10 * draw + which, len, most).into_iter();
+                values.map(|v| t.round(v)).collect()
+            };
+            let (a, b) = (rounded(0, 256), rounded(1, 128));
+            let c = spread(10 * draw + 2, 128, 2.0 * most).into_iter();
+            let c: Vec<f32> = c.map(|c| c as f32).collect();
+            for (i, got) in accumulated(t, &a, &b, &c).into_iter().enumerate() {
+                let (m, n) = (i / 8, i % 8);
+                let pairs: Vec<(f64, f64)> =
+                    (0..16).map(|k| (a[16 * m + k], b[16 * n + k])).collect();
+                let exponent = |v: f64| match v == 0.0 {
+                    true => f64::NEG_INFINITY,
+                    // f16's least normal number.
+                    false if t == Type::F16 => v.abs().log2().floor().max(-14.0),
+                    false => v.abs().log2().floor(),
+                };
+                let largest = pairs
+                    .iter()
+                    .map(|&(a, b)| exponent(a) + exponent(b))
+                    .fold(f64::from(c[i]).abs().log2().floor(), f64::max);
+                let last = (largest - 25.0).exp2();
+                let cut = |v: f64| (v / last).trunc() * last;
+                let sum = pairs.iter().map(|&(a, b)| cut(a * b)).sum::<f64>() + cut(c[i].into());
+                assert_eq!(got, cut_to_f32(sum), "{t:?}, draw {draw}, element {i}");
+            }
+        }
+    }
+}
+
 #[test]
 fn conversions_round_to_nearest_even() {
     if only_emulated("its conversions") {

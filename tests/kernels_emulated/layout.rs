@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 
+use dcgan_cuda::backend::LossScale;
 use dcgan_cuda::backend::cuda::conv::shape::ConvShape;
 use dcgan_cuda::backend::cuda::ops::adam;
 use dcgan_cuda::backend::cuda::progress::{AdamState, Block, Entry};
@@ -33,6 +34,8 @@ fn host_and_device_know_the_same() {
         known.insert(format!("activation {}", activation.name()), number);
     }
     known.insert("LEAKY_SLOPE".into(), f64::from(LEAKY_SLOPE as f32));
+    known.insert("LEAST_LOSS_SCALE".into(), LossScale::LEAST.into());
+    known.insert("MOST_LOSS_SCALE".into(), LossScale::MOST.into());
     layout!(known, adam::Entry as "AdamTensor":
         gradient, weight, m, v, average, cast, count, first_block);
     layout!(known, AdamState as "AdamState":

@@ -23,6 +23,7 @@ mod emulation_itself;
 mod latent;
 mod layout;
 mod progress;
+mod reference_shapes;
 
 use std::fs;
 use std::path::Path;

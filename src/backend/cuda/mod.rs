@@ -49,6 +49,9 @@ pub struct Options {
     pub tile: Option<Tile>,
 }
 
+/// How the note begins that an iteration could not be recorded; scripts/verify-gpu looks for it.
+const NO_GRAPH: &str = "note: iterations are not replayed from a graph";
+
 /// Bytes of a GPU that are left alone.
 const RESERVE: u64 = 64 << 20;
 
@@ -242,9 +245,7 @@ impl Backend for Cuda {
                 Ok(graph) => recording.graph = Some(graph),
                 Err(error) => {
                     // Slower, but as right.
-                    print_error_line(format_args!(
-                        "note: iterations are not replayed from a graph, since {error:#}"
-                    ));
+                    print_error_line(format_args!("{NO_GRAPH}, since {error:#}"));
                     recording.refused = true;
                 }
             }

@@ -336,12 +336,15 @@ fn read_state(folder: &Path) -> Result<State> {
             "{shown} has format {format}, this program knows up to {FORMAT}: use a newer version of it"
         );
     }
-    let state: State = serde_json::from_value(value).with_context(damaged)?;
+    let mut state: State = serde_json::from_value(value).with_context(damaged)?;
     ensure!(
         state.sum()? == state.checksum,
         "{shown} is damaged: its checksum does not match"
     );
     state.dimensions().check().with_context(damaged)?;
+    for scale in &mut state.loss_scale {
+        *scale = scale.bounded().with_context(damaged)?;
+    }
     Ok(state)
 }
 

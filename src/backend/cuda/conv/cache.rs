@@ -2,7 +2,8 @@
 //! cache, which has the times that were measured.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,8 @@ use crate::backend::Precision;
 use crate::backend::cuda::conv::candidates::ConvKernel;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::files;
+use crate::output::print_error_line;
+use crate::text::shown;
 
 /// The kernel of each pass, storage type and shape that a run needs, by a line that says these three.
 pub type Choices = BTreeMap<String, ConvKernel>;
@@ -45,7 +48,8 @@ type Times = BTreeMap<String, Vec<Timed>>;
 
 /// What was measured earlier, in a file of this user's, written when this goes.
 pub(super) struct Cache {
-    path: Option<PathBuf>,
+    /// Its path, or why there is none.
+    path: Result<PathBuf, String>,
     /// By GPU, driver, kernels and libraries.
     all: BTreeMap<String, Times>,
     identity: String,
@@ -56,16 +60,19 @@ impl Cache {
     /// The times that hold for `identity`: GPU, driver, kernels and libraries. What cannot be read is measured again.
     pub fn open(identity: String) -> Self {
         // Profilers and checkers set these; what is measured under them is not what it takes without.
-        let observed = ["CUDA_INJECTION64_PATH", "NVTX_INJECTION64_PATH"];
-        let observed = observed.iter().any(|name| std::env::var_os(name).is_some());
-        let path = files::cache_folder()
-            .filter(|_| !observed)
-            .map(|folder| folder.join("kernels.json"));
-        let text = path.as_ref().and_then(|p| std::fs::read_to_string(p).ok());
-        let all = text.and_then(|t| serde_json::from_str(&t).ok());
+        let observers = ["CUDA_INJECTION64_PATH", "NVTX_INJECTION64_PATH"];
+        let mut observers = observers.iter().filter(|n| std::env::var_os(n).is_some());
+        let path = match (observers.next(), files::cache_folder()) {
+            (Some(name), _) => Err(format!(
+                "{name} is set, and times that are measured under a profiler or checker are not those without"
+            )),
+            (None, None) => Err("neither HOME nor XDG_CACHE_HOME names a folder".to_string()),
+            (None, Some(folder)) => Ok(folder.join("kernels.json")),
+        };
+        let all = path.as_ref().map_or_else(|_| BTreeMap::new(), |p| read(p));
         Self {
             path,
-            all: all.unwrap_or_default(),
+            all,
             identity,
             changed: false,
         }
@@ -86,16 +93,53 @@ impl Cache {
         self.changed = true;
     }
 
-    /// Writes the file where something is new. A cache that cannot be written costs time, nothing else.
+    /// Writes the file where something is new. Where it cannot be written, that is said, once in this process: another
+    /// run may then choose other kernels.
     pub fn write(&mut self) {
-        let Some(path) = self.path.as_ref().filter(|_| self.changed) else {
+        if !self.changed {
             return;
-        };
-        if let (Some(folder), Ok(text)) = (path.parent(), serde_json::to_string_pretty(&self.all)) {
-            let made = std::fs::create_dir_all(folder).is_ok();
-            self.changed = !(made && files::write_atomically(path, text.as_bytes()).is_ok());
+        }
+        match self.try_write() {
+            Ok(()) => self.changed = false,
+            Err(reason) => say_not_kept(&reason),
         }
     }
+
+    fn try_write(&mut self) -> Result<(), String> {
+        let path = self.path.clone()?;
+        let failed = |error: anyhow::Error| format!("{error:#}");
+        // Another process may have measured other shapes meanwhile.
+        for (identity, times) in read(&path) {
+            let own = self.all.entry(identity).or_default();
+            for (key, times) in times {
+                own.entry(key).or_insert(times);
+            }
+        }
+        let folder = files::parent(&path);
+        std::fs::create_dir_all(folder)
+            .map_err(|error| format!("{} cannot be made: {error}", shown(folder)))?;
+        let text = serde_json::to_string_pretty(&self.all).map_err(|e| failed(e.into()))?;
+        files::write_atomically(&path, text.as_bytes()).map_err(failed)
+    }
+}
+
+/// Says, once in this process, that the next run may choose other kernels.
+pub(super) fn say_not_kept(reason: &str) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        print_error_line(format_args!(
+            "note: how fast convolution kernels are was measured, but is not kept for other runs, since {reason}: the \
+             next run measures again and may choose others, which round differently (train --kernels-from RUN repeats \
+             the choice of a run)"
+        ));
+    }
+}
+
+/// What the file has; nothing where it is not there or cannot be read.
+fn read(path: &Path) -> BTreeMap<String, Times> {
+    let bytes = files::read_regular(path).ok();
+    let all = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    all.unwrap_or_default()
 }
 
 impl Drop for Cache {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::backend::Conv;
 use crate::backend::cuda::Options;
-use crate::backend::cuda::conv::cache::{Cache, Timed, key};
+use crate::backend::cuda::conv::cache::{Cache, Timed, key, say_not_kept};
 use crate::backend::cuda::conv::candidates::{ConvKernel, ours, theirs};
 use crate::backend::cuda::conv::libraries::{Libraries, versions};
 use crate::backend::cuda::conv::measure::Trial;
@@ -131,7 +131,11 @@ impl Chooser {
         if !unknown.is_empty() {
             let trial = Trial::new(&self.runner, pass, shape)?;
             times.extend(trial.times(&unknown, fallback, &self.warm)?);
-            self.cache.borrow_mut().put(key, &times);
+            if trial.is_usual() {
+                self.cache.borrow_mut().put(key, &times);
+            } else {
+                say_not_kept("nothing can be recorded as a graph, which is how they would run");
+            }
         }
         let may = times.iter().filter(|t| candidates.contains(&t.kernel));
         let timed = may.filter_map(|t| Some((t.kernel, t.ms?)));

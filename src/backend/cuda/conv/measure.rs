@@ -49,6 +49,7 @@ pub(super) struct Trial<'a> {
     out: Memory,
     out_len: usize,
     out_type: Precision,
+    unrecorded: Cell<bool>,
 }
 
 impl<'a> Trial<'a> {
@@ -84,6 +85,7 @@ impl<'a> Trial<'a> {
             out: Memory::new(device, out_len * out_type.size())?,
             out_len,
             out_type,
+            unrecorded: Cell::new(false),
         })
     }
 
@@ -116,8 +118,8 @@ impl<'a> Trial<'a> {
     }
 
     /// Times of `candidates`, by themselves as a recorded iteration runs them; none for what does not agree with
-    /// `reference`, one of ours, or cannot be recorded. `warm` says whether the GPU has been at work long enough to run
-    /// at its usual clocks, and does so from here on.
+    /// `reference`, one of ours, or cannot be recorded (ours are then timed as they are). `warm` says whether the GPU
+    /// has been at work long enough to run at its usual clocks, and does so from here on.
     ///
     /// # Errors
     /// Where one of our kernels fails, or the GPU is lost.
@@ -151,6 +153,11 @@ impl<'a> Trial<'a> {
             device.wait()?;
         }
         Ok(all)
+    }
+
+    /// Whether what was measured holds for other runs: not where even our kernels could not be recorded.
+    pub fn is_usual(&self) -> bool {
+        !self.unrecorded.get()
     }
 
     /// Milliseconds of one run of `kernel`; `None` where its result is not `expected`. What is far behind `best` is
@@ -192,7 +199,15 @@ impl<'a> Trial<'a> {
         self.run(&choice)?;
         device.wait()?;
         let count = (1e-3 / begin.elapsed().as_secs_f64()).clamp(1.0, 16.0) as u32;
-        let graph = device.record(|| (0..count).try_for_each(|_| self.run(&choice)))?;
+        let graph = match device.record(|| (0..count).try_for_each(|_| self.run(&choice))) {
+            Ok(graph) => graph,
+            Err(_) if matches!(kernel, ConvKernel::Ours { .. }) => {
+                // Then nothing can be, and an iteration that cannot be replayed still runs (`Cuda::replay`).
+                self.unrecorded.set(true);
+                return Ok(Some(once));
+            }
+            Err(error) => return Err(error),
+        };
         let mut least = f32::INFINITY;
         for _ in 0..3 {
             let all = timed(&|| graph.launch().to("replay a kernel"))?;

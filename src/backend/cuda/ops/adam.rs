@@ -128,7 +128,8 @@ pub fn prepare(device: &Device, state: Span, [beta1, beta2]: [f64; 2]) -> Result
 ///
 /// All of it is f32; the weights' copy for the convolutions is rounded to `precision`. Where a gradient is not finite,
 /// everything stays, the step counts as skipped and f16's loss scale is halved; after 2000 steps without that it is
-/// doubled. `state` is the network's `struct AdamState`, made ready by [`prepare`]; its counts and loss scale also go
+/// doubled; both within [`LossScale`](crate::backend::LossScale)'s bounds. `state` is the network's
+/// `struct AdamState`, made ready by [`prepare`]; its counts and loss scale also go
 /// to the entries of `role` (0 discriminator, 1 generator) in `report`.
 ///
 /// # Errors
