@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up. A module imports from its own floor and those below it; docs/how-it-works.md has the picture.
 const FLOORS: &[&[&str]] = &[
-    &["files", "hex", "numeric", "output", "random", "text"],
+    &[
+        "files", "hex", "memory", "numeric", "output", "random", "text",
+    ],
     &["model"],
     &["backend"],
     // The loader writes the backend's batches.
