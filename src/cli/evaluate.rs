@@ -22,6 +22,7 @@ use crate::gan::sheet;
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::random::{Purpose, Stream};
+use crate::train::checkpoint::Buffers;
 
 /// Images compared where nothing else is said.
 const COUNT: usize = 2048;
@@ -109,7 +110,7 @@ impl Args {
             files::refuse_existing(path)?;
         }
         let picked = self.device.pick()?;
-        let (dict, dimensions) = self.generator.load()?;
+        let (dict, dimensions) = self.generator.load(Buffers::Needed, &self.quiet)?;
         let size = dimensions.image_size;
 
         let (described, real) = self.real_images(&dimensions)?;

@@ -15,6 +15,7 @@ use crate::gan::sheet;
 use crate::model::Tensor;
 use crate::model::params::TensorFile;
 use crate::random::{Purpose, Stream};
+use crate::train::checkpoint::Buffers;
 
 /// Numbers in one file at most: 4 GiB as f32.
 const ONE_FILE: usize = 1 << 30;
@@ -70,7 +71,11 @@ impl Args {
         );
         let picked = self.device.pick()?;
         let out = self.out_kind()?;
-        let (dict, dimensions) = self.generator.load()?;
+        let buffers = match self.batch_statistics {
+            true => Buffers::Unused,
+            false => Buffers::Needed,
+        };
+        let (dict, dimensions) = self.generator.load(buffers, &self.quiet)?;
         let z = self.z(dimensions.latent_dim)?;
         let count = z.len() / dimensions.latent_dim;
         let size = dimensions.image_size;

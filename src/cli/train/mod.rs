@@ -51,8 +51,8 @@ pub struct Args {
     /// Continue the run in --out from its newest checkpoint, or from the checkpoint given
     #[arg(long, value_name = "CHECKPOINT", num_args = 0..=1, conflicts_with_all = ["init_from", "record"])]
     resume: Option<Option<PathBuf>>,
-    /// Start from the weights in a checkpoint, a run, or a folder of PyTorch state_dicts as safetensors
-    #[arg(long, value_name = "DIR")]
+    /// Start from the weights in a checkpoint, a run, a folder of PyTorch state_dicts as safetensors, or a file of both
+    #[arg(long, value_name = "PATH")]
     init_from: Option<PathBuf>,
 
     /// Pixels a side: 32, 64, 128, 256 or 512 [default: 64]
@@ -323,7 +323,8 @@ impl OnBackend for Job<'_> {
         config.channels = channels;
         if let (None, Some(folder)) = (&self.resumed, &config.init_from) {
             // Read again when the networks are made; here so that an error comes before the images are decoded.
-            checkpoint::load_networks(folder, &config.dimensions())?;
+            let networks = checkpoint::Networks::load(folder, &config.dimensions())?;
+            self.args.quiet.note(&networks.notes);
         }
         let name = format!("{}-{}px", config.dataset, config.image_size);
         match self.args.dry_run {

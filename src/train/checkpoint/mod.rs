@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -28,7 +28,8 @@ use crate::model::{StateDict, params::TensorFile};
 use crate::train::report::Window;
 
 pub use of_run::{list, load_newest, load_of, newest, take_back_to};
-pub use weights::{Weights, find, load_generator, load_networks};
+pub use weights::{Buffers, Networks, Trained, Weights, find, load_generator, load_networks};
+use weights::{check_moments, read_verified};
 
 /// The version of `state.json`; a program refuses what is newer than itself.
 pub const FORMAT: u32 = 1;
@@ -200,6 +201,23 @@ impl Checkpoint {
                 );
             }
         }
+        let average = checkpoint.average.iter().map(|a| (AVERAGE, a));
+        for (file, dict) in [
+            (GENERATOR, &checkpoint.generator),
+            (DISCRIMINATOR, &checkpoint.discriminator),
+        ]
+        .into_iter()
+        .chain(average)
+        {
+            // What is saved can be loaded.
+            dict.check_values().map_err(|error| {
+                anyhow!(
+                    "training has diverged: after iteration {}, of {file}, {error}, which is not worth saving; start \
+                     again with a smaller --lr",
+                    checkpoint.state.step
+                )
+            })?;
+        }
         Ok(checkpoint)
     }
 
@@ -257,15 +275,14 @@ impl Checkpoint {
         let state = read_state(folder)?;
         let read = |name: &str| -> Result<TensorFile> {
             let path = folder.join(name);
-            let bytes =
-                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            verify(&path, &bytes, state.files.get(name))?;
+            let bytes = read_verified(&path, state.files.get(name))?;
             TensorFile::from_bytes(&bytes)
                 .with_context(|| format!("{} cannot be used", path.display()))
         };
         let dimensions = state.dimensions();
         let check = |name: &str, dict: StateDict, architecture| -> Result<StateDict> {
             dict.check(architecture, true)
+                .and_then(|()| dict.check_values())
                 .with_context(|| format!("{} cannot be used", folder.join(name).display()))?;
             Ok(dict)
         };
@@ -275,11 +292,13 @@ impl Checkpoint {
             true => Some(check(AVERAGE, take(read(AVERAGE)?), &g)?),
             false => None,
         };
+        let optimizer = read(OPTIMIZER)?;
+        check_moments(&folder.join(OPTIMIZER), &optimizer)?;
         Ok(Self {
             generator: check(GENERATOR, take(read(GENERATOR)?), &g)?,
             discriminator: check(DISCRIMINATOR, take(read(DISCRIMINATOR)?), &d)?,
             average,
-            optimizer: read(OPTIMIZER)?,
+            optimizer,
             state,
         })
     }
@@ -315,15 +334,15 @@ fn read_state(folder: &Path) -> Result<State> {
     Ok(state)
 }
 
-fn verify(path: &Path, bytes: &[u8], sum: Option<&FileSum>) -> Result<()> {
+/// Compares a file of `length` bytes with its `sum`; of another length, `bytes` are only its first.
+fn verify(path: &Path, bytes: &[u8], length: u64, sum: Option<&FileSum>) -> Result<()> {
     let Some(sum) = sum else {
         bail!("{} does not belong to this checkpoint", path.display());
     };
     ensure!(
-        bytes.len() as u64 == sum.bytes,
-        "{} is damaged: it has {} bytes instead of {}{}",
+        length == sum.bytes,
+        "{} is damaged: it has {length} bytes instead of {}{}",
         path.display(),
-        bytes.len(),
         sum.bytes,
         pickle_note(bytes)
     );
