@@ -16,6 +16,7 @@ pub mod evaluate;
 pub mod files;
 pub mod gan;
 pub mod hex;
+pub mod memory;
 pub mod model;
 pub mod numeric;
 pub mod output;

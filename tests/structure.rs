@@ -12,6 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["hex", "numeric", "random", "text"],
     // They name files to people, and print.
     &["files", "output"],
+    &["memory"],
     &["model"],
     &["backend"],
     // The loader writes the backend's batches.

@@ -26,6 +26,7 @@ use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::random::{Purpose, Stream};
 use crate::text::shown;
+use crate::train::checkpoint::Buffers;
 use crate::train::stop::Stop;
 
 /// Images compared where nothing else is said.
@@ -122,7 +123,7 @@ impl Args {
             files::refuse_existing(path)?;
         }
         let picked = self.device.pick()?;
-        let (dict, dimensions) = self.generator.load()?;
+        let (dict, dimensions) = self.generator.load(Buffers::Needed, &self.quiet)?;
         let size = dimensions.image_size;
 
         let (described, real) = self.real_images(&dimensions, stop)?;

@@ -12,11 +12,11 @@ use clap::{Args, ValueEnum};
 use crate::backend::cuda::Options;
 use crate::backend::{Conv, KernelChoices, Precision};
 use crate::cli::device::{self, Device, Picked};
-use crate::cli::output::print_line;
+use crate::cli::output::{print_error_line, print_line};
 use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
-use crate::train::checkpoint::{Weights, load_generator};
+use crate::train::checkpoint::{Buffers, Weights, load_generator};
 
 /// Which images of a data set, for every command that reads image files.
 #[derive(Args, Clone, Debug)]
@@ -156,13 +156,22 @@ impl QuietArgs {
             print_line(text);
         }
     }
+
+    /// Prints notes on the standard error, unless errors only are wanted.
+    pub fn note(&self, notes: &[String]) {
+        if !self.quiet {
+            for note in notes {
+                print_error_line(format_args!("note: {note}"));
+            }
+        }
+    }
 }
 
 /// Which trained generator, for every command that uses one.
 #[derive(Args, Clone, Debug)]
 pub struct GeneratorArgs {
-    /// A checkpoint, a run (its newest checkpoint), or a folder with generator.safetensors
-    #[arg(long, value_name = "DIR")]
+    /// A checkpoint, a run (its newest checkpoint), a folder with generator.safetensors, or a file of a generator
+    #[arg(long, value_name = "PATH")]
     pub checkpoint: PathBuf,
     /// Whose weights
     #[arg(long, value_enum, default_value = "ema")]
@@ -170,12 +179,15 @@ pub struct GeneratorArgs {
 }
 
 impl GeneratorArgs {
-    /// The generator's weights, and the dimensions that they are of.
+    /// The generator's weights, and the dimensions that they are of. What is to be known of how they were read is said
+    /// on the standard error.
     ///
     /// # Errors
-    /// When there is no generator, or it is damaged.
-    pub fn load(&self) -> Result<(StateDict, Dimensions)> {
-        load_generator(&self.checkpoint, self.weights)
+    /// When there is no generator, it is damaged, or it lacks `buffers` that are needed.
+    pub fn load(&self, buffers: Buffers, quiet: &QuietArgs) -> Result<(StateDict, Dimensions)> {
+        let trained = load_generator(&self.checkpoint, self.weights, buffers)?;
+        quiet.note(&trained.notes);
+        Ok((trained.dict, trained.dimensions))
     }
 }
 

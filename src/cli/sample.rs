@@ -17,6 +17,7 @@ use crate::model::Tensor;
 use crate::model::params::TensorFile;
 use crate::random::{Purpose, Stream};
 use crate::text::{escaped, shown};
+use crate::train::checkpoint::Buffers;
 use crate::train::stop::Stop;
 
 /// Numbers in one file at most: 4 GiB as f32.
@@ -74,7 +75,11 @@ impl Args {
         start_threads(0)?;
         let picked = self.device.pick()?;
         let out = self.out_kind()?;
-        let (dict, dimensions) = self.generator.load()?;
+        let buffers = match self.batch_statistics {
+            true => Buffers::Unused,
+            false => Buffers::Needed,
+        };
+        let (dict, dimensions) = self.generator.load(buffers, &self.quiet)?;
         let z = self.z(dimensions.latent_dim)?;
         let count = z.len() / dimensions.latent_dim;
         let size = dimensions.image_size;

@@ -1,39 +1,16 @@
-//! Parameters as PyTorch's `state_dict` names and lays them out, their initial values, and safetensors files of them.
+//! Parameters as PyTorch's `state_dict` names and lays them out, their initial values, and what they may be.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::model::arch::{Architecture, Dimensions, Role};
 use crate::model::layout::FilterLayout;
+use crate::model::tensor_file::Shapes;
 use crate::random::{Purpose, Stream};
+use crate::text::escaped;
 
-/// A tensor of f32 on the host, in PyTorch's layout, the last dimension contiguous.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
-    /// Sizes of its dimensions; empty for a scalar.
-    pub shape: Vec<usize>,
-    /// The elements in row-major order, as many as the product of the sizes.
-    pub data: Vec<f32>,
-}
-
-impl Tensor {
-    /// A tensor of `data`, which has as many elements as `shape` says.
-    pub fn new(shape: &[usize], data: Vec<f32>) -> Self {
-        debug_assert_eq!(shape.iter().product::<usize>(), data.len());
-        Self {
-            shape: shape.to_vec(),
-            data,
-        }
-    }
-
-    /// A tensor of no dimensions.
-    pub fn scalar(value: f32) -> Self {
-        Self::new(&[], vec![value])
-    }
-}
+pub use crate::model::tensor_file::{Tensor, TensorFile};
 
 /// Named f32 tensors, as PyTorch's `state_dict` has them: a network's weights and buffers, its gradients, or its Adam
 /// moments.
@@ -224,26 +201,42 @@ impl StateDict {
     /// # Errors
     /// Names a tensor that is missing, is of another shape, or does not belong there.
     pub fn check(&self, architecture: &Architecture, buffers: bool) -> Result<()> {
-        let wanted: Vec<_> = entries(architecture)
-            .into_iter()
-            .filter(|t| buffers || t.part.is_learned())
-            .collect();
-        for tensor in &wanted {
-            let found = self.get(&tensor.name)?;
-            ensure!(
-                found.shape == tensor.shape,
-                "tensor {} has shape {:?}, but this network needs {:?}: it comes from other dimensions",
-                tensor.name,
-                found.shape,
-                tensor.shape
-            );
-        }
-        if let Some(name) = self
-            .tensors
-            .keys()
-            .find(|name| !wanted.iter().any(|t| &t.name == *name))
-        {
-            bail!("tensor {name} does not belong to this network: it comes from other dimensions");
+        check_shapes(&self.shapes(), architecture, buffers)
+    }
+
+    /// The sizes of all tensors.
+    fn shapes(&self) -> Shapes {
+        let tensors = self.tensors.iter();
+        tensors
+            .map(|(name, t)| (name.clone(), t.shape.clone()))
+            .collect()
+    }
+
+    /// Checks that every number is one that a network can have: finite, no variance below zero, and none as large as
+    /// no training makes it ([`MOST`]).
+    ///
+    /// # Errors
+    /// Names the first that is not, with its place and value.
+    pub fn check_values(&self) -> Result<()> {
+        for (name, tensor) in &self.tensors {
+            let suffix = name.rsplit('.').next().unwrap_or_default();
+            let (_, least, most) = MOST
+                .into_iter()
+                .find(|(of, _, _)| suffix == *of)
+                .unwrap_or(LEARNED);
+            let bad = |value: &f32| !(least..=most).contains(value);
+            let Some(at) = tensor.data.iter().position(bad) else {
+                continue;
+            };
+            let value = tensor.data[at];
+            let why = match value {
+                v if !v.is_finite() => "it is not finite".to_string(),
+                v if suffix == "running_var" && v < 0.0 => {
+                    "a variance is never negative".to_string()
+                }
+                _ => format!("nothing there is as large in a trained network ({most:e} at most)"),
+            };
+            bail!("{name}{:?} is {value:e}: {why}", place(&tensor.shape, at));
         }
         Ok(())
     }
@@ -253,31 +246,9 @@ impl StateDict {
     /// # Errors
     /// Where the tensors are no DCGAN generator's, saying which one is missing or misshapen.
     pub fn generator_dimensions(&self) -> Result<Dimensions> {
-        let mut weights: Vec<(usize, &Tensor)> = self
-            .tensors
-            .iter()
-            .filter(|(_, t)| t.shape.len() == 4)
-            .filter_map(|(name, t)| {
-                let index = name.strip_prefix("main.")?.strip_suffix(".weight")?;
-                Some((index.parse().ok()?, t))
-            })
-            .collect();
-        weights.sort_by_key(|(index, _)| *index);
-        ensure!(
-            weights.len() >= 4,
-            "these are not the weights of a DCGAN generator: {} convolutions named main.N.weight, at least 4 needed",
-            weights.len()
-        );
-        let (_, first) = weights[0];
-        let (_, last) = weights[weights.len() - 1];
-        let dimensions = Dimensions {
-            image_size: 1usize.checked_shl(weights.len() as u32 + 1).unwrap_or(0),
-            width: last.shape[0],
-            latent_dim: first.shape[0],
-            channels: last.shape[1],
-        };
-        dimensions.check()?;
-        self.check(&dimensions.generator(), true)?;
+        let shapes = self.shapes();
+        let dimensions = dimensions(&shapes, Role::Generator)?;
+        check_shapes(&shapes, &dimensions.generator(), true)?;
         Ok(dimensions)
     }
 
@@ -316,115 +287,93 @@ impl StateDict {
     }
 }
 
-/// The content of a safetensors file as this program reads and writes it: f32 tensors and i64 scalars.
-#[derive(Clone, Debug, Default)]
-pub struct TensorFile {
-    /// f32 tensors by name.
-    pub floats: BTreeMap<String, Tensor>,
-    /// i64 scalars by name.
-    pub counts: BTreeMap<String, i64>,
-    /// `__metadata__` of the header.
-    pub metadata: BTreeMap<String, String>,
+/// Least and largest value of buffers, by what their names end in. A map of 10⁹ is beyond what the layers after it can
+/// do anything with; real ones stay below 10⁴.
+pub const MOST: [(&str, f32, f32); 2] = [("running_mean", -1e9, 1e9), ("running_var", 0.0, 1e18)];
+/// Least and largest value of what is learned: real weights stay below 10³.
+const LEARNED: (&str, f32, f32) = ("", -1e6, 1e6);
+
+/// The indices of element `at` of a tensor of this shape.
+fn place(shape: &[usize], mut at: usize) -> Vec<usize> {
+    let mut indices = vec![0; shape.len()];
+    for (index, &size) in indices.iter_mut().zip(shape).rev() {
+        *index = at % size;
+        at /= size;
+    }
+    indices
 }
 
-impl TensorFile {
-    /// The bytes of the file, in the safetensors format (github.com/huggingface/safetensors).
-    ///
-    /// # Errors
-    /// Where a tensor has not as many elements as its shape says.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let counts: BTreeMap<&String, [u8; 8]> = self
-            .counts
-            .iter()
-            .map(|(name, count)| (name, count.to_le_bytes()))
-            .collect();
-        let mut views: Vec<(String, TensorView)> = Vec::new();
-        for (name, tensor) in &self.floats {
-            let bytes = bytemuck::cast_slice(&tensor.data);
-            views.push((
-                name.clone(),
-                TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?,
-            ));
-        }
-        for (name, bytes) in &counts {
-            views.push((
-                (*name).clone(),
-                TensorView::new(Dtype::I64, Vec::new(), bytes)?,
-            ));
-        }
-        let metadata: HashMap<String, String> = self.metadata.clone().into_iter().collect();
-        let metadata = (!metadata.is_empty()).then_some(metadata);
-        Ok(safetensors::serialize(views, metadata)?)
+/// Checks that the names and shapes are exactly those of `architecture` (with its buffers if `buffers`).
+///
+/// # Errors
+/// Names a tensor that is missing, is of another shape, or does not belong there.
+pub fn check_shapes(shapes: &Shapes, architecture: &Architecture, buffers: bool) -> Result<()> {
+    let wanted: BTreeMap<_, _> = entries(architecture)
+        .into_iter()
+        .filter(|t| buffers || t.part.is_learned())
+        .map(|t| (t.name, t.shape))
+        .collect();
+    for (name, shape) in &wanted {
+        let found = shapes
+            .get(name)
+            .with_context(|| format!("tensor {name} is missing"))?;
+        ensure!(
+            found == shape,
+            "tensor {name} has shape {found:?}, but this network needs {shape:?}: it comes from other dimensions"
+        );
     }
+    if let Some(name) = shapes.keys().find(|name| !wanted.contains_key(*name)) {
+        bail!(
+            "tensor {} does not belong to this network: it comes from other dimensions",
+            escaped(name)
+        );
+    }
+    Ok(())
+}
 
-    /// Reads the safetensors file `path`: f32, f16, bf16 and f64 tensors as f32, i64 scalars as counts.
-    ///
-    /// # Errors
-    /// Where it cannot be read, or its bytes cannot be used ([`Self::from_bytes`]).
-    pub fn read(path: &Path) -> Result<Self> {
-        let bytes =
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::from_bytes(&bytes).with_context(|| {
-            format!(
-                "{} cannot be used; is it damaged, or from another program?",
-                path.display()
-            )
+/// The weights of convolutions among `shapes`, `main.N.weight` with four dimensions: N and the sizes, in order.
+pub fn convolutions(shapes: &Shapes) -> Vec<(usize, [usize; 4])> {
+    let mut all: Vec<_> = shapes
+        .iter()
+        .filter_map(|(name, shape)| {
+            let index = name.strip_prefix("main.")?.strip_suffix(".weight")?;
+            Some((index.parse().ok()?, shape.as_slice().try_into().ok()?))
         })
-    }
-
-    /// Parses the bytes of a safetensors file, with types as in [`Self::read`].
-    ///
-    /// # Errors
-    /// Says what the bytes look like instead where they are no safetensors file: a pickle (`torch.save`) is refused,
-    /// since loading one can run code. Also where a tensor is of another type.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        ensure!(!bytes.is_empty(), "the file is empty");
-        let file = SafeTensors::deserialize(bytes).map_err(|error| {
-            let pickle = bytes.starts_with(b"PK\x03\x04") || bytes[0] == 0x80;
-            if pickle {
-                anyhow::anyhow!(
-                    "it is a pickle (torch.save), which can run code when loaded and is refused; convert it in PyTorch \
-                     with safetensors.torch.save_file(state_dict, …)"
-                )
-            } else {
-                anyhow::anyhow!("it is not a whole safetensors file ({error})")
-            }
-        })?;
-        let mut out = Self::default();
-        if let Ok((_, header)) = SafeTensors::read_metadata(bytes)
-            && let Some(metadata) = header.metadata()
-        {
-            out.metadata = metadata.clone().into_iter().collect();
-        }
-        for (name, view) in file.tensors() {
-            let data = view.data();
-            let f32s: Vec<f32> = match view.dtype() {
-                Dtype::F32 => words(data).map(f32::from_le_bytes).collect(),
-                Dtype::F64 => words(data).map(|w| f64::from_le_bytes(w) as f32).collect(),
-                Dtype::F16 => words(data)
-                    .map(|w| half::f16::from_le_bytes(w).to_f32())
-                    .collect(),
-                Dtype::BF16 => words(data)
-                    .map(|w| half::bf16::from_le_bytes(w).to_f32())
-                    .collect(),
-                Dtype::I64 if view.shape().iter().product::<usize>() == 1 => {
-                    let count = words(data).map(i64::from_le_bytes).next().unwrap_or(0);
-                    out.counts.insert(name, count);
-                    continue;
-                }
-                other => {
-                    bail!("tensor {name} has the type {other:?}; f32, f16, bf16 or f64 is needed")
-                }
-            };
-            out.floats.insert(name, Tensor::new(view.shape(), f32s));
-        }
-        Ok(out)
-    }
+        .collect();
+    all.sort_unstable();
+    all
 }
 
-/// Little-endian words of `N` bytes.
-fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
-    bytes.as_chunks::<N>().0.iter().copied()
+/// The dimensions of the network of that role whose convolutions are among `shapes`; nothing else is looked at. A
+/// discriminator does not know the length of the noise: it is 1 then.
+///
+/// # Errors
+/// Where there are too few or too many convolutions, or their sizes are no network's.
+pub fn dimensions(shapes: &Shapes, role: Role) -> Result<Dimensions> {
+    let weights = convolutions(shapes);
+    ensure!(
+        weights.len() >= 4,
+        "these are not the weights of a DCGAN {}: {} convolutions named main.N.weight, at least 4 needed",
+        match role {
+            Role::Generator => "generator",
+            Role::Discriminator => "discriminator",
+        },
+        weights.len()
+    );
+    let (_, first) = weights[0];
+    let (_, last) = weights[weights.len() - 1];
+    let (width, latent_dim, channels) = match role {
+        Role::Generator => (last[0], first[0], last[1]),
+        Role::Discriminator => (first[0], 1, first[1]),
+    };
+    let dimensions = Dimensions {
+        image_size: 1usize.checked_shl(weights.len() as u32 + 1).unwrap_or(0),
+        width,
+        latent_dim,
+        channels,
+    };
+    dimensions.check()?;
+    Ok(dimensions)
 }
 
 #[cfg(test)]

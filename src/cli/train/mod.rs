@@ -55,8 +55,8 @@ pub struct Args {
     /// With --resume: begin again from nothing, where the run has lost its checkpoints
     #[arg(long, requires = "resume")]
     from_scratch: bool,
-    /// Start from the weights in a checkpoint, a run, or a folder of PyTorch state_dicts as safetensors
-    #[arg(long, value_name = "DIR")]
+    /// Start from the weights in a checkpoint, a run, a folder of PyTorch state_dicts as safetensors, or a file of both
+    #[arg(long, value_name = "PATH")]
     init_from: Option<PathBuf>,
 
     /// Pixels a side: 32, 64, 128, 256 or 512 [default: 64]
@@ -328,7 +328,8 @@ impl OnBackend for Job<'_> {
         config.channels = channels;
         if let (None, Some(folder)) = (&self.resumed, &config.init_from) {
             // Read again when the networks are made; here so that an error comes before the images are decoded.
-            checkpoint::load_networks(folder, &config.dimensions())?;
+            let networks = checkpoint::Networks::load(folder, &config.dimensions())?;
+            self.args.quiet.note(&networks.notes);
         }
         let name = format!("{}-{}px", config.dataset, config.image_size);
         match self.args.dry_run {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -30,7 +30,8 @@ use crate::text;
 use crate::train::report::Window;
 
 pub use of_run::{followed, list, load_newest, load_of, newest, others, take_back_to};
-pub use weights::{Weights, find, load_generator, load_networks};
+pub use weights::{Buffers, Networks, Trained, Weights, find, load_generator, load_networks};
+use weights::{check_moments, read_verified};
 
 /// The version of `state.json`; a program refuses what is newer than itself.
 pub const FORMAT: u32 = 1;
@@ -231,6 +232,23 @@ impl Checkpoint {
                 );
             }
         }
+        let average = checkpoint.average.iter().map(|a| (AVERAGE, a));
+        for (file, dict) in [
+            (GENERATOR, &checkpoint.generator),
+            (DISCRIMINATOR, &checkpoint.discriminator),
+        ]
+        .into_iter()
+        .chain(average)
+        {
+            // What is saved can be loaded.
+            dict.check_values().map_err(|error| {
+                anyhow!(
+                    "training has diverged: after iteration {}, of {file}, {error}, which is not worth saving; start \
+                     again with a smaller --lr",
+                    checkpoint.state.step
+                )
+            })?;
+        }
         Ok(checkpoint)
     }
 
@@ -288,13 +306,14 @@ impl Checkpoint {
         let state = read_state(folder)?;
         let read = |name: &str| -> Result<TensorFile> {
             let path = folder.join(name);
-            let bytes = read_summed(&path, state.files.get(name))?;
+            let bytes = read_verified(&path, state.files.get(name))?;
             TensorFile::from_bytes(&bytes)
                 .with_context(|| format!("{} cannot be used", text::shown(&path)))
         };
         let dimensions = state.dimensions();
         let check = |name: &str, dict: StateDict, architecture| -> Result<StateDict> {
             dict.check(architecture, true)
+                .and_then(|()| dict.check_values())
                 .with_context(|| format!("{} cannot be used", text::shown(&folder.join(name))))?;
             Ok(dict)
         };
@@ -304,11 +323,13 @@ impl Checkpoint {
             true => Some(check(AVERAGE, take(read(AVERAGE)?), &g)?),
             false => None,
         };
+        let optimizer = read(OPTIMIZER)?;
+        check_moments(&folder.join(OPTIMIZER), &optimizer)?;
         Ok(Self {
             generator: check(GENERATOR, take(read(GENERATOR)?), &g)?,
             discriminator: check(DISCRIMINATOR, take(read(DISCRIMINATOR)?), &d)?,
             average,
-            optimizer: read(OPTIMIZER)?,
+            optimizer,
             state,
         })
     }
@@ -348,37 +369,15 @@ fn read_state(folder: &Path) -> Result<State> {
     Ok(state)
 }
 
-/// The bytes of the file `path` of a checkpoint, which says of it `sum`: no more is read than it should have.
-fn read_summed(path: &Path, sum: Option<&FileSum>) -> Result<Vec<u8>> {
-    let shown = || format!("cannot read {}", text::shown(path));
-    let file = open_regular(path).with_context(shown)?;
-    let Some(FileSum { bytes: wanted, .. }) = sum else {
-        bail!("{} does not belong to this checkpoint", text::shown(path));
-    };
-    let found = file.metadata().with_context(shown)?.len();
-    let mut bytes = Vec::new();
-    // Some more, so that what it is instead can be said.
-    file.take(wanted.saturating_add(MAX_STATE_BYTES))
-        .read_to_end(&mut bytes)
-        .with_context(shown)?;
-    ensure!(
-        found == bytes.len() as u64,
-        "{} is damaged: it has {found} bytes instead of {wanted}",
-        text::shown(path)
-    );
-    verify(path, &bytes, sum)?;
-    Ok(bytes)
-}
-
-fn verify(path: &Path, bytes: &[u8], sum: Option<&FileSum>) -> Result<()> {
+/// Compares a file of `length` bytes with its `sum`; of another length, `bytes` are only its first.
+fn verify(path: &Path, bytes: &[u8], length: u64, sum: Option<&FileSum>) -> Result<()> {
     let Some(sum) = sum else {
         bail!("{} does not belong to this checkpoint", text::shown(path));
     };
     ensure!(
-        bytes.len() as u64 == sum.bytes,
-        "{} is damaged: it has {} bytes instead of {}{}",
+        length == sum.bytes,
+        "{} is damaged: it has {length} bytes instead of {}{}",
         text::shown(path),
-        bytes.len(),
         sum.bytes,
         pickle_note(bytes)
     );
