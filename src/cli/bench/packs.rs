@@ -95,6 +95,7 @@ pub fn write_pack(path: &Path, images: &Repeated) -> Result<usize> {
         skipped: Vec::new(),
         attribute_names: Vec::new(),
         class_names: Vec::new(),
+        contents: None,
     };
     let fingerprint = source_fingerprint(images);
     writer

@@ -10,6 +10,7 @@ use flate2::read::MultiGzDecoder;
 use memmap2::Mmap;
 
 use crate::data::decode::looks_like_html;
+use crate::data::guarded::Mapping;
 
 /// No packed file may unpack to more than this many times its length (deflate's limit is 1032, and image data hardly
 /// shrink), above [`RATIO_MATTERS_ABOVE`].
@@ -33,9 +34,7 @@ fn map_unnamed(path: &Path) -> Result<Bytes> {
         metadata.len() > 0,
         "the file is empty (0 bytes): the download or copy broke off; fetch it again"
     );
-    // SAFETY: the map is only read, as bytes. Whoever shortens the file meanwhile stops the process (SIGBUS), and
-    // whoever changes it changes the images: neither breaks memory safety of what is built on it.
-    let map = unsafe { Mmap::map(&file) }.context("cannot be mapped into memory")?;
+    let map = Mapping::of(&file, path).context("cannot be mapped into memory")?;
     ensure!(
         !looks_like_html(&map),
         "this is a web page (HTML), not data: the download host was over its quota or asked a question; fetch the \

@@ -48,6 +48,8 @@ pub enum Unusable {
     Absent,
     /// It does not start as a pack does.
     NotAPack,
+    /// It is something else than a file, which is said.
+    NotAFile(String),
     /// A pack, of this version of the layout.
     Version(u32),
     /// A pack with wrong bytes: where, and what is wrong.
@@ -61,6 +63,7 @@ impl fmt::Display for Unusable {
         match self {
             Self::Absent => f.write_str("there is no such file"),
             Self::NotAPack => f.write_str("the file is not a pack"),
+            Self::NotAFile(what) => write!(f, "the pack cannot be read: {what}"),
             Self::Version(version) => write!(
                 f,
                 "the pack has version {version} of the format, and this program reads {VERSION}"
@@ -283,6 +286,10 @@ pub struct Metadata {
     pub attribute_names: Vec<String>,
     /// Names of the classes.
     pub class_names: Vec<String>,
+    /// Digest of the contents of all originals and of what is known of them, whatever their names and times; `None`
+    /// where they are drawn, and in packs from before there was one.
+    #[serde(default)]
+    pub contents: Option<String>,
 }
 
 /// A SHA-256 as its 32 bytes.

@@ -14,4 +14,5 @@ pub use format::{
     VERSION, check_size,
 };
 pub use reader::Pack;
+pub(super) use writer::add_notes;
 pub use writer::{Writer, source_fingerprint};
