@@ -17,6 +17,7 @@ use crate::data::skipped::check_skipped;
 use crate::data::{OpenOptions, Source};
 use crate::files;
 use crate::hex::hex;
+use crate::text::shown;
 
 /// How often a process that waits for another looks again.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -77,6 +78,11 @@ impl Recipe {
             drawn: drawn.then_some((options.seed, options.count as u64)),
             size,
             channels,
+            choice: pack::Choice {
+                image_key: options.image_key.clone(),
+                image_column: options.image_column.clone(),
+                allow_missing: options.allow_missing,
+            },
         }
     }
 }
@@ -166,7 +172,7 @@ impl Request<'_> {
                     Verdict::Make(Some(Notice::Delay(why) | Notice::Warning(why))) => {
                         bail!("{why}: something else writes there, or the disk is failing")
                     }
-                    Verdict::Make(None) => bail!("{} was removed", self.path().display()),
+                    Verdict::Make(None) => bail!("{} was removed", shown(self.path())),
                 };
             }
         })
@@ -178,7 +184,7 @@ impl Request<'_> {
 
     /// Verifies what is there, as far as it takes to decide.
     fn judge(&self, source: &Now) -> Result<Verdict> {
-        let path = self.path().display();
+        let path = shown(self.path());
         let named = matches!(self.place, Place::Named(_));
         let again = |why: &dyn std::fmt::Display| format!("{path}: {why}; making it again");
         let remove = |defect: &Unusable| match defect {
@@ -196,6 +202,13 @@ impl Request<'_> {
             Err(defect @ (Unusable::NotAPack | Unusable::Damaged(_))) if !named => {
                 return Ok(Verdict::Make(Some(Notice::Warning(again(&defect)))));
             }
+            Err(defect @ Unusable::Unreadable(_)) => bail!(match named {
+                true => format!("{path}: {defect}: name another file"),
+                false => format!(
+                    "{path}: {defect}: no folder for packs of decoded images can be used there; set XDG_CACHE_HOME to a \
+                     folder that can be read and written, or name a file with --pack"
+                ),
+            }),
             Err(defect) => bail!(remove(&defect)),
         };
         if let Some(why) = self.differs(&pack, source)? {
@@ -250,7 +263,7 @@ impl Request<'_> {
         };
         bail!(
             "{}: this pack has other images ({}) than are wanted ({}), and is not overwritten: choose another name",
-            self.path().display(),
+            shown(self.path()),
             described(has),
             described(wants)
         )
@@ -297,7 +310,7 @@ impl Request<'_> {
                     format!(
                         "{}: the folder for packs of decoded images cannot be made; set XDG_CACHE_HOME to a folder \
                          that can be written, or name a file with --pack",
-                        folder.display()
+                        shown(folder)
                     )
                 })?;
                 remove_abandoned(folder);
@@ -305,8 +318,8 @@ impl Request<'_> {
             Place::Named(_) => ensure!(
                 folder.is_dir(),
                 "{} cannot be made: there is no folder {}",
-                self.path().display(),
-                folder.display()
+                shown(self.path()),
+                shown(folder)
             ),
         }
         let name = self.path().file_name().context("a pack needs a name")?;
@@ -367,7 +380,7 @@ impl Request<'_> {
             if attempt == 0 {
                 (self.notice)(Notice::Delay(format!(
                     "another process is preparing {}: waiting for it",
-                    self.path().display()
+                    shown(self.path())
                 )));
             }
         }
@@ -392,7 +405,7 @@ impl Request<'_> {
             ensure!(
                 needed <= free,
                 "{}: the pack needs {} MiB, and {} MiB are free there: {}",
-                self.path().display(),
+                shown(self.path()),
                 needed.div_ceil(1 << 20),
                 free >> 20,
                 self.remedy()
@@ -419,7 +432,7 @@ impl Request<'_> {
             .finish(images, *source, &metadata)
             .map_err(|error| self.cannot_write(error))?;
         fs::rename(&partial.path, self.path())
-            .with_context(|| format!("cannot rename into {}", self.path().display()))?;
+            .with_context(|| format!("cannot rename into {}", shown(self.path())))?;
         partial.renamed = true;
         files::sync_folder(files::parent(self.path()))
     }
@@ -447,7 +460,7 @@ impl Request<'_> {
     fn cannot_write(&self, error: io::Error) -> anyhow::Error {
         anyhow::Error::msg(format!(
             "{}: the pack of {} MiB cannot be written ({error}): {}",
-            self.path().display(),
+            shown(self.path()),
             self.needed().div_ceil(1 << 20),
             self.remedy()
         ))

@@ -80,6 +80,11 @@ pub trait Source: Send + Sync {
         Vec::new()
     }
 
+    /// What the samples of the source are made of, each with how often it is there, for people: extensions, columns.
+    fn keys(&self) -> Vec<(String, usize)> {
+        Vec::new()
+    }
+
     /// How many images there are (corrupt ones included: nobody knows yet).
     fn len(&self) -> usize;
 

@@ -9,7 +9,7 @@ use image::{ExtendedColorType, ImageEncoder};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::data::pack::{Metadata, PREPROCESSING, Recipe, Writer, source_fingerprint};
+use crate::data::pack::{Choice, Metadata, PREPROCESSING, Recipe, Writer, source_fingerprint};
 use crate::data::synthetic::{FaceAttributes, render};
 use crate::data::{Original, Pack, Source};
 use crate::random::{Purpose, Stream};
@@ -89,6 +89,7 @@ pub fn write_pack(path: &Path, images: &Repeated) -> Result<usize> {
             drawn: None,
             size,
             channels,
+            choice: Choice::default(),
         },
         preprocessing: PREPROCESSING.to_string(),
         describe: images.describe(),

@@ -269,6 +269,27 @@ pub struct Recipe {
     pub size: usize,
     /// Channels of the images: 3 for RGB, 1 for grey.
     pub channels: usize,
+    /// Options of one kind of source alone. Not written where they are the usual ones: the name of a pack in the cache
+    /// follows from this.
+    #[serde(default, skip_serializing_if = "Choice::is_usual")]
+    pub choice: Choice,
+}
+
+/// Options of one kind of source alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// What follows the key of a sample in the names of its images, of WebDataset.
+    pub image_key: Option<String>,
+    /// The column of the images, of Parquet.
+    pub image_column: Option<String>,
+    /// Whether lists may name images that are not there, of CelebA.
+    pub allow_missing: bool,
+}
+
+impl Choice {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a pack says of its images beside their pixels.
