@@ -266,7 +266,12 @@ fn an_option_that_a_source_cannot_honour_is_refused() {
             &["--allow-missing"],
             &["--allow-missing", "celeba"],
         ),
-        ("lsun", &lsun, &["--split", "test"], &["no splits"]),
+        (
+            "lsun",
+            &lsun,
+            &["--split", "test"],
+            &["no splits", "does not say test"],
+        ),
         (
             "synthetic",
             root.path(),
@@ -601,9 +606,17 @@ fn labels_that_cannot_be_read_stop_no_training() {
             "<html>over quota</html>".to_string(),
         )],
     );
-    let parquet = root.path().join("a.parquet");
-    fs::copy(fixtures().join("plain.parquet"), &parquet).unwrap();
+    let mnist = root.path().join("mnist");
+    fs::create_dir(&mnist).unwrap();
+    let images = "train-images-idx3-ubyte.gz";
+    fs::copy(fixtures().join("mnist").join(images), mnist.join(images)).unwrap();
+    fs::write(
+        mnist.join("train-labels-idx1-ubyte"),
+        [0, 0, 8, 1, 0, 0, 0, 1, 77],
+    )
+    .unwrap();
     for (kind, data, path) in [
+        ("mnist", Kind::Mnist, &*mnist),
         ("webdataset", Kind::Webdataset, &*tar),
         ("celeba", Kind::Celeba, lists.path()),
     ] {
@@ -804,6 +817,18 @@ fn an_lmdb_of_several_sizes_has_each_face_once() {
         &notes(options(Kind::Lsun, root.path())),
         &["length", "8 px 5, 16 px 5, 32 px 5", "5 of 32 px are used"],
     );
+    // Several databases: parts by their names, as LSUN has them.
+    for (part, count) in [("train", 4), ("val", 3)] {
+        let folder = root.path().join(format!("all/church_outdoor_{part}_lmdb"));
+        fs::create_dir_all(&folder).unwrap();
+        lmdb(&folder.join("data.mdb"), &entries[..count]);
+    }
+    let all = root.path().join("all");
+    reads("lsun", &all, &[], &["4 usable"]);
+    reads("lsun", &all, &["--split", "val"], &["3 usable"]);
+    let one = all.join("church_outdoor_val_lmdb");
+    reads("lsun", &one, &["--split", "val"], &["3 usable"]);
+    refused("lsun", &all, &["--split", "test"], &["no split test"]);
     // Keys of one size, or of none, are those of images.
     lmdb(&root.path().join("data.mdb"), &entries[..5]);
     reads("lsun", root.path(), &[], &["5 usable, 0 not"]);

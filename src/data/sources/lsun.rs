@@ -12,8 +12,9 @@ use crate::data::containers::lmdb::{Entry, Lmdb};
 use crate::data::containers::mapped::map;
 use crate::data::containers::zip::{MAX_FILE_BYTES, large_member};
 use crate::data::decode::format;
+use crate::data::split::{choose, part_of_shard};
 use crate::data::stamp::Stamp;
-use crate::data::{Original, Source};
+use crate::data::{Original, Source, Split};
 use crate::hex::hex;
 use crate::text::shown;
 
@@ -42,13 +43,26 @@ impl Lsun {
     /// # Errors
     /// When it is missing, empty, damaged or hostile.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_part(path, None)
+    }
+
+    /// [`open`](Self::open), where a folder may hold several databases of which one is of `split`, by its name, as LSUN's
+    /// own have it (`church_outdoor_train_lmdb`); `None` for train.
+    ///
+    /// # Errors
+    /// As there, and when there is no such part.
+    pub fn open_part(path: &Path, split: Option<Split>) -> Result<Self> {
+        let mut notes = Vec::new();
         ensure!(
             path.exists(),
             "{}: no such file or folder; {REMEDY}",
             shown(path)
         );
+        if let (false, Some(split)) = (path.is_dir(), split) {
+            check_part(path, split)?;
+        }
         let path = if path.is_dir() {
-            find(path)?
+            find(path, split, &mut notes)?
         } else {
             path.to_owned()
         };
@@ -67,13 +81,13 @@ impl Lsun {
             "{}: the LMDB file has no entries; {REMEDY}",
             shown(&path)
         );
-        let (entries, notes) = choose(&lmdb).with_context(|| shown(&path))?;
+        let (entries, more) = choose_entries(&lmdb).with_context(|| shown(&path))?;
         Ok(Self {
             path,
             stamp,
             lmdb,
             entries,
-            notes,
+            notes: [notes, more].concat(),
         })
     }
 
@@ -136,7 +150,7 @@ impl Source for Lsun {
 
 /// The entries that are images, and lines for people on the others. What StyleGAN's tools write has each image in several
 /// sizes, under keys such as `64-00017`: the largest is taken of each, so that no image is there twice.
-fn choose(lmdb: &Lmdb) -> Result<(Vec<u32>, Vec<String>)> {
+fn choose_entries(lmdb: &Lmdb) -> Result<(Vec<u32>, Vec<String>)> {
     let count = u32::try_from(lmdb.len()).context("too many entries")?;
     let mut notes = Vec::new();
     let (mut entries, mut others) = (Vec::new(), Vec::new());
@@ -194,9 +208,33 @@ fn size_of_key(key: &[u8]) -> Option<u32> {
     (numbered && (4..=16384).contains(&size)).then_some(size)
 }
 
-fn find(folder: &Path) -> Result<PathBuf> {
+/// The part that a database is of, by the name of its folder, or of its zip.
+fn part_of(path: &Path) -> Option<Split> {
+    let folder = match path.file_name() {
+        Some(name) if name == DATA => path.parent()?.file_name()?,
+        name => name?,
+    };
+    part_of_shard(&folder.to_string_lossy())
+}
+
+/// Refuses a database that is not known to be of `split`.
+fn check_part(path: &Path, split: Split) -> Result<()> {
+    ensure!(
+        split == Split::All || part_of(path) == Some(split),
+        "{}: one database has no splits to choose from, and its name does not say {split}: leave --split out, and give \
+         the database of one with --data",
+        shown(path)
+    );
+    Ok(())
+}
+
+/// The database of `split` in a folder.
+fn find(folder: &Path, split: Option<Split>, notes: &mut Vec<String>) -> Result<PathBuf> {
     let data = folder.join(DATA);
     if data.is_file() {
+        if let Some(split) = split {
+            check_part(&data.canonicalize().unwrap_or(data.clone()), split)?;
+        }
         return Ok(data);
     }
     let mut found = Vec::new();
@@ -211,6 +249,11 @@ fn find(folder: &Path) -> Result<PathBuf> {
         }
     }
     found.sort_unstable();
+    let parts: Vec<Option<Split>> = found.iter().map(|data| part_of(data)).collect();
+    if found.len() > 1 || split.is_some() {
+        let chosen = choose(&parts, split, "databases", notes).with_context(|| shown(folder))?;
+        found = chosen.into_iter().map(|at| found[at].clone()).collect();
+    }
     match &found[..] {
         [data] => Ok(data.clone()),
         [] => bail!("{}: no data.mdb here; {REMEDY}", shown(folder)),

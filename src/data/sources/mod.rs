@@ -132,17 +132,11 @@ impl OpenOptions {
 
     /// Refuses options that this kind cannot honour.
     fn check(&self) -> Result<()> {
-        if matches!(self.kind, Kind::Lsun | Kind::Synthetic) {
-            ensure!(
-                matches!(self.split, None | Some(Split::All)),
-                "--dataset {} has no splits to choose from: leave --split out{}",
-                self.kind,
-                match self.kind {
-                    Kind::Synthetic => "",
-                    _ => ", and give the files of one with --data",
-                }
-            );
-        }
+        ensure!(
+            self.kind != Kind::Synthetic || matches!(self.split, None | Some(Split::All)),
+            "--dataset {} has no splits to choose from: leave --split out",
+            self.kind
+        );
         for (option, given, kind, what) in [
             (
                 "--image-key",
@@ -206,9 +200,19 @@ fn open_kind(options: &OpenOptions) -> Result<Box<dyn Source>> {
         }
         Kind::Folder => Box::new(Folder::open_part(options.path()?, split)?),
         Kind::Cifar10 => Box::new(Cifar10::open(options.path()?, split)?),
-        Kind::Mnist => Box::new(Mnist::open(options.path()?, Edition::Digits, split)?),
-        Kind::FashionMnist => Box::new(Mnist::open(options.path()?, Edition::Fashion, split)?),
-        Kind::Lsun => Box::new(Lsun::open(options.path()?)?),
+        Kind::Mnist => Box::new(Mnist::open_with(
+            options.path()?,
+            Edition::Digits,
+            split,
+            labels,
+        )?),
+        Kind::FashionMnist => Box::new(Mnist::open_with(
+            options.path()?,
+            Edition::Fashion,
+            split,
+            labels,
+        )?),
+        Kind::Lsun => Box::new(Lsun::open_part(options.path()?, split)?),
         Kind::Parquet => {
             let column = options.image_column.as_deref();
             Box::new(Parquet::open_with(options.path()?, split, column, labels)?)
