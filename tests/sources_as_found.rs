@@ -692,15 +692,13 @@ fn hostile_names_are_shown_as_text() {
     let mut members = named(3, |at| format!("{at}.png"));
     members.push((format!("{evil}.png"), b"no image".to_vec()));
     shard(&data, &members);
-    for (kind, data, more) in [("webdataset", &data, &["--max-bad", "0.5"])] {
-        let output = inspect(kind, data, more);
-        let all = [output.stdout, output.stderr].concat();
-        assert!(!all.contains(&0x1b) && !all.contains(&b'\r'));
-        says(
-            &String::from_utf8(all).unwrap(),
-            &["\\u{1b}[2J\\r\\nevil.png"],
-        );
-    }
+    let output = inspect("webdataset", &data, &["--max-bad", "0.5"]);
+    let all = [output.stdout, output.stderr].concat();
+    assert!(!all.contains(&0x1b) && !all.contains(&b'\r'));
+    says(
+        &String::from_utf8(all).unwrap(),
+        &["\\u{1b}[2J\\r\\nevil.png"],
+    );
     for name in [
         format!("../{evil}.png"),
         format!("{evil}.cls"),

@@ -5,7 +5,6 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use twox_hash::XxHash3_64;
 
-use crate::data::dataset::LoadOptions;
 use crate::data::guarded;
 use crate::data::pack::add_notes;
 use crate::data::{Original, Source};
@@ -74,14 +73,17 @@ impl Contents {
     }
 }
 
-/// Reads all originals of `source`, on all threads of the pool, and decodes none.
+/// Reads all originals of `source`, on all threads of the pool, and decodes none. `stopped` is asked now and then.
 ///
 /// # Errors
 /// When a file is cut meanwhile, or when told to stop ("stopped").
-pub(super) fn contents_of(source: &dyn Source, options: &LoadOptions) -> Result<Option<String>> {
+pub(super) fn contents_of(
+    source: &dyn Source,
+    stopped: impl Fn() -> bool,
+) -> Result<Option<String>> {
     let mut contents = Contents::of(source);
     for start in (0..source.len()).step_by(CHUNK) {
-        if options.stopped() {
+        if stopped() {
             bail!("stopped while the images were being compared with those of the pack");
         }
         let chunk: Vec<Content> = (start..source.len().min(start + CHUNK))

@@ -265,6 +265,9 @@ impl Dataset {
     }
 }
 
+/// The pixels of an image, and their SHA-256.
+type Decoded = (Vec<u8>, Digest32);
+
 /// Reads every image of `source` on all threads of the pool and gives each to `sink`, in order, with the SHA-256 of its
 /// pixels, on a thread beside; few are in memory at once. Returns the images that cannot be used, and the digest of the
 /// originals, see [`Contents`].
@@ -292,7 +295,7 @@ pub(super) fn decode_in_order(
     let mut skipped = Vec::new();
     let mut contents = Contents::of(source);
     let decoded = std::thread::scope(|scope| {
-        let (to_sink, chunks) = mpsc::sync_channel::<Vec<(Vec<u8>, Digest32)>>(1);
+        let (to_sink, chunks) = mpsc::sync_channel::<Vec<Decoded>>(1);
         let writer = scope.spawn(move || {
             chunks
                 .into_iter()
@@ -322,8 +325,7 @@ pub(super) fn decode_in_order(
                     bar.inc(1);
                     (content, fitted)
                 };
-                let images: Vec<(Content, Result<(Vec<u8>, Digest32)>)> = (start
-                    ..total.min(start + chunk))
+                let images: Vec<(Content, Result<Decoded>)> = (start..total.min(start + chunk))
                     .into_par_iter()
                     .map(decode)
                     .collect();

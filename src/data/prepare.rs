@@ -285,7 +285,7 @@ impl Request<'_> {
                 self.data(),
                 self.source.len()
             )));
-            let contents = contents_of(self.source, &self.options)?;
+            let contents = contents_of(self.source, || self.options.stopped())?;
             // Nobody else sets it.
             let _ = source.contents.set(contents);
         }

@@ -278,6 +278,8 @@ impl Args {
             let mut step = 0;
             Rate::measure(self.seconds, || {
                 loader.fill(step, &mut pixels, &mut flips);
+                // As training does.
+                loader.check()?;
                 step += 1;
                 Ok(batch)
             })
