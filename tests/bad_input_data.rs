@@ -166,8 +166,12 @@ fn the_attribute_file_is_damaged() {
             &["\"Wizard\"", "does not have"],
         ),
         (
-            "2\nMale\n000001.jpg 1\n000002.jpg 0\n",
-            &["line 4 (000002.jpg)", "\"0\"", "neither 1 nor -1"],
+            "2\nMale\n000001.jpg 1\n000002.jpg 3\n",
+            &["line 4 (000002.jpg)", "\"3\"", "neither 1 nor -1"],
+        ),
+        (
+            "2\nMale\n000001.jpg -1\n000002.jpg 0\n",
+            &["0 (line 4) and -1 (line 3)", "not plain"],
         ),
         (
             "2\nMale\n000001.jpg 1\n000001.jpg 1\n",

@@ -783,12 +783,6 @@ fn parquet_that_is_missing_or_damaged() {
     refused("parquet", root.path(), &[], &[".parquet", "--data"]);
     refused(
         "parquet",
-        &fixtures().join("zstd.parquet"),
-        &[],
-        &["zstd.parquet", "ZSTD", "compression=\"snappy\""],
-    );
-    refused(
-        "parquet",
         &fixtures().join("no-image.parquet"),
         &[],
         &["no-image.parquet", "text, n", "column `image`"],

@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dcgan_cuda::backend::{Batch, Images};
-use dcgan_cuda::data::pack::Recipe;
+use dcgan_cuda::data::pack::{Choice, Recipe};
 use dcgan_cuda::data::prepare::{Place, Request};
 use dcgan_cuda::data::{Dataset, LoadOptions, Loader, Source, Synthetic};
 
@@ -63,6 +63,7 @@ fn a_batch_allocates_nothing_on_one_core() {
             drawn: Some((1, IMAGES as u64)),
             size: SIZE,
             channels: source.channels(),
+            choice: Choice::default(),
         },
         place: Place::Named(folder.path().join("faces.pack")),
         options: LoadOptions {

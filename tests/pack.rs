@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dcgan_cuda::data::pack::{BLOCK, Header, MAGIC, PAGE, Pack, Recipe, Unusable, VERSION};
+use dcgan_cuda::data::pack::{BLOCK, Choice, Header, MAGIC, PAGE, Pack, Recipe, Unusable, VERSION};
 use dcgan_cuda::data::prepare::{Notice, Place, Prepared, Request};
 use dcgan_cuda::data::skipped::Skipped;
 use dcgan_cuda::data::{
@@ -110,6 +110,7 @@ fn recipe(source: &dyn Source, size: usize) -> Recipe {
         drawn: None,
         size,
         channels: source.channels(),
+        choice: Choice::default(),
     }
 }
 

@@ -222,6 +222,7 @@ impl Args {
                 pixels.extend_from_slice(dataset.image(index - before));
             }
         }
+        dataset.check()?;
         Ok((source.describe(), pixels))
     }
 

@@ -30,6 +30,22 @@ pub struct SourceArgs {
     /// Centre-crop N×N pixels before resizing [default: none]
     #[arg(long, value_name = "N")]
     pub crop: Option<u32>,
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
+}
+
+/// Options of one kind of source alone.
+#[derive(Args, Clone, Debug)]
+pub struct ChoiceArgs {
+    /// Of webdataset: which file of a sample is its image, as left.png of 0001.left.png [default: jpg, png and so on]
+    #[arg(long, value_name = "KEY")]
+    pub image_key: Option<String>,
+    /// Of parquet: the column of the images [default: image, or the only one with images]
+    #[arg(long, value_name = "COLUMN")]
+    pub image_column: Option<String>,
+    /// Of celeba: use the images that are there of those that its lists name
+    #[arg(long)]
+    pub allow_missing: bool,
 }
 
 impl SourceArgs {
@@ -41,6 +57,9 @@ impl SourceArgs {
             crop: self.crop,
             seed,
             count,
+            image_key: self.choice.image_key.clone(),
+            image_column: self.choice.image_column.clone(),
+            allow_missing: self.choice.allow_missing,
             ..OpenOptions::new(kind, self.data.clone())
         }
     }

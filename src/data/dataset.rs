@@ -4,15 +4,17 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::data::Source;
+use crate::data::contents::{Content, Contents};
+use crate::data::guarded;
 use crate::data::pack::{self, Digest32, Pack, PixelHash};
 use crate::data::skipped::{Skipped, check_max_bad, check_skipped, list};
-use crate::data::{Source, fit_image};
 use crate::hex::hex;
 
 /// Bytes of decoded images between two looks at how it goes: enough to keep every thread busy, little enough to stay
@@ -127,7 +129,7 @@ impl Dataset {
     pub fn load(source: &dyn Source, options: &LoadOptions) -> Result<Self> {
         let mut pixels = Vec::new();
         let mut hash = PixelHash::default();
-        let skipped = options.in_pool(|| {
+        let (skipped, _) = options.in_pool(|| {
             decode_in_order(source, options, |image, digest| {
                 pixels.extend_from_slice(image);
                 hash.push(digest);
@@ -205,7 +207,7 @@ impl Dataset {
     /// These images, read into memory.
     ///
     /// # Errors
-    /// When there is not enough memory.
+    /// When there is not enough memory, or the pack was changed meanwhile.
     pub fn into_memory(mut self) -> Result<Self> {
         if let Pixels::Pack(pack) = &self.pixels {
             let from = pack.pixels();
@@ -214,9 +216,21 @@ impl Dataset {
                 .try_reserve_exact(from.len())
                 .with_context(|| format!("no memory for {} MiB of images", from.len() >> 20))?;
             pixels.extend_from_slice(from);
+            pack.check()?;
             self.pixels = Pixels::Memory(pixels);
         }
         Ok(self)
+    }
+
+    /// Whether the images that were read up to now are those that were verified. Cheap: may be asked after every batch.
+    ///
+    /// # Errors
+    /// When the pack that they are in was cut or overwritten, see [`Pack::check`].
+    pub fn check(&self) -> Result<()> {
+        match &self.pixels {
+            Pixels::Memory(_) => Ok(()),
+            Pixels::Pack(pack) => pack.check(),
+        }
     }
 
     /// The pack that the images are in, with what it knows of them; `None` where they are in memory.
@@ -251,8 +265,12 @@ impl Dataset {
     }
 }
 
+/// The pixels of an image, and their SHA-256.
+type Decoded = (Vec<u8>, Digest32);
+
 /// Reads every image of `source` on all threads of the pool and gives each to `sink`, in order, with the SHA-256 of its
-/// pixels, on a thread beside; few are in memory at once. Returns the images that cannot be used.
+/// pixels, on a thread beside; few are in memory at once. Returns the images that cannot be used, and the digest of the
+/// originals, see [`Contents`].
 ///
 /// # Errors
 /// When [`Dataset::load`] would fail, or `sink` fails.
@@ -260,7 +278,7 @@ pub(super) fn decode_in_order(
     source: &dyn Source,
     options: &LoadOptions,
     mut sink: impl FnMut(&[u8], &Digest32) -> Result<()> + Send,
-) -> Result<Vec<Skipped>> {
+) -> Result<(Vec<Skipped>, Option<String>)> {
     let (total, size) = (source.len(), options.size);
     ensure!(total > 0, "{}: no images", source.describe());
     pack::check_size(size)?;
@@ -275,8 +293,9 @@ pub(super) fn decode_in_order(
         ProgressBar::hidden()
     };
     let mut skipped = Vec::new();
+    let mut contents = Contents::of(source);
     let decoded = std::thread::scope(|scope| {
-        let (to_sink, chunks) = mpsc::sync_channel::<Vec<(Vec<u8>, Digest32)>>(1);
+        let (to_sink, chunks) = mpsc::sync_channel::<Vec<Decoded>>(1);
         let writer = std::thread::Builder::new()
             .spawn_scoped(scope, move || {
                 chunks
@@ -287,29 +306,38 @@ pub(super) fn decode_in_order(
             .context("cannot start a thread")?;
         let mut decode = || {
             for start in (0..total).step_by(chunk) {
-                let images: Vec<Result<(Vec<u8>, Digest32)>> = (start..total.min(start + chunk))
+                let decode = |index: usize| {
+                    if options.stopped() {
+                        return (Content::Unreadable, Err(anyhow!("stopped")));
+                    }
+                    let original = source.original(index);
+                    let content = Content::of(&original);
+                    let fitted = original
+                        .and_then(|o| o.fit(|| source.name(index), size, options.crop))
+                        .and_then(|image| {
+                            ensure!(
+                                image.len() == image_bytes,
+                                "{}: {} bytes decoded, not {image_bytes}",
+                                source.name(index),
+                                image.len()
+                            );
+                            let digest: Digest32 = Sha256::digest(&image).into();
+                            Ok((image, digest))
+                        });
+                    bar.inc(1);
+                    (content, fitted)
+                };
+                let images: Vec<(Content, Result<Decoded>)> = (start..total.min(start + chunk))
                     .into_par_iter()
-                    .map(|index| {
-                        if options.stopped() {
-                            bail!("stopped");
-                        }
-                        let image = fit_image(source, index, size, options.crop)?;
-                        ensure!(
-                            image.len() == image_bytes,
-                            "{}: {} bytes decoded, not {image_bytes}",
-                            source.name(index),
-                            image.len()
-                        );
-                        bar.inc(1);
-                        let digest = Sha256::digest(&image).into();
-                        Ok((image, digest))
-                    })
+                    .map(decode)
                     .collect();
                 if options.stopped() {
                     bail!("stopped while the images were being decoded");
                 }
+                guarded::check()?;
                 let mut good = Vec::with_capacity(images.len());
-                for (index, image) in (start..).zip(images) {
+                for (index, (content, image)) in (start..).zip(images) {
+                    contents.push(content);
                     match image {
                         Ok(image) => good.push(image),
                         Err(error) => skipped.push(Skipped {
@@ -344,7 +372,7 @@ pub(super) fn decode_in_order(
         source.describe(),
         list(&skipped)
     );
-    Ok(skipped)
+    Ok((skipped, contents.finish()))
 }
 
 /// A bar on stderr; invisible where that is not a terminal.

@@ -100,6 +100,14 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// Whether the batches that were written up to now are of the images that were verified.
+    ///
+    /// # Errors
+    /// When they are not, see [`Dataset::check`].
+    pub fn check(&self) -> Result<()> {
+        self.dataset.check()
+    }
+
     /// Copies the batch of `step` to `out`, `batch_size`·`size`·`size`·`channels` u8, NHWC, and sets `flips` to 1 for
     /// those of its images that are to be mirrored left to right, else to 0; the copies are not mirrored. A large batch
     /// is gathered by all threads of the pool.

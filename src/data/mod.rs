@@ -3,8 +3,10 @@
 //! batches.
 
 pub mod containers;
+mod contents;
 pub mod dataset;
 pub mod decode;
+pub mod guarded;
 pub mod loader;
 pub mod pack;
 pub mod prepare;
@@ -12,6 +14,7 @@ pub mod skipped;
 pub mod source;
 pub mod sources;
 pub mod split;
+pub mod stamp;
 pub mod synthetic;
 
 pub use dataset::{Dataset, LoadOptions, Residency};

@@ -4,17 +4,20 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
+use crate::data::contents::contents_of;
 use crate::data::dataset::{LoadOptions, decode_in_order};
 use crate::data::pack::{self, Metadata, PREPROCESSING, Pack, Recipe, Unusable, Writer};
 use crate::data::skipped::check_skipped;
 use crate::data::{OpenOptions, Source};
 use crate::files;
 use crate::hex::hex;
+use crate::text::shown;
 
 /// How often a process that waits for another looks again.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -75,6 +78,11 @@ impl Recipe {
             drawn: drawn.then_some((options.seed, options.count as u64)),
             size,
             channels,
+            choice: pack::Choice {
+                image_key: options.image_key.clone(),
+                image_column: options.image_column.clone(),
+                allow_missing: options.allow_missing,
+            },
         }
     }
 }
@@ -111,6 +119,14 @@ pub struct Prepared {
     pub made: bool,
 }
 
+/// The source as it is now.
+struct Now {
+    /// [`pack::source_fingerprint`].
+    fingerprint: [u8; 32],
+    /// Digest of its contents, once it was needed: all originals are read for it.
+    contents: OnceLock<Option<String>>,
+}
+
 /// What is to be done about the file that is there.
 enum Verdict {
     Use(Box<Pack>),
@@ -126,7 +142,10 @@ impl Request<'_> {
     /// When more images than `max_bad` allows cannot be used or none can; when the pack cannot be written; when a named
     /// file is something else, of other images, or damaged; when `stop` turned true ("stopped").
     pub fn open_or_make(&self) -> Result<Prepared> {
-        let source = pack::source_fingerprint(self.source);
+        let source = Now {
+            fingerprint: pack::source_fingerprint(self.source),
+            contents: OnceLock::new(),
+        };
         self.options.in_pool(|| {
             loop {
                 if let Verdict::Use(pack) = self.judge(&source)? {
@@ -144,7 +163,7 @@ impl Request<'_> {
                     Verdict::Make(None) => {}
                     Verdict::Make(Some(notice)) => (self.notice)(notice),
                 }
-                self.make(partial, &source)?;
+                self.make(partial, &source.fingerprint)?;
                 return match self.judge(&source)? {
                     Verdict::Use(pack) => Ok(Prepared {
                         pack: *pack,
@@ -153,7 +172,7 @@ impl Request<'_> {
                     Verdict::Make(Some(Notice::Delay(why) | Notice::Warning(why))) => {
                         bail!("{why}: something else writes there, or the disk is failing")
                     }
-                    Verdict::Make(None) => bail!("{} was removed", self.path().display()),
+                    Verdict::Make(None) => bail!("{} was removed", shown(self.path())),
                 };
             }
         })
@@ -164,12 +183,12 @@ impl Request<'_> {
     }
 
     /// Verifies what is there, as far as it takes to decide.
-    fn judge(&self, source: &[u8; 32]) -> Result<Verdict> {
-        let path = self.path().display();
+    fn judge(&self, source: &Now) -> Result<Verdict> {
+        let path = shown(self.path());
         let named = matches!(self.place, Place::Named(_));
         let again = |why: &dyn std::fmt::Display| format!("{path}: {why}; making it again");
         let remove = |defect: &Unusable| match defect {
-            Unusable::NotAPack => {
+            Unusable::NotAPack | Unusable::NotAFile(_) => {
                 format!("{path}: {defect}, and is not overwritten: choose another name")
             }
             _ => format!("{path}: {defect}: remove it, and it is made again from the images"),
@@ -183,6 +202,13 @@ impl Request<'_> {
             Err(defect @ (Unusable::NotAPack | Unusable::Damaged(_))) if !named => {
                 return Ok(Verdict::Make(Some(Notice::Warning(again(&defect)))));
             }
+            Err(defect @ Unusable::Unreadable(_)) => bail!(match named {
+                true => format!("{path}: {defect}: name another file"),
+                false => format!(
+                    "{path}: {defect}: no folder for packs of decoded images can be used there; set XDG_CACHE_HOME to a \
+                     folder that can be read and written, or name a file with --pack"
+                ),
+            }),
             Err(defect) => bail!(remove(&defect)),
         };
         if let Some(why) = self.differs(&pack, source)? {
@@ -208,13 +234,14 @@ impl Request<'_> {
     }
 
     /// Why a whole pack is not what is wanted; an error where it is not ours to replace.
-    fn differs(&self, pack: &Pack, source: &[u8; 32]) -> Result<Option<String>> {
+    fn differs(&self, pack: &Pack, source: &Now) -> Result<Option<String>> {
         let metadata = pack.metadata();
         let (has, wants) = (&metadata.recipe, &self.recipe);
         let alike = |recipe: &Recipe| (recipe.size, recipe.channels, recipe.crop);
         let current = metadata.preprocessing == PREPROCESSING;
         // Images that were moved are the same images.
-        if current && pack.source() == *source && alike(has) == alike(wants) {
+        let usable = current && alike(has) == alike(wants);
+        if usable && (pack.source() == source.fingerprint || self.same_contents(pack, source)?) {
             return Ok(None);
         }
         if has == wants || matches!(self.place, Place::Cache(_)) {
@@ -236,10 +263,37 @@ impl Request<'_> {
         };
         bail!(
             "{}: this pack has other images ({}) than are wanted ({}), and is not overwritten: choose another name",
-            self.path().display(),
+            shown(self.path()),
             described(has),
             described(wants)
         )
+    }
+
+    /// Whether the source, whose names or times are others than when the pack was made, still has the same images, in
+    /// the same order, with all that is known of them. Remembered where the pack is this program's own.
+    fn same_contents(&self, pack: &Pack, source: &Now) -> Result<bool> {
+        let metadata = pack.metadata();
+        let Some(then) = &metadata.contents else {
+            return Ok(false);
+        };
+        if pack.len() + metadata.skipped.len() != self.source.len() {
+            return Ok(false);
+        }
+        if source.contents.get().is_none() {
+            (self.notice)(Notice::Delay(format!(
+                "{} may have changed since the pack was made: comparing the contents of {} images",
+                self.data(),
+                self.source.len()
+            )));
+            let contents = contents_of(self.source, || self.options.stopped())?;
+            // Nobody else sets it.
+            let _ = source.contents.set(contents);
+        }
+        let same = source.contents.get().and_then(Option::as_ref) == Some(then);
+        if same && matches!(self.place, Place::Cache(_)) {
+            pack.adopt(source.fingerprint);
+        }
+        Ok(same)
     }
 
     fn data(&self) -> &str {
@@ -256,7 +310,7 @@ impl Request<'_> {
                     format!(
                         "{}: the folder for packs of decoded images cannot be made; set XDG_CACHE_HOME to a folder \
                          that can be written, or name a file with --pack",
-                        folder.display()
+                        shown(folder)
                     )
                 })?;
                 remove_abandoned(folder);
@@ -264,8 +318,8 @@ impl Request<'_> {
             Place::Named(_) => ensure!(
                 folder.is_dir(),
                 "{} cannot be made: there is no folder {}",
-                self.path().display(),
-                folder.display()
+                shown(self.path()),
+                shown(folder)
             ),
         }
         let name = self.path().file_name().context("a pack needs a name")?;
@@ -326,7 +380,7 @@ impl Request<'_> {
             if attempt == 0 {
                 (self.notice)(Notice::Delay(format!(
                     "another process is preparing {}: waiting for it",
-                    self.path().display()
+                    shown(self.path())
                 )));
             }
         }
@@ -351,7 +405,7 @@ impl Request<'_> {
             ensure!(
                 needed <= free,
                 "{}: the pack needs {} MiB, and {} MiB are free there: {}",
-                self.path().display(),
+                shown(self.path()),
                 needed.div_ceil(1 << 20),
                 free >> 20,
                 self.remedy()
@@ -360,7 +414,7 @@ impl Request<'_> {
         let file = partial.file.try_clone().context("cannot write the pack")?;
         let mut writer =
             Writer::new(file, size, channels).map_err(|error| self.cannot_write(error))?;
-        let skipped = decode_in_order(images, &self.options, |image, digest| {
+        let (skipped, contents) = decode_in_order(images, &self.options, |image, digest| {
             writer
                 .push(image, digest)
                 .map_err(|error| self.cannot_write(error))
@@ -372,12 +426,13 @@ impl Request<'_> {
             skipped,
             attribute_names: images.attribute_names().to_vec(),
             class_names: images.class_names().to_vec(),
+            contents,
         };
         writer
             .finish(images, *source, &metadata)
             .map_err(|error| self.cannot_write(error))?;
         fs::rename(&partial.path, self.path())
-            .with_context(|| format!("cannot rename into {}", self.path().display()))?;
+            .with_context(|| format!("cannot rename into {}", shown(self.path())))?;
         partial.renamed = true;
         files::sync_folder(files::parent(self.path()))
     }
@@ -405,7 +460,7 @@ impl Request<'_> {
     fn cannot_write(&self, error: io::Error) -> anyhow::Error {
         anyhow::Error::msg(format!(
             "{}: the pack of {} MiB cannot be written ({error}): {}",
-            self.path().display(),
+            shown(self.path()),
             self.needed().div_ceil(1 << 20),
             self.remedy()
         ))

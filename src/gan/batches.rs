@@ -91,7 +91,12 @@ impl<'a> Batches<'a> {
             }
             self.writing += start.elapsed();
             self.written += 1;
-        })
+        })?;
+        match &self.source {
+            // Before anything is trained on it.
+            Source::Loader { loader, .. } => loader.check(),
+            Source::Writer(_) => Ok(()),
+        }
     }
 }
 

@@ -18,8 +18,9 @@ use crate::model::arch::Dimensions;
 use crate::text;
 
 /// What only concerns how far a run goes, where its data lies and how it reports: may change when it is resumed.
-const FREE: [&str; 7] = [
+const FREE: [&str; 8] = [
     "data",
+    "allow_missing",
     "max_bad",
     "steps",
     "sample_every",
@@ -123,6 +124,15 @@ options! {
     split: Option<Split>,
     /// Side of the centre crop before the images are resized, pixels; `None` for the whole image.
     crop: Option<u32>,
+    /// What follows the key of a sample in the names of its images, of WebDataset; `None` for the usual extensions.
+    #[serde(default)]
+    image_key: Option<String>,
+    /// The column of the images, of Parquet; `None` for the one that there is.
+    #[serde(default)]
+    image_column: Option<String>,
+    /// Whether lists may name images that are not there, of CelebA.
+    #[serde(default)]
+    allow_missing: bool,
     /// How many synthetic faces there are.
     synthetic_count: usize,
     /// Share of images that may be corrupt before it is an error, 0 to 1.
@@ -193,6 +203,9 @@ impl Config {
             data: dataset.default_path(),
             split: None,
             crop: None,
+            image_key: None,
+            image_column: None,
+            allow_missing: false,
             synthetic_count: SYNTHETIC_COUNT,
             max_bad: LoadOptions::default().max_bad,
             init_from: None,
@@ -275,6 +288,9 @@ impl Config {
             crop: self.crop,
             seed: self.seed,
             count: self.synthetic_count,
+            image_key: self.image_key.clone(),
+            image_column: self.image_column.clone(),
+            allow_missing: self.allow_missing,
             ..OpenOptions::new(self.dataset, self.data.clone())
         }
     }

@@ -106,6 +106,7 @@ pub fn train<B: Backend>(
     )?;
     if residency == Residency::Device {
         gan.feed.keep_images(dataset.pixels())?;
+        dataset.check()?;
     }
     let mut window = Window::default();
     let mut step = 0;

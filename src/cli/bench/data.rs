@@ -294,6 +294,8 @@ impl Args {
             let mut step = 0;
             Rate::measure(self.seconds, stop, || {
                 loader.fill(step, &mut pixels, &mut flips);
+                // As training does.
+                loader.check()?;
                 step += 1;
                 Ok(batch)
             })

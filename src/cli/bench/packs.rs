@@ -10,7 +10,7 @@ use image::{ExtendedColorType, ImageEncoder};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::data::pack::{Metadata, PREPROCESSING, Recipe, Writer, source_fingerprint};
+use crate::data::pack::{Choice, Metadata, PREPROCESSING, Recipe, Writer, source_fingerprint};
 use crate::data::synthetic::{FaceAttributes, render};
 use crate::data::{Original, Pack, Source};
 use crate::random::{Purpose, Stream};
@@ -111,12 +111,14 @@ pub fn write_pack(path: &Path, images: &Repeated) -> Result<usize> {
             drawn: None,
             size,
             channels,
+            choice: Choice::default(),
         },
         preprocessing: PREPROCESSING.to_string(),
         describe: images.describe(),
         skipped: Vec::new(),
         attribute_names: Vec::new(),
         class_names: Vec::new(),
+        contents: None,
     };
     let fingerprint = source_fingerprint(images);
     writer

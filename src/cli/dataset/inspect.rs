@@ -13,10 +13,11 @@ use image::{ImageFormat, RgbImage};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::cli::options::{fraction, start_threads};
+use crate::cli::options::{ChoiceArgs, fraction, start_threads};
 use crate::cli::output::print;
 use crate::data::decode::{Limits, decode, fit, format, format_name};
 use crate::data::{self, Kind, OpenOptions, Original, SYNTHETIC_COUNT, Source, Split, fit_image};
+use crate::text::escaped;
 
 /// Read every image and say what is there: counts, splits, sizes, formats, duplicates, attributes, classes, corrupt
 /// files.
@@ -31,6 +32,8 @@ pub struct Args {
     /// Which part [default: all of celeba; of others train, where there are parts]
     #[arg(long, value_enum)]
     split: Option<Split>,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// How many synthetic faces to draw
     #[arg(long, value_name = "N", default_value_t = SYNTHETIC_COUNT)]
     synthetic_count: usize,
@@ -110,6 +113,10 @@ impl Args {
             split: self.split.or(celeba.then_some(Split::All)),
             seed: self.seed,
             count: self.synthetic_count,
+            image_key: self.choice.image_key.clone(),
+            image_column: self.choice.image_column.clone(),
+            allow_missing: self.choice.allow_missing,
+            check_labels: true,
             ..OpenOptions::new(self.dataset, self.data.clone())
         };
         let source = data::open(&options)?;
@@ -140,6 +147,10 @@ impl Args {
             "images",
             &format!("{} usable, {} not", good.len(), bad.len()),
         );
+        let keys = source.keys();
+        if !keys.is_empty() {
+            row(&mut text, "keys", &listed_keys(keys));
+        }
         if source.channels() != 3 {
             let channels = match source.channels() {
                 1 => "1, grey".to_owned(),
@@ -276,6 +287,23 @@ fn examine(source: &dyn Source, index: usize) -> Result<Image> {
         file_hash,
         pixel_hash: pixel_hash.finalize().into(),
     })
+}
+
+/// What samples are made of, the commonest first.
+fn listed_keys(mut keys: Vec<(String, usize)>) -> String {
+    keys.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+    let all = keys.len();
+    let named = keys.iter().take(LISTED);
+    let mut said: Vec<String> = named
+        .map(|(key, count)| match key.is_empty() {
+            true => format!("without {count}"),
+            false => format!("{} {count}", escaped(key)),
+        })
+        .collect();
+    if all > LISTED {
+        said.push(format!("and {} others", all - LISTED));
+    }
+    said.join(", ")
 }
 
 fn row(text: &mut String, label: &str, value: &str) {

@@ -221,6 +221,9 @@ impl Args {
             data: data.source.data.clone().map(Some),
             split: data.source.split.map(Some),
             crop: data.source.crop.map(Some),
+            image_key: data.source.choice.image_key.clone().map(Some),
+            image_column: data.source.choice.image_column.clone().map(Some),
+            allow_missing: data.source.choice.allow_missing.then_some(true),
             synthetic_count: data.synthetic_count,
             max_bad: data.max_bad,
             // Followed to a checkpoint later.

@@ -20,6 +20,14 @@ pub enum PageKind {
 /// What the header of a page says of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageHeader {
+    /// Where in the chunk its contents start, bytes.
+    pub start: usize,
+    /// Bytes of its contents as they are in the chunk.
+    pub packed: usize,
+    /// Of a data page: whether it is of version 2.
+    pub second: bool,
+    /// The fields of the header of its kind, by their numbers; true is 1, and false 0.
+    pub fields: Fields,
     /// What it holds.
     pub kind: PageKind,
     /// How many values it holds, nulls included.
@@ -27,6 +35,9 @@ pub struct PageHeader {
     /// Bytes of the page unpacked, levels included.
     pub unpacked: usize,
 }
+
+/// The fields of a kind of page header, by their numbers, which are below 8.
+pub type Fields = [Option<i64>; 8];
 
 /// The pages of a column chunk, whose bytes these are, in their order.
 ///
@@ -36,7 +47,10 @@ pub fn page_headers(chunk: &[u8], limit: u64) -> Result<Vec<PageHeader>> {
     let mut reader = Compact { bytes: chunk };
     let mut pages = Vec::new();
     while !reader.bytes.is_empty() {
-        let [kind, unpacked, packed, values] = reader.page_header()?;
+        let ([kind, unpacked, packed], fields) = reader.page_header()?;
+        let values = fields[1];
+        let start = chunk.len() - reader.bytes.len();
+        let second = kind == Some(3);
         let kind = match kind.context("a page header lacks its type")? {
             0 | 3 => PageKind::Data,
             1 => PageKind::Index,
@@ -64,6 +78,10 @@ pub fn page_headers(chunk: &[u8], limit: u64) -> Result<Vec<PageHeader>> {
             .get(packed..)
             .context("a page ends beyond its column")?;
         pages.push(PageHeader {
+            start,
+            packed,
+            second,
+            fields,
             kind,
             values,
             unpacked,
@@ -135,9 +153,10 @@ impl Compact<'_> {
         Ok(Some((number, head & 0x0F)))
     }
 
-    /// Type, unpacked size, packed size, and number of values.
-    fn page_header(&mut self) -> Result<[Option<i64>; 4]> {
-        let mut found = [None; 4];
+    /// Type, unpacked size, packed size, and the fields of the header of its kind.
+    fn page_header(&mut self) -> Result<([Option<i64>; 3], Fields)> {
+        let mut found = [None; 3];
+        let mut fields = None;
         let mut last = 0;
         while let Some((number, kind)) = self.field(last)? {
             last = number;
@@ -145,24 +164,27 @@ impl Compact<'_> {
                 (1..=3, I32) => found[number as usize - 1] = Some(self.integer()?),
                 // The header of a data page, of a dictionary, of a data page of version 2.
                 (5 | 7 | 8, STRUCT) => {
-                    let values = self.number_of_values()?;
+                    let more = self.fields()?;
                     // A second one would leave it open which the reader takes.
-                    ensure!(found[3].is_none(), "a page header has two kinds");
-                    found[3] = values;
+                    ensure!(fields.is_none(), "a page header has two kinds");
+                    fields = Some(more);
                 }
                 _ => self.skip(kind, 0)?,
             }
         }
-        Ok(found)
+        Ok((found, fields.unwrap_or_default()))
     }
 
-    /// Field 1 of each kind of page header.
-    fn number_of_values(&mut self) -> Result<Option<i64>> {
-        let (mut found, mut last) = (None, 0);
+    /// The fields of one kind of page header; field 1 is the number of values in each.
+    fn fields(&mut self) -> Result<Fields> {
+        let (mut found, mut last) = (Fields::default(), 0);
         while let Some((number, kind)) = self.field(last)? {
             last = number;
             match (number, kind) {
-                (1, I32) => found = Some(self.integer()?),
+                (1..8, I32) => found[number as usize] = Some(self.integer()?),
+                (1..8, TRUE | FALSE) => {
+                    found[number as usize] = Some(i64::from(kind == TRUE));
+                }
                 _ => self.skip(kind, 1)?,
             }
         }
@@ -250,13 +272,26 @@ mod tests {
     #[test]
     fn headers_are_read() {
         let page = page();
+        let mut fields = Fields::default();
+        // Values, encoding, and the encodings of the levels.
+        for (number, value) in [(1, 3), (2, 0), (3, 3), (4, 3)] {
+            fields[number] = Some(value);
+        }
         let expected = PageHeader {
+            start: page.len() - 20,
+            packed: 20,
+            second: false,
+            fields,
             kind: PageKind::Data,
             values: 3,
             unpacked: 300,
         };
         assert_eq!(page_headers(&page, 300).unwrap(), [expected]);
-        assert_eq!(page_headers(&page.repeat(3), 300).unwrap(), [expected; 3]);
+        let mut three = [expected; 3];
+        for (at, page_header) in three.iter_mut().enumerate() {
+            page_header.start += at * page.len();
+        }
+        assert_eq!(page_headers(&page.repeat(3), 300).unwrap(), three);
         assert!(page_headers(&page, 299).is_err());
         for cut in 1..page.len() {
             assert!(page_headers(&page[..cut], 300).is_err(), "{cut}");

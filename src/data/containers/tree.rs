@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
@@ -11,6 +10,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::data::containers::zip::{Archive, MAX_FILE_BYTES};
 use crate::data::source::Original;
+use crate::data::stamp::Stamp;
 use crate::hex::hex;
 
 /// Extensions of image files, lower case.
@@ -159,29 +159,26 @@ impl Files {
         Ok(Original::File(bytes.into()))
     }
 
-    /// Hashes names, lengths, and modification times (folder) or checksums (zip) of the files `indices`.
+    /// Hashes names, and lengths and times (folder) or lengths and checksums (zip) of the files `indices`, of a zip also
+    /// its own length and times: an image that was mended in it may have the checksum that it always should have had.
     pub fn fingerprint(&self, indices: impl Iterator<Item = usize>) -> String {
         let mut hash = Sha256::new();
         for index in indices {
             hash.update(self.relative_name(index).as_bytes());
-            let (length, change) = match self {
+            hash.update([0]);
+            match self {
                 Self::Folder { root, paths } => {
-                    let metadata = root.join(&paths[index]).metadata().ok();
-                    let modified = metadata
-                        .as_ref()
-                        .and_then(|m| m.modified().ok())
-                        .and_then(|t| t.duration_since(UNIX_EPOCH).ok())
-                        .map_or(0, |d| d.as_nanos() as u64);
-                    (metadata.map_or(0, |m| m.len()), modified)
+                    Stamp::at(&root.join(&paths[index])).add_to(&mut hash);
                 }
                 Self::Zip { archive, images } => {
                     let entry = &archive.entries()[images[index]];
-                    (entry.size, u64::from(entry.crc32))
+                    hash.update(entry.size.to_le_bytes());
+                    hash.update(entry.crc32.to_le_bytes());
                 }
-            };
-            hash.update([0]);
-            hash.update(length.to_le_bytes());
-            hash.update(change.to_le_bytes());
+            }
+        }
+        if let Self::Zip { archive, .. } = self {
+            Stamp::at(archive.path()).add_to(&mut hash);
         }
         hex(&hash.finalize())
     }

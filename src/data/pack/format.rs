@@ -48,6 +48,8 @@ pub enum Unusable {
     Absent,
     /// It does not start as a pack does.
     NotAPack,
+    /// It is something else than a file, which is said.
+    NotAFile(String),
     /// A pack, of this version of the layout.
     Version(u32),
     /// A pack with wrong bytes: where, and what is wrong.
@@ -61,6 +63,7 @@ impl fmt::Display for Unusable {
         match self {
             Self::Absent => f.write_str("there is no such file"),
             Self::NotAPack => f.write_str("the file is not a pack"),
+            Self::NotAFile(what) => write!(f, "the pack cannot be read: {what}"),
             Self::Version(version) => write!(
                 f,
                 "the pack has version {version} of the format, and this program reads {VERSION}"
@@ -266,6 +269,27 @@ pub struct Recipe {
     pub size: usize,
     /// Channels of the images: 3 for RGB, 1 for grey.
     pub channels: usize,
+    /// Options of one kind of source alone. Not written where they are the usual ones: the name of a pack in the cache
+    /// follows from this.
+    #[serde(default, skip_serializing_if = "Choice::is_usual")]
+    pub choice: Choice,
+}
+
+/// Options of one kind of source alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// What follows the key of a sample in the names of its images, of WebDataset.
+    pub image_key: Option<String>,
+    /// The column of the images, of Parquet.
+    pub image_column: Option<String>,
+    /// Whether lists may name images that are not there, of CelebA.
+    pub allow_missing: bool,
+}
+
+impl Choice {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a pack says of its images beside their pixels.
@@ -283,6 +307,10 @@ pub struct Metadata {
     pub attribute_names: Vec<String>,
     /// Names of the classes.
     pub class_names: Vec<String>,
+    /// Digest of the contents of all originals and of what is known of them, whatever their names and times; `None`
+    /// where they are drawn, and in packs from before there was one.
+    #[serde(default)]
+    pub contents: Option<String>,
 }
 
 /// A SHA-256 as its 32 bytes.

@@ -10,8 +10,9 @@ mod reader;
 mod writer;
 
 pub use format::{
-    BLOCK, Digest32, Header, MAGIC, Metadata, PAGE, PREPROCESSING, PixelHash, Recipe, Unusable,
-    VERSION, check_size,
+    BLOCK, Choice, Digest32, Header, MAGIC, Metadata, PAGE, PREPROCESSING, PixelHash, Recipe,
+    Unusable, VERSION, check_size,
 };
 pub use reader::Pack;
+pub(super) use writer::add_notes;
 pub use writer::{Writer, source_fingerprint};

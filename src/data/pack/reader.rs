@@ -5,9 +5,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Result, bail};
-use memmap2::{Advice, Mmap};
+use anyhow::{Result, anyhow, bail};
 use rayon::prelude::*;
 use twox_hash::XxHash3_64;
 
@@ -15,13 +15,19 @@ use super::format::{
     ATTRIBUTES, BLOCK, CHECKSUMS, CLASSES, Digest32, Fields, Header, METADATA, Metadata, NO_CLASS,
     PAGE, PARTS, SECTION_NAMES, Section, Unusable, damaged,
 };
+use crate::data::guarded::{self, Mapping};
 use crate::data::split::Split;
+use crate::data::stamp::Stamp;
+use crate::files::open_regular;
+use crate::text::shown;
 
 /// An open pack. Its header and sections were checked; [`verify`](Self::verify) checks its pixels.
 pub struct Pack {
     path: PathBuf,
     file: File,
-    map: Mmap,
+    map: Mapping,
+    /// Of the file when it was last found as it should be.
+    stamp: Mutex<Stamp>,
     header: Header,
     metadata: Metadata,
 }
@@ -41,26 +47,20 @@ impl Pack {
     /// # Errors
     /// When it is not there, is no pack or one of another version, or is damaged.
     pub fn open(path: &Path) -> Result<Self, Unusable> {
-        let file = File::open(path)?;
+        let file = match open_regular(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                return Err(Unusable::NotAFile(error.to_string()));
+            }
+            opened => opened?,
+        };
         let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(Unusable::NotAPack);
-        }
+        // Before anything of it is read: what changes it from here on, changes this.
+        let stamp = Mutex::new(Stamp::of(&metadata));
         let mut page = vec![0; PAGE.min(usize::try_from(metadata.len()).unwrap_or(PAGE))];
         file.read_exact_at(&mut page, 0)?;
         let header = Header::parse(&page, metadata.len())?;
-        // SAFETY: the map is only read, as bytes. A pack is replaced by a rename, never changed in place: whoever does
-        // so changes the images or, shortening it, stops the process (SIGBUS); memory safety does not depend on it.
-        let map = unsafe { Mmap::map(&file) }?;
-        for (section, name) in header.sections.iter().zip(SECTION_NAMES) {
-            if XxHash3_64::oneshot(slice(&map, section)?) != section.checksum {
-                return Err(damaged(format!(
-                    "the checksum of its {name} (bytes {} to {}) does not match",
-                    section.offset,
-                    section.offset + section.length
-                )));
-            }
-        }
+        let map = Mapping::of(&file, path)?;
+        check_sections(&map, &header)?;
         let metadata: Metadata =
             serde_json::from_slice(slice(&map, &header.sections[METADATA])?)
                 .map_err(|error| damaged(format!("its metadata cannot be read ({error})")))?;
@@ -72,6 +72,7 @@ impl Pack {
             path: path.to_owned(),
             file,
             map,
+            stamp,
             header,
             metadata,
         })
@@ -126,6 +127,60 @@ impl Pack {
         Ok(())
     }
 
+    /// Whether what was read up to now is what was verified: nobody cut the file or wrote into it. Costs a question to
+    /// the system; where something did touch the file, it is verified again.
+    ///
+    /// # Errors
+    /// When it is no longer what it was.
+    pub fn check(&self) -> Result<()> {
+        guarded::check()?;
+        let now = || Ok(Stamp::of(&self.file.metadata()?));
+        let mut known = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        let found: Stamp = now().map_err(|error: std::io::Error| self.changed(&error))?;
+        if found == *known {
+            return Ok(());
+        }
+        // It may only have been renamed, linked or touched.
+        let again = || -> Result<()> {
+            let mut page = vec![0; PAGE];
+            self.file.read_exact_at(&mut page, 0)?;
+            let header = Header::parse(&page, found.length())?;
+            let same = header.pixels == self.header.pixels
+                && header.sections == self.header.sections
+                && (header.size, header.channels) == (self.header.size, self.header.channels);
+            if !same {
+                return Err(damaged("it was replaced by another").into());
+            }
+            check_sections(&self.map, &self.header)?;
+            self.verify(None)?;
+            guarded::check()
+        };
+        again().map_err(|error| self.changed(&error))?;
+        *known = found;
+        Ok(())
+    }
+
+    fn changed(&self, cause: &dyn fmt::Display) -> anyhow::Error {
+        anyhow!(
+            "{}: the pack was changed while it was used ({cause}): what was read from it since is not used; let nothing              else write to it, and begin again (train: with --resume)",
+            shown(&self.path)
+        )
+    }
+
+    /// Notes that the source, unchanged, has another fingerprint now: best effort, since what is known costs only time
+    /// to find again.
+    pub(in crate::data) fn adopt(&self, source: [u8; 32]) {
+        let header = Header {
+            source,
+            ..self.header.clone()
+        };
+        if let Ok(file) = File::options().write(true).open(&self.path)
+            && crate::files::is_still(&self.file, &self.path)
+        {
+            let _ = file.write_all_at(&header.to_page(), 0);
+        }
+    }
+
     /// The path that it was opened at.
     pub fn path(&self) -> &Path {
         &self.path
@@ -167,10 +222,7 @@ impl Pack {
 
     /// Tells the system that these bytes of the pixels are wanted soon; it reads them beside what else goes on.
     pub fn announce(&self, offset: usize, bytes: usize) {
-        // Advice: where it is not taken, the bytes are read when they are touched.
-        let _ = self
-            .map
-            .advise_range(Advice::WillNeed, PAGE + offset, bytes);
+        self.map.announce(PAGE + offset, bytes);
     }
 
     /// What it says of its images beside their pixels.
@@ -215,6 +267,20 @@ impl Pack {
             _ => None,
         }
     }
+}
+
+/// Compares everything beside the pixels with its checksums.
+fn check_sections(map: &[u8], header: &Header) -> Result<(), Unusable> {
+    for (section, name) in header.sections.iter().zip(SECTION_NAMES) {
+        if XxHash3_64::oneshot(slice(map, section)?) != section.checksum {
+            return Err(damaged(format!(
+                "the checksum of its {name} (bytes {} to {}) does not match",
+                section.offset,
+                section.offset + section.length
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The bytes of a section. The header was checked against the length of the file, which was then mapped.

@@ -15,11 +15,19 @@ use crate::data::{Source, Split};
 /// SHA-256 of a source's fingerprint and of all that it knows of its images beside the pixels.
 pub fn source_fingerprint(source: &dyn Source) -> [u8; 32] {
     let mut hash = Sha256::new();
+    let fingerprint = source.fingerprint();
+    hash.update((fingerprint.len() as u64).to_le_bytes());
+    hash.update(fingerprint.as_bytes());
+    add_notes(&mut hash, source);
+    hash.finalize().into()
+}
+
+/// Hashes all that a source knows of its images beside the pixels.
+pub(in crate::data) fn add_notes(hash: &mut Sha256, source: &dyn Source) {
     let mut field = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
-    field(source.fingerprint().as_bytes());
     for names in [source.attribute_names(), source.class_names()] {
         field(&(names.len() as u64).to_le_bytes());
         for name in names {
@@ -34,7 +42,6 @@ pub fn source_fingerprint(source: &dyn Source) -> [u8; 32] {
     ] {
         field(values);
     }
-    hash.finalize().into()
 }
 
 /// Attributes, classes and parts as they are in the file.

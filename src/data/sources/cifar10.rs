@@ -15,6 +15,7 @@ use crate::data::containers::mapped::{is_gzip, map, most_unpacked};
 use crate::data::containers::tree::read_bounded;
 use crate::data::{Original, PartCounts, Source, Split};
 use crate::hex::hex;
+use crate::text::{escaped, shown};
 
 /// Side of an image, pixels.
 pub const SIDE: usize = 32;
@@ -140,13 +141,13 @@ impl Cifar10 {
             Split::All => TRAIN.into_iter().chain([TEST]).collect(),
             Split::Val => bail!(
                 "{}: CIFAR-10 has no split val; use --split train, test or all",
-                path.display()
+                shown(path)
             ),
         };
         ensure!(
             path.exists(),
             "{}: CIFAR-10 is not there; {WHERE_TO_GET_IT}",
-            path.display()
+            shown(path)
         );
         let (root, mut files) = if path.is_dir() {
             let archive = path.join("cifar-10-binary.tar.gz");
@@ -159,7 +160,7 @@ impl Cifar10 {
                     let files = from_archive(&archive, &wanted)?;
                     (archive, files)
                 }
-                None => bail!("{}: {}", path.display(), nothing_here(path)),
+                None => bail!("{}: {}", shown(path), nothing_here(path)),
             }
         } else {
             (path.to_owned(), from_archive(path, &wanted)?)
@@ -168,14 +169,14 @@ impl Cifar10 {
         let classes = match names {
             Some(at) => {
                 let (_, text) = files.swap_remove(at);
-                parse_names(&text).with_context(|| root.join(NAMES).display().to_string())?
+                parse_names(&text).with_context(|| shown(&root.join(NAMES)))?
             }
             None => CLASSES.map(str::to_owned).to_vec(),
         };
         let mut batches = Vec::new();
         let mut len = 0;
         for name in wanted {
-            let here = || root.join(name).display().to_string();
+            let here = || shown(&root.join(name));
             let (_, bytes) = files
                 .iter()
                 .find(|(found, _)| *found == name)
@@ -191,7 +192,7 @@ impl Cifar10 {
             batches.push((name, first, batch));
         }
         Ok(Self {
-            root: root.display().to_string(),
+            root: shown(&root),
             split,
             batches,
             len,
@@ -284,7 +285,7 @@ fn from_folder(folder: &Path, wanted: &[&'static str]) -> Result<Named> {
     }
     let names = folder.join(NAMES);
     if names.exists() {
-        let text = read_bounded(&names).with_context(|| names.display().to_string())?;
+        let text = read_bounded(&names).with_context(|| shown(&names))?;
         files.push((NAMES, text.into()));
     }
     Ok(files)
@@ -298,11 +299,11 @@ fn from_archive(path: &Path, wanted: &[&'static str]) -> Result<Named> {
     } else {
         from_tar(Cursor::new(&packed[..]), wanted)
     };
-    let files = files.with_context(|| path.display().to_string())?;
+    let files = files.with_context(|| shown(path))?;
     ensure!(
         !files.is_empty(),
         "{}: {}",
-        path.display(),
+        shown(path),
         "no data_batch_1.bin and no test_batch.bin in this archive (is it the Python version?); "
             .to_owned()
             + WHERE_TO_GET_IT
@@ -333,7 +334,8 @@ pub fn from_tar(reader: impl Read, wanted: &[&'static str]) -> Result<Vec<(&'sta
         let size = entry.size();
         ensure!(
             size <= MAX_BATCH,
-            "{path} declares {} MiB, more than {} MiB: the archive is refused",
+            "{} declares {} MiB, more than {} MiB: the archive is refused",
+            escaped(&path),
             size >> 20,
             MAX_BATCH >> 20
         );
@@ -346,7 +348,8 @@ pub fn from_tar(reader: impl Read, wanted: &[&'static str]) -> Result<Vec<(&'sta
         entry.take(size).read_to_end(&mut bytes).map_err(damaged)?;
         ensure!(
             bytes.len() as u64 == size,
-            "{path} is cut off after {} of {size} bytes: the download or copy broke off; fetch it again",
+            "{} is cut off after {} of {size} bytes: the download or copy broke off; fetch it again",
+            escaped(&path),
             bytes.len()
         );
         files.push((name, bytes.into()));

@@ -12,6 +12,7 @@ use crate::data::containers::mapped::{gunzip, is_gzip, map};
 use crate::data::decode::Limits;
 use crate::data::{Original, PartCounts, Source, Split};
 use crate::hex::hex;
+use crate::text::shown as path_shown;
 
 /// Most that an idx file may hold, bytes; MNIST's largest has 47 million.
 const MAX_BYTES: u64 = 1 << 30;
@@ -176,6 +177,7 @@ pub struct Mnist {
     parts: Vec<Part>,
     len: usize,
     classes: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Mnist {
@@ -185,6 +187,21 @@ impl Mnist {
     /// # Errors
     /// When a file is missing, truncated or damaged, or images and labels are not of the same number.
     pub fn open(path: &Path, edition: Edition, split: Option<Split>) -> Result<Self> {
+        Self::open_with(path, edition, split, true)
+    }
+
+    /// [`open`](Self::open); without `check_labels`, labels that cannot be read are told in [`notes`](Source::notes):
+    /// nothing is trained on them.
+    ///
+    /// # Errors
+    /// As there, but for this.
+    pub fn open_with(
+        path: &Path,
+        edition: Edition,
+        split: Option<Split>,
+        check_labels: bool,
+    ) -> Result<Self> {
+        let mut notes = Vec::new();
         let split = split.unwrap_or(Split::Train);
         let (train, test) = ((Split::Train, "train"), (Split::Test, "t10k"));
         let wanted = match split {
@@ -193,14 +210,14 @@ impl Mnist {
             Split::All => vec![train, test],
             Split::Val => bail!(
                 "{}: {} has no split val; use --split train, test or all",
-                path.display(),
+                path_shown(path),
                 edition.title()
             ),
         };
         ensure!(
             path.is_dir(),
             "{}: {}; {}",
-            path.display(),
+            path_shown(path),
             if path.exists() {
                 "not a folder"
             } else {
@@ -222,19 +239,31 @@ impl Mnist {
             let path = find(&root, prefix, "images", 3).with_context(|| {
                 format!(
                     "{}: no {prefix}-images-idx3-ubyte or …ubyte.gz here; {}",
-                    root.display(),
+                    path_shown(&root),
                     edition.where_to_get_it()
                 )
             })?;
             let images = Idx::parse_packed(map(&path)?)
                 .and_then(check_images)
-                .with_context(|| path.display().to_string())?;
+                .with_context(|| path_shown(&path))?;
             let labels = match find(&root, prefix, "labels", 1) {
-                Some(path) => Some(
-                    Idx::parse_packed(map(&path)?)
-                        .and_then(|labels| check_labels(labels, images.dimensions[0]))
-                        .with_context(|| path.display().to_string())?,
-                ),
+                Some(path) => {
+                    let read = map(&path).and_then(|bytes| {
+                        Idx::parse_packed(bytes)
+                            .and_then(|labels| self::check_labels(labels, images.dimensions[0]))
+                            .with_context(|| path_shown(&path))
+                    });
+                    match read {
+                        Ok(labels) => Some(labels),
+                        Err(error) if check_labels => return Err(error),
+                        Err(error) => {
+                            notes.push(format!(
+                                "its labels cannot be read, and are not needed: {error:#}"
+                            ));
+                            None
+                        }
+                    }
+                }
                 None => None,
             };
             let first = len;
@@ -259,6 +288,7 @@ impl Mnist {
             parts,
             len,
             classes,
+            notes,
         })
     }
 
@@ -287,8 +317,12 @@ impl Source for Mnist {
             self.edition.title(),
             self.split,
             self.len,
-            self.root.display()
+            path_shown(&self.root)
         )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     fn len(&self) -> usize {
@@ -297,7 +331,7 @@ impl Source for Mnist {
 
     fn name(&self, index: usize) -> String {
         let (part, within) = self.locate(index);
-        format!("{} image {within}", part.path.display())
+        format!("{} image {within}", path_shown(&part.path))
     }
 
     fn channels(&self) -> usize {

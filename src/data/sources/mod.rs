@@ -3,18 +3,21 @@
 pub mod celeba;
 pub mod cifar10;
 pub mod folder;
+mod likeness;
 pub mod lsun;
 pub mod mnist;
+mod numbering;
 pub mod parquet;
 pub mod webdataset;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::data::guarded;
 use crate::data::source::Source;
 use crate::data::split::{Split, write_name};
 use crate::data::synthetic::Synthetic;
@@ -89,6 +92,15 @@ pub struct OpenOptions {
     pub seed: u64,
     /// How many faces are drawn.
     pub count: usize,
+    /// What follows the key of a sample in the names of its images, as `left.png`, of WebDataset; `None` for the usual
+    /// extensions.
+    pub image_key: Option<String>,
+    /// The column of the images, of Parquet; `None` for the one that there is.
+    pub image_column: Option<String>,
+    /// Whether lists may name images that are not there, of CelebA.
+    pub allow_missing: bool,
+    /// Whether labels and attributes that cannot be read are an error, though nothing is trained on them.
+    pub check_labels: bool,
 }
 
 impl OpenOptions {
@@ -102,6 +114,10 @@ impl OpenOptions {
             crop: None,
             seed: 0,
             count: SYNTHETIC_COUNT,
+            image_key: None,
+            image_column: None,
+            allow_missing: false,
+            check_labels: false,
         }
     }
 
@@ -114,14 +130,40 @@ impl OpenOptions {
         })
     }
 
-    /// The path of a kind that has no splits.
-    fn path_without_splits(&self) -> Result<&Path> {
+    /// Refuses options that this kind cannot honour.
+    fn check(&self) -> Result<()> {
         ensure!(
-            matches!(self.split, None | Some(Split::All)),
-            "--dataset {} has no splits to choose from: leave --split out, and give the files of one with --data",
+            self.kind != Kind::Synthetic || matches!(self.split, None | Some(Split::All)),
+            "--dataset {} has no splits to choose from: leave --split out",
             self.kind
         );
-        self.path()
+        for (option, given, kind, what) in [
+            (
+                "--image-key",
+                self.image_key.is_some(),
+                Kind::Webdataset,
+                "among the files of a sample",
+            ),
+            (
+                "--image-column",
+                self.image_column.is_some(),
+                Kind::Parquet,
+                "among the columns of a table",
+            ),
+            (
+                "--allow-missing",
+                self.allow_missing,
+                Kind::Celeba,
+                "to use what is there of the images that its lists name",
+            ),
+        ] {
+            ensure!(
+                !given || self.kind == kind,
+                "{option} is for --dataset {kind}, {what}: --dataset {} has no use for it, leave it out",
+                self.kind
+            );
+        }
+        Ok(())
     }
 }
 
@@ -131,16 +173,54 @@ impl OpenOptions {
 /// When it is missing, empty, damaged or hostile, or has no such split; the message names the file, the cause and the
 /// remedy.
 pub fn open(options: &OpenOptions) -> Result<Box<dyn Source>> {
-    let split = options.split;
+    options.check()?;
+    let source = open_kind(options).map_err(|error| {
+        let path = options.path.as_deref().filter(|_| !options.kind.is_drawn());
+        match path.and_then(|path| likeness::hint(path, options.kind)) {
+            Some(hint) => anyhow!("{error:#}; {hint}"),
+            None => error,
+        }
+    })?;
+    // A list of a file that was cut meanwhile may look whole.
+    guarded::check()?;
+    Ok(source)
+}
+
+fn open_kind(options: &OpenOptions) -> Result<Box<dyn Source>> {
+    let (split, labels) = (options.split, options.check_labels);
     Ok(match options.kind {
-        Kind::Celeba => Box::new(Celeba::open(options.path()?, split)?),
-        Kind::Folder => Box::new(Folder::open(options.path()?)?),
+        Kind::Celeba => {
+            let path = options.path()?;
+            Box::new(Celeba::open_with(
+                path,
+                split,
+                options.allow_missing,
+                labels,
+            )?)
+        }
+        Kind::Folder => Box::new(Folder::open_part(options.path()?, split)?),
         Kind::Cifar10 => Box::new(Cifar10::open(options.path()?, split)?),
-        Kind::Mnist => Box::new(Mnist::open(options.path()?, Edition::Digits, split)?),
-        Kind::FashionMnist => Box::new(Mnist::open(options.path()?, Edition::Fashion, split)?),
-        Kind::Lsun => Box::new(Lsun::open(options.path_without_splits()?)?),
-        Kind::Parquet => Box::new(Parquet::open(options.path()?, split)?),
-        Kind::Webdataset => Box::new(WebDataset::open(options.path_without_splits()?)?),
+        Kind::Mnist => Box::new(Mnist::open_with(
+            options.path()?,
+            Edition::Digits,
+            split,
+            labels,
+        )?),
+        Kind::FashionMnist => Box::new(Mnist::open_with(
+            options.path()?,
+            Edition::Fashion,
+            split,
+            labels,
+        )?),
+        Kind::Lsun => Box::new(Lsun::open_part(options.path()?, split)?),
+        Kind::Parquet => {
+            let column = options.image_column.as_deref();
+            Box::new(Parquet::open_with(options.path()?, split, column, labels)?)
+        }
+        Kind::Webdataset => {
+            let key = options.image_key.as_deref();
+            Box::new(WebDataset::open_with(options.path()?, split, key, labels)?)
+        }
         Kind::Synthetic => Box::new(Synthetic::new(options.seed, options.count)),
     })
 }

@@ -1,6 +1,7 @@
 //! WebDataset: images in tar shards, each sample a run of files with one name and different extensions
 //! (`000017.jpg`, `000017.cls`; <https://github.com/webdataset/webdataset>).
 
+use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
@@ -9,23 +10,36 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
+use super::numbering::missing;
 use crate::data::containers::mapped::{is_gzip, map, unpack_to_disk};
-use crate::data::containers::tree::{files_ending, is_hidden};
-use crate::data::containers::zip::{MAX_FILE_BYTES, check_name};
-use crate::data::{MAX_CLASSES, Original, Source};
+use crate::data::containers::names::{has_hidden_part, is_image_name, normalized};
+use crate::data::containers::tree::files_ending;
+use crate::data::containers::zip::MAX_FILE_BYTES;
+use crate::data::decode::format;
+use crate::data::split::{choose, part_of_shard};
+use crate::data::stamp::Stamp;
+use crate::data::{MAX_CLASSES, Original, PartCounts, Source, Split};
 use crate::hex::hex;
+use crate::text::{escaped, shown};
 
-/// Extensions of the images, in lower case.
+/// Extensions of the usual images, in lower case; those before are preferred where a sample has several.
 const IMAGES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
+/// The extension of the number of a class.
+const CLASS: &str = "cls";
 /// Most that a gzipped shard may unpack to, bytes.
 const MAX_UNPACKED: u64 = 64 << 30;
 /// A class is a short number.
 const MAX_CLS_BYTES: u64 = 64;
+/// How many extensions are told apart, and how many are named.
+const MAX_KEYS: usize = 10_000;
+const NAMED_KEYS: usize = 12;
 
 const REMEDY: &str = "give a .tar or .tar.gz shard, or a folder of them, with --data";
 
 struct Shard {
     path: PathBuf,
+    part: Option<Split>,
+    stamp: Stamp,
     bytes: Bytes,
 }
 
@@ -39,30 +53,72 @@ struct Sample {
     class: Option<u32>,
 }
 
+/// What was found beside the samples.
+#[derive(Default)]
+struct Found {
+    /// How many files have each extension.
+    keys: BTreeMap<String, usize>,
+    /// Images that were left out for another one of their sample, by extension.
+    beside: BTreeMap<String, usize>,
+    /// Images that were taken, by extension.
+    taken: BTreeMap<String, usize>,
+    /// Classes that cannot be read: how many, and what is wrong with the first.
+    labels: Option<(usize, String)>,
+}
+
 /// The images of tar shards, in their order. Numbers in `.cls` files are the classes.
 pub struct WebDataset {
     root: PathBuf,
     shards: Vec<Shard>,
     samples: Vec<Sample>,
     classes: Vec<String>,
+    key: Option<String>,
+    found: Found,
+    notes: Vec<String>,
 }
 
 impl WebDataset {
-    /// Opens one shard or all shards below a folder, sorted by path. Shards are read in place; gzipped ones are
-    /// unpacked to a temporary file without a name.
-    ///
-    /// A file belongs to the sample named by its path up to the first dot of its last part; its extension is what
-    /// follows. `.jpg`, `.jpeg`, `.png`, `.webp` and `.bmp` are images, `.cls` is the number of a class, others are
-    /// left out.
+    /// Opens one shard or all shards below a folder, sorted by path: those of the training part where there are parts.
     ///
     /// # Errors
-    /// When there is no shard or image, or a shard is damaged or hostile.
+    /// As [`open_with`](Self::open_with).
     pub fn open(path: &Path) -> Result<Self> {
-        let shards = find_shards(path)?.into_iter().map(|path| {
+        Self::open_with(path, None, None, true)
+    }
+
+    /// Opens one shard or all shards below a folder, sorted by path. Shards are read in place; gzipped ones are
+    /// unpacked to a temporary file without a name. `split`: the shards whose name or folder says that part; `None` for
+    /// train where there is one.
+    ///
+    /// A file belongs to the sample named by its path up to the first dot of its last part; its extension is what
+    /// follows. The image of a sample is the file with the extension `image_key`; where that is `None`, its first one of
+    /// `.jpg`, `.jpeg`, `.png`, `.webp` and `.bmp`, else one with an extension without a dot that is an image by its
+    /// first bytes. `.cls` is the number of a class, others are left out.
+    ///
+    /// # Errors
+    /// When there is no shard, part or image, or a shard is damaged or hostile; with `check_labels` also when a class
+    /// cannot be read.
+    pub fn open_with(
+        path: &Path,
+        split: Option<Split>,
+        image_key: Option<&str>,
+        check_labels: bool,
+    ) -> Result<Self> {
+        let paths = find_shards(path)?;
+        let names: Vec<String> = paths.iter().map(|shard| relative(path, shard)).collect();
+        let parts: Vec<Option<Split>> = names.iter().map(|name| part_of_shard(name)).collect();
+        let mut notes = Vec::new();
+        let chosen = choose(&parts, split, "shards", &mut notes).with_context(|| shown(path))?;
+        notes.extend(missing(chosen.iter().map(|&at| &*names[at])));
+        let shards = chosen.into_iter().map(|at| {
+            let path = paths[at].clone();
             let bytes = map(&path)?;
             Ok((path, bytes))
         });
-        Self::from_shards(path, shards)
+        let mut source = Self::read(path, shards, image_key, check_labels)?;
+        notes.append(&mut source.notes);
+        source.notes = notes;
+        Ok(source)
     }
 
     /// Opens shards given with their names, gzipped or not; `root` is what describes them, and the rest is as in
@@ -74,10 +130,22 @@ impl WebDataset {
         root: &Path,
         given: impl IntoIterator<Item = Result<(PathBuf, Bytes)>>,
     ) -> Result<Self> {
+        Self::read(root, given, None, true)
+    }
+
+    fn read(
+        root: &Path,
+        given: impl IntoIterator<Item = Result<(PathBuf, Bytes)>>,
+        image_key: Option<&str>,
+        check_labels: bool,
+    ) -> Result<Self> {
+        let key = image_key.map(|key| key.trim_start_matches('.').to_lowercase());
         let (mut shards, mut samples) = (Vec::new(), Vec::new());
+        let mut found = Found::default();
         for shard in given {
             let (path, bytes) = shard?;
-            let named = || path.display().to_string();
+            let named = || shown(&path);
+            let stamp = Stamp::at(&path);
             let bytes = if is_gzip(&bytes) {
                 let length = bytes.len() as u64;
                 unpack_to_disk(MultiGzDecoder::new(&bytes[..]), length, MAX_UNPACKED)
@@ -85,25 +153,53 @@ impl WebDataset {
             } else {
                 bytes
             };
-            let shard = u32::try_from(shards.len()).context("too many shards")?;
-            list(&bytes, shard, &mut samples).with_context(named)?;
-            shards.push(Shard { path, bytes });
+            let number = u32::try_from(shards.len()).context("too many shards")?;
+            let mut list = List {
+                bytes: &bytes,
+                shard: number,
+                key: key.as_deref(),
+                check_labels,
+                samples: &mut samples,
+                found: &mut found,
+            };
+            list.all().with_context(named)?;
+            shards.push(Shard {
+                part: part_of_shard(&relative(root, &path)),
+                stamp,
+                path,
+                bytes,
+            });
         }
         ensure!(
             !samples.is_empty(),
-            "{}: no images in {} shards: no file ends in .jpg, .jpeg, .png, .webp or .bmp; {REMEDY}",
-            root.display(),
-            shards.len()
+            "{}: no images in {} shards: {}{}",
+            shown(root),
+            shards.len(),
+            match &key {
+                Some(key) => format!("no file's name goes on with .{} after its first dot", escaped(key)),
+                None => "no file's name goes on with .jpg, .jpeg, .png, .webp or .bmp after its first dot".to_owned(),
+            },
+            match found.keys.is_empty() {
+                true => format!("; {REMEDY}"),
+                false => format!(
+                    ". What follows the first dot (--image-key KEY chooses): {}",
+                    found.listed(&found.keys)
+                ),
+            }
         );
         let most = samples.iter().filter_map(|sample| sample.class).max();
         let classes = (0..most.map_or(0, |most| most + 1))
             .map(|class| class.to_string())
             .collect();
+        let notes = found.notes(key.as_deref());
         Ok(Self {
             root: root.to_owned(),
             shards,
             samples,
             classes,
+            key,
+            found,
+            notes,
         })
     }
 
@@ -122,8 +218,17 @@ impl Source for WebDataset {
             "{} images in {} WebDataset shards from {}",
             self.len(),
             self.shards.len(),
-            self.root.display()
+            shown(&self.root)
         )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+
+    fn keys(&self) -> Vec<(String, usize)> {
+        let keys = self.found.keys.iter();
+        keys.map(|(key, &count)| (key.clone(), count)).collect()
     }
 
     fn len(&self) -> usize {
@@ -133,7 +238,7 @@ impl Source for WebDataset {
     fn name(&self, index: usize) -> String {
         let sample = &self.samples[index];
         let shard = &self.shards[sample.shard as usize];
-        shard.path.join(&sample.name).display().to_string()
+        shown(&shard.path.join(&sample.name))
     }
 
     fn original(&self, index: usize) -> Result<Original> {
@@ -149,6 +254,15 @@ impl Source for WebDataset {
         self.samples[index].class
     }
 
+    /// The names of the shards say it; a pack does not keep it.
+    fn part_counts(&self) -> PartCounts {
+        let mut counts = PartCounts::default();
+        for sample in &self.samples {
+            counts.add(self.shards[sample.shard as usize].part, 1);
+        }
+        counts
+    }
+
     fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         for sample in &self.samples {
@@ -160,7 +274,9 @@ impl Source for WebDataset {
         }
         for shard in &self.shards {
             hash.update((shard.bytes.len() as u64).to_le_bytes());
+            shard.stamp.add_to(&mut hash);
         }
+        hash.update(self.key.as_deref().unwrap_or_default());
         hex(&hash.finalize())
     }
 }
@@ -169,15 +285,36 @@ fn find_shards(path: &Path) -> Result<Vec<PathBuf>> {
     ensure!(
         path.exists(),
         "{}: no such file or folder; {REMEDY}",
-        path.display()
+        shown(path)
     );
     let paths = files_ending(path, &[".tar", ".tar.gz", ".tgz"])?;
     ensure!(
         !paths.is_empty(),
         "{}: no shards here: no file ends in .tar, .tar.gz or .tgz; {REMEDY}",
-        path.display()
+        shown(path)
     );
     Ok(paths)
+}
+
+/// The path of a file below `root`, with `/`; its name where it is `root` itself.
+pub(super) fn relative(root: &Path, path: &Path) -> String {
+    let inside = match path.strip_prefix(root) {
+        Ok(inside) if !inside.as_os_str().is_empty() => inside,
+        _ => Path::new(path.file_name().unwrap_or_default()),
+    };
+    inside.to_string_lossy().into_owned()
+}
+
+/// The text of a name. Bytes that are no UTF-8 are kept apart, so that no two names become one.
+fn text_of(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text += chunk.valid();
+        for byte in chunk.invalid() {
+            text += &format!("\u{fffd}{byte:02x}");
+        }
+    }
+    text
 }
 
 /// A path up to the first dot of its last part, and the extension after it in lower case.
@@ -192,75 +329,221 @@ fn key(name: &str) -> (&str, String) {
     }
 }
 
-/// Appends the images of a shard to `samples`.
-fn list(bytes: &Bytes, shard: u32, samples: &mut Vec<Sample>) -> Result<()> {
-    let damaged = |error: std::io::Error| {
-        anyhow!(
-            "not a tar archive, or truncated or damaged ({error}): the download or copy broke off; fetch it again"
-        )
-    };
-    let begin = samples.len();
-    // The key of the sample at hand, where its images begin in `samples`, and its class.
-    let mut current: (String, usize, Option<u32>) = (String::new(), begin, None);
-    let mut archive = tar::Archive::new(Cursor::new(&bytes[..]));
-    for entry in archive.entries_with_seek().map_err(damaged)? {
-        let entry = entry.map_err(damaged)?;
-        let kind = entry.header().entry_type();
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        check_name(&name)?;
-        if kind.is_dir() || kind.is_pax_global_extensions() || name.split('/').any(is_hidden) {
-            continue;
-        }
-        let (stem, extension) = key(&name);
-        let is_image = IMAGES.contains(&extension.as_str());
-        if !is_image && extension != "cls" {
-            continue;
-        }
-        ensure!(
-            kind.is_file() || kind.is_contiguous(),
-            "{name:?} is not a plain file but a link or a sparse one, which is not followed; pack the shard again with \
-             its contents"
-        );
-        let size = entry.size();
-        let most = if is_image {
-            MAX_FILE_BYTES
-        } else {
-            MAX_CLS_BYTES
+/// Which of a sample's images is taken: the one of the lowest rank.
+fn rank(extension: &str) -> usize {
+    let place = IMAGES.iter().position(|&known| known == extension);
+    place.unwrap_or(IMAGES.len())
+}
+
+/// A shard that is being listed.
+struct List<'a> {
+    bytes: &'a Bytes,
+    shard: u32,
+    key: Option<&'a str>,
+    check_labels: bool,
+    samples: &'a mut Vec<Sample>,
+    found: &'a mut Found,
+}
+
+/// The sample at hand.
+#[derive(Default)]
+struct Current {
+    stem: Option<String>,
+    /// Its image so far, with its extension.
+    image: Option<(Sample, String)>,
+    class: Option<u32>,
+}
+
+impl List<'_> {
+    /// Appends the images of the shard.
+    fn all(&mut self) -> Result<()> {
+        let damaged = |error: std::io::Error| {
+            anyhow!(
+                "not a tar archive, or truncated or damaged ({}): the download or copy broke off; fetch it again",
+                escaped(&error.to_string())
+            )
         };
-        ensure!(
-            size <= most,
-            "{name:?} declares {size} bytes, more than the {most} that are allowed: the shard is damaged or hostile"
-        );
-        let start = entry.raw_file_position();
-        let whole = start
-            .checked_add(size)
-            .is_some_and(|end| end <= bytes.len() as u64);
-        ensure!(
-            whole,
-            "the tar is truncated in {name:?}: the download or copy broke off; fetch it again"
-        );
-        let (start, length) = (start as usize, size as usize);
-        if current.0 != stem {
-            current = (stem.to_owned(), samples.len(), None);
-        }
-        if is_image {
-            samples.push(Sample {
-                shard,
-                start,
-                length,
-                class: current.2,
-                name,
-            });
-        } else {
-            let class =
-                parse_class(&bytes[start..start + length]).with_context(|| format!("{name:?}"))?;
-            current.2 = Some(class);
-            for sample in &mut samples[current.1..] {
-                sample.class = Some(class);
+        let mut current = Current::default();
+        let mut archive = tar::Archive::new(Cursor::new(&self.bytes[..]));
+        for entry in archive.entries_with_seek().map_err(damaged)? {
+            let entry = entry.map_err(damaged)?;
+            let kind = entry.header().entry_type();
+            let name = normalized(&text_of(&entry.path_bytes()))?;
+            if kind.is_dir() || kind.is_pax_global_extensions() || has_hidden_part(&name) {
+                continue;
+            }
+            let (stem, extension) = key(&name);
+            if current.stem.as_deref() != Some(stem) {
+                self.finish(&mut current);
+                current.stem = Some(stem.to_owned());
+            }
+            self.found.count(&extension);
+            let size = entry.size();
+            let start = entry.raw_file_position();
+            let plain = kind.is_file() || kind.is_contiguous();
+            let end = start.checked_add(size);
+            let inside = end.is_some_and(|end| end <= self.bytes.len() as u64);
+            let is_image = match self.key {
+                Some(key) => extension == key,
+                None if IMAGES.contains(&&*extension) => true,
+                None => {
+                    let unusual = !extension.is_empty() && !extension.contains('.');
+                    unusual
+                        && plain
+                        && inside
+                        && size <= MAX_FILE_BYTES
+                        && format(&self.bytes[start as usize..(start + size) as usize]).is_some()
+                }
+            };
+            if !is_image && extension != CLASS {
+                continue;
+            }
+            let short = || {
+                format!(
+                    "the tar is truncated in \"{}\": the download or copy broke off; fetch it again",
+                    escaped(&name)
+                )
+            };
+            if is_image {
+                ensure!(
+                    plain,
+                    "\"{}\" is not a plain file but a link or a sparse one, which is not followed; pack the shard again \
+                     with its contents",
+                    escaped(&name)
+                );
+                ensure!(
+                    size <= MAX_FILE_BYTES,
+                    "\"{}\" declares {size} bytes, more than the {MAX_FILE_BYTES} that are allowed: the shard is damaged \
+                     or hostile",
+                    escaped(&name)
+                );
+                ensure!(inside, "{}", short());
+                let image = Sample {
+                    shard: self.shard,
+                    start: start as usize,
+                    length: size as usize,
+                    class: None,
+                    name: name.clone(),
+                };
+                self.found.image(&mut current, image, extension);
+                continue;
+            }
+            ensure!(inside || size > MAX_CLS_BYTES, "{}", short());
+            let class = match () {
+                () if !plain => Err(anyhow!("not a plain file but a link or a sparse one")),
+                () if size > MAX_CLS_BYTES => Err(anyhow!(
+                    "it declares {size} bytes, more than the {MAX_CLS_BYTES} that are allowed: the shard is damaged or \
+                     hostile"
+                )),
+                () => parse_class(&self.bytes[start as usize..(start + size) as usize]),
+            };
+            match class.with_context(|| format!("\"{}\"", escaped(&name))) {
+                Ok(class) => current.class = Some(class),
+                Err(error) if self.check_labels => {
+                    return Err(
+                        error.context("a label, which training does not need, cannot be read")
+                    );
+                }
+                Err(error) => {
+                    let first = || (0, format!("{error:#}"));
+                    self.found.labels.get_or_insert_with(first).0 += 1;
+                }
             }
         }
+        self.finish(&mut current);
+        Ok(())
     }
-    Ok(())
+
+    /// Takes the image of a sample that is over.
+    fn finish(&mut self, current: &mut Current) {
+        let Current { image, class, .. } = std::mem::take(current);
+        if let Some((mut sample, extension)) = image {
+            sample.class = class;
+            *self.found.taken.entry(extension).or_default() += 1;
+            self.samples.push(sample);
+        }
+    }
+}
+
+impl Found {
+    fn count(&mut self, extension: &str) {
+        if let Some(count) = self.keys.get_mut(extension) {
+            *count += 1;
+        } else if self.keys.len() < MAX_KEYS {
+            // Beyond, names are no names of samples: nobody reads so many.
+            self.keys.insert(extension.to_owned(), 1);
+        }
+    }
+
+    /// Another image of the sample at hand.
+    fn image(&mut self, current: &mut Current, image: Sample, extension: String) {
+        let left = match current.image.take() {
+            Some(kept) if rank(&kept.1) <= rank(&extension) => {
+                current.image = Some(kept);
+                Some(extension)
+            }
+            kept => {
+                current.image = Some((image, extension));
+                kept.map(|(_, extension)| extension)
+            }
+        };
+        if let Some(extension) = left {
+            *self.beside.entry(extension).or_default() += 1;
+        }
+    }
+
+    /// `jpg 32, png 32`, the commonest first.
+    fn listed(&self, keys: &BTreeMap<String, usize>) -> String {
+        let mut sorted: Vec<(&String, &usize)> = keys.iter().collect();
+        sorted.sort_by_key(|&(key, count)| (std::cmp::Reverse(*count), key));
+        let named = sorted.iter().take(NAMED_KEYS);
+        let mut text = named
+            .map(|(key, count)| match key.is_empty() {
+                true => format!("nothing {count}"),
+                false => format!("{} {count}", escaped(key)),
+            })
+            .collect::<Vec<_>>()
+            .join(", ");
+        if sorted.len() > NAMED_KEYS {
+            text += &format!(", and {} others", sorted.len() - NAMED_KEYS);
+        }
+        text
+    }
+
+    /// Lines for people, where images were chosen by `key`.
+    fn notes(&self, key: Option<&str>) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.beside.is_empty() {
+            notes.push(format!(
+                "samples with several images, of which one is used: {} taken, {} left out (--image-key chooses)",
+                self.listed(&self.taken),
+                self.listed(&self.beside)
+            ));
+        }
+        // What a person may take for images, since the names end as such.
+        let named = |extension: &String| is_image_name(&format!("x.{extension}"));
+        let left: BTreeMap<String, usize> = self
+            .keys
+            .iter()
+            .filter(|(extension, _)| named(extension) && key != Some(extension))
+            .filter(|(extension, _)| {
+                !self.taken.contains_key(*extension) && !self.beside.contains_key(*extension)
+            })
+            .map(|(extension, &count)| (extension.clone(), count))
+            .collect();
+        if !left.is_empty() {
+            notes.push(format!(
+                "left out, since names are read up to their first dot and go on otherwise: {} (--image-key chooses)",
+                self.listed(&left)
+            ));
+        }
+        if let Some((count, first)) = &self.labels {
+            notes.push(format!(
+                "{count} classes cannot be read, and are not needed: {first}"
+            ));
+        }
+        notes
+    }
 }
 
 /// The number in a `.cls` file.

@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::data::decode::looks_like_html;
 use crate::data::split::Split;
+use crate::text::escaped;
 
 /// The names of CelebA's attributes, in its order.
 #[rustfmt::skip]
@@ -28,82 +29,180 @@ pub struct AttributeTable {
     pub files: Vec<String>,
     /// `files.len()`×`names.len()` values, row by row, each −1 or 1.
     pub values: Vec<i8>,
+    /// How it was read where it is not as CelebA's own, a line each.
+    pub notes: Vec<String>,
+}
+
+/// What the columns of a table with a header hold.
+struct Columns {
+    /// Place of the file name in a row.
+    file: usize,
+    /// Places of what the table is read for, with their names.
+    wanted: Vec<(usize, String)>,
+    /// How many there are.
+    count: usize,
+    /// Names of those that are passed over.
+    passed: Vec<String>,
+}
+
+impl Columns {
+    /// Of the header on line `number`: `image_id`, what `is_wanted` says, and such as data-frame libraries add (an index,
+    /// with or without a name) or join. The message of an error says that `what` is expected.
+    fn of(
+        number: usize,
+        header: &[&str],
+        is_wanted: impl Fn(&str) -> bool,
+        joined: &[&str],
+        what: &str,
+    ) -> Result<Self> {
+        let (mut file, mut wanted, mut passed) = (None, Vec::new(), Vec::new());
+        for (at, &name) in header.iter().enumerate() {
+            let index = name.is_empty()
+                || name == "index"
+                || name.starts_with("Unnamed: ")
+                || name.starts_with("level_");
+            match () {
+                () if name == "image_id" && file.is_none() => file = Some(at),
+                () if is_wanted(name) => {
+                    ensure!(
+                        !wanted.iter().any(|(_, known)| known == name),
+                        "line {number} names the {what} {name} twice; correct it or fetch the file again"
+                    );
+                    wanted.push((at, name.to_owned()));
+                }
+                () if index => passed.push("an index".to_owned()),
+                () if joined.contains(&name) => passed.push(name.to_owned()),
+                () => {
+                    ensure!(
+                        file.is_some() || at > 0,
+                        "line {number} should be a header that starts with image_id, but starts with {}; fetch the file \
+                         again",
+                        quoted(name)
+                    );
+                    bail!(
+                        "line {number} names an {what} {} that CelebA does not have; correct it or fetch the file again",
+                        quoted(name)
+                    )
+                }
+            }
+        }
+        let file = file.ok_or_else(|| {
+            anyhow!(
+                "line {number} should be a header that starts with image_id, but starts with {}; fetch the file again",
+                quoted(header.first().copied().unwrap_or_default())
+            )
+        })?;
+        ensure!(
+            !wanted.is_empty(),
+            "line {number} names no {what}; fetch the file again"
+        );
+        Ok(Self {
+            file,
+            wanted,
+            count: header.len(),
+            passed,
+        })
+    }
+
+    /// A line for people, where columns are passed over.
+    fn note(&self) -> Option<String> {
+        (!self.passed.is_empty())
+            .then(|| format!("columns that are passed over: {}", self.passed.join(", ")))
+    }
+}
+
+/// A whole number, also as a data-frame library writes it (`-1.0`); `None` for all else.
+fn whole(text: &str) -> Option<i8> {
+    match text {
+        "1" => Some(1),
+        "-1" => Some(-1),
+        _ => {
+            let value: f64 = text.parse().ok()?;
+            (value.fract() == 0.0 && value.abs() <= 2.0).then_some(value as i8)
+        }
+    }
+}
+
+/// Foreign text in a message.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", escaped(&excerpt(text)))
 }
 
 impl AttributeTable {
-    /// Parses either form: text (the count, the names, then a row an image, separated by spaces) or CSV (a header that
-    /// starts with `image_id`, then a row an image).
+    /// Parses the form of CelebA (the count, the names, then a row an image, separated by spaces) or CSV (a header with
+    /// `image_id`, then a row an image), also as data-frame libraries write them: with an index, with quotes, without the
+    /// count, with numbers such as −1.0. Values are −1 and 1 or, throughout, 0 and 1.
     ///
     /// # Errors
     /// When the text is a web page, the count is wrong, a name is unknown or named twice, a row has too few or too
-    /// many values or one that is not −1 or 1, or an image has two rows. The message names the line, not the file.
+    /// many values or another one, or an image has two rows. The message names the line, not the file.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let mut lines = Lines::new(bytes)?;
         let (mut number, mut line) = lines.expect("the number of images")?;
         let mut declared = None;
         let csv = line.contains(',');
-        if !csv {
+        let is_name = |name: &str| ATTRIBUTE_NAMES.contains(&name);
+        let counted = !csv && !fields(line, false).any(is_name);
+        if counted {
             let count = line.trim().parse::<usize>().map_err(|_| {
                 anyhow!(
-                    "line {number} should be the number of images, but is {:?}; fetch the file again",
-                    excerpt(line)
+                    "line {number} should be the number of images, but is {}; fetch the file again",
+                    quoted(line)
                 )
             })?;
             declared = Some(count);
             (number, line) = lines.expect("the names of the attributes")?;
         }
-        let mut columns = fields(line, csv);
-        if csv {
-            let first = columns.next();
-            ensure!(
-                first == Some("image_id"),
-                "line {number} should be a header that starts with image_id, but starts with {:?}; fetch the file \
-                 again",
-                excerpt(first.unwrap_or_default())
-            );
+        let mut header: Vec<&str> = fields(line, csv).collect();
+        // Only CSV has a name over the file names, as a rule.
+        if !csv && !header.contains(&"image_id") {
+            header.insert(0, "image_id");
         }
-        let names: Vec<String> = columns.map(str::to_owned).collect();
-        ensure!(
-            !names.is_empty(),
-            "line {number} names no attribute; fetch the file again"
-        );
-        for (i, name) in names.iter().enumerate() {
-            ensure!(
-                ATTRIBUTE_NAMES.contains(&name.as_str()),
-                "line {number} names an attribute {:?} that CelebA does not have; correct it or fetch the file again",
-                excerpt(name)
-            );
-            ensure!(
-                !names[..i].contains(name),
-                "line {number} names the attribute {name} twice; correct it or fetch the file again"
-            );
-        }
+        let columns = Columns::of(number, &header, is_name, &["partition"], "attribute")?;
+        let names: Vec<String> = columns
+            .wanted
+            .iter()
+            .map(|(_, name)| name.clone())
+            .collect();
         let (mut files, mut values) = (Vec::new(), Vec::new());
+        let (mut zeros, mut negative) = (None, None);
         for (number, line) in lines {
-            let mut row = fields(line, csv);
-            let file = row.next().unwrap_or_default();
-            let before = values.len();
-            for value in row {
+            let row: Vec<&str> = fields(line, csv).collect();
+            let file = row.get(columns.file).copied().unwrap_or_default();
+            ensure!(
+                row.len() == columns.count,
+                "line {number} ({}) has {} values for {} attributes; the file is cut off or was edited: fetch it again",
+                escaped(&excerpt(file)),
+                (row.len() + names.len()).saturating_sub(columns.count),
+                names.len()
+            );
+            for &(at, _) in &columns.wanted {
+                let value = whole(row[at]);
                 values.push(match value {
-                    "1" => 1,
-                    "-1" => -1,
-                    other => bail!(
-                        "line {number} ({}) has the value {:?}, which is neither 1 nor -1; correct it or fetch the \
-                         file again",
-                        excerpt(file),
-                        excerpt(other)
+                    Some(1) => 1,
+                    Some(-1) => {
+                        negative.get_or_insert(number);
+                        -1
+                    }
+                    Some(0) => {
+                        zeros.get_or_insert(number);
+                        -1
+                    }
+                    _ => bail!(
+                        "line {number} ({}) has the value {}, which is neither 1 nor -1 (or 0, where there is no -1); \
+                         correct it or fetch the file again",
+                        escaped(&excerpt(file)),
+                        quoted(row[at])
                     ),
                 });
             }
-            let found = values.len() - before;
-            ensure!(
-                found == names.len(),
-                "line {number} ({}) has {found} values for {} attributes; the file is cut off or was edited: fetch it \
-                 again",
-                excerpt(file),
-                names.len()
-            );
             files.push(file.to_owned());
+        }
+        if let (Some(zero), Some(negative)) = (zeros, negative) {
+            bail!(
+                "it has 0 (line {zero}) and -1 (line {negative}), so that it is not plain what 0 means; correct it or \
+                 fetch the file again"
+            );
         }
         if let Some(declared) = declared {
             ensure!(
@@ -118,40 +217,55 @@ impl AttributeTable {
             "no image has a row; fetch the file again"
         );
         refuse_repeated(files.iter().map(String::as_str))?;
+        let mut notes: Vec<String> = columns.note().into_iter().collect();
+        if zeros.is_some() {
+            notes.push("0 is read as -1: the attribute is not there".to_owned());
+        }
         Ok(Self {
             names,
             files,
             values,
+            notes,
         })
     }
 }
 
 /// Parses `list_eval_partition.txt` (`000001.jpg 0`) or `.csv` (`000001.jpg,0` after a header): 0 is train, 1
-/// validation, 2 test.
+/// validation, 2 test. Also as data-frame libraries write them, with a header and an index, or as 0.0, 1.0 and 2.0.
 ///
 /// # Errors
 /// When the text is a web page, a row has another form, or an image has two rows. The message names the line, not the
 /// file.
 pub fn parse_partition(bytes: &[u8]) -> Result<Vec<(String, Split)>> {
     let mut rows = Vec::new();
-    for (number, line) in Lines::new(bytes)? {
-        let csv = line.contains(',');
-        let mut row = fields(line, csv);
-        let (file, value, rest) = (row.next(), row.next(), row.next());
-        if csv && number == 1 && file == Some("image_id") {
-            continue;
+    let mut lines = Lines::new(bytes)?.peekable();
+    let (mut file_at, mut value_at, mut count) = (0, 1, 2);
+    if let Some(&(number, line)) = lines.peek() {
+        let header: Vec<&str> = fields(line, line.contains(',')).collect();
+        if header.contains(&"image_id") {
+            let is_part = |name: &str| matches!(name, "partition" | "split");
+            let columns = Columns::of(number, &header, is_part, &ATTRIBUTE_NAMES, "column")?;
+            (file_at, value_at, count) = (columns.file, columns.wanted[0].0, columns.count);
+            lines.next();
         }
-        let split = match (value, rest) {
-            (Some("0"), None) => Split::Train,
-            (Some("1"), None) => Split::Val,
-            (Some("2"), None) => Split::Test,
+    }
+    for (number, line) in lines {
+        let row: Vec<&str> = fields(line, line.contains(',')).collect();
+        let value = row
+            .get(value_at)
+            .filter(|_| row.len() == count)
+            .and_then(|value| whole(value));
+        let split = match value {
+            Some(0) => Split::Train,
+            Some(1) => Split::Val,
+            Some(2) => Split::Test,
             _ => bail!(
-                "line {number} should be a file name and 0 (train), 1 (validation) or 2 (test), but is {:?}; correct \
+                "line {number} should be a file name and 0 (train), 1 (validation) or 2 (test), but is {}; correct \
                  it or fetch the file again",
-                excerpt(line)
+                quoted(line)
             ),
         };
-        rows.push((file.unwrap_or_default().to_owned(), split));
+        rows.push((row[file_at].to_owned(), split));
     }
     ensure!(!rows.is_empty(), "no image has a row; fetch the file again");
     refuse_repeated(rows.iter().map(|(file, _)| file.as_str()))?;
@@ -204,9 +318,10 @@ impl<'a> Iterator for Lines<'a> {
 
 fn fields(line: &str, csv: bool) -> impl Iterator<Item = &str> {
     let separator = move |c: char| if csv { c == ',' } else { c.is_whitespace() };
+    // A comma at either end is an empty field: of an index without a name.
     line.trim()
         .split(separator)
-        .map(str::trim)
+        .map(|field| field.trim().trim_matches('"'))
         // Padding in text; in CSV an empty field is one.
         .filter(move |field| csv || !field.is_empty())
 }
@@ -231,8 +346,8 @@ fn refuse_repeated<'a>(files: impl Iterator<Item = &'a str>) -> Result<()> {
     for file in files {
         ensure!(
             seen.insert(stem(file)),
-            "{:?} has two rows; correct it or fetch the file again",
-            excerpt(file)
+            "{} has two rows; correct it or fetch the file again",
+            quoted(file)
         );
     }
     Ok(())
@@ -265,6 +380,48 @@ mod tests {
     }
 
     #[test]
+    fn attributes_as_others_write_them_say_the_same() {
+        let own = AttributeTable::parse(b"2\nBald Smiling \na.jpg -1  1\nb.jpg  1 -1\n").unwrap();
+        for (text, notes) in [
+            ("image_id,Bald,Smiling\na.jpg,0,1\nb.jpg,1,0\n", 1),
+            (
+                ",image_id,Bald,Smiling\n0,a.jpg,-1.0,1.0\n1,b.jpg,1.0,-1.0\n",
+                1,
+            ),
+            (
+                "\"\",\"image_id\",\"Bald\",\"Smiling\"\n\"0\",\"a.jpg\",0,1\n\"1\",\"b.jpg\",1,0\n",
+                2,
+            ),
+            (
+                "Unnamed: 0,image_id,partition,Bald,Smiling\n0,a.jpg,0,0.0,1.0\n1,b.jpg,2,1.0,0.0\n",
+                2,
+            ),
+            ("Bald Smiling\na.jpg -1 1\nb.jpg 1 -1\n", 0),
+            ("image_id Bald Smiling\na.jpg 0 1\nb.jpg 1 0\n", 1),
+        ] {
+            let table = AttributeTable::parse(text.as_bytes()).unwrap();
+            assert_eq!(table.notes.len(), notes, "{text:?}: {:?}", table.notes);
+            assert_eq!(
+                AttributeTable {
+                    notes: Vec::new(),
+                    ..table
+                },
+                own,
+                "{text:?}"
+            );
+        }
+        let own = parse_partition(b"a.jpg 0\nb.jpg 2\n").unwrap();
+        for text in [
+            ",image_id,partition\n0,a.jpg,0\n1,b.jpg,2\n",
+            "image_id,partition\na.jpg,0.0\nb.jpg,2.0\n",
+            "image_id partition\na.jpg 0\nb.jpg 2\n",
+            "index,image_id,partition,Bald\n0,a.jpg,0,1\n1,b.jpg,2,0\n",
+        ] {
+            assert_eq!(parse_partition(text.as_bytes()).unwrap(), own, "{text:?}");
+        }
+    }
+
+    #[test]
     fn damaged_attributes_are_refused_with_the_line() {
         for (text, cause) in [
             ("", "empty"),
@@ -281,7 +438,9 @@ mod tests {
                 "line 3 (a.jpg) has 1 values for 2",
             ),
             ("1\nBald\na.jpg 1 1\n", "line 3 (a.jpg) has 2 values for 1"),
-            ("1\nBald\na.jpg 0\n", "line 3 (a.jpg) has the value \"0\""),
+            ("1\nBald\na.jpg 2\n", "line 3 (a.jpg) has the value \"2\""),
+            ("2\nBald\na.jpg 0\nb.jpg -1\n", "not plain what 0 means"),
+            ("1\nBald\na.jpg 0.5\n", "the value \"0.5\""),
             ("2\nBald\na.jpg 1\na.jpg 1\n", "two rows"),
             ("0\nBald\n", "no image"),
             ("id,Bald\na.jpg,1\n", "image_id"),
@@ -337,6 +496,7 @@ mod tests {
                 names: names.iter().map(|&name| name.to_owned()).collect(),
                 files: (1..=images).map(|i| format!("{i:06}.jpg")).collect(),
                 values,
+                notes: Vec::new(),
             })
         })
     }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::data::containers::tree::{Files, is_image_name, read_bounded};
 use crate::data::{Original, PartCounts, Source, Split};
+use crate::text::{escaped, shown};
 use lists::{excerpt, stem};
 
 /// Attributes of images, matched to them by file name.
@@ -46,6 +47,7 @@ pub struct Celeba {
     /// For each file its part, where a partition file exists.
     partition: Option<Vec<Option<Split>>>,
     attributes: Option<Attributes>,
+    notes: Vec<String>,
 }
 
 const WHERE_TO_GET_IT: &str = "get img_align_celeba.zip from the CelebA project page \
@@ -64,6 +66,22 @@ impl Celeba {
     /// When the images are not there, a zip is damaged or hostile, a list is damaged or names images that are not
     /// there, or the split is empty.
     pub fn open(path: &Path, split: Option<Split>) -> Result<Self> {
+        Self::open_with(path, split, false, true)
+    }
+
+    /// [`open`](Self::open), but with `allow_missing` the lists may name images that are not there, and without
+    /// `check_labels` an attribute list that cannot be read is told in [`notes`](Source::notes): nothing is trained on
+    /// it.
+    ///
+    /// # Errors
+    /// As there, but for this.
+    pub fn open_with(
+        path: &Path,
+        split: Option<Split>,
+        allow_missing: bool,
+        check_labels: bool,
+    ) -> Result<Self> {
+        let mut notes = Vec::new();
         let files = find_images(path)?;
         let lists = Lists::new(path, &files);
         let mut by_stem = HashMap::with_capacity(files.len());
@@ -71,15 +89,34 @@ impl Celeba {
             let name = files.relative_name(index);
             by_stem.insert(stem(&name).to_owned(), index as u32);
         }
-        let attributes = match lists.read("list_attr_celeba")? {
-            Some((list, bytes)) => {
-                Some(match_attributes(&bytes, &by_stem, &files).with_context(|| list)?)
+        let images = Images {
+            by_stem: &by_stem,
+            files: &files,
+            allow_missing,
+        };
+        let attributes = match lists.read("list_attr_celeba") {
+            Ok(Some((list, bytes))) => match AttributeTable::parse(&bytes) {
+                Ok(table) => {
+                    let read = images.attributes(table, &list, &mut notes);
+                    Some(read.with_context(|| list)?)
+                }
+                Err(error) if check_labels => return Err(error.context(list)),
+                Err(error) => {
+                    notes.push(format!("{list}: not used, and not needed: {error:#}"));
+                    None
+                }
+            },
+            Ok(None) => None,
+            Err(error) if check_labels => return Err(error),
+            Err(error) => {
+                notes.push(format!("{error:#}: not used, and not needed"));
+                None
             }
-            None => None,
         };
         let partition = match lists.read("list_eval_partition")? {
             Some((list, bytes)) => {
-                Some(match_partition(&bytes, &by_stem, &files).with_context(|| list)?)
+                let read = images.partition(&bytes, &list, &mut notes);
+                Some(read.with_context(|| list)?)
             }
             None => None,
         };
@@ -96,13 +133,13 @@ impl Celeba {
             (None, _) => bail!(
                 "{}: no list_eval_partition.txt or .csv beside the images, so that there is no split {split}; fetch it \
                  or use all images",
-                path.display()
+                shown(path)
             ),
         };
         ensure!(
             !selected.is_empty(),
             "{}: the split {split} has no images; use another split, or all",
-            path.display()
+            shown(path)
         );
         Ok(Self {
             files,
@@ -110,6 +147,7 @@ impl Celeba {
             split,
             partition,
             attributes,
+            notes,
         })
     }
 
@@ -130,8 +168,12 @@ impl Source for Celeba {
             "CelebA, split {}: {} images from {}",
             self.split,
             self.len(),
-            self.files.root().display()
+            shown(self.files.root())
         )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     fn len(&self) -> usize {
@@ -180,14 +222,14 @@ fn find_images(path: &Path) -> Result<Files> {
     ensure!(
         path.exists(),
         "{}: CelebA is not there; {WHERE_TO_GET_IT}",
-        path.display()
+        shown(path)
     );
     if !path.is_dir() {
         let files = Files::zip(path)?;
         ensure!(
             !files.is_empty(),
             "{}: no images in this zip; {WHERE_TO_GET_IT}",
-            path.display()
+            shown(path)
         );
         return Ok(files);
     }
@@ -223,10 +265,10 @@ fn find_images(path: &Path) -> Result<Files> {
         }
     }
     match empty {
-        Some(empty) => bail!("{}: no images here; {WHERE_TO_GET_IT}", empty.display()),
+        Some(empty) => bail!("{}: no images here; {WHERE_TO_GET_IT}", shown(&empty)),
         None => bail!(
             "{}: no img_align_celeba/ and no img_align_celeba.zip here; {WHERE_TO_GET_IT}",
-            path.display()
+            shown(path)
         ),
     }
 }
@@ -290,9 +332,9 @@ impl<'a> Lists<'a> {
             for extension in ["txt", "csv"] {
                 let path = folder.join(format!("{name}.{extension}"));
                 if path.exists() {
-                    let shown = path.display().to_string();
-                    let bytes = read_bounded(&path).with_context(|| shown.clone())?;
-                    return Ok(Some((shown, bytes)));
+                    let named = shown(&path);
+                    let bytes = read_bounded(&path).with_context(|| named.clone())?;
+                    return Ok(Some((named, bytes)));
                 }
             }
         }
@@ -302,9 +344,9 @@ impl<'a> Lists<'a> {
                 if !is_image_name(file)
                     && [format!("{name}.txt"), format!("{name}.csv")].contains(&file.to_owned())
                 {
-                    let shown = archive.path().join(&entry.name).display().to_string();
-                    let bytes = archive.read(entry).with_context(|| shown.clone())?;
-                    return Ok(Some((shown, bytes)));
+                    let named = shown(&archive.path().join(&entry.name));
+                    let bytes = archive.read(entry).with_context(|| named.clone())?;
+                    return Ok(Some((named, bytes)));
                 }
             }
         }
@@ -312,63 +354,96 @@ impl<'a> Lists<'a> {
     }
 }
 
-fn match_attributes(
-    bytes: &[u8],
-    by_stem: &HashMap<String, u32>,
-    files: &Files,
-) -> Result<Attributes> {
-    let table = AttributeTable::parse(bytes)?;
-    let mut rows = vec![None; files.len()];
-    for (row, image) in match_rows(table.files.iter().map(String::as_str), by_stem, files)?
-        .into_iter()
-        .enumerate()
-    {
-        rows[image as usize] = Some(row as u32);
-    }
-    Ok(Attributes {
-        names: table.names,
-        rows,
-        values: table.values,
-    })
+/// The images that lists are matched to.
+struct Images<'a> {
+    by_stem: &'a HashMap<String, u32>,
+    files: &'a Files,
+    allow_missing: bool,
 }
 
-fn match_partition(
-    bytes: &[u8],
-    by_stem: &HashMap<String, u32>,
-    files: &Files,
-) -> Result<Vec<Option<Split>>> {
-    let table = parse_partition(bytes)?;
-    let mut parts = vec![None; files.len()];
-    let images = match_rows(table.iter().map(|(file, _)| file.as_str()), by_stem, files)?;
-    for ((_, split), image) in table.iter().zip(images) {
-        parts[image as usize] = Some(*split);
-    }
-    Ok(parts)
-}
-
-/// The image of each row. Rows without an image are an error: an archive that was unpacked halfway looks like that.
-fn match_rows<'a>(
-    rows: impl Iterator<Item = &'a str>,
-    by_stem: &HashMap<String, u32>,
-    files: &Files,
-) -> Result<Vec<u32>> {
-    let mut images = Vec::new();
-    let mut absent = Vec::new();
-    for row in rows {
-        match by_stem.get(stem(row)) {
-            Some(&image) => images.push(image),
-            None => absent.push(row),
+impl Images<'_> {
+    fn attributes(
+        &self,
+        table: AttributeTable,
+        list: &str,
+        notes: &mut Vec<String>,
+    ) -> Result<Attributes> {
+        let mut rows = vec![None; self.files.len()];
+        let names = table.files.iter().map(String::as_str);
+        for (row, image) in self.of_rows(names, list, notes)?.into_iter().enumerate() {
+            if let Some(image) = image {
+                rows[image as usize] = Some(row as u32);
+            }
         }
+        notes.extend(table.notes.iter().map(|note| format!("{list}: {note}")));
+        Ok(Attributes {
+            names: table.names,
+            rows,
+            values: table.values,
+        })
     }
-    ensure!(
-        absent.is_empty(),
-        "{} of {} rows are for images that are not in {} (first {:?}), which has {} images; unpack the whole archive, \
-         or to use only a part of CelebA cut the list to it or move the list away",
-        absent.len(),
-        absent.len() + images.len(),
-        files.root().display(),
-        excerpt(absent[0]),
-        files.len()
-    );
-    Ok(images)
+
+    fn partition(
+        &self,
+        bytes: &[u8],
+        list: &str,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Option<Split>>> {
+        let table = parse_partition(bytes)?;
+        let mut parts = vec![None; self.files.len()];
+        let names = table.iter().map(|(file, _)| file.as_str());
+        let images = self.of_rows(names, list, notes)?;
+        for ((_, split), image) in table.iter().zip(images) {
+            if let Some(image) = image {
+                parts[image as usize] = Some(*split);
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The image of each row. Rows without an image are an error unless they are allowed: an archive that was unpacked
+    /// halfway looks like that.
+    fn of_rows<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a str>,
+        list: &str,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Option<u32>>> {
+        let mut images = Vec::new();
+        let mut absent = Vec::new();
+        for row in rows {
+            let image = self.by_stem.get(stem(row)).copied();
+            images.push(image);
+            if image.is_none() {
+                absent.push(row);
+            }
+        }
+        let there = images.len() - absent.len();
+        if absent.is_empty() {
+            return Ok(images);
+        }
+        ensure!(
+            self.allow_missing,
+            "{} of {} rows are for images that are not in {} (first \"{}\"), which has {} images; unpack the whole \
+             archive, or use the {there} that are there with --allow-missing, or cut the list to them or move the list \
+             away",
+            absent.len(),
+            images.len(),
+            shown(self.files.root()),
+            escaped(&excerpt(absent[0])),
+            self.files.len()
+        );
+        ensure!(
+            there > 0,
+            "none of its {} rows is for an image in {}: the list is of other images",
+            images.len(),
+            shown(self.files.root())
+        );
+        notes.push(format!(
+            "{list}: {} of {} rows are for images that are not there, and are passed over (--allow-missing)",
+            absent.len(),
+            images.len()
+        ));
+        Ok(images)
+    }
 }

@@ -3,12 +3,17 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
-use parquet::basic::Compression;
-use parquet::column::reader::ColumnReader;
+use parquet::basic::{Compression, ConvertedType, Type as PhysicalType};
+use parquet::column::reader::{ColumnReader, get_column_reader};
+use parquet::data_type::ByteArray;
 use parquet::file::metadata::{ColumnChunkMetaData, KeyValue, RowGroupMetaData};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 
+use super::zstd::ZstdPages;
 use crate::data::MAX_CLASSES;
-use crate::data::containers::parquet_pages::{PageKind, page_headers};
+use crate::data::containers::parquet_pages::{PageHeader, PageKind, page_headers};
+use crate::data::decode::format;
+use crate::text::escaped;
 
 pub(super) const REMEDY: &str = "give a .parquet file with a column `image` (a struct with `bytes`, or binary), or a \
      folder of them, with --data";
@@ -83,7 +88,7 @@ pub(super) fn with_nulls<T>(
 }
 
 pub(super) fn unreadable(error: parquet::errors::ParquetError) -> anyhow::Error {
-    anyhow!("cannot be read ({}): {DAMAGED}", said(&error))
+    anyhow!("cannot be read ({}): {DAMAGED}", escaped(&said(&error)))
 }
 
 /// The crate's message without its own prefix.
@@ -105,15 +110,15 @@ pub(super) fn rows_of(group: &RowGroupMetaData, length: u64) -> Result<usize> {
         })
 }
 
-/// Values and unpacked bytes of the data pages of a column chunk, whose place, compression and sizes are checked.
-pub(super) fn data_pages(
-    bytes: &Bytes,
-    chunk: &ColumnChunkMetaData,
-) -> Result<impl Iterator<Item = (usize, usize)> + use<>> {
+/// The pages of a column chunk, and the bytes that they are in, whose place, compression and sizes are checked.
+fn pages(bytes: &Bytes, chunk: &ColumnChunkMetaData) -> Result<(Bytes, Vec<PageHeader>)> {
     match chunk.compression() {
-        Compression::UNCOMPRESSED | Compression::SNAPPY => {}
+        Compression::UNCOMPRESSED
+        | Compression::SNAPPY
+        | Compression::GZIP(_)
+        | Compression::ZSTD(_) => {}
         other => bail!(
-            "it is compressed with {}, and Snappy or none are read: write it again, in Python with \
+            "it is compressed with {}, and Snappy, gzip, zstd or none are read: write it again, in Python with \
              pyarrow.parquet.write_table(pyarrow.parquet.read_table(OLD), NEW, compression=\"snappy\")",
             other.to_string().split('(').next().unwrap_or_default()
         ),
@@ -128,47 +133,242 @@ pub(super) fn data_pages(
     let place = u64::try_from(start)
         .ok()
         .zip(u64::try_from(chunk.compressed_size()).ok());
-    let chunk_bytes = place.and_then(|(start, length)| {
-        let end = start.checked_add(length)?;
-        bytes.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+    let chunk = place.and_then(|(start, length)| {
+        let end = usize::try_from(start.checked_add(length)?).ok()?;
+        (end <= bytes.len()).then(|| bytes.slice(start as usize..end))
     });
-    let pages = page_headers(chunk_bytes.context(DAMAGED)?, MAX_PAGE).context(DAMAGED)?;
+    let chunk = chunk.context(DAMAGED)?;
+    let pages = page_headers(&chunk, MAX_PAGE).context(DAMAGED)?;
+    Ok((chunk, pages))
+}
+
+/// Values and unpacked bytes of the data pages of a column chunk, whose place, compression and sizes are checked.
+pub(super) fn data_pages(
+    bytes: &Bytes,
+    chunk: &ColumnChunkMetaData,
+) -> Result<impl Iterator<Item = (usize, usize)> + use<>> {
+    let (_, pages) = pages(bytes, chunk)?;
     Ok(pages
         .into_iter()
         .filter(|page| page.kind == PageKind::Data)
         .map(|page| (page.values, page.unpacked)))
 }
 
-/// Which column holds the images.
-pub(super) fn image_column(columns: &[Vec<String>]) -> Result<usize> {
-    let find = |wanted: &[&str]| columns.iter().position(|path| path[..] == *wanted);
-    let named = [
-        &["image", "bytes"][..],
-        &["image"],
-        &["img", "bytes"],
-        &["img"],
-    ]
-    .into_iter()
-    .find_map(find);
-    if let Some(column) = named {
-        return Ok(column);
+/// Reads a column of a row group from its start. [`data_pages`] checks what it reads.
+pub(super) fn column_reader(
+    reader: &SerializedFileReader<Bytes>,
+    bytes: &Bytes,
+    group: usize,
+    column: usize,
+) -> Result<ColumnReader> {
+    let chunk = reader.metadata().row_group(group).column(column);
+    if matches!(chunk.compression(), Compression::ZSTD(_)) {
+        let (chunk_bytes, pages) = pages(bytes, chunk)?;
+        let pages = ZstdPages::new(chunk_bytes, pages);
+        return Ok(get_column_reader(chunk.column_descr_ptr(), Box::new(pages)));
     }
-    // Another name, where there is no doubt.
-    let with_bytes: Vec<usize> = (0..columns.len())
-        .filter(|&i| matches!(&columns[i][..], [_, last] if last == "bytes"))
+    reader
+        .get_row_group(group)
+        .and_then(|group| group.get_column_reader(column))
+        .map_err(unreadable)
+}
+
+/// Skips `skipped` rows of a column of images, reads `rows` ones, and gives the image of each, `None` where it has none;
+/// of several in a row the first.
+pub(super) fn read_images(
+    reader: ColumnReader,
+    most: i16,
+    skipped: usize,
+    rows: usize,
+) -> Result<Vec<Option<ByteArray>>> {
+    let ColumnReader::ByteArrayColumnReader(mut reader) = reader else {
+        bail!("{DAMAGED}");
+    };
+    ensure!(
+        reader.skip_records(skipped).map_err(unreadable)? == skipped,
+        "{DAMAGED}"
+    );
+    let (mut levels, mut repeats, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    let mut read = 0;
+    while read < rows {
+        let (more, ..) = reader
+            .read_records(
+                rows - read,
+                Some(&mut levels),
+                Some(&mut repeats),
+                &mut values,
+            )
+            .map_err(unreadable)?;
+        ensure!(more > 0, "{DAMAGED}");
+        read += more;
+    }
+    if repeats.is_empty() {
+        return with_nulls(rows, &levels, most, values).context(DAMAGED);
+    }
+    let all = with_nulls(levels.len(), &levels, most, values).context(DAMAGED)?;
+    ensure!(all.len() == repeats.len(), "{DAMAGED}");
+    let mut images: Vec<Option<ByteArray>> = Vec::with_capacity(rows);
+    for (value, repeat) in all.into_iter().zip(repeats) {
+        match (repeat, images.last_mut()) {
+            (0, _) => images.push(value),
+            (_, Some(first)) if first.is_none() => *first = value,
+            _ => {}
+        }
+    }
+    ensure!(images.len() == rows, "{DAMAGED}");
+    Ok(images)
+}
+
+/// A column that may hold images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ImageColumn {
+    pub(super) index: usize,
+    /// Its path, with dots.
+    pub(super) name: String,
+    /// Whether a row has several values.
+    pub(super) list: bool,
+}
+
+/// Rows that are looked at to tell whether a column holds images.
+const LOOKED_AT: usize = 16;
+
+/// Which column holds the images: `wanted`, or the one that there is. A line for people goes to `notes` where another one
+/// holds images too.
+pub(super) fn image_column(
+    reader: &SerializedFileReader<Bytes>,
+    bytes: &Bytes,
+    wanted: Option<&str>,
+    notes: &mut Vec<String>,
+) -> Result<ImageColumn> {
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let paths: Vec<Vec<String>> = schema
+        .columns()
+        .iter()
+        .map(|column| column.path().parts().to_vec())
         .collect();
-    match with_bytes[..] {
-        [only] => Ok(only),
-        _ => bail!(
-            "no column `image` among {}; {REMEDY}",
-            columns
-                .iter()
-                .take(20)
-                .map(|path| path.join("."))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
+    let may_be: Vec<ImageColumn> = schema
+        .columns()
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| {
+            column.physical_type() == PhysicalType::BYTE_ARRAY
+                && column.max_rep_level() <= 1
+                && !matches!(
+                    column.converted_type(),
+                    ConvertedType::UTF8 | ConvertedType::JSON | ConvertedType::ENUM
+                )
+        })
+        .map(|(index, column)| ImageColumn {
+            index,
+            name: paths[index].join("."),
+            list: column.max_rep_level() > 0,
+        })
+        .collect();
+    let all = || {
+        let names: Vec<String> = paths
+            .iter()
+            .take(20)
+            .map(|path| escaped(&path.join(".")).into_owned())
+            .collect();
+        names.join(", ")
+    };
+    // The last one named `bytes`, where a struct has several.
+    let column_of = |wanted: &str| {
+        let mut found: Vec<&ImageColumn> = may_be
+            .iter()
+            .filter(|column| column.name == wanted || paths[column.index][0] == wanted)
+            .collect();
+        found.sort_by_key(|column| !column.name.ends_with(".bytes"));
+        found.first().map(|&column| column.clone())
+    };
+    if let Some(wanted) = wanted {
+        return column_of(wanted).with_context(|| {
+            format!(
+                "--image-column {}: there is no such column of binary values among {}",
+                escaped(wanted),
+                all()
+            )
+        });
     }
+    let holds = |column: &&ImageColumn| holds_images(reader, bytes, column);
+    let named = ["image.bytes", "image", "img.bytes", "img"]
+        .into_iter()
+        .find_map(|name| {
+            may_be
+                .iter()
+                .find(|column| column.name == name && !column.list)
+        });
+    let names = |columns: &[&ImageColumn]| {
+        let names: Vec<String> = columns
+            .iter()
+            .map(|column| escaped(&column.name).into_owned())
+            .collect();
+        names.join(", ")
+    };
+    let chosen = match named {
+        Some(named) => {
+            let others: Vec<&ImageColumn> = may_be
+                .iter()
+                .filter(|column| column.index != named.index)
+                .filter(holds)
+                .collect();
+            if !others.is_empty() {
+                notes.push(format!(
+                    "the images are those of the column {}; {} has images too (--image-column chooses)",
+                    escaped(&named.name),
+                    names(&others)
+                ));
+            }
+            named
+        }
+        None => {
+            let found: Vec<&ImageColumn> = may_be.iter().filter(holds).collect();
+            // Images that cannot be read are told one by one; a struct with bytes is what Hugging Face writes.
+            let structs: Vec<&ImageColumn> = may_be
+                .iter()
+                .filter(|column| column.name.ends_with(".bytes"))
+                .collect();
+            match (&found[..], &structs[..]) {
+                (&[only], _) | (&[], &[only]) => only,
+                ([], _) => bail!(
+                    "no column `image` among {}, and no other that holds images; {REMEDY}",
+                    all()
+                ),
+                (several, _) => bail!(
+                    "several columns hold images: {}: choose one with --image-column",
+                    names(several)
+                ),
+            }
+        }
+    };
+    if chosen.list {
+        notes.push(format!(
+            "the column {} holds lists of images: the first of each row is used",
+            escaped(&chosen.name)
+        ));
+    }
+    Ok(chosen.clone())
+}
+
+/// Whether the first value that is there in a column is an image, by its first bytes.
+fn holds_images(reader: &SerializedFileReader<Bytes>, bytes: &Bytes, column: &ImageColumn) -> bool {
+    let look = || -> Result<bool> {
+        let groups = reader.metadata().row_groups();
+        let first = groups.first().context("no rows")?;
+        let rows = rows_of(first, bytes.len() as u64)?.min(LOOKED_AT);
+        // What is unpacked is bounded.
+        pages(bytes, first.column(column.index))?;
+        let most = first.column(column.index).column_descr().max_def_level();
+        let values = read_images(
+            column_reader(reader, bytes, 0, column.index)?,
+            most,
+            0,
+            rows,
+        )?;
+        let first = values.into_iter().flatten().next();
+        Ok(first.is_some_and(|value| format(value.data()).is_some()))
+    };
+    look().unwrap_or(false)
 }
 
 /// The names of the classes, where Hugging Face's metadata have them.

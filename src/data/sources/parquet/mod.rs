@@ -2,32 +2,39 @@
 //! `label` with the number of a class.
 
 mod columns;
+mod zstd;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use parquet::basic::Type as PhysicalType;
-use parquet::column::reader::ColumnReader;
 use parquet::data_type::ByteArray;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use sha2::{Digest, Sha256};
 
+use super::numbering::missing;
+use super::webdataset::relative;
 use crate::data::containers::mapped::map;
 use crate::data::containers::tree::files_ending;
 use crate::data::containers::zip::MAX_FILE_BYTES;
+use crate::data::split::{choose, part_of_shard};
+use crate::data::stamp::Stamp;
 use crate::data::{MAX_CLASSES, Original, PartCounts, Source, Split};
 use crate::hex::hex;
+use crate::text::{escaped, shown};
 use columns::{
-    DAMAGED, Labels, REMEDY, class_names, data_pages, image_column, rows_of, said, unreadable,
-    with_nulls,
+    DAMAGED, ImageColumn, Labels, REMEDY, class_names, column_reader, data_pages, image_column,
+    read_images, rows_of, said, unreadable,
 };
 
 /// Pages that are kept unpacked, bytes in all.
 const CACHE: usize = 256 << 20;
+/// Rows of a column of lists that are unpacked together: its pages do not say how many they have.
+const LISTS_AT_ONCE: usize = 64;
 /// Labels are read this many at a time.
 const LABELS_AT_ONCE: usize = 8192;
 
@@ -47,10 +54,12 @@ struct Page {
 
 struct File {
     path: PathBuf,
-    length: u64,
+    part: Option<Split>,
+    stamp: Stamp,
+    bytes: Bytes,
     reader: SerializedFileReader<Bytes>,
-    /// Index of the column of images.
-    column: usize,
+    /// The column of images.
+    column: ImageColumn,
     /// First row of all files.
     first: usize,
 }
@@ -67,24 +76,49 @@ pub struct Parquet {
     /// Empty where there are no labels; else the class of each row, `u32::MAX` for none.
     labels: Vec<u32>,
     classes: Vec<String>,
+    notes: Vec<String>,
     /// Pages unpacked, the one used last in front.
     cache: Mutex<VecDeque<(usize, Unpacked)>>,
 }
 
 impl Parquet {
-    /// Opens one file or all `*.parquet` below a folder, sorted by path. `split`: files whose names begin with `train`,
-    /// `val` or `test`; `None` for train where there are such, else all.
+    /// Opens one file or all `*.parquet` below a folder, sorted by path.
     ///
     /// # Errors
-    /// When there is no file or no column of images, or a file is damaged, hostile, or compressed by another method
-    /// than Snappy.
+    /// As [`open_with`](Self::open_with).
     pub fn open(path: &Path, split: Option<Split>) -> Result<Self> {
-        let paths = choose(find(path)?, split).with_context(|| path.display().to_string())?;
-        let files = paths.into_iter().map(|path| {
+        Self::open_with(path, split, None, true)
+    }
+
+    /// Opens one file or all `*.parquet` below a folder, sorted by path. `split`: files whose name or folder says that
+    /// part; `None` for train where there are such. `image_column`: the column of the images; `None` for `image`, `img`,
+    /// or the only one that holds images. Of lists of images the first is taken.
+    ///
+    /// # Errors
+    /// When there is no file, no part or no column of images, several columns may be meant, or a file is damaged,
+    /// hostile, or compressed by another method than Snappy, gzip and zstd; with `check_labels` also when labels cannot
+    /// be read.
+    pub fn open_with(
+        path: &Path,
+        split: Option<Split>,
+        image_column: Option<&str>,
+        check_labels: bool,
+    ) -> Result<Self> {
+        let paths = find(path)?;
+        let names: Vec<String> = paths.iter().map(|file| relative(path, file)).collect();
+        let parts: Vec<Option<Split>> = names.iter().map(|name| part_of_shard(name)).collect();
+        let mut notes = Vec::new();
+        let chosen = choose(&parts, split, "files", &mut notes).with_context(|| shown(path))?;
+        notes.extend(missing(chosen.iter().map(|&at| &*names[at])));
+        let files = chosen.into_iter().map(|at| {
+            let path = paths[at].clone();
             let bytes = map(&path)?;
             Ok((path, bytes))
         });
-        Self::from_files(path, files)
+        let mut source = Self::read(path, files, image_column, check_labels)?;
+        notes.append(&mut source.notes);
+        source.notes = notes;
+        Ok(source)
     }
 
     /// Opens files given with their names; `root` is what describes them, and the rest is as in [`open`](Self::open).
@@ -95,6 +129,15 @@ impl Parquet {
         root: &Path,
         files: impl IntoIterator<Item = Result<(PathBuf, Bytes)>>,
     ) -> Result<Self> {
+        Self::read(root, files, None, true)
+    }
+
+    fn read(
+        root: &Path,
+        files: impl IntoIterator<Item = Result<(PathBuf, Bytes)>>,
+        image_column: Option<&str>,
+        check_labels: bool,
+    ) -> Result<Self> {
         let mut source = Self {
             root: root.to_owned(),
             files: Vec::new(),
@@ -102,18 +145,19 @@ impl Parquet {
             len: 0,
             labels: Vec::new(),
             classes: Vec::new(),
+            notes: Vec::new(),
             cache: Mutex::new(VecDeque::new()),
         };
         for file in files {
             let (path, bytes) = file?;
             source
-                .add(&path, bytes)
-                .with_context(|| path.display().to_string())?;
+                .add(&path, bytes, image_column, check_labels)
+                .with_context(|| shown(&path))?;
         }
         ensure!(
             source.len > 0,
             "{}: {} Parquet files without a row; {REMEDY}",
-            root.display(),
+            shown(root),
             source.files.len()
         );
         if source.labels.iter().all(|&label| label == u32::MAX) {
@@ -123,34 +167,41 @@ impl Parquet {
         Ok(source)
     }
 
-    fn add(&mut self, path: &Path, bytes: Bytes) -> Result<()> {
+    fn add(
+        &mut self,
+        path: &Path,
+        bytes: Bytes,
+        wanted: Option<&str>,
+        check_labels: bool,
+    ) -> Result<()> {
         let length = bytes.len() as u64;
-        let reader = SerializedFileReader::new(bytes.clone())
-            .map_err(|error| anyhow!("not a Parquet file, or {DAMAGED} ({})", said(&error)))?;
+        refuse_arrow(path, &bytes)?;
+        let reader = SerializedFileReader::new(bytes.clone()).map_err(|error| {
+            anyhow!(
+                "not a Parquet file, or {DAMAGED} ({})",
+                escaped(&said(&error))
+            )
+        })?;
         let number = u32::try_from(self.files.len()).context("too many files")?;
         let metadata = reader.metadata();
         let schema = metadata.file_metadata().schema_descr();
-        let columns: Vec<Vec<String>> = schema
-            .columns()
-            .iter()
-            .map(|column| column.path().parts().to_vec())
-            .collect();
-        let column = image_column(&columns)?;
-        let description = schema.column(column);
-        ensure!(
-            description.physical_type() == PhysicalType::BYTE_ARRAY
-                && description.max_rep_level() == 0,
-            "its column {} does not hold one binary value a row; {REMEDY}",
-            columns[column].join(".")
-        );
+        let mut notes = Vec::new();
+        let column = image_column(&reader, &bytes, wanted, &mut notes)?;
+        for note in notes {
+            // Alike in every file, as a rule.
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
         let first = self.len;
         for (group, row_group) in metadata.row_groups().iter().enumerate() {
             let rows = rows_of(row_group, length)?;
             self.add_pages(
                 &bytes,
-                row_group.column(column),
+                row_group.column(column.index),
                 [number, group as u32],
                 rows,
+                column.list,
             )
             .with_context(|| format!("row group {group}"))?;
         }
@@ -159,15 +210,32 @@ impl Parquet {
             "it declares {} rows in {length} bytes: {DAMAGED}",
             self.len - first
         );
-        let label = columns.iter().position(|path| path[..] == ["label"]);
+        let label = schema
+            .columns()
+            .iter()
+            .position(|column| column.path().parts() == ["label"]);
         if let Some(label) = label {
             let names = class_names(metadata.file_metadata().key_value_metadata());
-            self.add_labels(&reader, &bytes, label, first, names)
-                .context("its column label")?;
+            let read = self
+                .add_labels(&reader, &bytes, label, first, names)
+                .context("its column label");
+            match read {
+                Err(error) if check_labels => return Err(error),
+                Err(error) => {
+                    self.labels.truncate(first);
+                    self.notes.push(format!(
+                        "{}: its labels cannot be read, and are not needed: {error:#}",
+                        shown(path)
+                    ));
+                }
+                Ok(()) => {}
+            }
         }
         self.files.push(File {
             path: path.to_owned(),
-            length,
+            part: part_of_shard(&relative(&self.root, path)),
+            stamp: Stamp::at(path),
+            bytes,
             reader,
             column,
             first,
@@ -182,8 +250,27 @@ impl Parquet {
         chunk: &ColumnChunkMetaData,
         [file, group]: [u32; 2],
         rows: usize,
+        list: bool,
     ) -> Result<()> {
         let mut within = 0;
+        if list {
+            // How much they unpack to: all of the chunk, shared alike.
+            let bytes: usize = data_pages(bytes, chunk)?.map(|page| page.1).sum();
+            while within < rows {
+                let now = LISTS_AT_ONCE.min(rows - within);
+                self.pages.push(Page {
+                    first: self.len,
+                    rows: now,
+                    file,
+                    group,
+                    within,
+                    bytes: bytes / rows * now,
+                });
+                within += now;
+                self.len += now;
+            }
+            return Ok(());
+        }
         for page in data_pages(bytes, chunk)? {
             self.pages.push(Page {
                 first: self.len,
@@ -235,10 +322,7 @@ impl Parquet {
                 "{values} labels for {rows} images: {DAMAGED}"
             );
             let most = description.max_def_level();
-            let reader = reader
-                .get_row_group(group)
-                .and_then(|g| g.get_column_reader(column));
-            let mut labels = Labels::new(reader.map_err(unreadable)?, most);
+            let mut labels = Labels::new(column_reader(reader, bytes, group, column)?, most);
             let mut done = 0;
             while done < rows {
                 let batch = labels
@@ -321,30 +405,16 @@ impl Parquet {
 
     fn unpack(&self, page: Page) -> Result<Vec<Option<ByteArray>>> {
         let file = &self.files[page.file as usize];
-        let group = file.reader.get_row_group(page.group as usize);
-        let reader = group.and_then(|group| group.get_column_reader(file.column));
-        let ColumnReader::ByteArrayColumnReader(mut reader) = reader.map_err(unreadable)? else {
-            bail!("{DAMAGED}");
-        };
+        let column = file.column.index;
+        let reader = column_reader(&file.reader, &file.bytes, page.group as usize, column)?;
         let most = file
             .reader
             .metadata()
             .file_metadata()
             .schema_descr()
-            .column(file.column)
+            .column(column)
             .max_def_level();
-        let skipped = reader.skip_records(page.within).map_err(unreadable)?;
-        ensure!(skipped == page.within, "{DAMAGED}");
-        let (mut levels, mut values) = (Vec::new(), Vec::new());
-        let mut rows = 0;
-        while rows < page.rows {
-            let (more, ..) = reader
-                .read_records(page.rows - rows, Some(&mut levels), None, &mut values)
-                .map_err(unreadable)?;
-            ensure!(more > 0, "{DAMAGED}");
-            rows += more;
-        }
-        with_nulls(rows, &levels, most, values).context(DAMAGED)
+        read_images(reader, most, page.within, page.rows)
     }
 
     fn file(&self, index: usize) -> Result<Bytes> {
@@ -372,8 +442,12 @@ impl Source for Parquet {
             "{} images in {} Parquet files from {}",
             self.len,
             self.files.len(),
-            self.root.display()
+            shown(&self.root)
         )
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
     }
 
     fn len(&self) -> usize {
@@ -382,7 +456,7 @@ impl Source for Parquet {
 
     fn name(&self, index: usize) -> String {
         let file = &self.files[self.pages[self.page_of(index)].file as usize];
-        format!("{} row {}", file.path.display(), index - file.first)
+        format!("{} row {}", shown(&file.path), index - file.first)
     }
 
     fn original(&self, index: usize) -> Result<Original> {
@@ -406,7 +480,7 @@ impl Source for Parquet {
         let mut counts = PartCounts::default();
         let ends = self.files.iter().skip(1).map(|file| file.first);
         for (file, end) in self.files.iter().zip(ends.chain([self.len])) {
-            counts.add(part_of(&file.path), end - file.first);
+            counts.add(file.part, end - file.first);
         }
         counts
     }
@@ -417,7 +491,8 @@ impl Source for Parquet {
             let name = file.path.file_name().unwrap_or_default();
             hash.update(name.to_string_lossy().as_bytes());
             hash.update([0]);
-            hash.update(file.length.to_le_bytes());
+            hash.update(file.column.name.as_bytes());
+            file.stamp.add_to(&mut hash);
         }
         for page in &self.pages {
             for number in [page.rows, page.bytes] {
@@ -432,42 +507,29 @@ fn find(path: &Path) -> Result<Vec<PathBuf>> {
     ensure!(
         path.exists(),
         "{}: no such file or folder; {REMEDY}",
-        path.display()
+        shown(path)
     );
     let paths = files_ending(path, &[".parquet"])?;
     ensure!(
         !paths.is_empty(),
         "{}: no file here ends in .parquet; {REMEDY}",
-        path.display()
+        shown(path)
     );
     Ok(paths)
 }
 
-/// The part that a file's name begins with.
-fn part_of(path: &Path) -> Option<Split> {
-    let name = path.file_name()?.to_string_lossy().to_ascii_lowercase();
-    [Split::Train, Split::Val, Split::Test]
-        .into_iter()
-        .find(|part| name.starts_with(&part.to_string()))
-}
-
-/// The files of a split.
-fn choose(paths: Vec<PathBuf>, split: Option<Split>) -> Result<Vec<PathBuf>> {
-    let split = match split {
-        Some(split) => split,
-        None if paths.iter().any(|path| part_of(path) == Some(Split::Train)) => Split::Train,
-        None => Split::All,
-    };
-    if split == Split::All {
-        return Ok(paths);
-    }
-    let chosen: Vec<PathBuf> = paths
-        .into_iter()
-        .filter(|path| part_of(path) == Some(split))
-        .collect();
+/// Refuses what other programs of the same family write.
+fn refuse_arrow(path: &Path, bytes: &[u8]) -> Result<()> {
+    let named = path.extension().is_some_and(|end| {
+        end.eq_ignore_ascii_case("arrow") || end.eq_ignore_ascii_case("feather")
+    });
+    let magic = [&b"ARROW1"[..], b"FEA1", &[0xFF, 0xFF, 0xFF, 0xFF]];
     ensure!(
-        !chosen.is_empty(),
-        "no file's name begins with {split}, so that there is no split {split}; use --split all"
+        bytes.starts_with(b"PAR1")
+            || !(named || magic.iter().any(|magic| bytes.starts_with(magic))),
+        "this is Arrow IPC (also called Feather), not Parquet: write it as Parquet, in Python with \
+         datasets.Dataset.from_file(\"OLD.arrow\").to_parquet(\"NEW.parquet\"), or \
+         pyarrow.parquet.write_table(pyarrow.feather.read_table(\"OLD.arrow\"), \"NEW.parquet\")"
     );
-    Ok(chosen)
+    Ok(())
 }
