@@ -382,10 +382,9 @@ impl<B: Backend> Training<'_, B> {
         };
         // Until now it may have been removed.
         claim.check()?;
-        for unwritten in [recorded.err(), log.err(), self.unwritten.sheet.take()] {
-            if let Some(error) = unwritten {
-                return Err(error);
-            }
+        let unwritten = recorded.err().or(log.err());
+        if let Some(error) = unwritten.or_else(|| self.unwritten.sheet.take()) {
+            return Err(error);
         }
         Ok(Outcome {
             step: self.step,
