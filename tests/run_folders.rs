@@ -148,6 +148,18 @@ fn removed_while_it_trains_and_another_begun() {
 }
 
 #[test]
+fn removed_with_the_folder_around_it() {
+    let root = tempdir().unwrap();
+    let parent = root.path().join("runs");
+    let run = parent.join("run");
+    let mut child = start(&run, &tiny(LONG));
+    wait_for(&mut child, "report", || reports(&run));
+    while parent.exists() && fs::remove_dir_all(&parent).is_err() {}
+    let text = refuses(&ended(child), 1, &["run was removed while it trained"]);
+    goes_on_undisturbed(root.path(), &text, &parent.join("run-rescued-1"));
+}
+
+#[test]
 fn emptied_or_without_its_lock_it_goes_on() {
     let root = tempdir().unwrap();
     let (whole, run) = (root.path().join("whole"), root.path().join("run"));
@@ -228,6 +240,33 @@ fn copied_and_renamed_checkpoints() {
     resume(&run, &["--steps", "50"]);
     assert_eq!(load(&checkpoint(&run, 50)), 50);
     assert_eq!(load(&named("step-000050.superseded-1")), 2);
+}
+
+#[test]
+fn checkpoints_of_another_run_are_neither_used_nor_removed() {
+    let (root, run, whole) = three_checkpoints();
+    let other = root.path().join("other");
+    let args = ["--steps", "5", "--checkpoint-every", "4", "--lr-g", "0.001"];
+    train_tiny(&other, &args);
+    // Older than the newest: it stays as it is.
+    copy(&checkpoint(&other, 5), &checkpoint(&run, 5));
+    resume(&run, &["--steps", "12", "--keep-checkpoints", "1"]);
+    same_result(&whole, &run, 12);
+    assert!(contents(&checkpoint(&run, 5)) == contents(&checkpoint(&other, 5)));
+    assert!(!checkpoint(&run, 4).exists());
+
+    // Newer: nothing goes on from it in silence.
+    resume(&other, &["--steps", "13"]);
+    copy(&checkpoint(&other, 13), &checkpoint(&run, 13));
+    let before = contents(&run);
+    let output = train(&run, &["--resume", "--steps", "14", "--quiet"]);
+    let said = "lr_g is 0.0002, was 0.001";
+    refuses(&output, 1, &["step-000013", said, "another checkpoint"]);
+    assert!(before == contents(&run));
+    let own = checkpoint(&run, 12);
+    resume(&run, &[own.to_str().unwrap(), "--steps", "14"]);
+    assert_eq!(latest(&run), Some(14));
+    assert!(run.join("checkpoints/step-000013.superseded-1").exists());
 }
 
 #[test]
@@ -758,4 +797,25 @@ fn the_last_checkpoint_comes_before_the_last_sheet() {
         assert!(fs::read(run.join(sheet)).unwrap() == fs::read(whole.join(sheet)).unwrap());
         assert_eq!(litter(&run), Vec::<PathBuf>::new());
     }
+}
+
+#[test]
+fn sheets_that_cannot_be_written_are_told_once() {
+    let root = tempdir().unwrap();
+    let run = root.path().join("run");
+    let args = tiny(&["--steps", "5", "--sample-every", "1"]);
+    let mut line = vec![OsStr::new("train"), OsStr::new("--out"), run.as_os_str()];
+    let loud = args.iter().filter(|a| **a != "--quiet");
+    line.extend(loud.map(OsStr::new));
+    let output = poorer(root.path(), &[("SHEETS", "1"), ("AFTER", "1")], &line);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].starts_with("note: ") && lines[0].ends_with("; training goes on"));
+    assert!(lines[1].starts_with("error: "), "{text}");
+    for line in lines {
+        assert!(line.contains("run/samples/step-000001.png"), "{text}");
+    }
+    assert_eq!(latest(&run), Some(5));
 }

@@ -3,8 +3,10 @@
 mod rescue;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
@@ -25,6 +27,9 @@ use crate::text;
 
 /// Iterations without a step of the weights after which a run gives up.
 const HOPELESS: u64 = 50;
+
+/// How often it is tried again to save where something is removed meanwhile.
+const REMOVED: u32 = 10;
 
 /// Where the first iteration starts from.
 pub enum Start {
@@ -378,10 +383,9 @@ impl<B: Backend> Training<'_, B> {
         };
         // Until now it may have been removed.
         claim.check()?;
-        for unwritten in [recorded.err(), log.err(), self.unwritten.sheet.take()] {
-            if let Some(error) = unwritten {
-                return Err(error);
-            }
+        let unwritten = recorded.err().or(log.err());
+        if let Some(error) = unwritten.or_else(|| self.unwritten.sheet.take()) {
+            return Err(error);
         }
         Ok(Outcome {
             step: self.step,
@@ -543,7 +547,21 @@ impl<B: Backend> Training<'_, B> {
 
     fn save(&mut self) -> Result<PathBuf> {
         let _range = nvtx::range!("checkpoint");
+        for _ in 0..REMOVED {
+            self.claim.check()?;
+            match self.try_to_save() {
+                // Somebody is removing what is in the folder: soon it is gone, or they are done.
+                Err(error) if error.chain().any(is_not_found) => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                done => return done,
+            }
+        }
         self.claim.check()?;
+        self.try_to_save()
+    }
+
+    fn try_to_save(&mut self) -> Result<PathBuf> {
         let (config, home) = (self.config, self.claim.home());
         // Somebody may have emptied the folder: a checkpoint alone cannot be resumed.
         if !Config::path(home).exists() {
@@ -562,6 +580,12 @@ impl<B: Backend> Training<'_, B> {
 /// Adam steps that moved both networks.
 fn taken(steps: &[Steps; 2]) -> u64 {
     steps[0].taken.min(steps[1].taken)
+}
+
+/// Whether a file or folder was not there.
+fn is_not_found(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let error = cause.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn due(step: u64, every: u64) -> bool {

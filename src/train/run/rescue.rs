@@ -2,12 +2,11 @@
 //! path, and what it has done is saved elsewhere.
 
 use std::fs;
-use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Error, Result, anyhow, ensure};
 
-use super::Training;
+use super::{Training, is_not_found};
 use crate::backend::Backend;
 use crate::files;
 use crate::text;
@@ -99,9 +98,4 @@ impl<B: Backend> Training<'_, B> {
             }
         }
     }
-}
-
-fn is_not_found(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let error = cause.downcast_ref::<io::Error>();
-    error.is_some_and(|error| error.kind() == ErrorKind::NotFound)
 }
