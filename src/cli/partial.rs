@@ -138,10 +138,7 @@ impl Partial {
     }
 
     /// Moves `file`, a file in this folder, to `to`, which was not there when this was made.
-    ///
-    /// # Errors
-    /// Where that is not so any more, or cannot be done.
-    pub fn move_out(&self, file: &Path, to: &Path) -> Result<()> {
+    fn move_out(&self, file: &Path, to: &Path) -> Result<()> {
         files::refuse_existing(to)?;
         fs::rename(file, to).with_context(|| format!("cannot rename into {}", shown(to)))?;
         files::sync_folder(files::parent(to))
@@ -156,6 +153,20 @@ impl Partial {
         self.renamed = true;
         files::sync_folder(files::parent(to))
     }
+}
+
+/// Writes the new file `path`, whole or not at all, whatever signal comes meanwhile.
+///
+/// # Errors
+/// Where it is there already, or cannot be written.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    // What is written by the time of a signal is written: it takes no longer than to take it back.
+    let _stop = Stop::install()?;
+    let partial = Partial::beside(path)?;
+    let whole = partial.path().join("whole");
+    files::write_new(&whole, bytes)
+        .with_context(|| format!("{} cannot be written", shown(path)))?;
+    partial.move_out(&whole, path)
 }
 
 fn open(folder: &Path) -> io::Result<File> {
