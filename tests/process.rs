@@ -545,6 +545,14 @@ fn a_sample_that_is_stopped_leaves_nothing() {
         fs::remove_dir_all(root.path().join("tmp")).unwrap();
         assert_eq!(names(root.path()), before);
     }
+    // The longest name that there is.
+    let long = "n".repeat(255);
+    let out = format!("--out={long}");
+    succeeds(&run_in(
+        root.path(),
+        ["sample", "--checkpoint=run", "--count=1", "--quiet", &out],
+    ));
+    fs::remove_dir_all(root.path().join(&long)).unwrap();
     // Killed, it leaves what the next call takes away, and nobody else.
     let mut child = spawn(root.path(), &args);
     wait_for_entry(root.path(), ".partial-out-single");

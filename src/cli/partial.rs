@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,6 +41,9 @@ pub fn until_stopped(
 /// What the names of these folders begin with: none but they are taken away without knowing who made them.
 const OURS: &str = ".partial-out-";
 
+/// Bytes of a name that are taken over into that of its folder: systems allow 255.
+const LONGEST: usize = 200;
+
 /// A folder that is being filled, by one process at a time; removed when it is dropped. Its name is always the same
 /// for what it becomes.
 pub struct Partial {
@@ -58,9 +62,11 @@ impl Partial {
     pub fn new(folder: &Path, name: &OsStr) -> Result<Self> {
         remove_abandoned(folder);
         let mut partial = OsString::from(OURS);
-        partial.push(name);
+        // Of a name that is as long as names may be, the beginning: two such are not made at the same time.
+        let name = name.as_bytes();
+        partial.push(OsStr::from_bytes(&name[..name.len().min(LONGEST)]));
         let path = folder.join(&partial);
-        let cannot = || format!("cannot write into {}: choose another --out", shown(folder));
+        let cannot = || format!("cannot write into {}", shown(folder));
         loop {
             let made = match fs::create_dir(&path) {
                 Ok(()) => true,
@@ -98,7 +104,7 @@ impl Partial {
                     std::thread::sleep(std::time::Duration::from_millis(10));
                 }
                 Err(TryLockError::WouldBlock) => bail!(
-                    "another process is writing {}: wait for it, or choose another --out",
+                    "another process is writing {}: wait for it, or choose another name",
                     shown(&path)
                 ),
                 // A file system without locks: a name of its own keeps two processes apart.
