@@ -545,6 +545,14 @@ fn a_sample_that_is_stopped_leaves_nothing() {
         fs::remove_dir_all(root.path().join("tmp")).unwrap();
         assert_eq!(names(root.path()), before);
     }
+    // The longest name that there is.
+    let long = "n".repeat(255);
+    let out = format!("--out={long}");
+    succeeds(&run_in(
+        root.path(),
+        ["sample", "--checkpoint=run", "--count=1", "--quiet", &out],
+    ));
+    fs::remove_dir_all(root.path().join(&long)).unwrap();
     // Killed, it leaves what the next call takes away, and nobody else.
     let mut child = spawn(root.path(), &args);
     wait_for_entry(root.path(), ".partial-out-single");
@@ -774,6 +782,55 @@ fn results_go_into_files_alone() {
     fs::rename(at("fifo"), at("kernels.json")).unwrap();
     let error = format!("{:#}", KernelChoices::read(root.path()).unwrap_err());
     assert!(error.contains("named pipe"), "{error}");
+}
+
+/// A file that may not grow so large is an error as on a full disk, and no half of it stays.
+#[test]
+fn a_limit_on_files_leaves_no_halves() {
+    let root = world();
+    let before = names(root.path());
+    let sample = ["sample", "--checkpoint=run", "--count=64"];
+    let single = [&sample[..], &["--out=single"]].concat();
+    let sheet = [&sample[..], &["--out=sheet.png"]].concat();
+    let tensors = [&sample[..], &["--out=numbers.safetensors"]].concat();
+    let inspect = [
+        "dataset",
+        "inspect",
+        "--dataset=folder",
+        "--data=images",
+        "--sheet=i.png",
+    ];
+    let prepare = [
+        "dataset",
+        "prepare",
+        "--dataset=folder",
+        "--data=images",
+        "--out=i.pack",
+    ];
+    let synthesize = ["dataset", "synthesize", "--count=4", "--out=faces"];
+    let data = ["bench", "data", "--device=cpu", "--scratch=."];
+    for args in [
+        &single[..],
+        &sheet,
+        &tensors,
+        &inspect,
+        &prepare,
+        &synthesize,
+        &data,
+    ] {
+        let program = binary();
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "ulimit -f 1; exec \"$0\" \"$@\""])
+            .arg(program.get_program());
+        shell
+            .args(args)
+            .env("XDG_CACHE_HOME", cache())
+            .current_dir(root.path());
+        let output = checked(shell.output().unwrap());
+        refuses(&output, 1, &["File too large"]);
+        assert_eq!(names(root.path()), before, "{args:?}");
+    }
 }
 
 /// Names that would clear a screen, break a line, or turn it round.

@@ -50,7 +50,7 @@ impl KernelChoices {
             Some(path) => format!(
                 "{} is damaged, or was written by another version of this program; without it kernels are chosen anew, \
                  which may round differently",
-                path.display()
+                shown(path)
             ),
             None => "the kernel choices are not of this backend".to_string(),
         })

@@ -17,7 +17,7 @@ use crate::cli::options::{
 };
 use crate::cli::output::{is_stdout, print, print_error_line, print_json};
 use crate::cli::packs;
-use crate::cli::partial::{NO_RESULT, until_stopped};
+use crate::cli::partial::{NO_RESULT, until_stopped, write_whole};
 use crate::data::{self, Kind, LoadOptions};
 use crate::evaluate::{Images, Settings, choose, sliced_wasserstein};
 use crate::files;
@@ -170,7 +170,7 @@ impl Args {
             if to_stdout {
                 print_json(&json)?;
             } else {
-                files::write_atomically(path, json.as_bytes())?;
+                write_whole(path, json.as_bytes())?;
             }
         }
         if !self.quiet.quiet && !to_stdout {

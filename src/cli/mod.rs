@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::text::{escaped, escaped_lines};
+use crate::train::stop::report_limits;
 use output::print_error_line;
 
 /// Train DCGAN-class image generators and use what came out.
@@ -53,14 +54,14 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return answer(error),
     };
-    let result = match cli.command {
+    let result = report_limits().and_then(|()| match cli.command {
         Command::Train(args) => args.run(),
         Command::Sample(args) => args.run(),
         Command::Evaluate(args) => args.run(),
         Command::Dataset(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Doctor(args) => args.run(),
-    };
+    });
     match result {
         Ok(code) => code,
         Err(error) => {

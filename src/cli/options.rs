@@ -16,6 +16,7 @@ use crate::cli::output::{print_error_line, print_line};
 use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
+use crate::text::shown;
 use crate::train::checkpoint::{Buffers, Weights, load_generator};
 
 /// Which images of a data set, for every command that reads image files.
@@ -306,7 +307,7 @@ impl CudaArgs {
         KernelChoices::read(run)?.with_context(|| {
             format!(
                 "{} has no kernels.json: give the folder of a run that was trained on a GPU",
-                run.display()
+                shown(run)
             )
         })
     }

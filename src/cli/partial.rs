@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,6 +41,9 @@ pub fn until_stopped(
 /// What the names of these folders begin with: none but they are taken away without knowing who made them.
 const OURS: &str = ".partial-out-";
 
+/// Bytes of a name that are taken over into that of its folder: systems allow 255.
+const LONGEST: usize = 200;
+
 /// A folder that is being filled, by one process at a time; removed when it is dropped. Its name is always the same
 /// for what it becomes.
 pub struct Partial {
@@ -58,9 +62,11 @@ impl Partial {
     pub fn new(folder: &Path, name: &OsStr) -> Result<Self> {
         remove_abandoned(folder);
         let mut partial = OsString::from(OURS);
-        partial.push(name);
+        // Of a name that is as long as names may be, the beginning: two such are not made at the same time.
+        let name = name.as_bytes();
+        partial.push(OsStr::from_bytes(&name[..name.len().min(LONGEST)]));
         let path = folder.join(&partial);
-        let cannot = || format!("cannot write into {}: choose another --out", shown(folder));
+        let cannot = || format!("cannot write into {}", shown(folder));
         loop {
             let made = match fs::create_dir(&path) {
                 Ok(()) => true,
@@ -98,7 +104,7 @@ impl Partial {
                     std::thread::sleep(std::time::Duration::from_millis(10));
                 }
                 Err(TryLockError::WouldBlock) => bail!(
-                    "another process is writing {}: wait for it, or choose another --out",
+                    "another process is writing {}: wait for it, or choose another name",
                     shown(&path)
                 ),
                 // A file system without locks: a name of its own keeps two processes apart.
@@ -138,10 +144,7 @@ impl Partial {
     }
 
     /// Moves `file`, a file in this folder, to `to`, which was not there when this was made.
-    ///
-    /// # Errors
-    /// Where that is not so any more, or cannot be done.
-    pub fn move_out(&self, file: &Path, to: &Path) -> Result<()> {
+    fn move_out(&self, file: &Path, to: &Path) -> Result<()> {
         files::refuse_existing(to)?;
         fs::rename(file, to).with_context(|| format!("cannot rename into {}", shown(to)))?;
         files::sync_folder(files::parent(to))
@@ -156,6 +159,20 @@ impl Partial {
         self.renamed = true;
         files::sync_folder(files::parent(to))
     }
+}
+
+/// Writes the new file `path`, whole or not at all, whatever signal comes meanwhile.
+///
+/// # Errors
+/// Where it is there already, or cannot be written.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    // What is written by the time of a signal is written: it takes no longer than to take it back.
+    let _stop = Stop::install()?;
+    let partial = Partial::beside(path)?;
+    let whole = partial.path().join("whole");
+    files::write_new(&whole, bytes)
+        .with_context(|| format!("{} cannot be written", shown(path)))?;
+    partial.move_out(&whole, path)
 }
 
 fn open(folder: &Path) -> io::Result<File> {

@@ -10,7 +10,7 @@ use image::RgbImage;
 use crate::backend::Statistics;
 use crate::cli::generate::generate;
 use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs, start_threads};
-use crate::cli::partial::{NOTHING_WRITTEN, Partial, until_stopped};
+use crate::cli::partial::{NOTHING_WRITTEN, Partial, until_stopped, write_whole};
 use crate::files;
 use crate::gan::sheet;
 use crate::model::Tensor;
@@ -106,25 +106,17 @@ impl Args {
             Ok(images)
         };
         match out {
-            // Until they write there is nothing to put in order, and what is written then is written.
+            // Until they write there is nothing to put in order.
             Out::Sheet => {
                 let sheet = sheet::sheet(&all()?, channels, size);
-                let _stop = Stop::install()?;
-                let partial = Partial::beside(&self.out)?;
-                let path = partial.path().join("sheet.png");
-                sheet::write_png(&path, sheet)?;
-                partial.move_out(&path, &self.out)?;
+                write_whole(&self.out, &sheet::png(sheet)?)?;
             }
             Out::Tensors => {
                 let mut file = TensorFile::default();
                 let tensor = Tensor::new(&[count, channels, size, size], all()?);
                 file.floats.insert("images".into(), tensor);
                 let bytes = file.to_bytes()?;
-                let _stop = Stop::install()?;
-                let partial = Partial::beside(&self.out)?;
-                let path = partial.path().join("images.safetensors");
-                files::write_new(&path, &bytes)?;
-                partial.move_out(&path, &self.out)?;
+                write_whole(&self.out, &bytes)?;
             }
             Out::Folder => {
                 let stop = Stop::install()?;

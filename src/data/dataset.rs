@@ -303,7 +303,10 @@ pub(super) fn decode_in_order(
                     .flatten()
                     .try_for_each(|(image, digest)| sink(&image, &digest))
             })
-            .context("cannot start a thread")?;
+            .context(
+                "cannot start another thread: end other programs, or raise the limit on threads and processes (`ulimit \
+                 -u`)",
+            )?;
         let mut decode = || {
             for start in (0..total).step_by(chunk) {
                 let decode = |index: usize| {

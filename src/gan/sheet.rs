@@ -45,16 +45,24 @@ pub fn sheet(images: &[f32], channels: usize, size: usize) -> RgbImage {
     out
 }
 
+/// `image` as PNG.
+///
+/// # Errors
+/// Where there is no memory for it.
+pub fn png(image: RgbImage) -> Result<Vec<u8>> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    DynamicImage::ImageRgb8(image)
+        .write_to(&mut bytes, ImageFormat::Png)
+        .context("an image cannot be encoded")?;
+    Ok(bytes.into_inner())
+}
+
 /// Writes `image` as PNG, whole or not at all.
 ///
 /// # Errors
 /// Where the file cannot be written.
 pub fn write_png(path: &Path, image: RgbImage) -> Result<()> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    DynamicImage::ImageRgb8(image)
-        .write_to(&mut bytes, ImageFormat::Png)
-        .with_context(|| format!("cannot encode {}", path.display()))?;
-    files::write_atomically(path, bytes.get_ref())
+    files::write_atomically(path, &png(image)?)
 }
 
 #[cfg(test)]

@@ -38,8 +38,6 @@ impl Stop {
                 .context(context)?;
             signal_hook::flag::register(signal, stop.flag.clone()).context(context)?;
         }
-        // A limit on the size of files (`ulimit -f`) is then an error of the write, reported as a full disk is.
-        signal_hook::flag::register(SIGXFSZ, Arc::default()).context("cannot catch signals")?;
         Ok(stop)
     }
 
@@ -75,6 +73,15 @@ impl Stop {
             signal => Some(128 + signal as u8),
         }
     }
+}
+
+/// A limit on the size of files (`ulimit -f`) is from here on an error of the write, reported as a full disk is.
+///
+/// # Errors
+/// When the system refuses.
+pub fn report_limits() -> Result<()> {
+    let caught = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    caught.context("cannot catch signals").map(|_| ())
 }
 
 /// Whether whoever started the process had it ignore `signal`.

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{Cursor, Write as _};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cli::options::{ChoiceArgs, fraction, start_threads};
 use crate::cli::output::print;
+use crate::cli::partial::write_whole;
 use crate::data::decode::{Limits, decode, fit, format, format_name};
 use crate::data::{self, Kind, OpenOptions, Original, SYNTHETIC_COUNT, Source, Split, fit_image};
 use crate::text::escaped;
@@ -507,7 +507,5 @@ fn write_sheet(path: &Path, source: &dyn Source, good: &[(usize, &Image)]) -> Re
     }
     let mut png = Cursor::new(Vec::new());
     sheet.write_to(&mut png, ImageFormat::Png)?;
-    let cannot = || format!("{}: the contact sheet cannot be written", path.display());
-    let mut file = File::create_new(path).with_context(cannot)?;
-    file.write_all(png.get_ref()).with_context(cannot)
+    write_whole(path, png.get_ref()).context("the contact sheet is not made")
 }

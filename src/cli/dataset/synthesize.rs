@@ -105,14 +105,13 @@ impl Synthesize {
         let out = &self.out;
         let there = out.is_dir();
         let partial = match there {
-            true => Partial::new(out, OsStr::new("faces"))?,
-            false => {
-                let folder = files::parent(out);
-                let cannot = || format!("{} can not be made: choose another --out", shown(out));
-                fs::create_dir_all(folder).with_context(cannot)?;
-                Partial::beside(out)?
-            }
+            true => Partial::new(out, OsStr::new("faces")),
+            false => fs::create_dir_all(files::parent(out))
+                .map_err(Into::into)
+                .and_then(|()| Partial::beside(out)),
         };
+        let cannot = || format!("{} can not be made: choose another --out", shown(out));
+        let partial = partial.with_context(cannot)?;
         let images = partial.path().join(IMAGES);
         fs::create_dir(&images).map_err(|error| explain(&images, error))?;
         let progress = self.progress();
