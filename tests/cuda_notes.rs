@@ -151,6 +151,26 @@ fn choices_that_are_not_kept_are_said() {
     }
 }
 
+/// The host waits for nearly every batch in a run that is bound by the GPU, and the loader may need its core.
+#[test]
+fn the_host_sleeps_while_it_waits_for_batches_and_metrics() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let trace = path("trace");
+    let environment = [("EMULATED_TRACE", trace.to_str().unwrap())];
+    // Measuring waits too.
+    train(&path("first"), &path("cache"), &[], &[]);
+    train(&path("run"), &path("cache"), &[], &environment);
+    let trace = fs::read_to_string(&trace).unwrap();
+    let waits = |how: &str| trace.lines().filter(|&line| line == how).count();
+    // Once for each batch, and for the metrics.
+    let (sleeps, spins) = (waits("host sleeps"), waits("host spins"));
+    assert!(sleeps >= 4 && spins == 0, "{sleeps} sleeps, {spins} spins");
+}
+
 /// What another process has measured meanwhile stays in the cache.
 #[test]
 fn the_cache_keeps_what_others_have_measured() {

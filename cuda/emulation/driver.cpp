@@ -15,7 +15,7 @@ namespace {
 
 constexpr int MOST_DEVICES = 64;
 constexpr size_t SHARED_WITHOUT_ASKING = 48 << 10;
-constexpr unsigned EVENT_DISABLE_TIMING = 2;
+constexpr unsigned EVENT_BLOCKING_SYNC = 1, EVENT_DISABLE_TIMING = 2;
 // CUstreamCaptureMode.
 constexpr int MODE_GLOBAL = 0, MODE_THREAD_LOCAL = 1, MODE_RELAXED = 2;
 
@@ -1080,6 +1080,7 @@ int cuEventSynchronize(void* event) {
     Event* e = static_cast<Event*>(event);
     if (!handles().events.count(e)) return INVALID_HANDLE;
     if (const Code code = unsafe_in_capture("cuEventSynchronize")) return code;
+    trace_host_wait(e->flags & EVENT_BLOCKING_SYNC);
     if (++host_waits == options().dropped_host_wait) return SUCCESS;
     if (!e->latest) return SUCCESS;
     if (e->latest->captured_in) return CAPTURED_EVENT;

@@ -69,10 +69,15 @@ void need_signal_stack() {
 #endif
 }
 
-void write_trace(const Stream& stream, const Item& item) {
-    if (options().trace.empty()) return;
+bool tracing() {
+    if (options().trace.empty()) return false;
     if (!trace) trace = std::fopen(options().trace.c_str(), "a");
     if (!trace) stop("EMULATED_TRACE: cannot write %s", options().trace.c_str());
+    return true;
+}
+
+void write_trace(const Stream& stream, const Item& item) {
+    if (!tracing()) return;
     static const char* const kinds[] = {"kernel", "copy", "set", "call", "record", "wait", "graph"};
     std::fprintf(trace, "%d %s %s", stream.number, kinds[item.kind], item.name);
     if (item.launch) {
@@ -193,6 +198,12 @@ void order_with_null_stream(Stream& stream) {
 }
 
 }  // namespace
+
+void trace_host_wait(bool sleeps) {
+    if (!tracing()) return;
+    std::fprintf(trace, "host %s\n", sleeps ? "sleeps" : "spins");
+    std::fflush(trace);
+}
 
 uint64_t draw() {
     static uint64_t drawn = 0;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 use cudarc::driver::CudaEvent;
+use cudarc::driver::sys::CUevent_flags;
 
 use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span};
 use crate::backend::{self, Batch, Fill, Images};
@@ -59,7 +60,12 @@ impl Feed {
             Ok(Slot {
                 // An image has three bytes or more, an index four.
                 pinned: Pinned::new(device, n * (shape.len().max(4) + 1))?,
-                copied: device.context.new_event(None).to("make an event")?,
+                // The host sleeps while it waits for this one, and does not spin: in a run that is bound by the GPU it
+                // waits nearly always, with two iterations to spare, and the threads that load may need its core.
+                copied: device
+                    .context
+                    .new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))
+                    .to("make an event")?,
                 used: device.context.new_event(None).to("make an event")?,
             })
         };

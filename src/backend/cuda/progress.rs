@@ -6,6 +6,7 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use bytemuck::{Pod, Zeroable};
 use cudarc::driver::CudaEvent;
+use cudarc::driver::sys::CUevent_flags;
 
 use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span, read_one};
 use crate::backend::cuda::ops::adam;
@@ -101,7 +102,11 @@ impl Progress {
             ring: Memory::zeroed(device, bytes)?,
             slots,
             arrived: Pinned::new(device, bytes)?,
-            arrival: device.context.new_event(None).to("make an event")?,
+            // The host sleeps while it waits for it (`Feed`).
+            arrival: device
+                .context
+                .new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))
+                .to("make an event")?,
             asked: None,
             betas: [None; 2],
         })
