@@ -16,11 +16,14 @@ use rayon::prelude::*;
 
 use crate::cli::output::print;
 use crate::data::synthetic::{CELEBA_ATTRIBUTES, FaceAttributes, SIZES, celeba_attributes, render};
+use crate::memory;
 
 /// CelebA numbers its images with six digits.
 const MOST: u64 = 999_999;
 /// Little enough loss that edges stay clean at 64 px.
 const JPEG_QUALITY: u8 = 95;
+/// Memory that a face takes at most in the texts of the lists, bytes.
+const LINES: u64 = 512;
 const IMAGES: &str = "img_align_celeba";
 const ATTRIBUTES: &str = "list_attr_celeba.txt";
 const PARTITION: &str = "list_eval_partition.txt";
@@ -80,6 +83,11 @@ impl Synthesize {
     /// Where the folder holds a data set already, or a file can not be written.
     pub fn run(self) -> Result<ExitCode> {
         self.refuse_to_overwrite()?;
+        memory::ensure(
+            self.count * LINES,
+            format_args!("--count {}", self.count),
+            |free| format!("use {} or less", free / LINES),
+        )?;
         let images = self.out.join(IMAGES);
         fs::create_dir_all(&images).with_context(|| {
             format!("{} can not be made: choose another --out", images.display())

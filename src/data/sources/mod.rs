@@ -141,7 +141,7 @@ pub fn open(options: &OpenOptions) -> Result<Box<dyn Source>> {
         Kind::Lsun => Box::new(Lsun::open(options.path_without_splits()?)?),
         Kind::Parquet => Box::new(Parquet::open(options.path()?, split)?),
         Kind::Webdataset => Box::new(WebDataset::open(options.path_without_splits()?)?),
-        Kind::Synthetic => Box::new(Synthetic::new(options.seed, options.count)),
+        Kind::Synthetic => Box::new(Synthetic::open(options.seed, options.count)?),
     })
 }
 
