@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    dcgan_cuda::memory::begin();
     dcgan_cuda::cli::main()
 }

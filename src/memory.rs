@@ -47,6 +47,8 @@ impl fmt::Display for Bound {
 pub struct Free {
     /// Bytes.
     pub bytes: u64,
+    /// Bytes beyond those that are left for what nobody counts, where passing the bound ends the process.
+    pub reserve: u64,
     /// What leaves no more.
     pub by: Bound,
 }
@@ -66,9 +68,14 @@ pub fn free() -> Option<Free> {
     roots.free(limit(libc::RLIMIT_AS), limit(libc::RLIMIT_DATA))
 }
 
-/// Whether `bytes` may still be taken; true where the system does not tell.
-pub fn fits(bytes: u64) -> bool {
-    free().is_none_or(|free| bytes <= free.bytes)
+/// Has threads share their heap where the address space is limited: each would set 64 MiB of it aside, and leave them
+/// unused. Once, before there are threads.
+pub fn begin() {
+    #[cfg(target_env = "gnu")]
+    if limit(libc::RLIMIT_AS).is_some() {
+        // SAFETY: mallopt sets a number of the allocator.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    }
 }
 
 /// Refuses what does not fit: `what` needs `bytes`, and `remedy` says what to do instead, given the bytes that are
@@ -135,8 +142,8 @@ impl Roots<'_> {
             all.push(hard(limit.saturating_sub(used), Bound::Commit));
         }
         if let Some(bytes) = kib(&machine, "MemAvailable:") {
-            let by = Bound::Machine;
-            all.push(Free { bytes, by });
+            let (reserve, by) = (0, Bound::Machine);
+            all.push(Free { bytes, reserve, by });
         }
         self.add_groups(&mut all);
         all.into_iter().min_by_key(|free| free.bytes)
@@ -209,8 +216,12 @@ fn add_group_and_above(root: &Path, path: &Path, version: &Version, all: &mut Ve
 
 /// What a limit leaves that ends the process where it is passed.
 fn hard(left: u64, by: Bound) -> Free {
-    let bytes = left - RESERVE.min(left / 8);
-    Free { bytes, by }
+    let reserve = RESERVE.min(left / 8);
+    Free {
+        bytes: left - reserve,
+        reserve,
+        by,
+    }
 }
 
 fn read(path: &Path) -> String {

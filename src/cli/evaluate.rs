@@ -22,6 +22,7 @@ use crate::data::{self, Kind, LoadOptions};
 use crate::evaluate::{Images, Settings, choose, sliced_wasserstein};
 use crate::files;
 use crate::gan::sheet;
+use crate::memory;
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::random::{Purpose, Stream};
@@ -31,6 +32,8 @@ use crate::train::stop::Stop;
 
 /// Images compared where nothing else is said.
 const COUNT: usize = 2048;
+/// Memory that the measure takes for each image of a set, bytes.
+const MEASURE: u64 = 300_000;
 
 /// Measure how near a generator's images come to real ones: sliced Wasserstein distance.
 ///
@@ -200,6 +203,7 @@ impl Args {
             dimensions.channels
         );
         let count = self.count(source.len(), &source.describe())?;
+        ensure_memory(count, dimensions)?;
         let load = LoadOptions {
             size: dimensions.image_size,
             max_bad: self.data.max_bad(),
@@ -278,6 +282,22 @@ impl Args {
         )?;
         Ok(pixels)
     }
+}
+
+/// Refuses more images of each set than memory can hold.
+fn ensure_memory(count: usize, dimensions: &Dimensions) -> Result<()> {
+    let size = dimensions.image_size as u64;
+    // Three sets as RGB, the noise, and what the measure takes of each.
+    let each = 3 * 3 * size * size + 4 * dimensions.latent_dim as u64 + MEASURE;
+    let needed = (count as u64).saturating_mul(each);
+    memory::ensure(
+        needed,
+        format_args!("a comparison of {count} images"),
+        |free| match free / each {
+            0 | 1 => "close other programs, or raise the limit".to_string(),
+            most => format!("use --count {most} or less"),
+        },
+    )
 }
 
 /// Images of so many channels as RGB, grey as three equal channels: so the measure stays that of the paper.

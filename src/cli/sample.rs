@@ -7,14 +7,17 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args as ClapArgs;
 use image::RgbImage;
 
-use crate::backend::Statistics;
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, Statistics, Use};
 use crate::cli::generate::generate;
 use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs, start_threads};
 use crate::cli::partial::{NOTHING_WRITTEN, Partial, until_stopped, write_whole};
 use crate::files;
+use crate::gan::sampler::BATCH;
 use crate::gan::sheet;
-use crate::model::Tensor;
-use crate::model::params::TensorFile;
+use crate::memory;
+use crate::model::arch::Dimensions;
+use crate::model::tensor_file::{Shapes, Tensor, TensorFile};
 use crate::random::{Purpose, Stream};
 use crate::text::{escaped, shown};
 use crate::train::checkpoint::Buffers;
@@ -80,8 +83,7 @@ impl Args {
             false => Buffers::Needed,
         };
         let (dict, dimensions) = self.generator.load(buffers, &self.quiet)?;
-        let z = self.z(dimensions.latent_dim)?;
-        let count = z.len() / dimensions.latent_dim;
+        let count = self.rows(dimensions.latent_dim)?;
         let size = dimensions.image_size;
         let channels = dimensions.channels;
         let image = channels * size * size;
@@ -90,12 +92,26 @@ impl Args {
             "{count} images of {size} px are too many for one file: use at most {}, or a folder as --out",
             ONE_FILE / image
         );
+        self.ensure_memory(&out, count, &dimensions, picked.is_gpu())?;
+        let z = self.z(dimensions.latent_dim)?;
         let statistics = match self.batch_statistics {
             true => Statistics::BatchOnly,
             false => Statistics::Running,
         };
         let generate = |each: &mut dyn FnMut(Vec<f32>) -> Result<()>| {
-            generate(&picked, &dict, &dimensions, &z, statistics, each)
+            let mut checked = |images: Vec<f32>| {
+                ensure!(
+                    images.iter().all(|v| v.is_finite()),
+                    "the generator in {} gives values that are not finite: use an earlier checkpoint{}",
+                    shown(&self.generator.checkpoint),
+                    match &self.latents {
+                        Some(_) => ", or smaller numbers in --latents",
+                        None => "",
+                    }
+                );
+                each(images)
+            };
+            generate(&picked, &dict, &dimensions, &z, statistics, &mut checked)
         };
         let all = || -> Result<Vec<f32>> {
             let mut images = Vec::with_capacity(count * image);
@@ -157,6 +173,64 @@ impl Args {
         Ok(kind)
     }
 
+    /// How many images are asked for.
+    fn rows(&self, latent_dim: usize) -> Result<usize> {
+        let Some(path) = &self.latents else {
+            return Ok(self.count);
+        };
+        let mut rows = 0;
+        // The header says it; the numbers are read where they fit.
+        TensorFile::header(path, |shapes| {
+            rows = rows_of(path, shapes, latent_dim)?;
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    /// Refuses more images than memory can hold: the noise of all, and where they go into one file, all of them.
+    fn ensure_memory(
+        &self,
+        out: &Out,
+        count: usize,
+        dimensions: &Dimensions,
+        gpu: bool,
+    ) -> Result<()> {
+        let (size, latent) = (
+            dimensions.image_size as u64,
+            4 * dimensions.latent_dim as u64,
+        );
+        let image = 4 * dimensions.channels as u64 * size * size;
+        let noise = match self.latents {
+            // As bytes and as numbers.
+            Some(_) => 2 * latent,
+            None => latent,
+        };
+        let each = noise
+            + match out {
+                // As pixels and as a file.
+                Out::Sheet => image + 2 * 3 * (size + 2) * (size + 2),
+                // As numbers and as a file.
+                Out::Tensors => 2 * image,
+                Out::Folder => 0,
+            };
+        let network = match gpu {
+            true => 0,
+            false => Cpu::<f32>::new().bytes(&dimensions.generator(), BATCH, Use::Inference),
+        };
+        let needed = network.saturating_add((count as u64).saturating_mul(each));
+        memory::ensure(needed, format_args!("sample of {count} images"), |free| {
+            let fewer = match free.saturating_sub(network) / each {
+                0 => "close other programs, or raise the limit".to_string(),
+                most if self.latents.is_some() => format!("use --latents of at most {most} rows"),
+                most => format!("use --count {most} or less"),
+            };
+            match out {
+                Out::Folder => fewer,
+                Out::Sheet | Out::Tensors => format!("{fewer}, or a folder as --out"),
+            }
+        })
+    }
+
     /// The noise, one row of `latent_dim` an image.
     fn z(&self, latent_dim: usize) -> Result<Vec<f32>> {
         let Some(path) = &self.latents else {
@@ -164,23 +238,34 @@ impl Args {
             Stream::new(self.seed, Purpose::Sample, 0).fill_normal(&mut z);
             return Ok(z);
         };
-        let file = TensorFile::read(path)?;
+        let mut file = TensorFile::read_if(path, |shapes| {
+            rows_of(path, shapes, latent_dim)?;
+            Ok(())
+        })?;
         let tensor = file
             .floats
-            .get("z")
-            .with_context(|| format!("{} has no tensor `z`", path.display()))?;
-        ensure!(
-            matches!(tensor.shape[..], [n, nz] if n > 0 && nz == latent_dim),
-            "z in {} has shape {:?}, but this generator needs [n, {latent_dim}]",
-            path.display(),
-            tensor.shape
-        );
+            .remove("z")
+            .unwrap_or_else(|| Tensor::new(&[0], Vec::new()));
         ensure!(
             tensor.data.iter().all(|v| v.is_finite()),
             "z in {} holds numbers that are not finite",
-            path.display()
+            shown(path)
         );
-        Ok(tensor.data.clone())
+        Ok(tensor.data)
+    }
+}
+
+/// The rows of the tensor `z` in `path`, whose tensors have these shapes.
+fn rows_of(path: &Path, shapes: &Shapes, latent_dim: usize) -> Result<usize> {
+    let shape = shapes
+        .get("z")
+        .with_context(|| format!("{} has no tensor `z`", shown(path)))?;
+    match shape[..] {
+        [n, nz] if n > 0 && nz == latent_dim => Ok(n),
+        _ => bail!(
+            "z in {} has shape {shape:?}, but this generator needs [n, {latent_dim}]",
+            shown(path)
+        ),
     }
 }
 

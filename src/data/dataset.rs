@@ -16,6 +16,7 @@ use crate::data::guarded;
 use crate::data::pack::{self, Digest32, Pack, PixelHash};
 use crate::data::skipped::{Skipped, check_max_bad, check_skipped, list};
 use crate::hex::hex;
+use crate::memory;
 
 /// Bytes of decoded images between two looks at how it goes: enough to keep every thread busy, little enough to stay
 /// out of the memory's way. Three such chunks are in memory at most.
@@ -284,7 +285,9 @@ pub(super) fn decode_in_order(
     pack::check_size(size)?;
     check_max_bad(options.max_bad)?;
     let image_bytes = size * size * source.channels();
-    let chunk = (CHUNK / image_bytes)
+    // Less where little memory may be taken.
+    let chunk = memory::free().map_or(CHUNK, |free| CHUNK.min((free.bytes / 16) as usize));
+    let chunk = (chunk / image_bytes)
         .clamp(1, 4096)
         .max(4 * rayon::current_num_threads());
     let bar = if options.progress {

@@ -142,6 +142,9 @@ impl Request<'_> {
     /// When more images than `max_bad` allows cannot be used or none can; when the pack cannot be written; when a named
     /// file is something else, of other images, or damaged; when `stop` turned true ("stopped").
     pub fn open_or_make(&self) -> Result<Prepared> {
+        if !self.path().exists() {
+            self.check_room()?;
+        }
         let source = Now {
             fingerprint: pack::source_fingerprint(self.source),
             contents: OnceLock::new(),
@@ -400,17 +403,7 @@ impl Request<'_> {
             (self.options.size, self.options.crop, images.channels()) == (size, crop, channels),
             "the recipe of a pack is not that of its images"
         );
-        let needed = self.needed();
-        if let Some(free) = files::free_bytes(files::parent(self.path())) {
-            ensure!(
-                needed <= free,
-                "{}: the pack needs {} MiB, and {} MiB are free there: {}",
-                shown(self.path()),
-                needed.div_ceil(1 << 20),
-                free >> 20,
-                self.remedy()
-            );
-        }
+        self.check_room()?;
         let file = partial.file.try_clone().context("cannot write the pack")?;
         let mut writer =
             Writer::new(file, size, channels).map_err(|error| self.cannot_write(error))?;
@@ -435,6 +428,32 @@ impl Request<'_> {
             .with_context(|| format!("cannot rename into {}", shown(self.path())))?;
         partial.renamed = true;
         files::sync_folder(files::parent(self.path()))
+    }
+
+    /// Refuses a pack that its disk has no room for.
+    fn check_room(&self) -> Result<()> {
+        // The folder of the cache is made later.
+        let mut folders = files::parent(self.path()).ancestors();
+        let Some(free) = folders.find_map(files::free_bytes) else {
+            return Ok(());
+        };
+        let needed = self.needed();
+        let fewer = match self.recipe.drawn {
+            Some(_) => {
+                let each = (needed / self.source.len().max(1) as u64).max(1);
+                format!("use --synthetic-count {} or less, ", free / each)
+            }
+            None => String::new(),
+        };
+        ensure!(
+            needed <= free,
+            "{}: the pack needs {} MiB, and {} MiB are free there: {fewer}{}",
+            shown(self.path()),
+            needed.div_ceil(1 << 20),
+            free >> 20,
+            self.remedy()
+        );
+        Ok(())
     }
 
     /// Bytes of the pixels of all images.

@@ -1,6 +1,6 @@
 //! A generator that only makes images.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::backend::{Backend, Network, State, Statistics, Use};
 use crate::model::StateDict;
@@ -93,6 +93,22 @@ pub fn generate<B: Backend>(
         "{} numbers are no vectors of {latent_dim}",
         z.len()
     );
+    let batch = BATCH.min(z.len() / latent_dim);
+    let architecture = dimensions.generator();
+    let mut needed = backend.bytes(&architecture, batch, Use::Inference);
+    if backend.is_host() {
+        // As they are handed out.
+        needed += (4 * batch * architecture.output().len()) as u64;
+    }
+    if let Some(free) = backend.available().filter(|&free| free < needed) {
+        bail!(
+            "the generator ({dimensions}) needs {} MiB of memory{} for {batch} images at a time, and {} MiB are free: \
+             close other programs, or raise the limit",
+            needed.div_ceil(1 << 20),
+            if backend.is_host() { "" } else { " of the GPU" },
+            free >> 20
+        );
+    }
     let mut sampler: Option<(usize, Sampler<B>)> = None;
     for z in z.chunks(BATCH * latent_dim) {
         let count = z.len() / latent_dim;

@@ -150,11 +150,12 @@ pub fn networks(shapes: &Shapes) -> Result<Vec<Found>> {
 
 /// Says how the tensors are called.
 fn names(shapes: &Shapes) -> String {
-    let some: Vec<_> = shapes.keys().take(3).map(|name| escaped(name)).collect();
+    let shown = |(name, shape): (&String, &Vec<usize>)| format!("{} {shape:?}", escaped(name));
+    let some: Vec<_> = shapes.iter().take(3).map(shown).collect();
     match shapes.len() {
         0 => "there is no tensor in it".to_string(),
         count => format!(
-            "its {count} tensors are called {}{}, and those of a DCGAN main.0.weight, main.1.weight …",
+            "of its tensors ({count}) the first are {}{}, and those of a DCGAN main.0.weight [k, c, 4, 4], main.1.bias [c] …",
             some.join(", "),
             if count > 3 { " …" } else { "" }
         ),

@@ -409,7 +409,7 @@ mod tests {
         assert!(error.to_string().contains("other dimensions"), "{error}");
         for (bytes, word) in [
             (&b""[..], "empty"),
-            (b"PK\x03\x04rest", "pickle"),
+            (b"PK\x03\x04....archive/data.pkl", "pickle"),
             (b"\x80\x02}q\x00.", "pickle"),
             (b"<!DOCTYPE html>", "not a whole safetensors"),
         ] {

@@ -104,6 +104,29 @@ impl TensorFile {
     /// # Errors
     /// As there, and where `judge` fails.
     pub fn read_if(path: &Path, judge: impl FnOnce(&Shapes) -> Result<()>) -> Result<Self> {
+        let (mut file, mut bytes, needed) = Self::open(path, judge)?;
+        memory::ensure(needed, shown(path), |_| {
+            "close other programs, raise the limit, or use a smaller file".to_string()
+        })?;
+        file.read_to_end(&mut bytes)
+            .with_context(|| format!("cannot read {}", shown(path)))?;
+        Self::from_bytes(&bytes).with_context(|| format!("{} cannot be used{FOREIGN}", shown(path)))
+    }
+
+    /// Has `judge` see the shapes of the tensors of `path`, as [`Self::read_if`] does, and reads no more than the
+    /// header.
+    ///
+    /// # Errors
+    /// Where it cannot be read, is no safetensors file, or `judge` fails.
+    pub fn header(path: &Path, judge: impl FnOnce(&Shapes) -> Result<()>) -> Result<()> {
+        Self::open(path, judge).map(|_| ())
+    }
+
+    /// The open file behind its header, the bytes until there, and how many bytes of memory it takes to read the rest.
+    fn open(
+        path: &Path,
+        judge: impl FnOnce(&Shapes) -> Result<()>,
+    ) -> Result<(File, Vec<u8>, u64)> {
         let cannot_read = || format!("cannot read {}", shown(path));
         let mut file = open_regular(path).with_context(cannot_read)?;
         let length = file.metadata().with_context(cannot_read)?.len();
@@ -117,21 +140,17 @@ impl TensorFile {
             .with_context(cannot_read)?
             .map_err(|error| anyhow!("it is not a whole safetensors file ({error})"))
             .with_context(unusable)?;
-        let mut widened = 0;
+        let mut needed = length;
         let mut shapes = Shapes::new();
         for (name, info) in header.tensors() {
-            let elements: usize = info.shape.iter().product();
-            widened += 4 * elements as u64;
+            let elements = info.shape.iter().product::<usize>() as u64;
+            needed = needed.saturating_add(elements.saturating_mul(4));
             if info.dtype != Dtype::I64 {
                 shapes.insert(name, info.shape.clone());
             }
         }
         judge(&shapes)?;
-        memory::ensure(length + widened, shown(path), |_| {
-            "free some, or use a smaller file".to_string()
-        })?;
-        file.read_to_end(&mut bytes).with_context(cannot_read)?;
-        Self::from_bytes(&bytes).with_context(unusable)
+        Ok((file, bytes, needed))
     }
 
     /// The shapes of [`Self::floats`].

@@ -3,12 +3,14 @@
 use anyhow::{Result, bail, ensure};
 
 use super::config::Config;
+use super::record;
 use super::sheets::SHEET_IMAGES;
-use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Use};
 use crate::data::{Dataset, Residency};
 use crate::gan::batches::SLOTS;
 use crate::gan::step::Gan;
+use crate::memory::{self, Bound, Free};
+use crate::model::StateDict;
 
 /// Bytes of the device's memory that a run takes with batches of `batch` images: both networks, the batches that wait
 /// for their turn, and the generator of the sample sheets; not the data set.
@@ -18,40 +20,145 @@ pub fn needed<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
     sheets + Gan::bytes(backend, &dimensions, batch, SLOTS)
 }
 
-/// Refuses a run that needs more memory than is free. The images are not counted: they are in a mapped file, which
-/// gives way.
+/// Bytes of this program's memory that a checkpoint takes while it is saved or loaded: the networks, the average, Adam's
+/// moments, and the longest of its files.
+fn checkpoint(config: &Config) -> u64 {
+    let dimensions = config.dimensions();
+    let numbers = |architecture| StateDict::count(architecture) as u64;
+    let (g, d) = (
+        numbers(&dimensions.generator()),
+        numbers(&dimensions.discriminator()),
+    );
+    let average = u64::from(config.ema > 0.0);
+    4 * ((3 + average) * g + 3 * d + 2 * (g + d))
+}
+
+/// Bytes of this program's memory that a sample sheet takes while it is written: its images as numbers, as pixels, and
+/// as a file.
+fn sheet(config: &Config) -> u64 {
+    let size = config.image_size as u64;
+    let image = 4 * config.channels as u64 * size * size + 2 * 3 * (size + 2) * (size + 2);
+    SHEET_IMAGES as u64 * image
+}
+
+/// Bytes of this program's memory that a run takes beside what [`needed`] counts; not the data set.
+fn outputs(config: &Config) -> u64 {
+    checkpoint(config).max(sheet(config))
+}
+
+/// Memory of one kind that a run takes.
+struct Account<'a> {
+    /// Where it is: ` of the GPU`, or nothing.
+    place: &'a str,
+    /// Bytes, for a batch.
+    needed: &'a dyn Fn(usize) -> u64,
+    /// Bytes that are free, and what says so; nothing is checked where that is not known.
+    free: Option<(u64, String)>,
+}
+
+impl Account<'_> {
+    fn ensure(&self, batch: usize) -> Result<()> {
+        let Some((free, by)) = &self.free else {
+            return Ok(());
+        };
+        let needed = self.needed;
+        if needed(batch) <= *free {
+            return Ok(());
+        }
+        let fits = (1..batch).rev().find(|&batch| needed(batch) <= *free);
+        bail!(
+            "this run needs {} MiB of memory{}, and {} MiB are free{by}: {}",
+            needed(batch).div_ceil(1 << 20),
+            self.place,
+            free >> 20,
+            match fits {
+                Some(batch) => format!("the largest batch that fits is --batch-size {batch}"),
+                None =>
+                    "not even one image fits; use a smaller --width or --image-size".to_string(),
+            }
+        )
+    }
+}
+
+/// When memory is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Before there are images; all of them are so many bytes.
+    Before(u64),
+    /// When they are where they are to be.
+    After,
+}
+
+/// Refuses a run that needs more memory than is free, on the device and in this program, with a `record` or without.
+/// The images are not counted: they are in a mapped file, which gives way; but it takes its part of a limited address
+/// space.
 ///
 /// # Errors
-/// When it does; the message says which batch would fit.
-pub fn enough_memory<B: Backend>(backend: &B, config: &Config) -> Result<()> {
-    let Some(free) = backend.available() else {
-        return Ok(());
-    };
-    let needed = |batch| needed(backend, config, batch);
-    if needed(config.batch_size) <= free {
-        return Ok(());
-    }
-    let fits = (1..config.batch_size)
-        .rev()
-        .find(|&batch| needed(batch) <= free);
-    let mib = |bytes: u64| bytes >> 20;
-    bail!(
-        "this run needs {} MiB of memory{}, and {} MiB are free: {}",
-        mib(needed(config.batch_size)),
-        if backend.is_host() { "" } else { " of the GPU" },
-        mib(free),
-        match fits {
-            Some(batch) => format!("the largest batch that fits is --batch-size {batch}"),
-            None => "not even one image fits; use a smaller --width or --image-size".to_string(),
+/// When it does; the message says which batch would fit, or how many iterations can be recorded.
+pub fn enough_memory<B: Backend>(
+    backend: &B,
+    config: &Config,
+    record: bool,
+    when: When,
+) -> Result<()> {
+    let networks = |batch| needed(backend, config, batch);
+    let mut free = memory::free();
+    let mut beside = outputs(config);
+    if let Some(free) = &mut free {
+        match when {
+            When::Before(images) if free.by == Bound::AddressSpace => {
+                beside = beside.saturating_add(images);
+            }
+            When::Before(_) => {}
+            // What was kept back for threads and decoding is theirs by now.
+            When::After => free.bytes += free.reserve,
         }
-    )
+    }
+    let host = |batch| match backend.is_host() {
+        true => beside.saturating_add(networks(batch)),
+        false => beside,
+    };
+    let batch = config.batch_size;
+    if !backend.is_host() {
+        let account = Account {
+            place: " of the GPU",
+            needed: &networks,
+            free: backend.available().map(|free| (free, String::new())),
+        };
+        account.ensure(batch)?;
+    }
+    let account = Account {
+        place: "",
+        needed: &host,
+        free: free.as_ref().map(|f| (f.bytes, format!(" {}", f.by))),
+    };
+    account.ensure(batch)?;
+    if let (true, Some(free)) = (record, free) {
+        let left = free.bytes.saturating_sub(host(batch));
+        let asked = record::bytes(config, config.steps);
+        ensure!(
+            asked <= left,
+            "--record of {} iterations needs {} MiB of memory beside the run, which leaves {} MiB ({free}): {}",
+            config.steps,
+            asked.div_ceil(1 << 20),
+            left >> 20,
+            match (1..config.steps)
+                .rev()
+                .find(|&n| record::bytes(config, n) <= left)
+            {
+                None => "use a smaller --batch-size or --width, or leave --record out".to_string(),
+                Some(n) => format!("use --steps {n} or less, or a smaller --batch-size or --width"),
+            }
+        );
+    }
+    Ok(())
 }
 
 /// Where the images of `dataset` are to be while the run trains, where `asked` was asked for; never
 /// [`Residency::Auto`].
 ///
 /// # Errors
-/// When they are to be on the GPU, and there is none or they do not fit.
+/// When they are to be on the GPU and there is none, or they do not fit where they are to be.
 pub fn residency<B: Backend>(
     backend: &B,
     asked: Residency,
@@ -64,9 +171,15 @@ pub fn residency<B: Backend>(
         let free = backend.available();
         free.is_some_and(|free| networks + pixels <= free)
     };
+    let free = memory::free();
+    let beside = match backend.is_host() {
+        true => needed(backend, config, config.batch_size) + outputs(config),
+        false => outputs(config),
+    };
+    let fits = |free: &Free| pixels.saturating_add(beside) <= free.bytes;
     let host = || {
-        let free = Cpu::<f32>::new().available();
-        free.is_none_or(|free| pixels <= free / 2)
+        let free = free.as_ref();
+        free.is_none_or(|free| pixels <= free.bytes / 2 && fits(free))
     };
     Ok(match asked {
         Residency::Auto if !backend.is_host() && device() => Residency::Device,
@@ -85,6 +198,16 @@ pub fn residency<B: Backend>(
             );
             Residency::Device
         }
-        other => other,
+        Residency::Host => {
+            if let Some(free) = free.filter(|free| !fits(free)) {
+                bail!(
+                    "{} MiB of images do not fit into memory beside the networks ({free}): use --data-residency stream, \
+                     or leave it out",
+                    pixels.div_ceil(1 << 20)
+                );
+            }
+            Residency::Host
+        }
+        Residency::Stream => Residency::Stream,
     })
 }

@@ -9,10 +9,43 @@ use crate::backend::{Backend, LossScale, Network, Progress, Slot, State};
 use crate::files;
 use crate::gan::step::Gan;
 use crate::model::arch::Role;
+use crate::model::params::entries;
 use crate::model::{StateDict, Tensor, params::TensorFile};
 
 /// No more iterations than this: every one keeps both networks twice.
 pub const MAX_STEPS: u64 = 1000;
+
+/// Bytes of memory that a record of `steps` iterations of the run takes: the tensors, and the file before it is
+/// written.
+pub fn bytes(config: &Config, steps: u64) -> u64 {
+    // Of the name and what holds it, a tensor.
+    const TENSOR: u64 = 256;
+    let dimensions = config.dimensions();
+    let (mut numbers, mut tensors) = (0, 5);
+    for architecture in [dimensions.generator(), dimensions.discriminator()] {
+        for entry in entries(&architecture) {
+            numbers += 2 * entry.shape.iter().product::<usize>() as u64;
+            tensors += 2;
+        }
+    }
+    let image =
+        (config.channels * config.image_size * config.image_size + config.latent_dim) as u64;
+    let iteration = 4 * (numbers + config.batch_size as u64 * image) + TENSOR * tensors;
+    steps.saturating_add(1).saturating_mul(2 * iteration)
+}
+
+/// Refuses a run that is too long to record.
+///
+/// # Errors
+/// When it is.
+pub fn check(config: &Config) -> Result<()> {
+    ensure!(
+        config.steps <= MAX_STEPS,
+        "--record keeps both networks for every iteration: at most {MAX_STEPS} can be recorded, not {}; use --steps",
+        config.steps
+    );
+    Ok(())
+}
 
 /// Collects the iterations in memory; [`Recorder::finish`] writes the file.
 pub struct Recorder {
@@ -30,11 +63,7 @@ impl Recorder {
     /// Where the file is there already, or the run is too long to record.
     pub fn new(path: &Path, config: &Config) -> Result<Self> {
         files::refuse_existing(path)?;
-        ensure!(
-            config.steps <= MAX_STEPS,
-            "--record keeps both networks for every iteration: at most {MAX_STEPS} can be recorded, not {}; use --steps",
-            config.steps
-        );
+        check(config)?;
         let mut file = TensorFile::default();
         for (name, value) in [
             ("format", "dcgan-cuda-record-1".to_string()),

@@ -215,11 +215,9 @@ impl<T: Real> Backend for Cpu<T> {
         true
     }
 
-    /// `MemAvailable` of Linux.
+    /// What this process may take: [`crate::memory::free`].
     fn available(&self) -> Option<u64> {
-        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+        crate::memory::free().map(|free| free.bytes)
     }
 
     fn progress(&self, slots: usize) -> Result<Progress> {

@@ -22,6 +22,7 @@ use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 use crate::backend::{Backend, Conv, KernelChoices, Precision, Use};
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::{Architecture, Shape};
+use crate::output::print_error_line;
 use crate::random::Purpose;
 use conv::choice::{Choices, Chooser};
 use conv::shape::Tile;

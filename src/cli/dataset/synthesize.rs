@@ -20,6 +20,7 @@ use crate::cli::output::print_line;
 use crate::cli::partial::{NOTHING_WRITTEN, Partial, until_stopped};
 use crate::data::synthetic::{CELEBA_ATTRIBUTES, FaceAttributes, SIZES, celeba_attributes, render};
 use crate::files;
+use crate::memory;
 use crate::text::shown;
 use crate::train::stop::Stop;
 
@@ -27,6 +28,8 @@ use crate::train::stop::Stop;
 const MOST: u64 = 999_999;
 /// Little enough loss that edges stay clean at 64 px.
 const JPEG_QUALITY: u8 = 95;
+/// Memory that a face takes at most in the texts of the lists, bytes.
+const LINES: u64 = 512;
 const IMAGES: &str = "img_align_celeba";
 const ATTRIBUTES: &str = "list_attr_celeba.txt";
 const PARTITION: &str = "list_eval_partition.txt";
@@ -89,6 +92,11 @@ impl Synthesize {
         self.refuse_to_overwrite()?;
         // What is drawn on, and whatever else encodes in threads.
         start_threads(usize::from(self.workers))?;
+        memory::ensure(
+            self.count * LINES,
+            format_args!("--count {}", self.count),
+            |free| format!("use {} or less", free / LINES),
+        )?;
         let stop = Stop::install()?;
         let made = missing(files::parent(&self.out));
         let result = until_stopped(&stop, NOTHING_WRITTEN, || self.write(&stop));

@@ -20,7 +20,8 @@ use crate::data::{self, Dataset, Kind, LoadOptions, Residency, Source};
 use crate::text;
 use crate::train::checkpoint;
 use crate::train::config::{Config, EPOCHS, Given};
-use crate::train::memory::{enough_memory, residency};
+use crate::train::memory::{When, enough_memory, residency};
+use crate::train::record;
 use crate::train::resume::Resumed;
 use crate::train::run::{self, Outcome, Plan, Start};
 use crate::train::run_folder::{self, Claim};
@@ -304,6 +305,12 @@ impl Args {
     }
 }
 
+/// Bytes of all images of `source`, decoded.
+fn image_bytes(config: &Config, source: &dyn Source) -> u64 {
+    let image = config.image_size * config.image_size * config.channels;
+    (source.len() as u64).saturating_mul(image as u64)
+}
+
 /// What is to be done, before the backend is known.
 struct Job<'a> {
     args: &'a Args,
@@ -363,7 +370,12 @@ impl Job<'_> {
         let place = Place::of(&recipe, self.args.pack.named())?;
         let note = self.note.as_deref();
         describe::dry_run(backend, config, &run, source, &place, note)?;
-        enough_memory(backend, config)?;
+        let record = self.args.record.is_some();
+        if record {
+            record::check(config)?;
+        }
+        let images = image_bytes(config, source);
+        enough_memory(backend, config, record, When::Before(images))?;
         print_line("dry run: nothing was trained or written");
         all_printed()?;
         Ok(ExitCode::SUCCESS)
@@ -378,7 +390,12 @@ impl Job<'_> {
             epochs,
             note,
         } = self;
-        enough_memory(backend, &config)?;
+        let record = args.record.is_some();
+        if record {
+            record::check(&config)?;
+        }
+        let images = image_bytes(&config, source);
+        enough_memory(backend, &config, record, When::Before(images))?;
         let claimed = resumed.as_mut().and_then(|r| r.claim.take());
         let claim = match (claimed, &args.out) {
             (Some(claim), _) => claim,
@@ -399,11 +416,16 @@ impl Job<'_> {
         if let Some(epochs) = epochs {
             config.steps = config.steps_of(epochs, dataset.len())?;
         }
+        if record {
+            record::check(&config)?;
+        }
         let residency = residency(backend, args.data_residency, &config, &dataset)?;
         let dataset = match residency {
             Residency::Host => dataset.into_memory()?,
             _ => dataset,
         };
+        // Again, with the images there and the number of iterations known.
+        enough_memory(backend, &config, record, When::After)?;
         let start = match (resumed, &config.init_from) {
             (Some(resumed), _) => resumed.start,
             (None, Some(folder)) => Start::From(folder.clone()),

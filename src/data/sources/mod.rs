@@ -221,7 +221,7 @@ fn open_kind(options: &OpenOptions) -> Result<Box<dyn Source>> {
             let key = options.image_key.as_deref();
             Box::new(WebDataset::open_with(options.path()?, split, key, labels)?)
         }
-        Kind::Synthetic => Box::new(Synthetic::new(options.seed, options.count)),
+        Kind::Synthetic => Box::new(Synthetic::open(options.seed, options.count)?),
     })
 }
 

@@ -13,9 +13,16 @@ pub use render::{SIZES, render};
 use anyhow::{Result, ensure};
 
 use crate::data::{AttributeCounts, Drawing, Original, Source};
+use crate::memory;
 
 /// Version of sampler and renderer together: raised when the same seed no longer gives the same pixels.
 const VERSION: u32 = 1;
+
+/// As many images can be shuffled.
+const MOST: u64 = u32::MAX as u64;
+/// Memory that an image takes at most beside its pixels, bytes: its places in the orders of two epochs, its class, part
+/// and name.
+const BYTES_EACH: u64 = 128;
 
 /// The first `count` faces of a seed, drawn at the size asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +35,27 @@ impl Synthetic {
     /// Faces 0 to `count` − 1 of `seed`; nothing is drawn yet.
     pub fn new(seed: u64, count: usize) -> Self {
         Self { seed, count }
+    }
+
+    /// As [`new`](Self::new), if as many faces can be dealt with: each takes memory wherever images are listed, shuffled
+    /// or counted, before it is drawn.
+    ///
+    /// # Errors
+    /// When there are too many; the message says how many would do.
+    pub fn open(seed: u64, count: usize) -> Result<Self> {
+        let free = memory::free();
+        let fits = free
+            .as_ref()
+            .map_or(u64::MAX, |free| free.bytes / BYTES_EACH);
+        let (most, why) = match free {
+            Some(free) if fits < MOST => (fits, format!(", since {free}")),
+            _ => (MOST, String::new()),
+        };
+        ensure!(
+            count as u64 <= most,
+            "--synthetic-count {count} is out of range: use {most} or less{why}"
+        );
+        Ok(Self::new(seed, count))
     }
 
     /// What face `index` looks like: the truth about its pixels.
