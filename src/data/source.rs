@@ -74,6 +74,12 @@ pub trait Source: Send + Sync {
     /// One line for people: which data, how many images, which split.
     fn describe(&self) -> String;
 
+    /// What people should know of the data besides, a line each: what was left out and why, and how what is ambiguous
+    /// was read. Foreign text in it is escaped.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// How many images there are (corrupt ones included: nobody knows yet).
     fn len(&self) -> usize;
 

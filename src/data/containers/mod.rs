@@ -2,6 +2,7 @@
 
 pub mod lmdb;
 pub mod mapped;
+pub mod names;
 pub mod parquet_pages;
 pub mod tree;
 pub mod zip;
