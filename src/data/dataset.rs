@@ -10,9 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::data::Source;
+use crate::data::decode::Fitted;
 use crate::data::pack::{self, Digest32, Pack, PixelHash};
 use crate::data::skipped::{Skipped, check_max_bad, check_skipped, list};
-use crate::data::{Source, fit_image};
 use crate::hex::hex;
 
 /// Bytes of decoded images between two looks at how it goes: enough to keep every thread busy, little enough to stay
@@ -104,6 +105,7 @@ pub struct Dataset {
     len: usize,
     pixels: Pixels,
     skipped: Vec<Skipped>,
+    damaged: Vec<Skipped>,
     fingerprint: String,
 }
 
@@ -127,7 +129,7 @@ impl Dataset {
     pub fn load(source: &dyn Source, options: &LoadOptions) -> Result<Self> {
         let mut pixels = Vec::new();
         let mut hash = PixelHash::default();
-        let skipped = options.in_pool(|| {
+        let (skipped, damaged) = options.in_pool(|| {
             decode_in_order(source, options, |image, digest| {
                 pixels.extend_from_slice(image);
                 hash.push(digest);
@@ -141,6 +143,7 @@ impl Dataset {
             len: source.len() - skipped.len(),
             pixels: Pixels::Memory(pixels),
             skipped,
+            damaged,
             fingerprint: hex(&hash.finish()),
         })
     }
@@ -152,6 +155,7 @@ impl Dataset {
             channels: pack.channels(),
             len: pack.len(),
             skipped: pack.metadata().skipped.clone(),
+            damaged: pack.metadata().damaged.clone(),
             fingerprint: hex(&pack.fingerprint()),
             pixels: Pixels::Pack(Box::new(pack)),
         }
@@ -244,6 +248,24 @@ impl Dataset {
         })
     }
 
+    /// The images that are damaged, and are used as far as they could be read; their indices are those of the source.
+    pub fn damaged(&self) -> &[Skipped] {
+        &self.damaged
+    }
+
+    /// One paragraph on the images that are damaged and used all the same, the first ten by name; `None` when there are
+    /// none.
+    pub fn damaged_report(&self) -> Option<String> {
+        (!self.damaged.is_empty()).then(|| {
+            format!(
+                "{} of {} images are damaged, and are used as far as they can be read:{}",
+                self.damaged.len(),
+                self.len + self.skipped.len(),
+                list(&self.damaged)
+            )
+        })
+    }
+
     /// SHA-256 over the pixels of all images (over the SHA-256 of each), in order: equal wherever they came from,
     /// whatever was left out.
     pub fn fingerprint(&self) -> &str {
@@ -252,7 +274,8 @@ impl Dataset {
 }
 
 /// Reads every image of `source` on all threads of the pool and gives each to `sink`, in order, with the SHA-256 of its
-/// pixels, on a thread beside; few are in memory at once. Returns the images that cannot be used.
+/// pixels, on a thread beside; few are in memory at once. Returns the images that cannot be used, and those that are
+/// damaged and used all the same.
 ///
 /// # Errors
 /// When [`Dataset::load`] would fail, or `sink` fails.
@@ -260,7 +283,7 @@ pub(super) fn decode_in_order(
     source: &dyn Source,
     options: &LoadOptions,
     mut sink: impl FnMut(&[u8], &Digest32) -> Result<()> + Send,
-) -> Result<Vec<Skipped>> {
+) -> Result<(Vec<Skipped>, Vec<Skipped>)> {
     let (total, size) = (source.len(), options.size);
     ensure!(total > 0, "{}: no images", source.describe());
     pack::check_size(size)?;
@@ -274,7 +297,7 @@ pub(super) fn decode_in_order(
     } else {
         ProgressBar::hidden()
     };
-    let mut skipped = Vec::new();
+    let (mut skipped, mut damaged) = (Vec::new(), Vec::new());
     let decoded = std::thread::scope(|scope| {
         let (to_sink, chunks) = mpsc::sync_channel::<Vec<(Vec<u8>, Digest32)>>(1);
         let writer = scope.spawn(move || {
@@ -285,21 +308,23 @@ pub(super) fn decode_in_order(
         });
         let mut decode = || {
             for start in (0..total).step_by(chunk) {
-                let images: Vec<Result<(Vec<u8>, Digest32)>> = (start..total.min(start + chunk))
+                let images: Vec<Result<(Fitted, Digest32)>> = (start..total.min(start + chunk))
                     .into_par_iter()
                     .map(|index| {
                         if options.stopped() {
                             bail!("stopped");
                         }
-                        let image = fit_image(source, index, size, options.crop)?;
+                        let original = source.original(index)?;
+                        let name = || source.name(index);
+                        let image = original.fit_noting(name, size, options.crop)?;
                         ensure!(
-                            image.len() == image_bytes,
+                            image.pixels.len() == image_bytes,
                             "{}: {} bytes decoded, not {image_bytes}",
                             source.name(index),
-                            image.len()
+                            image.pixels.len()
                         );
                         bar.inc(1);
-                        let digest = Sha256::digest(&image).into();
+                        let digest = Sha256::digest(&image.pixels).into();
                         Ok((image, digest))
                     })
                     .collect();
@@ -308,13 +333,21 @@ pub(super) fn decode_in_order(
                 }
                 let mut good = Vec::with_capacity(images.len());
                 for (index, image) in (start..).zip(images) {
+                    let noted = |cause: String| Skipped {
+                        index,
+                        name: source.name(index),
+                        cause,
+                    };
                     match image {
-                        Ok(image) => good.push(image),
-                        Err(error) => skipped.push(Skipped {
-                            index,
-                            name: source.name(index),
-                            cause: format!("{error:#}"),
-                        }),
+                        Ok((image, digest)) => {
+                            damaged.extend(
+                                image
+                                    .damage
+                                    .map(|what| noted(format!("{}: {what}", source.name(index)))),
+                            );
+                            good.push((image.pixels, digest));
+                        }
+                        Err(error) => skipped.push(noted(format!("{error:#}"))),
                     }
                 }
                 let looked_at = total.min(start + chunk);
@@ -342,7 +375,7 @@ pub(super) fn decode_in_order(
         source.describe(),
         list(&skipped)
     );
-    Ok(skipped)
+    Ok((skipped, damaged))
 }
 
 /// A bar on stderr; invisible where that is not a terminal.
