@@ -1,6 +1,5 @@
 //! Large files as bytes: mapped into memory, or unpacked from gzip (RFC 1952) within bounds.
 
-use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
@@ -9,7 +8,10 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use memmap2::Mmap;
 
+use crate::data::containers::names::refuse_lfs_pointer;
 use crate::data::decode::looks_like_html;
+use crate::files::open_regular;
+use crate::text::shown;
 
 /// No packed file may unpack to more than this many times its length (deflate's limit is 1032, and image data hardly
 /// shrink), above [`RATIO_MATTERS_ABOVE`].
@@ -17,20 +19,18 @@ const MAX_RATIO: u64 = 200;
 /// What unpacks to less than this may have any ratio.
 const RATIO_MATTERS_ABOVE: u64 = 16 << 20;
 
-/// Maps a file that is not empty and not a web page into memory. What is sliced from it costs nothing until read.
+/// Maps a file that is not empty, not a web page and not a pointer of Git LFS into memory. What is sliced from it costs nothing until read.
 ///
 /// # Errors
-/// When it cannot be opened or mapped, is empty, or is an HTML page. The message names the file.
+/// When it cannot be opened or mapped, is no regular file, is empty, an HTML page or a pointer of Git LFS. The message names the file.
 pub fn map(path: &Path) -> Result<Bytes> {
-    map_unnamed(path).with_context(|| path.display().to_string())
+    map_unnamed(path).with_context(|| shown(path))
 }
 
 fn map_unnamed(path: &Path) -> Result<Bytes> {
-    let file = File::open(path).context("cannot be opened")?;
-    let metadata = file.metadata().context("cannot be read")?;
-    ensure!(metadata.is_file(), "not a regular file");
+    let file = open_regular(path).context("cannot be opened")?;
     ensure!(
-        metadata.len() > 0,
+        file.metadata().context("cannot be read")?.len() > 0,
         "the file is empty (0 bytes): the download or copy broke off; fetch it again"
     );
     // SAFETY: the map is only read, as bytes. Whoever shortens the file meanwhile stops the process (SIGBUS), and
@@ -41,6 +41,7 @@ fn map_unnamed(path: &Path) -> Result<Bytes> {
         "this is a web page (HTML), not data: the download host was over its quota or asked a question; fetch the \
          file again later or from another place"
     );
+    refuse_lfs_pointer(&map)?;
     Ok(Bytes::from_owner(map))
 }
 

@@ -10,8 +10,9 @@ use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
 use crate::data::containers::mapped::{is_gzip, map, unpack_to_disk};
-use crate::data::containers::tree::{files_ending, is_hidden};
-use crate::data::containers::zip::{MAX_FILE_BYTES, check_name};
+use crate::data::containers::names::{has_hidden_part, normalized};
+use crate::data::containers::tree::files_ending;
+use crate::data::containers::zip::MAX_FILE_BYTES;
 use crate::data::{MAX_CLASSES, Original, Source};
 use crate::hex::hex;
 
@@ -206,9 +207,8 @@ fn list(bytes: &Bytes, shard: u32, samples: &mut Vec<Sample>) -> Result<()> {
     for entry in archive.entries_with_seek().map_err(damaged)? {
         let entry = entry.map_err(damaged)?;
         let kind = entry.header().entry_type();
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        check_name(&name)?;
-        if kind.is_dir() || kind.is_pax_global_extensions() || name.split('/').any(is_hidden) {
+        let name = normalized(&String::from_utf8_lossy(&entry.path_bytes()))?;
+        if kind.is_dir() || kind.is_pax_global_extensions() || has_hidden_part(&name) {
             continue;
         }
         let (stem, extension) = key(&name);
