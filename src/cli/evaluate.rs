@@ -14,8 +14,8 @@ use crate::cli::device::Picked;
 use crate::cli::generate::generate;
 use crate::cli::options::{DataArgs, DeviceArgs, GeneratorArgs, PackArgs, QuietArgs};
 use crate::cli::output::{print, print_error_line};
-use crate::cli::packs;
-use crate::data::{self, Kind, LoadOptions};
+use crate::cli::{packs, sources};
+use crate::data::{Kind, LoadOptions};
 use crate::evaluate::{Images, Settings, choose, sliced_wasserstein};
 use crate::files;
 use crate::gan::sheet;
@@ -174,7 +174,7 @@ impl Args {
     /// since some cannot be used.
     fn real_images(&self, dimensions: &Dimensions) -> Result<(String, Vec<u8>)> {
         let options = self.data.open_options(self.dataset, self.seed);
-        let source = data::open(&options)?;
+        let source = sources::open(&options, self.quiet.quiet)?;
         // Before the images are decoded.
         ensure!(
             source.channels() == dimensions.channels,

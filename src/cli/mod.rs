@@ -12,6 +12,7 @@ pub mod options;
 pub mod output;
 pub mod packs;
 pub mod sample;
+pub mod sources;
 pub mod train;
 
 use std::process::ExitCode;

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
+use image::ImageFormat;
 use sha2::{Digest, Sha256};
 
 use super::numbering::missing;
 use crate::data::containers::mapped::{is_gzip, map, unpack_to_disk};
-use crate::data::containers::names::{has_hidden_part, is_image_name, normalized};
+use crate::data::containers::names::{
+    IMAGE_EXTENSIONS, has_hidden_part, is_image_name, is_other_picture_name, normalized,
+};
 use crate::data::containers::tree::files_ending;
 use crate::data::containers::zip::MAX_FILE_BYTES;
 use crate::data::decode::format;
@@ -92,8 +95,8 @@ impl WebDataset {
     ///
     /// A file belongs to the sample named by its path up to the first dot of its last part; its extension is what
     /// follows. The image of a sample is the file with the extension `image_key`; where that is `None`, its first one of
-    /// `.jpg`, `.jpeg`, `.png`, `.webp` and `.bmp`, else one with an extension without a dot that is an image by its
-    /// first bytes. `.cls` is the number of a class, others are left out.
+    /// `.jpg`, `.jpeg`, `.png`, `.webp` and `.bmp`, else one of another image format, or one with an extension without a
+    /// dot that is an image by its first bytes. `.cls` is the number of a class, others are left out.
     ///
     /// # Errors
     /// When there is no shard, part or image, or a shard is damaged or hostile; with `check_labels` also when a class
@@ -335,6 +338,12 @@ fn rank(extension: &str) -> usize {
     place.unwrap_or(IMAGES.len())
 }
 
+/// Whether a file whose extension says nothing begins as an image does that texts do not begin as: a BMP and a PNM have
+/// two letters alone.
+fn is_image(bytes: &[u8]) -> bool {
+    format(bytes).is_some_and(|format| !matches!(format, ImageFormat::Bmp | ImageFormat::Pnm))
+}
+
 /// A shard that is being listed.
 struct List<'a> {
     bytes: &'a Bytes,
@@ -385,14 +394,14 @@ impl List<'_> {
             let inside = end.is_some_and(|end| end <= self.bytes.len() as u64);
             let is_image = match self.key {
                 Some(key) => extension == key,
-                None if IMAGES.contains(&&*extension) => true,
+                None if IMAGE_EXTENSIONS.contains(&&*extension) => true,
                 None => {
                     let unusual = !extension.is_empty() && !extension.contains('.');
                     unusual
                         && plain
                         && inside
                         && size <= MAX_FILE_BYTES
-                        && format(&self.bytes[start as usize..(start + size) as usize]).is_some()
+                        && is_image(&self.bytes[start as usize..(start + size) as usize])
                 }
             };
             if !is_image && extension != CLASS {
@@ -535,6 +544,18 @@ impl Found {
             notes.push(format!(
                 "left out, since names are read up to their first dot and go on otherwise: {} (--image-key chooses)",
                 self.listed(&left)
+            ));
+        }
+        let unread: BTreeMap<String, usize> = self
+            .keys
+            .iter()
+            .filter(|(extension, _)| is_other_picture_name(&format!("x.{extension}")))
+            .map(|(extension, &count)| (extension.clone(), count))
+            .collect();
+        if !unread.is_empty() {
+            notes.push(format!(
+                "left out, since these formats are not read: {}",
+                self.listed(&unread)
             ));
         }
         if let Some((count, first)) = &self.labels {
