@@ -274,6 +274,8 @@ fn black(
 }
 
 /// Runs the binary to its end; returns its output and the most memory that it had, in MiB.
+// It is waited for by wait4, which gives what it used.
+#[allow(clippy::zombie_processes)]
 fn measured(arguments: &[&str]) -> (String, u64) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_dcgan-cuda"))
         .args(arguments)
