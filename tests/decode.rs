@@ -77,6 +77,60 @@ fn what_is_not_read_is_named() {
     }
 }
 
+/// Damaged files of the formats that are read beside JPEG, PNG, BMP and WebP may be read or refused, but nothing panics,
+/// nor takes more than is allowed.
+#[test]
+fn damage_never_panics() {
+    let limits = Limits {
+        max_side: 4096,
+        max_bytes: 16 << 20,
+    };
+    let image = DynamicImage::ImageRgb8(picture());
+    let rounds = std::env::var("DAMAGE_ROUNDS").map_or(150, |rounds| rounds.parse().unwrap());
+    let (mut read, mut refused) = (0, 0);
+    for format in [
+        ImageFormat::Gif,
+        ImageFormat::Tiff,
+        ImageFormat::Pnm,
+        ImageFormat::Png,
+        ImageFormat::Jpeg,
+    ] {
+        let whole = encoded(&image, format);
+        let mut random = 1u64;
+        let mut below = |end: usize| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) as usize % end
+        };
+        for round in 0..rounds {
+            let mut bytes = whole.clone();
+            for change in 0..below(8) {
+                // Half of the changes hit the headers.
+                let reach = if change % 2 == 0 { bytes.len() } else { 64 };
+                let at = below(reach.min(bytes.len()));
+                bytes[at] = below(256) as u8;
+            }
+            if round % 4 == 0 {
+                bytes.truncate(below(bytes.len()));
+            }
+            match decode(&bytes, "damaged", &limits) {
+                Ok(_) => read += 1,
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    assert!(
+                        error.starts_with("damaged: ") && !error.contains('\n'),
+                        "{error}"
+                    );
+                    refused += 1;
+                }
+            }
+        }
+    }
+    println!("{read} read, {refused} refused");
+    assert!(read > 0 && refused > 0);
+}
+
 /// Where a chunk of a PNG begins, and how long its data are.
 fn chunk(png: &[u8], kind: &[u8; 4]) -> (usize, usize) {
     let mut at = 8;
@@ -89,7 +143,7 @@ fn chunk(png: &[u8], kind: &[u8; 4]) -> (usize, usize) {
     }
 }
 
-/// As Pillow 12 does: no checksum of image data is looked at, and no end needed, but zlib's checksum must be right.
+/// As Pillow 13 does: no checksum of image data is looked at, and no end needed, but zlib's checksum must be right.
 #[test]
 fn a_damaged_png_is_read_as_pillow_reads_it() {
     let image = DynamicImage::ImageRgb8(picture());
@@ -274,6 +328,8 @@ fn black(
 }
 
 /// Runs the binary to its end; returns its output and the most memory that it had, in MiB.
+// It is waited for by wait4, which gives what it used.
+#[allow(clippy::zombie_processes)]
 fn measured(arguments: &[&str]) -> (String, u64) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_dcgan-cuda"))
         .args(arguments)

@@ -63,6 +63,8 @@ struct Raw {
     method: u16,
     flags: u16,
     size: u32,
+    /// Fields that the format does not know, in the table of contents.
+    extra: Vec<u8>,
 }
 
 fn stored(name: &[u8], body: &[u8]) -> Raw {
@@ -72,6 +74,7 @@ fn stored(name: &[u8], body: &[u8]) -> Raw {
         method: 0,
         flags: 0,
         size: body.len() as u32,
+        extra: Vec::new(),
     }
 }
 
@@ -90,10 +93,12 @@ fn zip_of(entries: &[Raw], disk: u16) -> Vec<u8> {
         common.extend((entry.name.len() as u16).to_le_bytes());
         common.extend([0, 0]);
         directory.extend(b"PK\x01\x02\x14\0");
-        directory.extend(&common);
+        directory.extend(&common[..common.len() - 2]);
+        directory.extend((entry.extra.len() as u16).to_le_bytes());
         directory.extend([0; 10]);
         directory.extend((zip.len() as u32).to_le_bytes());
         directory.extend(&entry.name);
+        directory.extend(&entry.extra);
         zip.extend(b"PK\x03\x04");
         zip.extend(&common);
         zip.extend(&entry.name);
@@ -425,6 +430,45 @@ fn names_of_asian_zips_are_decoded_and_never_merge() {
             said(path, &["2 for 2 images", "café", "thé"]);
         },
     );
+}
+
+/// Info-ZIP's field, or the flag, says UTF-8: what the other names look like does not matter.
+#[test]
+fn names_that_say_utf8_are_that() {
+    let image = fixture("rgb.jpg");
+    let with_field = |name: &[u8], unicode: &str| {
+        let mut crc = flate2::Crc::new();
+        crc.update(name);
+        let mut extra = 0x7075u16.to_le_bytes().to_vec();
+        extra.extend((5 + unicode.len() as u16).to_le_bytes());
+        extra.push(1);
+        extra.extend(crc.sum().to_le_bytes());
+        extra.extend(unicode.as_bytes());
+        Raw {
+            extra,
+            ..stored(name, &image)
+        }
+    };
+    let entries = [
+        with_field(b"\xb0\xed\xbe\xe7\xc0\xcc/1.jpg", "고양이/1.jpg"),
+        Raw {
+            flags: 1 << 11,
+            ..stored("강아지/1.jpg".as_bytes(), &image)
+        },
+        stored(b"caf\x82/1.jpg", &image),
+    ];
+    with_file("a.zip", &zip_of(&entries, 0), |path| {
+        said(
+            path,
+            &[
+                "3 for 3 images",
+                "고양이",
+                "강아지",
+                "café",
+                "code page 437",
+            ],
+        );
+    });
 }
 
 #[test]

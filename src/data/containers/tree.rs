@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::data::containers::names::{LeftOut, has_hidden_part};
+use crate::data::containers::names::{LeftOut, has_hidden_part, refuse_lfs_pointer};
 use crate::data::containers::walk::walk;
 use crate::data::containers::zip::{Archive, MAX_FILE_BYTES};
 use crate::data::source::Original;
@@ -274,7 +274,7 @@ pub fn files_ending_noted(path: &Path, endings: &[&str]) -> Result<(Vec<PathBuf>
 /// Reads a file of at most 256 MiB.
 ///
 /// # Errors
-/// When it cannot be read, is no regular file, or is longer. The message lacks the name.
+/// When it cannot be read, is no regular file, is longer, or is a pointer of Git LFS. The message lacks the name.
 pub fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let file = open_regular(path).context("cannot be opened")?;
     let length = file.metadata().context("cannot be read")?.len();
@@ -288,5 +288,6 @@ pub fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     file.take(MAX_FILE_BYTES)
         .read_to_end(&mut bytes)
         .context("cannot be read")?;
+    refuse_lfs_pointer(&bytes)?;
     Ok(bytes)
 }
