@@ -296,13 +296,13 @@ fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         (
             "text.png",
             b"no image at all".to_vec(),
-            "not a JPEG, PNG, BMP or WebP",
+            "not a JPEG, PNG, BMP, WebP, GIF, TIFF or PNM",
         ),
         ("page.jpg", QUOTA_PAGE.to_vec(), "web page"),
         (
             "gif.jpg",
             b"GIF89a\x01\0\x01\0\0\0\0;".to_vec(),
-            "not a JPEG, PNG, BMP or WebP",
+            "the GIF cannot be decoded",
         ),
     ]
 }

@@ -476,7 +476,7 @@ fn preprocessing_of_another_version() {
         from + found.unwrap()
     };
     let mut other = bytes.clone();
-    other[at(b"bilinear, v1", PAGE) + 11] = b'0';
+    other[at(b"bilinear, v", PAGE) + 11] = b'0';
     let header = Section::all(&bytes);
     header[1].seal(&mut other, 1);
     fs::write(&path, other).unwrap();

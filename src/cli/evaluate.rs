@@ -16,9 +16,9 @@ use crate::cli::options::{
     DataArgs, DeviceArgs, GeneratorArgs, PackArgs, QuietArgs, start_threads,
 };
 use crate::cli::output::{is_stdout, print, print_error_line, print_json};
-use crate::cli::packs;
 use crate::cli::partial::{NO_RESULT, until_stopped, write_whole};
-use crate::data::{self, Kind, LoadOptions};
+use crate::cli::{packs, sources};
+use crate::data::{Kind, LoadOptions};
 use crate::evaluate::{Images, Settings, choose, sliced_wasserstein};
 use crate::files;
 use crate::gan::sheet;
@@ -192,7 +192,7 @@ impl Args {
     /// since some cannot be used.
     fn real_images(&self, dimensions: &Dimensions, stop: &Stop) -> Result<(String, Vec<u8>)> {
         let options = self.data.open_options(self.dataset, self.seed);
-        let source = data::open(&options)?;
+        let source = sources::open(&options, self.quiet.quiet)?;
         // Before the images are decoded.
         ensure!(
             source.channels() == dimensions.channels,

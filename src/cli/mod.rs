@@ -13,6 +13,7 @@ pub mod output;
 pub mod packs;
 pub mod partial;
 pub mod sample;
+pub mod sources;
 pub mod train;
 
 use std::ffi::OsString;

@@ -41,11 +41,11 @@ pub fn prepare(
     .open_or_make()
 }
 
-/// The images of a pack. Tells of those that were left out.
+/// The images of a pack. Tells of those that were left out, and of those that are damaged.
 pub fn dataset_of(pack: Pack) -> Dataset {
     let dataset = Dataset::from_pack(pack);
-    if let Some(report) = dataset.skipped_report() {
-        print_error_line(report);
+    for report in [dataset.skipped_report(), dataset.damaged_report()] {
+        report.into_iter().for_each(print_error_line);
     }
     dataset
 }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::Source;
 use crate::data::contents::{Content, Contents};
+use crate::data::decode::Fitted;
 use crate::data::guarded;
 use crate::data::pack::{self, Digest32, Pack, PixelHash};
 use crate::data::skipped::{Skipped, check_max_bad, check_skipped, list};
@@ -107,6 +108,7 @@ pub struct Dataset {
     len: usize,
     pixels: Pixels,
     skipped: Vec<Skipped>,
+    damaged: Vec<Skipped>,
     fingerprint: String,
 }
 
@@ -130,7 +132,7 @@ impl Dataset {
     pub fn load(source: &dyn Source, options: &LoadOptions) -> Result<Self> {
         let mut pixels = Vec::new();
         let mut hash = PixelHash::default();
-        let (skipped, _) = options.in_pool(|| {
+        let (skipped, damaged, _) = options.in_pool(|| {
             decode_in_order(source, options, |image, digest| {
                 pixels.extend_from_slice(image);
                 hash.push(digest);
@@ -144,6 +146,7 @@ impl Dataset {
             len: source.len() - skipped.len(),
             pixels: Pixels::Memory(pixels),
             skipped,
+            damaged,
             fingerprint: hex(&hash.finish()),
         })
     }
@@ -155,6 +158,7 @@ impl Dataset {
             channels: pack.channels(),
             len: pack.len(),
             skipped: pack.metadata().skipped.clone(),
+            damaged: pack.metadata().damaged.clone(),
             fingerprint: hex(&pack.fingerprint()),
             pixels: Pixels::Pack(Box::new(pack)),
         }
@@ -259,6 +263,24 @@ impl Dataset {
         })
     }
 
+    /// The images that are damaged, and are used as far as they could be read; their indices are those of the source.
+    pub fn damaged(&self) -> &[Skipped] {
+        &self.damaged
+    }
+
+    /// One paragraph on the images that are damaged and used all the same, the first ten by name; `None` when there are
+    /// none.
+    pub fn damaged_report(&self) -> Option<String> {
+        (!self.damaged.is_empty()).then(|| {
+            format!(
+                "{} of {} images are damaged, and are used as far as they can be read:{}",
+                self.damaged.len(),
+                self.len + self.skipped.len(),
+                list(&self.damaged)
+            )
+        })
+    }
+
     /// SHA-256 over the pixels of all images (over the SHA-256 of each), in order: equal wherever they came from,
     /// whatever was left out.
     pub fn fingerprint(&self) -> &str {
@@ -269,9 +291,15 @@ impl Dataset {
 /// The pixels of an image, and their SHA-256.
 type Decoded = (Vec<u8>, Digest32);
 
+/// An image with what is damaged of it, and the SHA-256 of its pixels.
+type Noted = (Fitted, Digest32);
+
+/// The images that cannot be used, those that are damaged and used all the same, and the digest of the originals, see
+/// [`Contents`].
+type InOrder = (Vec<Skipped>, Vec<Skipped>, Option<String>);
+
 /// Reads every image of `source` on all threads of the pool and gives each to `sink`, in order, with the SHA-256 of its
-/// pixels, on a thread beside; few are in memory at once. Returns the images that cannot be used, and the digest of the
-/// originals, see [`Contents`].
+/// pixels, on a thread beside; few are in memory at once.
 ///
 /// # Errors
 /// When [`Dataset::load`] would fail, or `sink` fails.
@@ -279,7 +307,7 @@ pub(super) fn decode_in_order(
     source: &dyn Source,
     options: &LoadOptions,
     mut sink: impl FnMut(&[u8], &Digest32) -> Result<()> + Send,
-) -> Result<(Vec<Skipped>, Option<String>)> {
+) -> Result<InOrder> {
     let (total, size) = (source.len(), options.size);
     ensure!(total > 0, "{}: no images", source.describe());
     pack::check_size(size)?;
@@ -295,7 +323,7 @@ pub(super) fn decode_in_order(
     } else {
         ProgressBar::hidden()
     };
-    let mut skipped = Vec::new();
+    let (mut skipped, mut damaged) = (Vec::new(), Vec::new());
     let mut contents = Contents::of(source);
     let decoded = std::thread::scope(|scope| {
         let (to_sink, chunks) = mpsc::sync_channel::<Vec<Decoded>>(1);
@@ -319,21 +347,21 @@ pub(super) fn decode_in_order(
                     let original = source.original(index);
                     let content = Content::of(&original);
                     let fitted = original
-                        .and_then(|o| o.fit(|| source.name(index), size, options.crop))
+                        .and_then(|o| o.fit_noting(|| source.name(index), size, options.crop))
                         .and_then(|image| {
                             ensure!(
-                                image.len() == image_bytes,
+                                image.pixels.len() == image_bytes,
                                 "{}: {} bytes decoded, not {image_bytes}",
                                 source.name(index),
-                                image.len()
+                                image.pixels.len()
                             );
-                            let digest: Digest32 = Sha256::digest(&image).into();
+                            let digest: Digest32 = Sha256::digest(&image.pixels).into();
                             Ok((image, digest))
                         });
                     bar.inc(1);
                     (content, fitted)
                 };
-                let images: Vec<(Content, Result<Decoded>)> = (start..total.min(start + chunk))
+                let images: Vec<(Content, Result<Noted>)> = (start..total.min(start + chunk))
                     .into_par_iter()
                     .map(decode)
                     .collect();
@@ -344,13 +372,21 @@ pub(super) fn decode_in_order(
                 let mut good = Vec::with_capacity(images.len());
                 for (index, (content, image)) in (start..).zip(images) {
                     contents.push(content);
+                    let noted = |cause: String| Skipped {
+                        index,
+                        name: source.name(index),
+                        cause,
+                    };
                     match image {
-                        Ok(image) => good.push(image),
-                        Err(error) => skipped.push(Skipped {
-                            index,
-                            name: source.name(index),
-                            cause: format!("{error:#}"),
-                        }),
+                        Ok((image, digest)) => {
+                            damaged.extend(
+                                image
+                                    .damage
+                                    .map(|what| noted(format!("{}: {what}", source.name(index)))),
+                            );
+                            good.push((image.pixels, digest));
+                        }
+                        Err(error) => skipped.push(noted(format!("{error:#}"))),
                     }
                 }
                 let looked_at = total.min(start + chunk);
@@ -378,7 +414,7 @@ pub(super) fn decode_in_order(
         source.describe(),
         list(&skipped)
     );
-    Ok((skipped, contents.finish()))
+    Ok((skipped, damaged, contents.finish()))
 }
 
 /// A bar on stderr; invisible where that is not a terminal.

@@ -407,16 +407,18 @@ impl Request<'_> {
         let file = partial.file.try_clone().context("cannot write the pack")?;
         let mut writer =
             Writer::new(file, size, channels).map_err(|error| self.cannot_write(error))?;
-        let (skipped, contents) = decode_in_order(images, &self.options, |image, digest| {
-            writer
-                .push(image, digest)
-                .map_err(|error| self.cannot_write(error))
-        })?;
+        let (skipped, damaged, contents) =
+            decode_in_order(images, &self.options, |image, digest| {
+                writer
+                    .push(image, digest)
+                    .map_err(|error| self.cannot_write(error))
+            })?;
         let metadata = Metadata {
             recipe: self.recipe.clone(),
             preprocessing: PREPROCESSING.to_string(),
             describe: images.describe(),
             skipped,
+            damaged,
             attribute_names: images.attribute_names().to_vec(),
             class_names: images.class_names().to_vec(),
             contents,

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use bytes::Bytes;
 
-use crate::data::decode::{Limits, decode_and_fit, fit_pixels};
+use crate::data::decode::{Fitted, Limits, decode_and_fit, fit_pixels};
 use crate::data::split::Split;
 
 /// Classes are numbered below this.
@@ -52,6 +52,23 @@ impl Original {
         size: usize,
         crop: Option<u32>,
     ) -> Result<Vec<u8>> {
+        Ok(self.fit_noting(name, size, crop)?.pixels)
+    }
+
+    /// As [`fit`](Self::fit), with what is damaged of an image that is used all the same.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fit_noting(
+        &self,
+        name: impl FnOnce() -> String,
+        size: usize,
+        crop: Option<u32>,
+    ) -> Result<Fitted> {
+        let whole = |pixels| Fitted {
+            pixels,
+            damage: None,
+        };
         match self {
             Self::File(bytes) => decode_and_fit(bytes, &Limits::default(), size, crop),
             Self::Pixels {
@@ -59,8 +76,8 @@ impl Original {
                 height,
                 channels,
                 pixels,
-            } => fit_pixels(pixels, (*width, *height), *channels, size, crop),
-            Self::Drawn(drawing) => return drawing.draw(size),
+            } => fit_pixels(pixels, (*width, *height), *channels, size, crop).map(whole),
+            Self::Drawn(drawing) => return drawing.draw(size).map(whole),
         }
         .with_context(name)
     }

@@ -116,6 +116,7 @@ pub fn write_pack(path: &Path, images: &Repeated) -> Result<usize> {
         preprocessing: PREPROCESSING.to_string(),
         describe: images.describe(),
         skipped: Vec::new(),
+        damaged: Vec::new(),
         attribute_names: Vec::new(),
         class_names: Vec::new(),
         contents: None,

@@ -15,9 +15,9 @@ use sha2::{Digest, Sha256};
 use crate::cli::options::{ChoiceArgs, fraction, start_threads};
 use crate::cli::output::print;
 use crate::cli::partial::write_whole;
-use crate::data::decode::{Limits, decode, fit, format, format_name};
+use crate::data::decode::{Damage, Limits, decode_noting, fit, format, format_name};
 use crate::data::{self, Kind, OpenOptions, Original, SYNTHETIC_COUNT, Source, Split, fit_image};
-use crate::text::escaped;
+use crate::text::{escaped, shown};
 
 /// Read every image and say what is there: counts, splits, sizes, formats, duplicates, attributes, classes, corrupt
 /// files.
@@ -70,6 +70,7 @@ struct Image {
     file_hash: Option<Hash>,
     /// SHA-256 of width, height and the decoded samples.
     pixel_hash: Hash,
+    damage: Damage,
 }
 
 /// How the source has an image.
@@ -121,7 +122,7 @@ impl Args {
         };
         let source = data::open(&options)?;
         let root = match &options.path {
-            Some(path) => path.display().to_string(),
+            Some(path) => shown(path),
             None => source.describe(),
         };
         self.inspect(source.as_ref(), &root)
@@ -151,6 +152,9 @@ impl Args {
         if !keys.is_empty() {
             row(&mut text, "keys", &listed_keys(keys));
         }
+        for note in source.notes() {
+            row(&mut text, "note", &note);
+        }
         if source.channels() != 3 {
             let channels = match source.channels() {
                 1 => "1, grey".to_owned(),
@@ -166,6 +170,7 @@ impl Args {
         if !(any_attributes && source.class_names().is_empty()) {
             describe_classes(&mut text, source);
         }
+        describe_damaged(&mut text, source, &good);
         for line in bad.iter().take(LISTED) {
             row(&mut text, "unusable", line);
         }
@@ -243,6 +248,25 @@ impl Args {
     }
 }
 
+/// Images that are used although they are damaged.
+fn describe_damaged(text: &mut String, source: &dyn Source, good: &[(usize, &Image)]) {
+    let damaged: Vec<String> = good
+        .iter()
+        .filter_map(|(index, image)| Some(format!("{}: {}", source.name(*index), image.damage?)))
+        .collect();
+    if damaged.is_empty() {
+        return;
+    }
+    let counted = format!("{} of the usable images, used all the same", damaged.len());
+    row(text, "damaged", &counted);
+    for line in damaged.iter().take(LISTED) {
+        row(text, "", line);
+    }
+    if damaged.len() > LISTED {
+        row(text, "", &format!("… and {} more", damaged.len() - LISTED));
+    }
+}
+
 /// Reads and decodes an image as training would.
 fn examine(source: &dyn Source, index: usize) -> Result<Image> {
     let name = || source.name(index);
@@ -253,10 +277,13 @@ fn examine(source: &dyn Source, index: usize) -> Result<Image> {
         pixel_hash.update(pixels);
     };
     let original = source.original(index)?;
+    let mut damage = None;
     let (form, width, height, bytes, file_hash) = match &original {
         Original::File(file) => {
-            let image = decode(file, &name(), &Limits::default())?;
-            fit(&image, SHEET_IMAGE, None).with_context(name)?;
+            let noted = decode_noting(file, &name(), &Limits::default())?;
+            damage = noted.damage;
+            let image = &noted.image;
+            fit(image, SHEET_IMAGE, None).with_context(name)?;
             let (width, height) = image.dimensions();
             add(width, height, image.as_raw());
             let form = Form::File(format(file).with_context(name)?);
@@ -286,6 +313,7 @@ fn examine(source: &dyn Source, index: usize) -> Result<Image> {
         bytes,
         file_hash,
         pixel_hash: pixel_hash.finalize().into(),
+        damage,
     })
 }
 

@@ -9,8 +9,8 @@ use clap::{Args as ClapArgs, value_parser};
 
 use crate::cli::options::{DataArgs, QuietArgs, ThreadArgs};
 use crate::cli::output::{print_error_line, print_line};
-use crate::cli::packs;
-use crate::data::{self, Kind, LoadOptions};
+use crate::cli::{packs, sources};
+use crate::data::{Kind, LoadOptions};
 use crate::text::shown;
 use crate::train::stop::Stop;
 
@@ -48,7 +48,7 @@ impl Args {
     pub fn run(self) -> Result<ExitCode> {
         self.threads.apply()?;
         let options = self.data.open_options(self.dataset, self.seed);
-        let source = data::open(&options)?;
+        let source = sources::open(&options, self.quiet.quiet)?;
         let stop = Stop::install()?;
         let load = LoadOptions {
             size: self.image_size as usize,

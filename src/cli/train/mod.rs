@@ -13,7 +13,7 @@ use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
 use crate::cli::options::{ComputeArgs, DataArgs, PackArgs, QuietArgs};
 use crate::cli::output::{all_printed, print_error_line, print_line};
-use crate::cli::packs;
+use crate::cli::{packs, sources};
 use crate::data::pack::Recipe;
 use crate::data::prepare::Place;
 use crate::data::{self, Dataset, Kind, LoadOptions, Residency, Source};
@@ -327,7 +327,7 @@ impl OnBackend for Job<'_> {
 
     fn run<B: Backend>(mut self, backend: &B) -> Result<ExitCode> {
         let config = &mut self.config;
-        let source = data::open(&config.open_options())?;
+        let source = sources::open(&config.open_options(), self.args.quiet.quiet)?;
         let channels = source.channels();
         ensure!(
             self.resumed.is_none() || channels == config.channels,

@@ -20,19 +20,18 @@ const MAX_RATIO: u64 = 200;
 /// What unpacks to less than this may have any ratio.
 const RATIO_MATTERS_ABOVE: u64 = 16 << 20;
 
-/// Maps a file that is not empty and not a web page into memory. What is sliced from it costs nothing until read.
+/// Maps a file that is not empty, not a web page and not a pointer of Git LFS into memory. What is sliced from it costs nothing until read.
 ///
 /// # Errors
-/// When it cannot be opened or mapped, is empty, or is an HTML page. The message names the file.
+/// When it cannot be opened or mapped, is no regular file, is empty, an HTML page or a pointer of Git LFS. The message names the file.
 pub fn map(path: &Path) -> Result<Bytes> {
     map_unnamed(path).with_context(|| shown(path))
 }
 
 fn map_unnamed(path: &Path) -> Result<Bytes> {
     let file = open_regular(path).context("cannot be opened")?;
-    let metadata = file.metadata().context("cannot be read")?;
     ensure!(
-        metadata.len() > 0,
+        file.metadata().context("cannot be read")?.len() > 0,
         "the file is empty (0 bytes): the download or copy broke off; fetch it again"
     );
     let map = Mapping::of(&file, path).context("cannot be mapped into memory")?;

@@ -5,4 +5,7 @@ pub mod mapped;
 pub mod names;
 pub mod parquet_pages;
 pub mod tree;
+pub mod walk;
 pub mod zip;
+pub mod zip_kind;
+pub mod zip_names;

@@ -1,18 +1,24 @@
 //! Zip archives (PKWARE's APPNOTE.TXT, read by the `zip` crate) read in place: one open file, a cheap reader for each
-//! thread, no lock. Archives are hostile until parsed: names, sizes and methods are checked when one is opened.
+//! thread, no lock. Archives are hostile until parsed: names, sizes and methods of what is used are checked before that.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use zip::read::ZipFileEntry;
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::data::containers::mapped::{map, unpack_to_disk};
-use crate::data::decode::looks_like_html;
+use crate::data::containers::names::normalized;
+use crate::data::containers::zip_kind;
+use crate::data::containers::zip_names::{self, Raw};
+use crate::files::open_regular;
+use crate::text::{escaped, shown};
 
 /// Largest image file that is read, bytes, in an archive or a folder.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -94,13 +100,19 @@ impl Seek for Reader {
 /// A file in an archive.
 #[derive(Debug)]
 pub struct Entry {
-    /// Path inside the archive, checked to stay inside it.
+    /// Path inside the archive, normalised ([`normalized`]); as it is, where `refusal` says that it leads out.
     pub name: String,
     /// Declared length unpacked, bytes.
     pub size: u64,
     /// Declared checksum of the unpacked bytes.
     pub crc32: u32,
+    /// Packed length, bytes.
+    packed: u64,
     index: usize,
+    /// Whether its path could leave the folder that the archive is unpacked to.
+    pub leads_out: bool,
+    /// Why it must not be unpacked.
+    refusal: Option<String>,
 }
 
 /// An open zip archive whose table of contents was checked.
@@ -108,20 +120,22 @@ pub struct Archive {
     path: PathBuf,
     zip: ZipArchive<Reader>,
     entries: Vec<Entry>,
+    encoding: Option<&'static str>,
+    length: u64,
 }
 
 impl Archive {
-    /// Opens a zip and checks its table of contents; no entry is unpacked.
+    /// Opens a zip and reads its table of contents; no entry is unpacked. What cannot be used of it does no harm until it
+    /// is wanted: see [`check`](Self::check).
     ///
     /// # Errors
-    /// When the file is not a whole zip, or an entry has an absolute path or one with `..`, is encrypted, uses a
-    /// method other than stored and deflate, or declares an absurd size: then the whole archive is refused.
+    /// When the file is not a whole zip; the message says what it looks like instead.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_unnamed(path).with_context(|| path.display().to_string())
+        Self::open_unnamed(path).with_context(|| shown(path))
     }
 
     fn open_unnamed(path: &Path) -> Result<Self> {
-        let file = File::open(path).context("cannot be opened")?;
+        let file = open_regular(path).context("cannot be opened")?;
         let length = file.metadata().context("cannot be read")?.len();
         ensure!(
             length > 0,
@@ -137,78 +151,64 @@ impl Archive {
         let mut head = Vec::new();
         let beginning = reader.by_ref().take(1024).read_to_end(&mut head);
         beginning.context("cannot be read")?;
-        let zip = ZipArchive::new(reader).map_err(|error| {
-            if looks_like_html(&head) {
-                anyhow!(
-                    "this is a web page (HTML), not a zip: the download host was over its quota or asked a question; \
-                     fetch the file again later or from another place"
-                )
-            } else if head.starts_with(b"PK") {
-                anyhow!(
-                    "the zip is truncated or damaged ({error}): the download or copy broke off; fetch it again"
-                )
-            } else {
-                anyhow!("not a zip archive ({error})")
-            }
-        })?;
-        let mut entries = Vec::with_capacity(zip.len());
-        let (mut packed, mut unpacked) = (0u64, 0u64);
+        let tail = zip_kind::tail(&mut reader.clone(), length).context("cannot be read")?;
+        zip_kind::refuse_parts(path, &head, &tail)?;
+        let zip =
+            ZipArchive::new(reader.clone()).map_err(|_| zip_kind::what_instead(path, &head))?;
+        let mut listed = Vec::with_capacity(zip.len());
+        let mut all_utf8 = true;
         for index in 0..zip.len() {
             let entry = zip
                 .by_index_data(index)
                 .with_context(|| format!("the zip is damaged at entry {index}; fetch it again"))?;
-            let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
-            check_name(&name)?;
-            if entry.is_dir() {
-                continue;
-            }
-            let (size, compressed) = (entry.size(), entry.compressed_size());
-            ensure!(
-                !entry.encrypted(),
-                "entry {name:?} is encrypted; unpack the archive with its password and give the folder"
-            );
-            match entry.compression() {
-                CompressionMethod::Stored | CompressionMethod::Deflated => {}
-                method => bail!(
-                    "entry {name:?} uses compression method {method:?}, which is not supported; unpack the archive and \
-                     give the folder, or pack it again with `zip -0`"
-                ),
-            }
-            ensure!(
-                size <= MAX_FILE_BYTES,
-                "entry {name:?} declares {} MiB unpacked, more than {} MiB: this archive expands absurdly and is \
-                 refused",
-                size >> 20,
-                MAX_FILE_BYTES >> 20
-            );
-            ensure!(
-                size <= RATIO_MATTERS_ABOVE || size / MAX_RATIO <= compressed,
-                "entry {name:?} declares {size} bytes unpacked from {compressed}: this archive expands absurdly and is \
-                 refused"
-            );
-            packed = packed.saturating_add(compressed);
-            unpacked = unpacked.saturating_add(size);
-            entries.push(Entry {
-                name,
-                size,
-                crc32: entry.crc32(),
-                index,
+            all_utf8 &= std::str::from_utf8(entry.name_raw()).is_ok();
+            listed.push(entry);
+        }
+        let mut names = Vec::with_capacity(listed.len());
+        for entry in &listed {
+            let bytes = entry.name_raw();
+            names.push(Raw {
+                bytes: bytes.to_vec(),
+                says_utf8: !all_utf8
+                    && !bytes.is_ascii()
+                    && says_utf8(&mut reader, entry.central_header_start(), bytes)
+                        .context("cannot be read")?,
+                cp437: match all_utf8 {
+                    true => String::new(),
+                    false => entry.name().map(Cow::into_owned).unwrap_or_default(),
+                },
             });
         }
-        ensure!(
-            packed <= length,
-            "the entries add up to {packed} packed bytes in a file of {length}: they overlap, as in a zip bomb; the \
-             archive is refused"
-        );
-        ensure!(
-            unpacked <= RATIO_MATTERS_ABOVE || unpacked / MAX_RATIO <= length,
-            "the entries add up to {unpacked} bytes unpacked from a file of {length}: this archive expands absurdly \
-             and is refused"
-        );
+        let (names, encoding) = zip_names::decode(names);
+        let mut entries = Vec::with_capacity(listed.len());
+        for (index, (entry, name)) in listed.iter().zip(names).enumerate() {
+            // Decided again by what the name became: a backslash may be the half of a letter.
+            if entry.is_dir() || name.ends_with(['/', '\\']) {
+                continue;
+            }
+            let (name, unsafe_path) = match normalized(&name) {
+                Ok(name) => (name, None),
+                Err(error) => (name, Some(error.to_string())),
+            };
+            let leads_out = unsafe_path.is_some();
+            let refusal = unsafe_path.or_else(|| refusal(entry, &name));
+            entries.push(Entry {
+                name,
+                size: entry.size(),
+                crc32: entry.crc32(),
+                packed: entry.compressed_size(),
+                index,
+                leads_out,
+                refusal,
+            });
+        }
+        drop(listed);
         Ok(Self {
             path: path.to_owned(),
             zip,
             entries,
+            encoding,
+            length,
         })
     }
 
@@ -222,11 +222,53 @@ impl Archive {
         &self.entries
     }
 
+    /// The encoding that was found for names that do not say theirs; `None` where all do, or are UTF-8.
+    pub fn encoding(&self) -> Option<&'static str> {
+        self.encoding
+    }
+
+    /// Refuses the archive for those of its [`entries`](Self::entries) that are to be used.
+    ///
+    /// # Errors
+    /// When one has an absolute path or one with `..`, is encrypted, uses a method other than stored and deflate, or
+    /// declares an absurd size, or all together do. The message names the archive.
+    pub fn check(&self, used: impl Iterator<Item = usize>) -> Result<()> {
+        self.check_unnamed(used).with_context(|| shown(&self.path))
+    }
+
+    fn check_unnamed(&self, used: impl Iterator<Item = usize>) -> Result<()> {
+        let (mut packed, mut unpacked) = (0u64, 0u64);
+        for index in used {
+            let entry = &self.entries[index];
+            if let Some(refusal) = &entry.refusal {
+                bail!("{refusal}");
+            }
+            packed = packed.saturating_add(entry.packed);
+            unpacked = unpacked.saturating_add(entry.size);
+        }
+        let length = self.length;
+        ensure!(
+            packed <= length,
+            "the entries add up to {packed} packed bytes in a file of {length}: they overlap, as in a zip bomb; the \
+             archive is refused"
+        );
+        ensure!(
+            unpacked <= RATIO_MATTERS_ABOVE || unpacked / MAX_RATIO <= length,
+            "the entries add up to {unpacked} bytes unpacked from a file of {length}: this archive expands absurdly \
+             and is refused"
+        );
+        Ok(())
+    }
+
     /// Unpacks one file. Any number of threads may do so at once.
     ///
     /// # Errors
-    /// When the entry is damaged (its checksum is verified) or longer than it declares.
+    /// When the entry is one that [`check`](Self::check) refuses, is damaged (its checksum is verified) or longer than
+    /// it declares.
     pub fn read(&self, entry: &Entry) -> Result<Vec<u8>> {
+        if let Some(refusal) = &entry.refusal {
+            bail!("{refusal}");
+        }
         // Two reference counts: the table of contents and the file are shared.
         let mut zip = self.zip.clone();
         let file = zip
@@ -245,6 +287,50 @@ impl Archive {
     }
 }
 
+/// Why an entry must not be unpacked, if it must not.
+fn refusal(entry: &ZipFileEntry, name: &str) -> Option<String> {
+    let (size, packed) = (entry.size(), entry.compressed_size());
+    if entry.encrypted() {
+        return Some(format!(
+            "entry {name:?} is encrypted; unpack the archive with its password and give the folder"
+        ));
+    }
+    let method = entry.compression();
+    if !matches!(
+        method,
+        CompressionMethod::Stored | CompressionMethod::Deflated
+    ) {
+        return Some(format!(
+            "entry {name:?} uses compression method {method:?}, which is not supported; unpack the archive and give \
+             the folder, or pack it again with `zip -0`"
+        ));
+    }
+    if size > MAX_FILE_BYTES {
+        return Some(format!(
+            "entry {name:?} declares {} MiB unpacked, more than {} MiB: this archive expands absurdly and is refused",
+            size >> 20,
+            MAX_FILE_BYTES >> 20
+        ));
+    }
+    (size > RATIO_MATTERS_ABOVE && size / MAX_RATIO > packed).then(|| {
+        format!(
+            "entry {name:?} declares {size} bytes unpacked from {packed}: this archive expands absurdly and is refused"
+        )
+    })
+}
+
+/// Whether an archive says that a name is UTF-8: by the flag in the entry's header at `start`, or since the header has
+/// another name than `name`, which then came from the field for it.
+fn says_utf8(reader: &mut Reader, start: u64, name: &[u8]) -> io::Result<bool> {
+    let mut header = [0; 46];
+    reader.seek(SeekFrom::Start(start))?;
+    reader.read_exact(&mut header)?;
+    let field = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+    let mut named = vec![0; usize::from(field(28))];
+    reader.read_exact(&mut named)?;
+    Ok(field(8) & 1 << 11 != 0 || named != name)
+}
+
 /// The one member of a zip whose name `wanted` accepts, of any size: a slice of the mapped file where it is stored,
 /// else unpacked to a temporary file without a name.
 ///
@@ -253,17 +339,18 @@ impl Archive {
 pub fn large_member(path: &Path, what: &str, wanted: impl Fn(&str) -> bool) -> Result<Bytes> {
     let find = || {
         let bytes = map(path)?;
-        let mut zip = ZipArchive::new(io::Cursor::new(bytes.clone())).map_err(|error| {
-            anyhow!("the zip is truncated or damaged ({error}): the download or copy broke off; fetch it again")
-        })?;
+        zip_kind::refuse_parts(path, &bytes, &bytes)?;
+        let mut zip = ZipArchive::new(io::Cursor::new(bytes.clone()))
+            .map_err(|_| zip_kind::what_instead(path, &bytes))?;
         let mut names = Vec::new();
         for index in 0..zip.len() {
             let entry = zip
                 .by_index_data(index)
                 .with_context(|| format!("the zip is damaged at entry {index}; fetch it again"))?;
-            let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
-            if wanted(&name) {
-                names.push((index, name));
+            let raw = String::from_utf8_lossy(entry.name_raw());
+            let name = normalized(&raw);
+            if wanted(name.as_deref().unwrap_or(&raw)) {
+                names.push((index, name?));
             }
         }
         let (index, name) = match &names[..] {
@@ -274,7 +361,7 @@ pub fn large_member(path: &Path, what: &str, wanted: impl Fn(&str) -> bool) -> R
                 names.len()
             ),
         };
-        check_name(name)?;
+        let name = escaped(name);
         let damaged = || format!("{name} in the zip is truncated or damaged; fetch it again");
         let entry = zip.by_index(*index).with_context(damaged)?;
         match (entry.compression(), entry.data_start()) {
@@ -292,24 +379,7 @@ pub fn large_member(path: &Path, what: &str, wanted: impl Fn(&str) -> bool) -> R
             }
         }
     };
-    find().with_context(|| path.display().to_string())
-}
-
-/// Refuses the name of an entry that could lead out of the folder that the archive is unpacked to.
-///
-/// # Errors
-/// When it is absolute, goes up by `..`, or has a zero byte. The message names the entry.
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    let drive = name.as_bytes().get(1) == Some(&b':');
-    let absolute = name.starts_with(['/', '\\']) || drive;
-    let climbs = name.split(['/', '\\']).any(|part| part == "..");
-    ensure!(
-        !absolute && !climbs && !name.contains('\0'),
-        "entry {name:?} has {} path, which could leave the archive's folder: the archive is refused; get it from \
-         another place",
-        if absolute { "an absolute" } else { "an unsafe" }
-    );
-    Ok(())
+    find().with_context(|| shown(path))
 }
 
 #[cfg(test)]
@@ -349,26 +419,6 @@ mod tests {
             for to in [SeekFrom::End(-1), SeekFrom::End(5), SeekFrom::Current(-3), SeekFrom::Current(i64::MIN)] {
                 prop_assert_eq!(reader.seek(to).ok(), expected.seek(to).ok());
             }
-        }
-    }
-
-    #[test]
-    fn names_stay_inside() {
-        for good in ["a.jpg", "img/a.jpg", "a..b/c", "..a", "img/"] {
-            assert!(check_name(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "/a",
-            "\\a",
-            "C:\\a",
-            "C:a",
-            "../a",
-            "a/../../b",
-            "a\\..\\b",
-            "..",
-            "a\0b",
-        ] {
-            assert!(check_name(bad).is_err(), "{bad}");
         }
     }
 }

@@ -20,7 +20,7 @@ pub const PAGE: usize = 4096;
 /// Bytes of pixels under one checksum.
 pub const BLOCK: usize = 4 << 20;
 /// How images are resized, and a number that is raised when the same file no longer gives the same pixels.
-pub const PREPROCESSING: &str = "upright, centre crop, antialiased bilinear, v1";
+pub const PREPROCESSING: &str = "upright, centre crop, antialiased bilinear, v2";
 
 /// Stands for no class.
 pub(super) const NO_CLASS: u32 = u32::MAX;
@@ -303,6 +303,10 @@ pub struct Metadata {
     pub describe: String,
     /// Images that could not be used and are not in the pack.
     pub skipped: Vec<Skipped>,
+    /// Images of the source that are damaged, and are in the pack as far as they could be read; their indices are those
+    /// of the source.
+    #[serde(default)]
+    pub damaged: Vec<Skipped>,
     /// Names of the attributes; none where there are none.
     pub attribute_names: Vec<String>,
     /// Names of the classes.

@@ -1,6 +1,8 @@
 //! Any tree of image files, or a zip of them.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -10,7 +12,7 @@ use crate::data::split::{choose, part_of_image};
 use crate::data::{MAX_CLASSES, Original, PartCounts, Source, Split};
 use crate::text::shown;
 
-/// All JPEG, PNG, BMP and WebP files of a tree or a zip, sorted by path. Where every one of them lies one folder deep
+/// All image files of a tree or a zip, sorted by path. Where every one of them lies one folder deep
 /// (below the folders that all share), these folders are the classes.
 pub struct Folder {
     files: Files,
@@ -39,7 +41,7 @@ impl Folder {
             path.exists(),
             "{}: no such folder; give the folder (or zip) that holds your images with --data, or use --dataset \
              synthetic, which needs no data",
-            path.display()
+            shown(path)
         );
         let files = if path.is_dir() {
             Files::folder(path)?
@@ -48,9 +50,14 @@ impl Folder {
         };
         ensure!(
             !files.is_empty(),
-            "{}: no images here: no file ends in .jpg, .jpeg, .png, .bmp or .webp (hidden files and folders are left \
-             out); give the folder that holds your images with --data",
-            path.display()
+            "{}: no images here: no file ends in .jpg, .jpeg, .png, .bmp, .webp, .gif, .tif or .ppm or is named as \
+             another image (hidden files and folders are left out){}; give the folder that holds your images with \
+             --data",
+            shown(path),
+            match files.notes() {
+                [] => String::new(),
+                notes => format!("; {}", notes.join("; ")),
+            }
         );
         let parts = Parts::of(&files, split).with_context(|| shown(path))?;
         let (classes, labels) = classes(&files, &parts.selected);
@@ -82,7 +89,7 @@ impl Source for Folder {
     }
 
     fn notes(&self) -> Vec<String> {
-        self.parts.notes.clone()
+        [self.files.notes(), &self.parts.notes].concat()
     }
 
     fn len(&self) -> usize {
@@ -134,7 +141,10 @@ struct Parts {
 impl Parts {
     fn of(files: &Files, split: Option<Split>) -> Result<Self> {
         let mut all: Vec<Option<Split>> = (0..files.len())
-            .map(|index| part_of_image(&files.relative_name(index).replace('\\', "/")))
+            .map(|index| {
+                let name = files.relative(index).to_string_lossy();
+                part_of_image(&name.replace('\\', "/"))
+            })
             .collect();
         let mut notes = Vec::new();
         let known: BTreeSet<usize> = all.iter().flatten().map(|&part| part as usize).collect();
@@ -175,25 +185,21 @@ impl Parts {
 /// The names of the classes, sorted, and the class of each selected file; both empty where the tree has another shape.
 fn classes(files: &Files, selected: &[u32]) -> (Vec<String>, Vec<u32>) {
     let none = (Vec::new(), Vec::new());
-    let names: Vec<String> = selected
-        .iter()
-        .map(|&index| files.relative_name(index as usize).replace('\\', "/"))
-        .collect();
-    let folder = |name: &str| name.rsplit_once('/').map(|(folder, _)| folder.to_owned());
-    let Some(folders) = names
-        .iter()
-        .map(|name| folder(name))
-        .collect::<Option<Vec<_>>>()
-    else {
+    // As they are, not as they are shown: two that differ stay two.
+    let folders = selected.iter().map(|&index| {
+        let name = files.relative(index as usize).as_os_str().as_bytes();
+        let slashes = name.iter().map(|&b| if b == b'\\' { b'/' } else { b });
+        above(&slashes.collect::<Vec<u8>>()).map(<[u8]>::to_vec)
+    });
+    let Some(folders) = folders.collect::<Option<Vec<Vec<u8>>>>() else {
         return none;
     };
     // All in folders that differ in the last part alone.
-    let parent = |folder: &str| folder.rsplit_once('/').map(|(parent, _)| parent.to_owned());
-    let shared = folders.first().map(|folder| parent(folder));
+    let shared = folders.first().map(|folder| above(folder));
     let mut classes = folders.clone();
     classes.sort_unstable();
     classes.dedup();
-    let one_level = folders.iter().all(|folder| Some(parent(folder)) == shared);
+    let one_level = folders.iter().all(|folder| Some(above(folder)) == shared);
     if !one_level || classes.len() < 2 || classes.len() > MAX_CLASSES as usize {
         return none;
     }
@@ -201,6 +207,15 @@ fn classes(files: &Files, selected: &[u32]) -> (Vec<String>, Vec<u32>) {
         .iter()
         .map(|folder| classes.partition_point(|class| class < folder) as u32)
         .collect();
-    let last = |folder: String| folder.rsplit('/').next().unwrap_or_default().to_owned();
-    (classes.into_iter().map(last).collect(), labels)
+    let last = |folder: &Vec<u8>| {
+        let name = folder.rsplit(|&b| b == b'/').next().unwrap_or_default();
+        shown(Path::new(OsStr::from_bytes(name)))
+    };
+    (classes.iter().map(last).collect(), labels)
+}
+
+/// The folder that a path with `/` lies in, if it lies in one.
+fn above(path: &[u8]) -> Option<&[u8]> {
+    let slash = path.iter().rposition(|&b| b == b'/')?;
+    Some(&path[..slash])
 }

@@ -1,18 +1,20 @@
 //! WebDataset: images in tar shards, each sample a run of files with one name and different extensions
 //! (`000017.jpg`, `000017.cls`; <https://github.com/webdataset/webdataset>).
 
-use std::collections::BTreeMap;
+mod found;
+
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
+use image::ImageFormat;
 use sha2::{Digest, Sha256};
 
 use super::numbering::missing;
 use crate::data::containers::mapped::{is_gzip, map, unpack_to_disk};
-use crate::data::containers::names::{has_hidden_part, is_image_name, normalized};
+use crate::data::containers::names::{IMAGE_EXTENSIONS, has_hidden_part, normalized};
 use crate::data::containers::tree::files_ending;
 use crate::data::containers::zip::MAX_FILE_BYTES;
 use crate::data::decode::format;
@@ -21,19 +23,14 @@ use crate::data::stamp::Stamp;
 use crate::data::{MAX_CLASSES, Original, PartCounts, Source, Split};
 use crate::hex::hex;
 use crate::text::{escaped, shown};
+use found::{Current, Found, Sample};
 
-/// Extensions of the usual images, in lower case; those before are preferred where a sample has several.
-const IMAGES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
 /// The extension of the number of a class.
 const CLASS: &str = "cls";
 /// Most that a gzipped shard may unpack to, bytes.
 const MAX_UNPACKED: u64 = 64 << 30;
 /// A class is a short number.
 const MAX_CLS_BYTES: u64 = 64;
-/// How many extensions are told apart, and how many are named.
-const MAX_KEYS: usize = 10_000;
-const NAMED_KEYS: usize = 12;
-
 const REMEDY: &str = "give a .tar or .tar.gz shard, or a folder of them, with --data";
 
 struct Shard {
@@ -41,29 +38,6 @@ struct Shard {
     part: Option<Split>,
     stamp: Stamp,
     bytes: Bytes,
-}
-
-struct Sample {
-    shard: u32,
-    /// Where in the shard the image is, bytes.
-    start: usize,
-    length: usize,
-    /// Path in the shard.
-    name: String,
-    class: Option<u32>,
-}
-
-/// What was found beside the samples.
-#[derive(Default)]
-struct Found {
-    /// How many files have each extension.
-    keys: BTreeMap<String, usize>,
-    /// Images that were left out for another one of their sample, by extension.
-    beside: BTreeMap<String, usize>,
-    /// Images that were taken, by extension.
-    taken: BTreeMap<String, usize>,
-    /// Classes that cannot be read: how many, and what is wrong with the first.
-    labels: Option<(usize, String)>,
 }
 
 /// The images of tar shards, in their order. Numbers in `.cls` files are the classes.
@@ -92,8 +66,8 @@ impl WebDataset {
     ///
     /// A file belongs to the sample named by its path up to the first dot of its last part; its extension is what
     /// follows. The image of a sample is the file with the extension `image_key`; where that is `None`, its first one of
-    /// `.jpg`, `.jpeg`, `.png`, `.webp` and `.bmp`, else one with an extension without a dot that is an image by its
-    /// first bytes. `.cls` is the number of a class, others are left out.
+    /// `.jpg`, `.jpeg`, `.png`, `.webp` and `.bmp`, else one of another image format, or one with an extension without a
+    /// dot that is an image by its first bytes. `.cls` is the number of a class, others are left out.
     ///
     /// # Errors
     /// When there is no shard, part or image, or a shard is damaged or hostile; with `check_labels` also when a class
@@ -329,10 +303,10 @@ fn key(name: &str) -> (&str, String) {
     }
 }
 
-/// Which of a sample's images is taken: the one of the lowest rank.
-fn rank(extension: &str) -> usize {
-    let place = IMAGES.iter().position(|&known| known == extension);
-    place.unwrap_or(IMAGES.len())
+/// Whether a file whose extension says nothing begins as an image does that texts do not begin as: a BMP and a PNM have
+/// two letters alone.
+fn is_image(bytes: &[u8]) -> bool {
+    format(bytes).is_some_and(|format| !matches!(format, ImageFormat::Bmp | ImageFormat::Pnm))
 }
 
 /// A shard that is being listed.
@@ -343,15 +317,6 @@ struct List<'a> {
     check_labels: bool,
     samples: &'a mut Vec<Sample>,
     found: &'a mut Found,
-}
-
-/// The sample at hand.
-#[derive(Default)]
-struct Current {
-    stem: Option<String>,
-    /// Its image so far, with its extension.
-    image: Option<(Sample, String)>,
-    class: Option<u32>,
 }
 
 impl List<'_> {
@@ -385,14 +350,14 @@ impl List<'_> {
             let inside = end.is_some_and(|end| end <= self.bytes.len() as u64);
             let is_image = match self.key {
                 Some(key) => extension == key,
-                None if IMAGES.contains(&&*extension) => true,
+                None if IMAGE_EXTENSIONS.contains(&&*extension) => true,
                 None => {
                     let unusual = !extension.is_empty() && !extension.contains('.');
                     unusual
                         && plain
                         && inside
                         && size <= MAX_FILE_BYTES
-                        && format(&self.bytes[start as usize..(start + size) as usize]).is_some()
+                        && is_image(&self.bytes[start as usize..(start + size) as usize])
                 }
             };
             if !is_image && extension != CLASS {
@@ -462,87 +427,6 @@ impl List<'_> {
             *self.found.taken.entry(extension).or_default() += 1;
             self.samples.push(sample);
         }
-    }
-}
-
-impl Found {
-    fn count(&mut self, extension: &str) {
-        if let Some(count) = self.keys.get_mut(extension) {
-            *count += 1;
-        } else if self.keys.len() < MAX_KEYS {
-            // Beyond, names are no names of samples: nobody reads so many.
-            self.keys.insert(extension.to_owned(), 1);
-        }
-    }
-
-    /// Another image of the sample at hand.
-    fn image(&mut self, current: &mut Current, image: Sample, extension: String) {
-        let left = match current.image.take() {
-            Some(kept) if rank(&kept.1) <= rank(&extension) => {
-                current.image = Some(kept);
-                Some(extension)
-            }
-            kept => {
-                current.image = Some((image, extension));
-                kept.map(|(_, extension)| extension)
-            }
-        };
-        if let Some(extension) = left {
-            *self.beside.entry(extension).or_default() += 1;
-        }
-    }
-
-    /// `jpg 32, png 32`, the commonest first.
-    fn listed(&self, keys: &BTreeMap<String, usize>) -> String {
-        let mut sorted: Vec<(&String, &usize)> = keys.iter().collect();
-        sorted.sort_by_key(|&(key, count)| (std::cmp::Reverse(*count), key));
-        let named = sorted.iter().take(NAMED_KEYS);
-        let mut text = named
-            .map(|(key, count)| match key.is_empty() {
-                true => format!("nothing {count}"),
-                false => format!("{} {count}", escaped(key)),
-            })
-            .collect::<Vec<_>>()
-            .join(", ");
-        if sorted.len() > NAMED_KEYS {
-            text += &format!(", and {} others", sorted.len() - NAMED_KEYS);
-        }
-        text
-    }
-
-    /// Lines for people, where images were chosen by `key`.
-    fn notes(&self, key: Option<&str>) -> Vec<String> {
-        let mut notes = Vec::new();
-        if !self.beside.is_empty() {
-            notes.push(format!(
-                "samples with several images, of which one is used: {} taken, {} left out (--image-key chooses)",
-                self.listed(&self.taken),
-                self.listed(&self.beside)
-            ));
-        }
-        // What a person may take for images, since the names end as such.
-        let named = |extension: &String| is_image_name(&format!("x.{extension}"));
-        let left: BTreeMap<String, usize> = self
-            .keys
-            .iter()
-            .filter(|(extension, _)| named(extension) && key != Some(extension))
-            .filter(|(extension, _)| {
-                !self.taken.contains_key(*extension) && !self.beside.contains_key(*extension)
-            })
-            .map(|(extension, &count)| (extension.clone(), count))
-            .collect();
-        if !left.is_empty() {
-            notes.push(format!(
-                "left out, since names are read up to their first dot and go on otherwise: {} (--image-key chooses)",
-                self.listed(&left)
-            ));
-        }
-        if let Some((count, first)) = &self.labels {
-            notes.push(format!(
-                "{count} classes cannot be read, and are not needed: {first}"
-            ));
-        }
-        notes
     }
 }
 
