@@ -36,7 +36,7 @@ use webdataset::WebDataset;
 pub enum Kind {
     /// CelebA: img_align_celeba/ or img_align_celeba.zip.
     Celeba,
-    /// Any tree of JPEG, PNG, BMP and WebP files, or a zip of them.
+    /// Any tree of images (JPEG, PNG, GIF, TIFF, BMP, WebP, PNM), or a zip of them.
     #[value(alias = "zip")]
     Folder,
     /// CIFAR-10, binary version: cifar-10-batches-bin/ or cifar-10-binary.tar.gz.
