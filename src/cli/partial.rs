@@ -200,7 +200,10 @@ impl Drop for Partial {
     fn drop(&mut self) {
         if !self.renamed {
             // Best effort: the next call removes what is left. The lock is still held.
-            let _ = fs::remove_dir_all(&self.path);
+            if fs::remove_dir_all(&self.path).is_err() {
+                // That takes a descriptor, and there may be none; an empty folder goes without.
+                let _ = fs::remove_dir(&self.path);
+            }
         }
     }
 }
