@@ -305,6 +305,52 @@ fn runs_that_do_not_fit_into_memory() {
 }
 
 #[test]
+fn measurements_that_do_not_fit() {
+    let root = tempdir().unwrap();
+    let step = |batch: &str| {
+        let args = "bench step --device cpu --image-size 64 --width 32 --seconds 0.1 --batch-size";
+        let args: Vec<&str> = args.split(' ').chain([batch]).collect();
+        limited(root.path(), 300_000, &args)
+    };
+    let says = ["this run needs ", "free by ulimit -v", "--batch-size"];
+    let text = refuses(&step("4096"), 1, &says);
+    succeeds(&step(&offered(&text, "--batch-size")));
+
+    let data = |kib, more: &[&str]| {
+        let args = ["bench", "data", "--device", "cpu", "--scratch", "."];
+        limited(root.path(), kib, &[&args, more].concat())
+    };
+    let large = [
+        "--image-size",
+        "128",
+        "--batch-size",
+        "65536",
+        "--pack-images",
+        "65536",
+    ];
+    refuses(
+        &data(900_000, &large),
+        1,
+        &["--batch-size 65536", "by ulimit -v"],
+    );
+    let says = [
+        "--pack-images 10000000 ",
+        "are free there",
+        "--pack-images",
+        "--scratch",
+    ];
+    refuses(
+        &data(
+            99_000_000,
+            &["--pack-images", "10000000", "--image-size", "512"],
+        ),
+        1,
+        &says,
+    );
+    assert_eq!(contents(root.path()).len(), 1);
+}
+
+#[test]
 fn records_that_do_not_fit_into_memory() {
     let root = tempdir().unwrap();
     let record = |kib, steps: &str| {

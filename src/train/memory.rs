@@ -11,6 +11,7 @@ use crate::gan::batches::SLOTS;
 use crate::gan::step::Gan;
 use crate::memory::{self, Bound, Free};
 use crate::model::StateDict;
+use crate::model::arch::Dimensions;
 
 /// Bytes of the device's memory that a run takes with batches of `batch` images: both networks, the batches that wait
 /// for their turn, and the generator of the sample sheets; not the data set.
@@ -152,6 +153,31 @@ pub fn enough_memory<B: Backend>(
         );
     }
     Ok(())
+}
+
+/// Refuses iterations alone, with batches of `batch` images, that need more memory than is free.
+///
+/// # Errors
+/// When they do; the message says which batch would fit.
+pub fn enough_for_iterations<B: Backend>(
+    backend: &B,
+    dimensions: &Dimensions,
+    batch: usize,
+) -> Result<()> {
+    let needed = |batch| Gan::bytes(backend, dimensions, batch, SLOTS);
+    let (place, free) = match backend.is_host() {
+        true => ("", memory::free().map(|f| (f.bytes, format!(" {}", f.by)))),
+        false => (
+            " of the GPU",
+            backend.available().map(|free| (free, String::new())),
+        ),
+    };
+    Account {
+        place,
+        needed: &needed,
+        free,
+    }
+    .ensure(batch)
 }
 
 /// Where the images of `dataset` are to be while the run trains, where `asked` was asked for; never

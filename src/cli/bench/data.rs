@@ -20,7 +20,9 @@ use crate::cli::options::{DeviceArgs, SourceArgs, ThreadArgs};
 use crate::cli::output::{all_printed, check_json, print_error_line, print_line, write_json};
 use crate::cli::partial::{NO_RESULT, until_stopped};
 use crate::data::{self, Dataset, Kind, Loader, Pack, Source, fit_image};
+use crate::files;
 use crate::gan::batches::{Batches, SLOTS};
+use crate::memory;
 use crate::model::arch::Shape;
 use crate::text::shown;
 use crate::train::stop::Stop;
@@ -147,8 +149,9 @@ impl Args {
             false => Some(self.device.pick()?),
         };
         let scratch = temporary_folder(self.scratch.as_deref(), "name another with --scratch")?;
-        let source = self.source(scratch.path())?;
         let size = self.image_size as usize;
+        self.check_room(scratch.path(), 3 * (size * size) as u64)?;
+        let source = self.source(scratch.path())?;
         print_line(source.describe());
         let (decode, images) = self.decode(source.as_ref(), size, stop)?;
         let rest = match picked {
@@ -168,6 +171,37 @@ impl Args {
         }
         all_printed()?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Refuses batches that do not fit into memory and a pack that does not fit into `scratch`; `image` are the bytes of
+    /// an image.
+    fn check_room(&self, scratch: &Path, image: u64) -> Result<()> {
+        // A batch is written, copied, and waits for the GPU; where it comes from in the pack is a number an image.
+        let batch = 3 * image * u64::from(self.batch_size);
+        let order = 16 * u64::from(self.pack_images);
+        memory::ensure(
+            batch.saturating_add(order),
+            format_args!(
+                "bench data with --batch-size {} and --pack-images {}",
+                self.batch_size, self.pack_images
+            ),
+            |_| "use less of both".to_string(),
+        )?;
+        let pack = image.saturating_mul(u64::from(self.pack_images));
+        if let Some(free) = files::free_bytes(scratch).filter(|_| !self.decode_only) {
+            // The same bytes again, to compare with.
+            ensure!(
+                2 * pack <= free,
+                "{}: the pack of --pack-images {} and its copy need {} MiB, and {} MiB are free there: use \
+                 --pack-images {} or less, or name another folder with --scratch",
+                shown(scratch),
+                self.pack_images,
+                (2 * pack).div_ceil(1 << 20),
+                free >> 20,
+                free / (2 * image)
+            );
+        }
+        Ok(())
     }
 
     /// Files to pixels; the pixels too.

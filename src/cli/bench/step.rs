@@ -17,6 +17,7 @@ use crate::data::{Dataset, Loader, Residency};
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::arch::Dimensions;
+use crate::train::memory::enough_for_iterations;
 use crate::train::stop::Stop;
 
 /// Iterations before the first that is measured: a recorded one is made and replayed by then.
@@ -110,6 +111,7 @@ impl Step {
         dimensions: &Dimensions,
         precision: Precision,
     ) -> Result<ExitCode> {
+        enough_for_iterations(backend, dimensions, self.batch_size)?;
         let Some(residency) = self.data_residency else {
             return self.report_on(backend, dimensions, precision, None, &Stop::default());
         };
