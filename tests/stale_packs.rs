@@ -3,16 +3,18 @@
 
 mod training;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use dcgan_cuda::data::Dataset;
 use dcgan_cuda::data::containers::lmdb::Lmdb;
-use dcgan_cuda::data::pack::{PAGE, Pack};
+use dcgan_cuda::data::pack::{PAGE, Pack, Recipe};
+use dcgan_cuda::data::{Dataset, Kind, OpenOptions};
 use tempfile::tempdir;
 use training::*;
 
@@ -317,4 +319,13 @@ fn a_pipe_in_the_place_of_a_pack_is_refused() {
         1,
         &["a.pack", "a named pipe", "choose another name"],
     );
+}
+
+#[test]
+fn folders_whose_names_are_no_utf8_have_packs_of_their_own() {
+    let recipe = |byte| {
+        let path = PathBuf::from(OsStr::from_bytes(&[b'/', b'x', byte]));
+        Recipe::of(&OpenOptions::new(Kind::Folder, Some(path)), 32, 3)
+    };
+    assert_ne!(recipe(0xfe), recipe(0xff));
 }

@@ -63,7 +63,7 @@ impl Recipe {
     pub fn of(options: &OpenOptions, size: usize, channels: usize) -> Self {
         let absolute = |path: &Path| {
             let path = path.canonicalize().or_else(|_| std::path::absolute(path));
-            path.map(|path| path.to_string_lossy().into_owned()).ok()
+            path.map(|path| shown(&path)).ok()
         };
         let drawn = options.kind.is_drawn();
         Self {

@@ -11,6 +11,7 @@ use crate::gan::step::Gan;
 use crate::model::arch::Role;
 use crate::model::params::entries;
 use crate::model::{StateDict, Tensor, params::TensorFile};
+use crate::text::shown;
 
 /// No more iterations than this: every one keeps both networks twice.
 pub const MAX_STEPS: u64 = 1000;
@@ -149,7 +150,7 @@ impl Recorder {
             .metadata
             .insert("steps".to_string(), self.step.to_string());
         files::write_new(&self.path, &self.file.to_bytes()?)
-            .with_context(|| format!("cannot write the record {}", self.path.display()))
+            .with_context(|| format!("cannot write the record {}", shown(&self.path)))
     }
 
     fn networks<B: Backend>(&mut self, gan: &Gan<B>, state: State, prefix: &str) -> Result<()> {

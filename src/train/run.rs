@@ -136,18 +136,18 @@ pub fn train<B: Backend>(
                 saved.state.data_fingerprint == dataset.fingerprint(),
                 "the images are not those that {} was trained on: give the same --data, or start another run from it \
                  with --init-from",
-                path.display()
+                text::shown(path)
             );
             step = saved.state.step;
             ensure!(
                 step <= config.steps,
                 "{} has {step} iterations already, more than the {} asked for: raise --steps",
-                path.display(),
+                text::shown(path),
                 config.steps
             );
             saved
                 .restore(&mut gan)
-                .with_context(|| format!("cannot resume from {}", path.display()))?;
+                .with_context(|| format!("cannot resume from {}", text::shown(path)))?;
             window = saved.state.window.clone();
             identity.clone_from(&saved.state.run);
         }

@@ -106,7 +106,7 @@ impl Args {
             ensure!(
                 !sheet.exists(),
                 "{}: already there, and nothing is overwritten; give another name or remove it",
-                sheet.display()
+                shown(sheet)
             );
         }
         let celeba = self.dataset == Kind::Celeba;
@@ -185,7 +185,7 @@ impl Args {
             && !good.is_empty()
         {
             write_sheet(sheet, source, &good)?;
-            row(&mut text, "sheet", &sheet.display().to_string());
+            row(&mut text, "sheet", &shown(sheet));
         }
         print(&text)?;
         if good.is_empty() {

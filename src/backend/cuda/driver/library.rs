@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use libloading::os::unix::{Library as Handle, RTLD_GLOBAL, RTLD_LAZY, RTLD_LOCAL, RTLD_NOW};
 
+use crate::text::shown;
+
 /// A library of NVIDIA's that training can use but does not need, as its binding describes it.
 pub struct Library {
     /// What people call it, as `cuDNN`.
@@ -123,7 +125,7 @@ impl Library {
                     std::mem::forget(opened);
                     return Ok(Found { path, version });
                 }
-                Err(reason) => rejected.push(format!("{} {reason}", path.display())),
+                Err(reason) => rejected.push(format!("{} {reason}", shown(&path))),
             }
         }
         for folder in folders() {
@@ -135,7 +137,7 @@ impl Library {
             let opened = match unsafe { Handle::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) } {
                 Ok(handle) => Opened(handle),
                 Err(error) => {
-                    rejected.push(format!("{} does not load ({error})", path.display()));
+                    rejected.push(format!("{} does not load ({error})", shown(&path)));
                     continue;
                 }
             };
@@ -149,10 +151,10 @@ impl Library {
                     }
                     rejected.push(format!(
                         "{} would do, but the loader prefers another",
-                        path.display()
+                        shown(&path)
                     ));
                 }
-                Err(reason) => rejected.push(format!("{} {reason}", path.display())),
+                Err(reason) => rejected.push(format!("{} {reason}", shown(&path))),
             }
         }
         let soname = self.soname;
