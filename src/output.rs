@@ -20,7 +20,7 @@ pub fn print(text: &str) -> Result<()> {
     write(&escaped_lines(text))
 }
 
-/// Prints `json`, a result for programs, as [`print`].
+/// Prints `json`, a result for programs, as [`print()`].
 ///
 /// # Errors
 /// As there.
