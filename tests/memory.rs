@@ -9,9 +9,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 use training::*;
 
 /// Runs the binary in `folder` where no more than `kib` of address space may be taken.
@@ -34,17 +33,6 @@ fn unlimited(folder: &Path, args: &[&str]) -> Output {
 fn offered(text: &str, option: &str) -> String {
     let (_, rest) = text.rsplit_once(&format!("{option} ")).unwrap();
     rest.chars().take_while(char::is_ascii_digit).collect()
-}
-
-/// A folder with a tiny trained run in it, `run`.
-fn trained() -> &'static Path {
-    static RUN: OnceLock<TempDir> = OnceLock::new();
-    let root = RUN.get_or_init(|| {
-        let root = tempdir().unwrap();
-        train_tiny(&root.path().join("run"), &["--steps", "1"]);
-        root
-    });
-    root.path()
 }
 
 #[test]

@@ -8,7 +8,6 @@ mod training;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::OnceLock;
 
 use dcgan_cuda::model::Tensor;
 use dcgan_cuda::model::arch::Dimensions;
@@ -445,17 +444,6 @@ fn damage_is_not_called_a_pickle() {
         );
         assert!(!text.contains("pickle"), "{text}");
     }
-}
-
-/// A run with the checkpoint of iteration 1.
-fn trained() -> &'static Path {
-    static RUN: OnceLock<TempDir> = OnceLock::new();
-    let root = RUN.get_or_init(|| {
-        let root = tempdir().unwrap();
-        train_tiny(&root.path().join("run"), &["--steps", "1"]);
-        root
-    });
-    root.path()
 }
 
 /// Numbers that no network has, where they are, and what is said.

@@ -106,6 +106,19 @@ pub fn train_tiny(out: &Path, args: &[&str]) {
     succeeds(&train(out, &tiny(args)));
 }
 
+/// A folder with a tiny run of one iteration in it, `run`, for tests that only read it.
+pub fn trained() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let name = concat!("trained-", env!("CARGO_CRATE_NAME"));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        train_tiny(&folder.join("run"), &["--steps", "1"]);
+        folder
+    })
+}
+
 /// Goes on with a run; must succeed.
 pub fn resume(out: &Path, args: &[&str]) {
     succeeds(&train(out, &[&["--quiet", "--resume"][..], args].concat()));

@@ -162,7 +162,8 @@ impl Pack {
 
     fn changed(&self, cause: &dyn fmt::Display) -> anyhow::Error {
         anyhow!(
-            "{}: the pack was changed while it was used ({cause}): what was read from it since is not used; let nothing              else write to it, and begin again (train: with --resume)",
+            "{}: the pack was changed while it was used ({cause}): what was read from it since is not used; let nothing \
+             else write to it, and begin again (train: with --resume)",
             shown(&self.path)
         )
     }
