@@ -2,8 +2,8 @@
 //!
 //! [`model`] describes the networks as data, a [`backend`] compiles them, [`data`] decodes images to u8 NHWC and hands
 //! out shuffled batches, [`gan`] holds the iteration and what makes images of a generator, [`train`] the loop around it,
-//! both written once for every backend, [`evaluate`] measures what came out, [`self_test`] tries a GPU's kernels, and
-//! [`cli`] is what a person types. Each imports what lies below it only: `tests/structure.rs`.
+//! both written once for every backend, [`latent`] explores a trained generator, [`explore`] shows that on a local
+//! page, [`evaluate`] measures what came out, [`self_test`] tries a GPU's kernels, and [`cli`] is what a person types. Each imports what lies below it only: `tests/structure.rs`.
 
 #![warn(missing_docs)]
 
@@ -13,9 +13,11 @@ pub mod backend;
 pub mod cli;
 pub mod data;
 pub mod evaluate;
+pub mod explore;
 pub mod files;
 pub mod gan;
 pub mod hex;
+pub mod latent;
 pub mod memory;
 pub mod model;
 pub mod numeric;

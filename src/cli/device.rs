@@ -9,6 +9,7 @@ use crate::backend::cuda::driver::probe;
 use crate::backend::cuda::{Cuda, Options};
 use crate::backend::{Backend, Conv, KernelChoices, Precision};
 use crate::cli::output::print_error_line;
+use crate::latent::networks::{Networks, On};
 use crate::self_test;
 
 /// Where to compute, as a person says it.
@@ -153,4 +154,23 @@ pub fn with_backend<W: OnBackend>(
             work.run(&backend)
         }
     }
+}
+
+/// Has `work` done with [`Networks`] on the device that was `picked`, as exactly on a GPU as on the CPU.
+///
+/// # Errors
+/// When the GPU cannot be used, or the work fails.
+pub fn with_networks<T>(
+    picked: &Picked,
+    work: impl FnOnce(&dyn Networks) -> Result<T>,
+) -> Result<T> {
+    struct Work<F>(F);
+    impl<T, F: FnOnce(&dyn Networks) -> Result<T>> OnBackend for Work<F> {
+        type Output = T;
+
+        fn run<B: Backend>(self, backend: &B) -> Result<T> {
+            (self.0)(&On(backend))
+        }
+    }
+    with_backend(picked, EXACT, || Ok(KernelChoices::default()), Work(work))
 }

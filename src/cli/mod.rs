@@ -7,7 +7,9 @@ pub mod dataset;
 pub mod device;
 pub mod doctor;
 pub mod evaluate;
+pub mod explore;
 pub mod generate;
+pub mod latent;
 pub mod options;
 pub mod output;
 pub mod packs;
@@ -43,6 +45,10 @@ enum Command {
     /// Make, check and describe data sets.
     #[command(subcommand)]
     Dataset(dataset::Command),
+    /// Explore what a generator has learnt: walk, add and subtract, edit, invert.
+    #[command(subcommand)]
+    Latent(latent::Command),
+    Explore(explore::Args),
     #[command(subcommand)]
     Bench(bench::Command),
     Doctor(doctor::Args),
@@ -60,6 +66,8 @@ pub fn main() -> ExitCode {
         Command::Sample(args) => args.run(),
         Command::Evaluate(args) => args.run(),
         Command::Dataset(command) => command.run(),
+        Command::Latent(command) => command.run(),
+        Command::Explore(args) => args.run(),
         Command::Bench(command) => command.run(),
         Command::Doctor(args) => args.run(),
     });

@@ -3,6 +3,8 @@
 //! The reference is the DCGAN of pytorch/examples; the paper is arXiv 1511.06434. No pooling, no biases; batch norm on
 //! all but the generator's last and the discriminator's first and last blocks.
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
 
 /// Image sizes, in pixels a side, for which there is a network.
@@ -246,13 +248,19 @@ impl Dimensions {
 
     /// image → … → 4×4 → one logit (no sigmoid: the loss takes logits), LeakyReLU between.
     pub fn discriminator(&self) -> Architecture {
+        self.predictor(1)
+    }
+
+    /// The discriminator's layers with as many outputs: what tells attributes or classes of an image (logits), or its
+    /// latent vector.
+    pub fn predictor(&self, outputs: usize) -> Architecture {
         use Activation::{LeakyRelu, None};
         let image = Shape::new(self.image_size, self.image_size, self.channels);
         let mut net = Builder::new(Role::Discriminator, image);
         for (level, width) in self.widths().into_iter().enumerate() {
             net.block(Convolution::Down, width, level > 0, LeakyRelu);
         }
-        net.block(Convolution::Collapse, 1, false, None);
+        net.block(Convolution::Collapse, outputs, false, None);
         net.finish()
     }
 }
@@ -333,6 +341,15 @@ impl Architecture {
     /// The map that the last block gives.
     pub fn output(&self) -> Shape {
         self.blocks[self.blocks.len() - 1].output
+    }
+
+    /// The blocks `range` of this network as one of their own: it starts from what the block before puts out. Its
+    /// tensors are those of [`StateDict::of_blocks`](crate::model::StateDict::of_blocks).
+    pub fn of_blocks(&self, range: Range<usize>) -> Self {
+        Self {
+            role: self.role,
+            blocks: self.blocks[range].to_vec(),
+        }
     }
 
     /// `G` or `D`, as in the names of a `--record` file.

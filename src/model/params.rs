@@ -1,6 +1,7 @@
 //! Parameters as PyTorch's `state_dict` names and lays them out, their initial values, and what they may be.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -122,6 +123,25 @@ impl StateDict {
                 .insert(tensor.name, Tensor::new(&tensor.shape, data));
         }
         dict
+    }
+
+    /// Of the tensors of a network, `architecture`, those of its blocks `range`, named as
+    /// [`Architecture::of_blocks`] names them.
+    ///
+    /// # Errors
+    /// Where one of them is missing.
+    pub fn of_blocks(&self, architecture: &Architecture, range: Range<usize>) -> Result<Self> {
+        let whole = entries(architecture).into_iter();
+        let names = whole.filter(|entry| range.contains(&entry.block));
+        let mut dict = Self {
+            batches_tracked: self.batches_tracked,
+            ..Self::default()
+        };
+        for (from, to) in names.zip(entries(&architecture.of_blocks(range.clone()))) {
+            let tensor = self.get(&from.name)?.clone();
+            dict.tensors.insert(to.name, tensor);
+        }
+        Ok(dict)
     }
 
     /// How many learned parameters `architecture` has.

@@ -1,0 +1,22 @@
+//! `latent edit`.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args as ClapArgs;
+
+use crate::cli::latent::LatentArgs;
+
+/// Change attributes of faces.
+#[derive(ClapArgs)]
+pub struct Args {
+    #[command(flatten)]
+    latent: LatentArgs,
+}
+
+impl Args {
+    /// TODO
+    pub fn run(self) -> Result<ExitCode> {
+        self.latent.run("edit", |_workshop, _output| bail!("TODO"))
+    }
+}

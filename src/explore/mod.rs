@@ -1,0 +1,1 @@
+//! A local page on which the latent space of a generator is explored.
