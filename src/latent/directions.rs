@@ -29,4 +29,17 @@ impl Direction {
     pub fn along(&self, z: &[f32]) -> f32 {
         self.vector.iter().zip(z).map(|(u, z)| u * z).sum()
     }
+
+    /// The same line the other way: where the attribute is absent.
+    pub fn opposite(&self) -> Self {
+        Self {
+            name: format!("Not_{}", self.name),
+            vector: self.vector.iter().map(|v| -v).collect(),
+            boundary: self.boundary.map(|b| Boundary {
+                offset: -b.offset,
+                share: 1.0 - b.share,
+                ..b
+            }),
+        }
+    }
 }

@@ -4,9 +4,11 @@
 //! trained generator, [`points`] are places in its latent space, [`directions`] ways through it; [`files`] is how both
 //! lie in files, [`picture`] how people see them.
 
+pub mod classifier;
 pub mod directions;
 pub mod files;
 pub mod generator;
+pub mod names;
 pub mod networks;
 pub mod picture;
 pub mod points;

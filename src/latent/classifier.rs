@@ -1,0 +1,137 @@
+//! A classifier of attributes or classes: what judges a generator's images.
+//!
+//! The discriminator's layers with one output a name ([`Dimensions::predictor`]). Of attributes each output is a logit
+//! of its own (they are independent), of classes they are logits of a softmax.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Use;
+use crate::latent::networks::{Networks, Piece};
+use crate::model::StateDict;
+use crate::model::arch::Dimensions;
+use crate::model::tensor_file::{FOREIGN, TensorFile};
+use crate::text::shown;
+
+/// What the outputs are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Each present or not, on its own.
+    Attributes,
+    /// One of all.
+    Classes,
+}
+
+/// What is known of a classifier besides its weights; JSON in its file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// What the outputs are.
+    pub kind: Kind,
+    /// A name an output.
+    pub names: Vec<String>,
+    /// Pixels a side of the images that it takes.
+    pub image_size: usize,
+    /// Channels of the images.
+    pub channels: usize,
+    /// Channels of the layers next to the image.
+    pub width: usize,
+    /// Of held-out images, by output: the share that it tells rightly, the mean of those with and those without.
+    pub accuracy: Vec<f32>,
+    /// Of the images, by output: the share that has it.
+    pub share: Vec<f32>,
+    /// The kind of data set, as `--dataset` takes it.
+    pub dataset: String,
+    /// The data set, for people.
+    pub data: String,
+}
+
+/// A classifier with its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classifier {
+    /// What is known of it.
+    pub about: Description,
+    /// Weights and buffers.
+    pub dict: StateDict,
+}
+
+/// What is told below this balanced accuracy is not worth a direction: half is a coin.
+pub const RELIABLE: f32 = 0.75;
+
+const PREFIX: &str = "classifier/";
+const ABOUT: &str = "classifier";
+
+impl Description {
+    /// The dimensions of which the classifier's layers follow.
+    pub fn dimensions(&self) -> Dimensions {
+        Dimensions {
+            image_size: self.image_size,
+            width: self.width,
+            latent_dim: 1,
+            channels: self.channels,
+        }
+    }
+
+    /// Whether it tells output `index` well enough to go by ([`RELIABLE`]).
+    pub fn is_reliable(&self, index: usize) -> bool {
+        self.accuracy.get(index).is_some_and(|&a| a >= RELIABLE)
+    }
+}
+
+impl Classifier {
+    /// The classifier for at most `most` images at a time: images, f32 `[n][c][h][w]` in [−1, 1], to logits `[n][names]`.
+    ///
+    /// # Errors
+    /// As [`Networks::piece`].
+    pub fn piece<'a>(
+        &self,
+        networks: &'a dyn Networks,
+        most: usize,
+        usage: Use,
+    ) -> Result<Box<dyn Piece + 'a>> {
+        let architecture = self.about.dimensions().predictor(self.about.names.len());
+        networks.piece(&architecture, &self.dict, most, usage)
+    }
+
+    /// The bytes of its file.
+    ///
+    /// # Errors
+    /// Where it cannot be put into one.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut file = TensorFile::default();
+        self.dict.add_to(PREFIX, &mut file);
+        let about = serde_json::to_string(&self.about)?;
+        file.metadata.insert(ABOUT.to_string(), about);
+        file.to_bytes()
+    }
+
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is no classifier or a damaged one.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = TensorFile::read(path)?;
+        let no_classifier = || {
+            format!(
+                "{} is no classifier{FOREIGN} `dcgan-cuda latent directions train-classifier` makes one",
+                shown(path)
+            )
+        };
+        let about = file.metadata.get(ABOUT).with_context(no_classifier)?;
+        let about: Description = serde_json::from_str(about).with_context(no_classifier)?;
+        let n = about.names.len();
+        ensure!(
+            n > 0 && about.accuracy.len() == n && about.share.len() == n,
+            no_classifier()
+        );
+        let dimensions = about.dimensions();
+        dimensions.check().with_context(no_classifier)?;
+        let dict = StateDict::take_from(&file, PREFIX);
+        dict.check(&dimensions.predictor(n), true)
+            .with_context(no_classifier)?;
+        dict.check_values().with_context(no_classifier)?;
+        Ok(Self { about, dict })
+    }
+}
