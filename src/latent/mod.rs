@@ -8,6 +8,7 @@ pub mod classifier;
 pub mod directions;
 pub mod files;
 pub mod generator;
+pub mod logistic;
 pub mod names;
 pub mod networks;
 pub mod picture;
