@@ -6,7 +6,9 @@
 
 pub mod classifier;
 pub mod directions;
+pub mod factorise;
 pub mod files;
+pub mod forget;
 pub mod generator;
 pub mod logistic;
 pub mod names;
