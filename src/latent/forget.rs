@@ -48,6 +48,18 @@ impl Drawn {
         })
     }
 
+    /// Only the samples of which `keep` says so.
+    pub fn retain(&mut self, keep: &[bool]) {
+        for values in [&mut self.maps, &mut self.images] {
+            let each = values.len() / keep.len().max(1);
+            let kept = values.chunks_exact(each.max(1)).zip(keep);
+            *values = kept
+                .filter(|(_, keep)| **keep)
+                .flat_map(|(row, _)| row.to_vec())
+                .collect();
+        }
+    }
+
     /// How many samples.
     pub fn len(&self) -> usize {
         let (c, h, w) = self.shape;
@@ -108,8 +120,16 @@ pub fn logits(generator: &Generator, classifier: &Classifier, images: &[f32]) ->
         .forward_all(images)
 }
 
-/// Where in the maps an attribute is drawn: by sample and place, f32 `[n][h][w]`, how much the classifier's logit
-/// `index` hangs on the maps there: |Σ_c a·∂logit/∂a|, averaged over 3×3 places.
+/// What a classifier's gradient says of maps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Relevance {
+    /// Where the attribute is drawn: by sample and place, f32 `[n][h][w]`, |Σ_c a·∂logit/∂a|, averaged over 3×3 places.
+    pub places: Vec<f32>,
+    /// What each map adds to the logit, to first order: by sample and map, f32 `[n][c]`, Σ a·∂logit/∂a over all places.
+    pub maps: Vec<f32>,
+}
+
+/// How much the classifier's logit `index` hangs on the maps.
 ///
 /// # Errors
 /// Where the device fails.
@@ -118,12 +138,12 @@ pub fn relevance(
     classifier: &Classifier,
     index: usize,
     drawn: &Drawn,
-) -> Result<Vec<f32>> {
+) -> Result<Relevance> {
     let (c, h, w) = drawn.shape;
     let outputs = classifier.about.names.len();
     let mut tail = generator.piece(drawn.layer + 1..generator.blocks(), BATCH, Use::Training)?;
     let mut judge = classifier.piece(generator.networks, BATCH, Use::Training)?;
-    let mut all = Vec::with_capacity(drawn.len() * h * w);
+    let mut all = Relevance::default();
     for maps in drawn.maps.chunks(BATCH * c * h * w) {
         let n = maps.len() / (c * h * w);
         let images = tail.forward(maps)?;
@@ -142,7 +162,10 @@ pub fn relevance(
             for (index, (a, g)) in maps.iter().zip(gradient).enumerate() {
                 sum[index % (h * w)] += a * g;
             }
-            all.extend((0..h * w).map(|place| {
+            let products = maps.chunks_exact(h * w).zip(gradient.chunks_exact(h * w));
+            all.maps
+                .extend(products.map(|(a, g)| a.iter().zip(g).map(|(a, g)| a * g).sum::<f32>()));
+            all.places.extend((0..h * w).map(|place| {
                 let (y, x) = (place / w, place % w);
                 let rows = y.saturating_sub(1)..(y + 2).min(h);
                 let near = rows
@@ -190,25 +213,42 @@ pub fn places_of_box([x, y, width, height]: [f32; 4], h: usize, w: usize) -> Res
     Ok(inside)
 }
 
-/// What maps say of a place.
+/// Which maps draw an attribute.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
-    /// Of each map, per standard deviation of it, the part in the logit that the attribute is drawn at a place.
+    /// Of each map, how much it is for the attribute.
     pub weights: Vec<f64>,
 }
 
 impl Weights {
-    /// The maps with a positive weight, the largest first.
-    pub fn positive(&self) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.weights.len())
-            .filter(|&map| self.weights[map] > 0.0)
-            .collect();
+    /// By what each map adds to the logit, to first order: the mean over the samples that have the attribute. `sign` is
+    /// −1 where the opposite of the logit is meant.
+    pub fn of_relevance(relevance: &Relevance, present: &[bool], sign: f64) -> Self {
+        let c = relevance.maps.len() / present.len().max(1);
+        let with = present.iter().filter(|&&present| present).count().max(1) as f64;
+        let mut weights = vec![0.0; c];
+        let samples = relevance.maps.chunks_exact(c.max(1)).zip(present);
+        for (maps, _) in samples.filter(|(_, present)| **present) {
+            let to = weights.iter_mut().zip(maps);
+            to.for_each(|(to, &v)| *to += sign * f64::from(v) / with);
+        }
+        Self { weights }
+    }
+
+    /// All maps, the largest weight first.
+    pub fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.weights.len()).collect();
         order.sort_by(|&a, &b| self.weights[b].total_cmp(&self.weights[a]));
         order
     }
+
+    /// How many have a positive weight.
+    pub fn positive(&self) -> usize {
+        self.weights.iter().filter(|&&weight| weight > 0.0).count()
+    }
 }
 
-/// Logistic regression of "the attribute is drawn here" on the maps at a place. `inside` says for each sample of
+/// As the paper: logistic regression of "the attribute is drawn here" on the maps at a place. `inside` says for each sample of
 /// `drawn` and place `[n][h][w]` where it would be, `present` which samples have it. Places inside of those with it are
 /// the ones; places outside, and inside of those without it, are the others. Each side counts as much as the other.
 ///
@@ -278,7 +318,7 @@ mod tests {
             images: Vec::new(),
         };
         let weights = fit(&drawn, &inside, &present).unwrap();
-        assert_eq!(weights.positive()[0], 1, "{weights:?}");
+        assert_eq!(weights.order()[0], 1, "{weights:?}");
         assert_eq!(weights.weights[2], 0.0);
         let added = drawn.without(&[1]);
         assert!(added[..9].iter().all(|&v| v == 0.0));

@@ -4,25 +4,36 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
 
 use crate::cli::latent::output::Output;
 use crate::cli::latent::{LatentArgs, Workshop};
 use crate::latent::classifier::{Classifier, Kind};
 use crate::latent::files::LatentFile;
-use crate::latent::forget::{self, Drawn};
+use crate::latent::forget::{self, Drawn, Weights};
 use crate::latent::generator::Generator;
 use crate::latent::names::{self, CLASSIFIER, Named};
 use crate::latent::picture::Sheet;
 use crate::random::{Purpose, Stream};
 use crate::text::{escaped, shown};
 
+/// By what maps are ranked.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Rank {
+    /// Logistic regression of "it is drawn here" on the maps, as in the paper
+    Logistic,
+    /// What each adds to the classifier's logit, to first order
+    Gradient,
+}
+
 /// Generate without the feature maps that draw an attribute.
 ///
-/// Learns from samples, by logistic regression on the feature maps of a late layer, which of them draw the attribute,
-/// and makes the same images with and without them (section 6.3.1 of the DCGAN paper). Where an attribute is drawn, the
-/// classifier says by its gradient; or --box does, as by hand. Writes OUT/sheet.png, OUT/latents.safetensors, which
+/// Learns from samples which feature maps of a late layer draw the attribute, and makes the same images with and without
+/// them. The paper (section 6.3.1) ranks the maps by logistic regression on their values where the attribute is drawn
+/// and elsewhere; the classifier's gradient ranks them too, and what does better on held-out samples is taken. Where an
+/// attribute is drawn the classifier says by its gradient; or --box does, as by hand. Writes OUT/sheet.png, OUT/latents.safetensors, which
 /// every other tool takes, and OUT/report.json.
 #[derive(ClapArgs)]
 pub struct Args {
@@ -43,7 +54,10 @@ pub struct Args {
     /// How many maps are dropped [default: as many as do best on held-out samples]
     #[arg(long)]
     maps: Option<usize>,
-    /// Samples to learn from; as many again judge
+    /// By what maps are ranked [default: whichever does better on held-out samples]
+    #[arg(long, value_enum)]
+    rank: Option<Rank>,
+    /// Samples to learn from; as many choose, and as many judge
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(16..=8192))]
     samples: u16,
     /// Faces on the sheet
@@ -58,11 +72,13 @@ const INSIDE: f32 = 0.1;
 struct Report {
     attribute: String,
     layer: usize,
-    /// All maps, by how much they say that the attribute is drawn, per standard deviation of each.
-    weights: Vec<f64>,
-    /// Those that were dropped, the strongest first.
+    /// By which ranking.
+    rank: Rank,
+    /// Of all maps, by ranking: the logistic weight per standard deviation, or the part in the logit.
+    weights: Vec<(Rank, Vec<f64>)>,
+    /// The maps that were dropped, the strongest first.
     dropped: Vec<usize>,
-    /// On held-out samples, by number of maps dropped.
+    /// On held-out samples, by ranking and number of maps dropped.
     held_out: Vec<Verdict>,
     /// Of the number that was taken, on samples that neither learning nor choosing saw.
     tested: Option<Verdict>,
@@ -71,6 +87,7 @@ struct Report {
 /// What the classifier says of samples without some maps.
 #[derive(Clone, Serialize)]
 struct Verdict {
+    rank: Rank,
     maps: usize,
     /// How many samples had the attribute.
     had: usize,
@@ -127,51 +144,80 @@ impl Args {
             "{with} of {samples} samples have {}: raise --samples, or take another attribute",
             escaped(&self.attribute)
         );
-        let inside = match (self.place, judge.as_ref().zip(named)) {
-            (Some(place), _) => {
-                forget::places_of_box(place, learnt.shape.1, learnt.shape.2)?.repeat(samples)
+        let relevance = match judge.as_ref().zip(named) {
+            Some((judge, named)) => {
+                Some(forget::relevance(generator, judge, named.index, &learnt)?)
             }
-            (None, Some((judge, named))) => {
-                let relevance = forget::relevance(generator, judge, named.index, &learnt)?;
-                forget::places(&relevance, area, INSIDE)
-            }
-            (None, None) => unreachable!("refused above"),
+            None => None,
         };
-        let weights = forget::fit(&learnt, &inside, &present)?;
-        let order = weights.positive();
-        ensure!(
-            !order.is_empty(),
-            "no map of layer {layer} draws {}: try another --layer",
-            escaped(&self.attribute)
-        );
         workshop.stop.check()?;
-        let mut held_out = Vec::new();
-        let mut tested = None;
-        let mut taken = self.maps.unwrap_or(order.len());
-        if let Some((judge, named)) = judge.as_ref().zip(named) {
-            if self.maps.is_none() {
-                let drawn = self.draw(workshop, layer, 311, samples)?;
-                for maps in 1..=order.len() {
-                    workshop.stop.check()?;
-                    held_out.push(verdict(generator, judge, named, &drawn, &order[..maps])?);
+        let mut ranked = Vec::new();
+        if self.rank != Some(Rank::Gradient) {
+            let inside = match (self.place, &relevance) {
+                (Some(place), _) => {
+                    forget::places_of_box(place, learnt.shape.1, learnt.shape.2)?.repeat(samples)
                 }
-                let gain = |verdict: &Verdict| verdict.lost - verdict.others_changed;
-                let best = held_out.iter().map(gain).fold(f64::NEG_INFINITY, f64::max);
-                // The fewest maps that do as well.
-                taken = held_out
-                    .iter()
-                    .find(|verdict| gain(verdict) >= best - 0.01)
-                    .map_or(taken, |verdict| verdict.maps);
+                (None, Some(relevance)) => forget::places(&relevance.places, area, INSIDE),
+                (None, None) => bail!("--box is needed without a classifier"),
+            };
+            ranked.push((Rank::Logistic, forget::fit(&learnt, &inside, &present)?));
+        }
+        match (&relevance, named) {
+            (Some(relevance), Some(named)) if self.rank != Some(Rank::Logistic) => {
+                let sign = if named.opposite { -1.0 } else { 1.0 };
+                let weights = Weights::of_relevance(relevance, &present, sign);
+                ranked.push((Rank::Gradient, weights));
             }
+            _ => ensure!(
+                self.rank != Some(Rank::Gradient),
+                "--rank gradient cannot be used without a classifier: make one with `dcgan-cuda latent directions \
+                 train-classifier`"
+            ),
         }
-        // More than those with a positive weight, where they were asked for.
-        let mut all: Vec<usize> = (0..count).collect();
-        all.sort_by(|&a, &b| weights.weights[b].total_cmp(&weights.weights[a]));
-        let dropped = all[..taken].to_vec();
+        drop(learnt);
+        let (mut held_out, mut tested) = (Vec::new(), None);
+        let (rank, weights) = &ranked[0];
+        let mut taken = (*rank, self.maps.unwrap_or(weights.positive().max(1)));
+        let order = |rank: Rank| {
+            let of_rank = ranked.iter().find(|(of, _)| *of == rank);
+            of_rank.map_or(Vec::new(), |(_, weights)| weights.order())
+        };
         if let Some((judge, named)) = judge.as_ref().zip(named) {
-            let drawn = self.draw(workshop, layer, 312, samples)?;
-            tested = Some(verdict(generator, judge, named, &drawn, &dropped)?);
+            let with = |step: u64| -> Result<Drawn> {
+                let mut drawn = self.draw(workshop, layer, step, samples)?;
+                drawn.retain(&has(generator, judge, named, &drawn.images)?);
+                Ok(drawn)
+            };
+            let drawn = with(311)?;
+            for (rank, weights) in &ranked {
+                let counts = match self.maps {
+                    Some(maps) => vec![maps],
+                    None => ladder(weights.positive()),
+                };
+                for maps in counts {
+                    workshop.stop.check()?;
+                    let dropped = &weights.order()[..maps];
+                    held_out.push(verdict(generator, judge, (named, *rank), &drawn, dropped)?);
+                }
+            }
+            let gain = |verdict: &Verdict| verdict.lost - verdict.others_changed;
+            let best = held_out.iter().map(gain).fold(f64::NEG_INFINITY, f64::max);
+            // The fewest maps that do as well.
+            let enough = held_out.iter().filter(|v| gain(v) >= best - 0.01);
+            taken = enough
+                .min_by_key(|verdict| verdict.maps)
+                .map_or(taken, |verdict| (verdict.rank, verdict.maps));
+            let dropped = &order(taken.0)[..taken.1];
+            tested = Some(verdict(
+                generator,
+                judge,
+                (named, taken.0),
+                &with(312)?,
+                dropped,
+            )?);
         }
+        let (rank, taken) = taken;
+        let dropped = order(rank)[..taken].to_vec();
         workshop.quiet.say(format!(
             "{taken} of {count} maps of layer {layer} draw {}: {dropped:?}",
             escaped(&self.attribute)
@@ -183,7 +229,11 @@ impl Args {
         let report = Report {
             attribute: self.attribute.clone(),
             layer,
-            weights: weights.weights,
+            rank,
+            weights: ranked
+                .into_iter()
+                .map(|(rank, w)| (rank, w.weights))
+                .collect(),
             dropped,
             held_out,
             tested,
@@ -293,6 +343,12 @@ pub fn read_classifier(path: &Path, generator: &Generator) -> Result<Classifier>
     Ok(classifier)
 }
 
+/// 1, 2, … and then by steps of about a sixth, up to `most`.
+fn ladder(most: usize) -> Vec<usize> {
+    let next = |&count: &usize| (count < most).then(|| (count + 1 + count / 6).min(most));
+    std::iter::successors((most > 0).then_some(1), next).collect()
+}
+
 fn noise(generator: &Generator, seed: u64, step: u64, count: usize) -> Vec<f32> {
     let mut z = vec![0.0; count * generator.dimensions.latent_dim];
     Stream::new(seed, Purpose::Sample, step).fill_normal(&mut z);
@@ -326,10 +382,11 @@ fn has(
     Ok(column.map(|told| told != named.opposite).collect())
 }
 
+/// What the classifier says of samples that have what is named, without the maps `dropped`.
 fn verdict(
     generator: &Generator,
     classifier: &Classifier,
-    named: Named,
+    (named, rank): (Named, Rank),
     drawn: &Drawn,
     dropped: &[usize],
 ) -> Result<Verdict> {
@@ -342,21 +399,18 @@ fn verdict(
     };
     let before = judged(&drawn.images)?;
     let after = judged(&drawn.images_without(generator, dropped)?)?;
-    let with: Vec<usize> = (0..drawn.len())
-        .filter(|i| before[i * names.len() + named.index] != named.opposite)
-        .collect();
-    // Of the samples that had it.
+    let n = drawn.len();
     let part = |index: usize| {
-        let changed =
-            |i: &&usize| before[*i * names.len() + index] != after[*i * names.len() + index];
-        with.iter().filter(changed).count() as f64 / with.len().max(1) as f64
+        let changed = |i: &usize| before[i * names.len() + index] != after[i * names.len() + index];
+        (0..n).filter(changed).count() as f64 / n.max(1) as f64
     };
     let others = (0..names.len()).filter(|&i| i != named.index && classifier.about.is_reliable(i));
     let changed: Vec<_> = others.map(|i| (names[i].clone(), part(i))).collect();
     let sum: f64 = changed.iter().map(|(_, part)| part).sum();
     Ok(Verdict {
+        rank,
         maps: dropped.len(),
-        had: with.len(),
+        had: n,
         lost: part(named.index),
         others_changed: sum / changed.len().max(1) as f64,
         changed,
