@@ -6,8 +6,11 @@
 
 pub mod classifier;
 pub mod directions;
+pub mod factorise;
 pub mod files;
+pub mod forget;
 pub mod generator;
+pub mod logistic;
 pub mod names;
 pub mod networks;
 pub mod picture;
