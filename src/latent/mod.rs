@@ -5,10 +5,13 @@
 //! lie in files, [`picture`] how people see them.
 
 pub mod classifier;
+pub mod components;
 pub mod directions;
 pub mod files;
+pub mod fit;
 pub mod generator;
 pub mod logistic;
+pub mod matrix;
 pub mod names;
 pub mod networks;
 pub mod picture;
