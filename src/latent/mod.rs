@@ -8,6 +8,8 @@ pub mod classifier;
 pub mod directions;
 pub mod files;
 pub mod generator;
+pub mod labels;
+pub mod learning;
 pub mod names;
 pub mod networks;
 pub mod picture;
