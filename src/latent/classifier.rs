@@ -7,9 +7,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::backend::Use;
 use crate::data;
+use crate::hex::hex;
+use crate::latent::generator::identity;
 use crate::latent::networks::{Networks, Piece};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -80,6 +83,7 @@ pub const RELIABLE: f32 = 0.75;
 
 const PREFIX: &str = "classifier/";
 const ABOUT: &str = "classifier";
+const CHECKSUM: &str = "sha256";
 
 impl Description {
     /// The dimensions of which the classifier's layers follow.
@@ -147,6 +151,15 @@ impl Classifier {
         networks.piece(&architecture, &self.dict, most, usage)
     }
 
+    /// SHA-256 of all that its file holds, hex.
+    fn checksum(&self, about: &str) -> String {
+        let mut hash = Sha256::new();
+        hash.update(identity(&self.dict));
+        hash.update(self.dict.batches_tracked.unwrap_or(0).to_le_bytes());
+        hash.update(about);
+        hex(&hash.finalize())
+    }
+
     /// The bytes of its file.
     ///
     /// # Errors
@@ -155,6 +168,8 @@ impl Classifier {
         let mut file = TensorFile::default();
         self.dict.add_to(PREFIX, &mut file);
         let about = serde_json::to_string(&self.about)?;
+        file.metadata
+            .insert(CHECKSUM.to_string(), self.checksum(&about));
         file.metadata.insert(ABOUT.to_string(), about);
         file.to_bytes()
     }
@@ -171,8 +186,8 @@ impl Classifier {
                 shown(path)
             )
         };
-        let about = file.metadata.get(ABOUT).with_context(no_classifier)?;
-        let about: Description = serde_json::from_str(about).with_context(no_classifier)?;
+        let json = file.metadata.get(ABOUT).with_context(no_classifier)?;
+        let about: Description = serde_json::from_str(json).with_context(no_classifier)?;
         let n = about.names.len();
         ensure!(
             n > 0 && about.accuracy.len() == n && about.share.len() == n,
@@ -184,6 +199,12 @@ impl Classifier {
         dict.check(&dimensions.predictor(n), true)
             .with_context(no_classifier)?;
         dict.check_values().with_context(no_classifier)?;
-        Ok(Self { about, dict })
+        let classifier = Self { about, dict };
+        ensure!(
+            file.metadata.get(CHECKSUM) == Some(&classifier.checksum(json)),
+            "{}: its checksum does not match, so it was damaged",
+            no_classifier()
+        );
+        Ok(classifier)
     }
 }
