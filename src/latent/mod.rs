@@ -10,6 +10,8 @@ pub mod directions;
 pub mod files;
 pub mod fit;
 pub mod generator;
+pub mod labels;
+pub mod learning;
 pub mod logistic;
 pub mod matrix;
 pub mod names;

@@ -7,9 +7,11 @@ use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::json;
 
-use crate::cli::latent::directions::{Progress, classifier_for};
+use crate::cli::latent::classifiers::classifier_for;
+use crate::cli::latent::directions::Progress;
 use crate::cli::latent::output::Output;
 use crate::cli::latent::{LatentArgs, Workshop};
+use crate::files::parent;
 use crate::latent::classifier::Classifier;
 use crate::latent::components::{Effect, REGIONS, effects};
 use crate::latent::directions::Direction;
@@ -204,7 +206,7 @@ impl Args {
 
     /// The classifier, if there is one: here it may be missing, unless it was named.
     fn classifier(&self, workshop: &Workshop) -> Result<Option<Classifier>> {
-        let latent = crate::files::parent(&workshop.beside);
+        let latent = parent(&workshop.beside);
         let kept = [workshop.beside.join(CLASSIFIER), latent.join(CLASSIFIER)];
         if self.classifier.is_none() && !kept.iter().any(|path| path.exists()) {
             let said = "no classifier: parts of the image only (`latent directions train-classifier` makes one)";

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 use serde_json::{Value, json};
 
-use crate::cli::latent::directions::{Progress, attributes, classifier_for};
+use crate::cli::latent::classifiers::classifier_for;
+use crate::cli::latent::directions::{Progress, attributes};
 use crate::cli::latent::output::Output;
 use crate::cli::latent::{LatentArgs, Workshop};
 use crate::files;
@@ -174,14 +175,10 @@ impl Args {
 
         workshop.stop.check()?;
         let beside = workshop.beside.join(FITTED);
+        let bytes = file.to_bytes(&generator.architecture())?;
         std::fs::create_dir_all(&workshop.beside)
-            .and_then(|()| {
-                Ok(file
-                    .to_bytes(&generator.architecture())
-                    .map_err(std::io::Error::other)?)
-            })
             .map_err(anyhow::Error::from)
-            .and_then(|bytes| files::write_atomically(&beside, &bytes))
+            .and_then(|()| files::write_atomically(&beside, &bytes))
             .with_context(|| format!("the directions cannot be kept in {}", shown(&beside)))?;
         workshop.quiet.say(format_args!(
             "{} directions in {}, where `latent edit` finds them",

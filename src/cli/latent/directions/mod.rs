@@ -1,17 +1,14 @@
 //! `latent directions fit|find|components|train-classifier`.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Subcommand;
 
 use crate::cli::latent::Workshop;
-use crate::files::parent;
 use crate::latent::classifier::Classifier;
-use crate::latent::names::{CLASSIFIER, find};
-use crate::text::shown;
+use crate::latent::names::find;
 
 pub mod components;
 pub mod find;
@@ -39,28 +36,6 @@ impl Command {
             Self::TrainClassifier(args) => args.run(),
         }
     }
-}
-
-/// The classifier in the file `named` (`--classifier`), else that of this generator, else that of its run; and its file.
-///
-/// # Errors
-/// Where there is none (the message has the command that makes one), or it cannot be read.
-fn classifier_for(workshop: &Workshop, named: Option<&Path>) -> Result<(PathBuf, Classifier)> {
-    // beside is RUN/latent/IDENTITY.
-    let latent = parent(&workshop.beside);
-    let kept = [&workshop.beside, latent].map(|folder: &Path| folder.join(CLASSIFIER));
-    let path = match named {
-        Some(path) => path.to_path_buf(),
-        None => match kept.iter().find(|path| path.exists()) {
-            Some(path) => path.clone(),
-            None => bail!(
-                "there is no classifier of attributes for this generator: make one with `dcgan-cuda latent directions \
-                 train-classifier --checkpoint {}`, or name one with --classifier",
-                shown(parent(latent))
-            ),
-        },
-    };
-    Ok((path.clone(), Classifier::read(&path)?))
 }
 
 /// The outputs of `classifier` that `names` of `option` mean, in the classifier's order; all where there are none.
