@@ -5,12 +5,17 @@
 //! lie in files, [`picture`] how people see them.
 
 pub mod classifier;
+pub mod components;
 pub mod directions;
 pub mod factorise;
 pub mod files;
+pub mod fit;
 pub mod forget;
 pub mod generator;
+pub mod labels;
+pub mod learning;
 pub mod logistic;
+pub mod matrix;
 pub mod names;
 pub mod networks;
 pub mod picture;
