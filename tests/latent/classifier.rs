@@ -427,7 +427,9 @@ fn described(dataset: data::Kind, path: Option<&Path>) -> Description {
 fn a_classifier_of_other_images_does_not_fit() {
     let folder = TempDir::new().unwrap();
     let [here, there] = ["here", "there"].map(|name| folder.path().join(name));
-    [&here, &there].map(|path| fs::create_dir(path).unwrap());
+    for path in [&here, &there] {
+        fs::create_dir(path).unwrap();
+    }
     let (folders, faces) = (data::Kind::Folder, data::Kind::Synthetic);
     let about = described(folders, Some(&here));
     let dimensions = |image_size, channels| Dimensions {
