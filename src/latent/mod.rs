@@ -5,6 +5,7 @@
 //! lie in files, [`picture`] how people see them.
 
 pub mod animation;
+pub mod arithmetic;
 pub mod classifier;
 pub mod directions;
 pub mod exemplars;

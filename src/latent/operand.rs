@@ -546,7 +546,7 @@ impl<'a> Resolver<'a> {
         let ours = &self.generator.identity;
         if file.generator.is_some_and(|theirs| theirs != *ours) {
             let note = format!(
-                "note: {} is of another generator, or of this one at another time: its points mean other images here",
+                "{} is of another generator, or of this one at another time: its points mean other images here",
                 shown(path)
             );
             if !self.notes.contains(&note) {
