@@ -158,6 +158,9 @@ impl Args {
     fn images(&self, generator: &Generator, evaluated: &Evaluated, draw: u64) -> Result<Row> {
         let mut operands = Vec::new();
         let images = |points: &Points| -> Result<Vec<Vec<f32>>> {
+            if points.is_empty() {
+                return Ok(Vec::new());
+            }
             let images = generator.images(points)?;
             let each = images.chunks_exact(generator.image_len());
             Ok(each.map(<[f32]>::to_vec).collect())
@@ -221,7 +224,7 @@ impl Args {
         let width = 2 * GAP + operands + SIGN + big + SIGN + side;
         let mut canvas = Canvas::new(width, GAP + title + rows.len() * block);
         canvas.text(large, GAP, GAP, width - GAP, &self.expression.text);
-        let mut put = |image: &[f32], factor: usize, at: (usize, usize), canvas: &mut Canvas| {
+        let put = |image: &[f32], factor: usize, at: (usize, usize), canvas: &mut Canvas| {
             canvas.image(&to_pixels(image, channels, size), size, factor, at);
         };
         for (index, row) in rows.iter().enumerate() {
