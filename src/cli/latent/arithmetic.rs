@@ -235,7 +235,13 @@ impl Args {
                 let middle = bottom - cell / 2 - 10;
                 canvas.text(large, x + 4, middle, SIGN, &sign(number, term));
                 x += SIGN;
-                canvas.text(small, x, top, widths[number], &labels[number]);
+                // Above all its images.
+                let above = if shown.is_empty() {
+                    bottom - cell - line
+                } else {
+                    top
+                };
+                canvas.text(small, x, above, widths[number], &labels[number]);
                 for (place, image) in shown.iter().enumerate() {
                     put(
                         image,
