@@ -4,19 +4,25 @@
 //! trained generator, [`points`] are places in its latent space, [`directions`] ways through it; [`files`] is how both
 //! lie in files, [`picture`] how people see them.
 
+pub mod animation;
+pub mod arithmetic;
 pub mod classifier;
 pub mod components;
 pub mod directions;
+pub mod exemplars;
+pub mod expression;
 pub mod factorise;
 pub mod files;
 pub mod fit;
 pub mod forget;
 pub mod generator;
+pub mod interpolate;
 pub mod labels;
 pub mod learning;
 pub mod logistic;
 pub mod matrix;
 pub mod names;
 pub mod networks;
+pub mod operand;
 pub mod picture;
 pub mod points;
