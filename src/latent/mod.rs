@@ -6,6 +6,7 @@
 
 pub mod classifier;
 pub mod directions;
+pub mod edit;
 pub mod files;
 pub mod generator;
 pub mod names;
