@@ -144,25 +144,24 @@ impl<'a> Chain<'a> {
         of: &[usize],
     ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
         let logits = self.outputs(rows, z)?;
-        let each = |output| {
-            let rows = logits.chunks_exact(self.outputs);
-            rows.flat_map(move |row| log_odds_gradient(self.kind, row, output))
-                .collect::<Vec<f32>>()
-        };
-        let seeds: Vec<Vec<f32>> = of.iter().map(|&output| each(output)).collect();
+        let (kind, outputs) = (self.kind, self.outputs);
+        let seeds = of.iter().map(|&output| -> Vec<f32> {
+            let rows = logits.chunks_exact(outputs);
+            rows.flat_map(|row| log_odds_gradient(kind, row, output))
+                .collect()
+        });
         let mut gradients = Vec::with_capacity(of.len());
-        for seed in &seeds {
-            let mut gradient = self.classifier.gradient(seed)?;
+        for seed in seeds {
+            let mut gradient = self.classifier.gradient(&seed)?;
             for piece in self.pieces.iter_mut().rev() {
                 gradient = piece.gradient(&gradient)?;
             }
             gradients.push(gradient);
         }
-        let of_row = |row: &[f32]| -> Vec<f32> {
-            let outputs = 0..self.outputs;
-            outputs.map(|output| log_odds(self.kind, row, output)).collect()
-        };
-        let odds = logits.chunks_exact(self.outputs).flat_map(of_row);
+        let odds = logits.chunks_exact(outputs).flat_map(|row| {
+            let all = 0..outputs;
+            all.map(move |output| log_odds(kind, row, output))
+        });
         Ok((odds.collect(), gradients))
     }
 }
@@ -284,7 +283,11 @@ pub fn follow(
         let mut still = Vec::with_capacity(open.len());
         for rows in open.chunks(chain.most) {
             check()?;
-            let from: Vec<f32> = rows.iter().flat_map(|&r| &now[r * nz..][..nz]).copied().collect();
+            let from: Vec<f32> = rows
+                .iter()
+                .flat_map(|&r| &now[r * nz..][..nz])
+                .copied()
+                .collect();
             let (odds, gradients) = chain.gradients(rows, &from, &outputs)?;
             for (place, &row) in rows.iter().enumerate() {
                 let odds = &odds[place * chain.outputs..][..chain.outputs];
@@ -318,7 +321,11 @@ pub fn follow(
 fn advance<'g>(z: &mut [f32], wish: &Wish, odds: &[f32], of: impl Fn(usize) -> &'g [f32]) {
     let length = norm(z);
     // Rows of length 1, what they should change by, and their ridge. The first keeps z on its sphere.
-    let mut rows = vec![z.iter().map(|&v| f64::from(v) / length).collect::<Vec<f64>>()];
+    let mut rows = vec![
+        z.iter()
+            .map(|&v| f64::from(v) / length)
+            .collect::<Vec<f64>>(),
+    ];
     let mut residuals = vec![0.0];
     let mut ridges = vec![1e-6];
     let mut add = |output: usize, missing: f32, ridge: f64| {
@@ -381,7 +388,9 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
         let row = a[i].clone();
         for j in i + 1..n {
             let factor = a[j][i] / pivot;
-            a[j].iter_mut().zip(&row).for_each(|(a, r)| *a -= factor * r);
+            a[j].iter_mut()
+                .zip(&row)
+                .for_each(|(a, r)| *a -= factor * r);
             b[j] -= factor * b[i];
         }
     }
@@ -406,9 +415,13 @@ pub fn keeping(direction: &Direction, kept: &[&Direction]) -> (Direction, f32) {
     let mut left: Vec<f64> = from.clone();
     left.iter_mut().zip(&common).for_each(|(l, c)| *l -= c);
     let length = left.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let vector = left
-        .iter()
-        .map(|v| if length > 1e-6 { (v / length) as f32 } else { 0.0 });
+    let vector = left.iter().map(|v| {
+        if length > 1e-6 {
+            (v / length) as f32
+        } else {
+            0.0
+        }
+    });
     let direction = Direction {
         vector: vector.collect(),
         ..direction.clone()
@@ -466,7 +479,10 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_at_right_angles() {
-        let kept = [direction(&[0.6, 0.8, 0.0, 0.0]), direction(&[0.8, 0.0, 0.6, 0.0])];
+        let kept = [
+            direction(&[0.6, 0.8, 0.0, 0.0]),
+            direction(&[0.8, 0.0, 0.6, 0.0]),
+        ];
         let kept: Vec<_> = kept.iter().collect();
         let (line, left) = keeping(&direction(&[0.5, 0.5, 0.5, 0.5]), &kept);
         for kept in &kept {
@@ -488,12 +504,16 @@ mod tests {
             for (changed, gradient) in gradient.iter().enumerate() {
                 let mut more = logits;
                 more[changed] += 1e-2;
-                let rise = log_odds(Kind::Classes, &more, output) - log_odds(Kind::Classes, &logits, output);
+                let rise = log_odds(Kind::Classes, &more, output)
+                    - log_odds(Kind::Classes, &logits, output);
                 assert!((rise / 1e-2 - gradient).abs() < 1e-2, "{output} {changed}");
             }
         }
         assert_eq!(log_odds(Kind::Attributes, &logits, 2), 2.0);
-        assert_eq!(log_odds_gradient(Kind::Attributes, &logits, 1), [0.0, 1.0, 0.0]);
+        assert_eq!(
+            log_odds_gradient(Kind::Attributes, &logits, 1),
+            [0.0, 1.0, 0.0]
+        );
         assert_eq!(log_odds(Kind::Classes, &[3.0], 0), 3.0);
     }
 
