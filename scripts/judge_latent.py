@@ -11,7 +11,7 @@ known; the judge has nothing to do with the classifier that edits follow: other 
 renders only, blurred, noisy and JPEG-compressed so that it holds on a generator's images too).
 
 `edits` reads DIR/<Attribute>/on and DIR/<Attribute>/off, the folders of `latent edit --set Attribute` and
-`--set Not_Attribute` of the same faces, and DIR/original. A face that the judge sees without the attribute is to have
+`--set Not_Attribute` of the same faces. A face that the judge sees without the attribute is to have
 it in `on`, one with it is to have lost it in `off`. Counted are attributes that the judge tells with a balanced
 accuracy of at least 95 % on held-out renders. What excludes another by construction does not count as another: see
 EXCLUDES. Writes TABLE.json and TABLE.md.
@@ -208,15 +208,15 @@ def judged(judge, folder, pattern="*.png"):
 def edits(args):
     judge, about = read_judge(args.judge)
     counted = [n for n, told in about["attributes"].items() if told["balanced"] >= COUNTED]
-    before = judged(judge, args.edits / "original")[: args.samples]
     rows = {}
     for name in counted:
         folder = args.edits / name
         if not folder.is_dir():
             continue
         index = NAMES.index(name)
-        on = judged(judge, folder / "on" / "images")[: args.samples]
-        off = judged(judge, folder / "off" / "images")[: args.samples]
+        before = judged(judge, folder / "on" / "images", "*_original.png")[: args.samples]
+        on = judged(judge, folder / "on" / "images", "*_edited.png")[: args.samples]
+        off = judged(judge, folder / "off" / "images", "*_edited.png")[: args.samples]
         had = before[:, index] > 0
         after = np.where(had[:, None], off, on)
         others = [n for n in counted if n != name and n not in EXCLUDES.get(name, set())]
@@ -229,7 +229,7 @@ def edits(args):
             "yaw_moved": float(np.abs(after[:, -1] - before[:, -1]).mean()),
         }
     mean = lambda key: float(np.mean([row[key] for row in rows.values()]))
-    table = {"judge": about, "samples": len(before), "edits": rows}
+    table = {"judge": about, "samples": args.samples, "edits": rows}
     table["mean"] = {"changed": mean("changed"), "others": mean("others")}
     args.out.with_suffix(".json").write_text(json.dumps(table, indent=2) + "\n")
     percent = lambda value: "–" if value is None else f"{100 * value:.1f} %"
@@ -250,7 +250,7 @@ def yaw(args):
     """Strips images/face-NNN_+S.png: the share of faces whose yaw rises with every step of the strength."""
     judge, _ = read_judge(args.judge)
     by_face = {}
-    for path in (args.strips / "images").glob("face-*_*.png"):
+    for path in (args.strips / "images").glob("face-*_[+-]*.png"):
         face, strength = path.stem.rsplit("_", 1)
         by_face.setdefault(face, []).append((float(strength), path))
     values = []
