@@ -15,14 +15,15 @@ use crate::latent::classifier::{Classifier, Kind};
 use crate::latent::directions::Direction;
 use crate::latent::generator::Generator;
 use crate::latent::networks::Piece;
-use crate::latent::points::Points;
 
-/// Log-odds of an attribute a unit of strength: at 3 it is there with 99.8 %, at −3 it is not.
-pub const LOG_ODDS: f32 = 2.0;
-/// Log-odds at which an attribute counts as there.
-pub const THERE: f32 = 4.0;
-/// Others are held at their log-odds, but no further from the boundary than this.
-const HELD: f32 = 3.0;
+/// The strength at which an attribute is as plainly there as on the median sample that has it.
+pub const PLAIN: f32 = 3.0;
+/// Share of the log-odds of the median sample at which a face counts as changed.
+pub const CHANGED: f32 = 0.7;
+/// Others are held at their log-odds, but no further from the boundary than this share of the median sample's.
+pub const HELD: f32 = 0.5;
+/// Log-odds that a typical sample has, where there are too few to say.
+const TYPICAL: f32 = 5.0;
 /// Close enough to wanted log-odds.
 const CLOSE: f32 = 0.25;
 /// Steps from one target to the next, at most.
@@ -33,6 +34,14 @@ const STRIDE: f64 = 0.09;
 const MOST: f32 = 4.0;
 /// Ridge on the normalised rows of what is wanted and of what is held: where both cannot be had, the first wins.
 const RIDGE: (f64, f64) = (0.005, 0.05);
+
+/// TUNE
+pub fn knob(name: &str, default: f64) -> f64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
+}
 
 /// A generator followed by a classifier of its images.
 pub struct Chain<'a> {
@@ -225,15 +234,15 @@ impl Aim {
 pub struct Wish {
     /// Output and aim.
     pub wanted: Vec<(usize, Aim)>,
-    /// Output and log-odds to begin with.
+    /// Output and the log-odds, with their sign, above which (or below which) they are to stay.
     pub held: Vec<(usize, f32)>,
 }
 
 impl Wish {
     /// What is missing of held log-odds, with its sign: they may go further from the boundary, not nearer.
-    fn lost(began: f32, odds: f32) -> f32 {
-        let (side, floor) = (began.signum(), began.abs().min(HELD));
-        side * (floor - side * odds).max(0.0)
+    fn lost(floor: f32, odds: f32) -> f32 {
+        let side = floor.signum();
+        side * (floor.abs() - side * odds).max(0.0)
     }
 
     /// How far all of it is from fulfilled.
@@ -241,14 +250,14 @@ impl Wish {
         let wanted = self.wanted.iter();
         let wanted = wanted.map(|&(output, aim)| aim.missing(odds[output]).abs());
         let held = self.held.iter();
-        let held = held.map(|&(output, began)| Self::lost(began, odds[output]).abs());
+        let held = held.map(|&(output, floor)| Self::lost(floor, odds[output]).abs());
         2.0 * wanted.sum::<f32>() + held.sum::<f32>()
     }
 
     fn is_fulfilled(&self, odds: &[f32]) -> bool {
         let near = |&(output, aim): &(usize, Aim)| aim.missing(odds[output]).abs() <= CLOSE;
-        let kept = |&(output, began): &(usize, f32)| {
-            Self::lost(began, odds[output]).abs() <= (0.5 * began.abs()).min(1.0)
+        let kept = |&(output, floor): &(usize, f32)| {
+            Self::lost(floor, odds[output]).abs() <= (0.5 * floor.abs()).min(2.0)
         };
         self.wanted.iter().all(near) && self.held.iter().all(kept)
     }
@@ -279,7 +288,8 @@ pub fn follow(
     let mut outputs: Vec<usize> = wishes.iter().flat_map(Wish::outputs).collect();
     outputs.sort_unstable();
     outputs.dedup();
-    for step in 0..=STEPS {
+    let steps = knob("STEPS", STEPS as f64) as usize;
+    for step in 0..=steps {
         let mut still = Vec::with_capacity(open.len());
         for rows in open.chunks(chain.most) {
             check()?;
@@ -297,7 +307,7 @@ pub fn follow(
                     nearest[row] = distance;
                     best[row * nz..][..nz].copy_from_slice(&now[row * nz..][..nz]);
                 }
-                if step == STEPS || wish.is_fulfilled(odds) {
+                if step == steps || wish.is_fulfilled(odds) {
                     continue;
                 }
                 let of = |output: usize| -> &[f32] {
@@ -333,19 +343,24 @@ fn advance<'g>(z: &mut [f32], wish: &Wish, odds: &[f32], of: impl Fn(usize) -> &
         let steep = norm(gradient);
         if steep > 1e-6 {
             rows.push(gradient.iter().map(|&v| f64::from(v) / steep).collect());
-            residuals.push(f64::from(missing.clamp(-MOST, MOST)) / steep);
+            residuals.push(
+                f64::from(missing.clamp(
+                    -(knob("MOST", f64::from(MOST)) as f32),
+                    knob("MOST", f64::from(MOST)) as f32,
+                )) / steep,
+            );
             ridges.push(ridge);
         }
     };
     for &(output, aim) in &wish.wanted {
-        add(output, aim.missing(odds[output]), RIDGE.0);
+        add(output, aim.missing(odds[output]), knob("RW", RIDGE.0));
     }
-    for &(output, began) in &wish.held {
-        add(output, Wish::lost(began, odds[output]), RIDGE.1);
+    for &(output, floor) in &wish.held {
+        add(output, Wish::lost(floor, odds[output]), knob("RH", RIDGE.1));
     }
     let step = shortest(&rows, &residuals, &ridges);
     let long = step.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let scale = (STRIDE * length / long.max(1e-12)).min(1.0);
+    let scale = (knob("STRIDE", STRIDE) * length / long.max(1e-12)).min(1.0);
     let moved: Vec<f64> = z
         .iter()
         .zip(&step)
@@ -429,8 +444,8 @@ pub fn keeping(direction: &Direction, kept: &[&Direction]) -> (Direction, f32) {
     (direction, length as f32)
 }
 
-/// Which attributes can be had together, by what a classifier says of samples.
-pub struct Together {
+/// What attributes are like on samples of the generator, and which come together, by a classifier.
+pub struct Samples {
     odds: Vec<f32>,
     outputs: usize,
 }
@@ -438,7 +453,7 @@ pub struct Together {
 /// Fewer than this share of the samples that independence would give: these exclude each other.
 const SELDOM: f32 = 0.15;
 
-impl Together {
+impl Samples {
     /// From log-odds, f32 `[samples][outputs]`.
     pub fn of(odds: Vec<f32>, outputs: usize) -> Self {
         Self { odds, outputs }
@@ -455,14 +470,20 @@ impl Together {
         let expected = first * second / (rows().count().max(1) as f32);
         expected < 4.0 || both >= SELDOM * expected
     }
-}
 
-/// `points` each moved by `amount` along the vectors, a pair each.
-pub fn moved(points: &Points, by: &[(&[f32], f32)]) -> Points {
-    by.iter().fold(points.clone(), |points, (vector, amount)| {
-        let step: Vec<f32> = vector.iter().map(|v| v * amount).collect();
-        points.moved(&step)
-    })
+    /// The log-odds, without their sign, of the median sample on this side of `output`.
+    pub fn typical(&self, output: usize, side: bool) -> f32 {
+        let odds = self.odds.chunks_exact(self.outputs).map(|row| row[output]);
+        let mut odds: Vec<f32> = odds
+            .filter(|odds| (*odds > 0.0) == side)
+            .map(f32::abs)
+            .collect();
+        odds.sort_by(f32::total_cmp);
+        match odds.len() {
+            0..8 => TYPICAL,
+            n => odds[n / 2],
+        }
+    }
 }
 
 #[cfg(test)]
@@ -541,7 +562,7 @@ mod tests {
             let side = |on: bool| if on { 1.0 } else { -1.0 };
             [side(i % 4 == 0), side(i % 4 == 1), side(i / 4 % 2 == 0)]
         });
-        let together = Together::of(odds.collect(), 3);
+        let together = Samples::of(odds.collect(), 3);
         assert!(!together.can_be((0, true), (1, true)));
         assert!(together.can_be((0, true), (1, false)));
         assert!(together.can_be((0, true), (2, true)) && together.can_be((1, false), (2, false)));

@@ -4,12 +4,17 @@
 //! trained generator, [`points`] are places in its latent space, [`directions`] ways through it; [`files`] is how both
 //! lie in files, [`picture`] how people see them.
 
+pub mod animation;
 pub mod classifier;
 pub mod directions;
 pub mod edit;
+pub mod exemplars;
+pub mod expression;
 pub mod files;
 pub mod generator;
+pub mod interpolate;
 pub mod names;
 pub mod networks;
+pub mod operand;
 pub mod picture;
 pub mod points;

@@ -14,8 +14,9 @@ use crate::cli::latent::{LatentArgs, Workshop};
 use crate::gan::sampler::BATCH;
 use crate::latent::classifier::Classifier;
 use crate::latent::directions::Direction;
-use crate::latent::edit::{Aim, Chain, LOG_ODDS, THERE, Together, Wish, follow, keeping};
+use crate::latent::edit::{Aim, CHANGED, Chain, HELD, PLAIN, Samples, Wish, follow, keeping, knob};
 use crate::latent::names::{CLASSIFIER, FITTED, Known, Named, find};
+use crate::latent::operand::{Names, Operand, Resolver, Wanted};
 use crate::latent::points::Points;
 use crate::text::{escaped, shown};
 use std::path::PathBuf;
@@ -63,6 +64,10 @@ pub struct Args {
     /// How faces get there
     #[arg(long, value_enum, default_value_t = Method::Gradient)]
     method: Method,
+    /// Faces: seeds (17, or 17:5 the fifth of `sample --seed 17`), points of files (invert/latents.safetensors, or :3 its
+    /// third), means (mean(3,17)) [default: the first --count of --seed]
+    #[arg(long, value_name = "POINT", value_parser = Operand::parse, num_args = 1.., conflicts_with = "count")]
+    faces: Vec<Operand>,
     /// How many faces of --seed
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=10000))]
     count: u16,
@@ -72,6 +77,19 @@ pub struct Args {
     /// The classifier whose gradient is followed [default: that of the checkpoint]
     #[arg(long, value_name = "FILE")]
     classifier: Option<PathBuf>,
+}
+
+/// Faces are single ones: there is none for a condition.
+struct NoNames;
+
+impl Names for NoNames {
+    fn exemplars(&mut self, wanted: &[Wanted]) -> Result<Points> {
+        let names: Vec<_> = wanted.iter().map(|wanted| escaped(&wanted.name)).collect();
+        bail!(
+            "--faces {} cannot be used: faces are seeds, points of files and means of these",
+            names.join("&")
+        )
+    }
 }
 
 /// How an attribute is to change.
@@ -150,8 +168,20 @@ impl Args {
 
     fn faces(&self, workshop: &Workshop) -> Result<Points> {
         let latent_dim = workshop.generator.dimensions.latent_dim;
-        let count = usize::from(self.count);
-        Ok(Points::of_seed(latent_dim, self.latent.seed, count))
+        if self.faces.is_empty() {
+            let count = usize::from(self.count);
+            return Ok(Points::of_seed(latent_dim, self.latent.seed, count));
+        }
+        let mut names = NoNames;
+        let mut resolver = Resolver::new(workshop.generator, &mut names);
+        let mut faces = Points::default();
+        for operand in &self.faces {
+            faces.append(&resolver.points(operand)?)?;
+        }
+        for note in &resolver.notes {
+            workshop.quiet.say(note);
+        }
+        Ok(faces)
     }
 
     fn title(&self, request: &Request) -> String {
@@ -279,10 +309,7 @@ impl Args {
             .keep
             .as_ref()
             .is_some_and(|list| !matches!(&list[..], [word] if word == "all" || word == "none"));
-        let together = match explicit {
-            true => None,
-            false => Some(self.together(workshop, &classifier)?),
-        };
+        let samples = self.samples(workshop, &classifier)?;
         let rows: Vec<usize> = (0..faces.len()).collect();
         let most = faces.len().min(BATCH / 2).max(1);
         let mut chain = Chain::new(workshop.generator, &classifier, &faces.stages, most)?;
@@ -292,11 +319,18 @@ impl Args {
             let odds = began[row];
             let aim = |(named, amount): &(Named, Amount)| {
                 let side = if named.opposite { -1.0 } else { 1.0 };
+                let at = |strength: f32| {
+                    let strength = strength * side;
+                    let plain = samples.typical(named.index, strength > 0.0);
+                    Aim::At(strength / PLAIN * plain)
+                };
+                let plain = knob("CHANGED", f64::from(CHANGED)) as f32
+                    * samples.typical(named.index, !named.opposite);
                 let aim = match amount {
-                    Amount::Fixed(s) => Aim::At(LOG_ODDS * s * side),
-                    Amount::Strip => Aim::At(LOG_ODDS * strength * side),
-                    Amount::Set if named.opposite => Aim::AtMost(-THERE),
-                    Amount::Set => Aim::AtLeast(THERE),
+                    Amount::Fixed(strength) => at(*strength),
+                    Amount::Strip => at(strength),
+                    Amount::Set if named.opposite => Aim::AtMost(-plain),
+                    Amount::Set => Aim::AtLeast(plain),
                 };
                 (named.index, aim)
             };
@@ -310,15 +344,17 @@ impl Args {
                         Aim::AtMost(_) => false,
                     };
                     let changes = to != (odds[index] > 0.0);
-                    !changes
-                        || together
-                            .as_ref()
-                            .is_none_or(|t| t.can_be((index, to), stays))
+                    !changes || explicit || samples.can_be((index, to), stays)
                 })
+            };
+            let floor = |output: usize| {
+                let most = knob("HELD", f64::from(HELD)) as f32
+                    * samples.typical(output, odds[output] > 0.0);
+                odds[output].clamp(-most, most)
             };
             let held = kept.iter().filter(|&&output| can_stay(output));
             Wish {
-                held: held.map(|&output| (output, odds[output])).collect(),
+                held: held.map(|&output| (output, floor(output))).collect(),
                 wanted,
             }
         };
@@ -335,7 +371,8 @@ impl Args {
             let strip = wanted.iter().find(|(_, amount)| *amount == Amount::Strip);
             strip.map_or(0.0, |(named, _)| {
                 let side = if named.opposite { -1.0 } else { 1.0 };
-                side * began[row][named.index] / LOG_ODDS
+                let odds = began[row][named.index];
+                side * PLAIN * odds / samples.typical(named.index, odds > 0.0)
             })
         };
         let strengths = &request.strengths;
@@ -371,8 +408,8 @@ impl Args {
         Ok(Edited { columns, notes })
     }
 
-    /// What the classifier says of samples of the generator, so that what excludes each other is not held.
-    fn together(&self, workshop: &Workshop, classifier: &Classifier) -> Result<Together> {
+    /// What the classifier says of samples of the generator.
+    fn samples(&self, workshop: &Workshop, classifier: &Classifier) -> Result<Samples> {
         /// Samples: four of 25 % by chance in a sixteenth.
         const SAMPLES: usize = 768;
         /// Other noise than that of any seed's faces.
@@ -389,7 +426,7 @@ impl Args {
         )?;
         let outputs = classifier.about.names.len();
         let logits = judge.forward_all(&images)?;
-        Ok(Together::of(logits, outputs))
+        Ok(Samples::of(logits, outputs))
     }
 }
 
@@ -460,6 +497,8 @@ fn move_along(
 ) -> Result<()> {
     /// Rounds until lines that share some of their way have settled.
     const ROUNDS: usize = 20;
+    /// Log-odds of the fitted model at which the attribute is there.
+    const THERE: f32 = 4.0;
     let go =
         |z: &mut [f32], way: &[f32], by: f32| z.iter_mut().zip(way).for_each(|(z, w)| *z += by * w);
     for ((_, amount), way) in lines.iter().zip(ways) {

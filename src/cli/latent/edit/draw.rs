@@ -5,12 +5,15 @@ use anyhow::Result;
 use crate::cli::latent::Workshop;
 use crate::cli::latent::output::Output;
 use crate::gan::sheet::{png, to_pixels};
+use crate::latent::animation::{Animation, Format};
 use crate::latent::files::LatentFile;
 use crate::latent::picture::{Cell, Sheet};
 use crate::latent::points::Points;
 
 /// More faces than this are not drawn onto the sheet.
 const ROWS: usize = 64;
+/// Frames a second of the animation.
+const FPS: u32 = 8;
 
 /// Writes `columns`, the faces after the change, one column a strength (or one in all), beside the faces themselves.
 ///
@@ -80,6 +83,24 @@ pub fn write(
         }
     }
     output.picture("sheet.png", sheet.draw())?;
+    if columns.len() > 1 {
+        // There and back, all faces in turn.
+        let there = 0..columns.len();
+        let back = (1..columns.len() - 1).rev();
+        let order: Vec<usize> = there.chain(back).collect();
+        let shown = n.min(ROWS);
+        let mut bytes = Vec::new();
+        let mut animation =
+            Animation::new(Format::Gif, &mut bytes, size, order.len() * shown, FPS)?;
+        for face in 0..shown {
+            for &column in &order {
+                let image = &images[column][face * each..][..each];
+                animation.frame(&to_pixels(image, channels, size))?;
+            }
+        }
+        animation.finish()?;
+        output.write("edit.gif", &bytes, true)?;
+    }
     let mut points = Points::default();
     for face in 0..n {
         for column in columns {

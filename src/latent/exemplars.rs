@@ -1,0 +1,1 @@
+//! Samples that have an attribute.
