@@ -7,13 +7,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::backend::Use;
+use crate::data;
+use crate::hex::hex;
+use crate::latent::generator::identity;
 use crate::latent::networks::{Networks, Piece};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
-use crate::model::tensor_file::{FOREIGN, TensorFile};
-use crate::text::shown;
+use crate::model::tensor_file::TensorFile;
+use crate::text::{escaped, shown};
 
 /// What the outputs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,8 +48,25 @@ pub struct Description {
     pub share: Vec<f32>,
     /// The kind of data set, as `--dataset` takes it.
     pub dataset: String,
-    /// The data set, for people.
+    /// The data set, for people, as [`data_of`] has it.
     pub data: String,
+}
+
+/// The images of a data set, as [`Description::data`] names them: where they lie, or that they are drawn.
+pub fn data_of(dataset: data::Kind, path: Option<&Path>) -> String {
+    match path {
+        Some(path) if !dataset.is_drawn() => {
+            let absolute = path.canonicalize().or_else(|_| std::path::absolute(path));
+            shown(absolute.as_deref().unwrap_or(path))
+        }
+        _ => "drawn".to_string(),
+    }
+}
+
+/// Whether a data set of this kind is whatever its folder holds, rather than the same wherever it lies.
+fn is_by_place(dataset: data::Kind) -> bool {
+    use data::Kind::{Folder, Lsun, Parquet, Webdataset};
+    matches!(dataset, Folder | Lsun | Parquet | Webdataset)
 }
 
 /// A classifier with its weights.
@@ -62,6 +83,7 @@ pub const RELIABLE: f32 = 0.75;
 
 const PREFIX: &str = "classifier/";
 const ABOUT: &str = "classifier";
+const CHECKSUM: &str = "sha256";
 
 impl Description {
     /// The dimensions of which the classifier's layers follow.
@@ -72,6 +94,40 @@ impl Description {
             latent_dim: 1,
             channels: self.channels,
         }
+    }
+
+    /// Refuses to judge a generator of these dimensions with it whose data set, where that is known, is another: its
+    /// kind, and where it lies.
+    ///
+    /// # Errors
+    /// Where it is of images of another size or with other channels, or of another data set; the message says both.
+    pub fn check_fits(
+        &self,
+        dimensions: &Dimensions,
+        dataset: Option<(data::Kind, Option<&Path>)>,
+    ) -> Result<()> {
+        let (size, channels) = (dimensions.image_size, dimensions.channels);
+        ensure!(
+            (self.image_size, self.channels) == (size, channels),
+            "the classifier takes images of {} px with {} channels, and the generator makes such of {size} px with \
+             {channels}: train one for it with `dcgan-cuda latent directions train-classifier --checkpoint …`",
+            self.image_size,
+            self.channels
+        );
+        let Some((kind, path)) = dataset else {
+            return Ok(());
+        };
+        // What is no longer there was perhaps moved.
+        let there = path.is_some_and(Path::exists);
+        let data = data_of(kind, path);
+        ensure!(
+            self.dataset == kind.to_string() && (!is_by_place(kind) || !there || data == self.data),
+            "the classifier is of another data set: it was trained on {} ({}), and the generator on {kind} ({data}): \
+             train one for it with `dcgan-cuda latent directions train-classifier --checkpoint …`",
+            escaped(&self.dataset),
+            escaped(&self.data)
+        );
+        Ok(())
     }
 
     /// Whether it tells output `index` well enough to go by ([`RELIABLE`]).
@@ -95,6 +151,15 @@ impl Classifier {
         networks.piece(&architecture, &self.dict, most, usage)
     }
 
+    /// SHA-256 of all that its file holds, hex.
+    fn checksum(&self, about: &str) -> String {
+        let mut hash = Sha256::new();
+        hash.update(identity(&self.dict));
+        hash.update(self.dict.batches_tracked.unwrap_or(0).to_le_bytes());
+        hash.update(about);
+        hex(&hash.finalize())
+    }
+
     /// The bytes of its file.
     ///
     /// # Errors
@@ -103,6 +168,8 @@ impl Classifier {
         let mut file = TensorFile::default();
         self.dict.add_to(PREFIX, &mut file);
         let about = serde_json::to_string(&self.about)?;
+        file.metadata
+            .insert(CHECKSUM.to_string(), self.checksum(&about));
         file.metadata.insert(ABOUT.to_string(), about);
         file.to_bytes()
     }
@@ -115,12 +182,12 @@ impl Classifier {
         let file = TensorFile::read(path)?;
         let no_classifier = || {
             format!(
-                "{} is no classifier{FOREIGN} `dcgan-cuda latent directions train-classifier` makes one",
+                "{} is no classifier that can be used; make one with `dcgan-cuda latent directions train-classifier`",
                 shown(path)
             )
         };
-        let about = file.metadata.get(ABOUT).with_context(no_classifier)?;
-        let about: Description = serde_json::from_str(about).with_context(no_classifier)?;
+        let json = file.metadata.get(ABOUT).with_context(no_classifier)?;
+        let about: Description = serde_json::from_str(json).with_context(no_classifier)?;
         let n = about.names.len();
         ensure!(
             n > 0 && about.accuracy.len() == n && about.share.len() == n,
@@ -132,6 +199,12 @@ impl Classifier {
         dict.check(&dimensions.predictor(n), true)
             .with_context(no_classifier)?;
         dict.check_values().with_context(no_classifier)?;
-        Ok(Self { about, dict })
+        let classifier = Self { about, dict };
+        ensure!(
+            file.metadata.get(CHECKSUM) == Some(&classifier.checksum(json)),
+            "{}: its checksum does not match, so it was damaged",
+            no_classifier()
+        );
+        Ok(classifier)
     }
 }

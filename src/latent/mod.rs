@@ -6,13 +6,19 @@
 
 pub mod animation;
 pub mod classifier;
+pub mod components;
 pub mod directions;
 pub mod edit;
 pub mod exemplars;
 pub mod expression;
 pub mod files;
+pub mod fit;
 pub mod generator;
 pub mod interpolate;
+pub mod labels;
+pub mod learning;
+pub mod logistic;
+pub mod matrix;
 pub mod names;
 pub mod networks;
 pub mod operand;

@@ -1,5 +1,9 @@
 //! The tools of the latent space.
 
+#[path = "../driver/mod.rs"]
+mod driver;
+#[path = "../emulation/mod.rs"]
+mod emulation;
 #[path = "../training/mod.rs"]
 mod training;
 

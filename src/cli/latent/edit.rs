@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 
+use crate::cli::latent::classifiers::classifier_for;
 use crate::cli::latent::edit::ask::{Attribute, Strengths};
 use crate::cli::latent::output::Output;
 use crate::cli::latent::{LatentArgs, Workshop};
@@ -15,7 +16,7 @@ use crate::gan::sampler::BATCH;
 use crate::latent::classifier::Classifier;
 use crate::latent::directions::Direction;
 use crate::latent::edit::{Aim, CHANGED, Chain, HELD, PLAIN, Samples, Wish, follow, keeping, knob};
-use crate::latent::names::{CLASSIFIER, FITTED, Known, Named, find};
+use crate::latent::names::{FITTED, Known, Named, find};
 use crate::latent::operand::{Names, Operand, Resolver, Wanted};
 use crate::latent::points::Points;
 use crate::text::{escaped, shown};
@@ -249,24 +250,7 @@ impl Args {
         faces: &Points,
         request: &Request,
     ) -> Result<Edited> {
-        let path = match &self.classifier {
-            Some(path) => path.clone(),
-            None => workshop.beside.join(CLASSIFIER),
-        };
-        if self.classifier.is_none() && !path.exists() {
-            let names: Vec<_> = request
-                .changes
-                .iter()
-                .map(|(name, _)| escaped(name))
-                .collect();
-            bail!(
-                "{} by the gradient needs a classifier, and there is none of this checkpoint: make one with \
-                 `dcgan-cuda latent directions train-classifier --checkpoint …`, or say --classifier FILE, or --method \
-                 line where there are directions",
-                names.join(", ")
-            );
-        }
-        let classifier = Classifier::read(&path)?;
+        let (path, classifier) = classifier_for(workshop, self.classifier.as_deref())?;
         let names: Vec<&str> = classifier.about.names.iter().map(String::as_str).collect();
         let named = |name: &str| {
             find(name, &names)

@@ -1,6 +1,7 @@
 //! `latent walk|arithmetic|directions|edit|forget|invert`, and what they share.
 
 pub mod arithmetic;
+pub mod classifiers;
 pub mod directions;
 pub mod edit;
 pub mod forget;
@@ -113,12 +114,20 @@ impl LatentArgs {
     }
 }
 
-/// The folder of what was learnt of the generator `identity` in `checkpoint`: `latent/` of its run, or beside the file
-/// or in the folder that it came from, with one below it for each generator. It may not be there yet.
+/// The folder of what was learnt of the generator `identity` in `checkpoint`: below `latent/` of its [`home`], one for
+/// each generator. It may not be there yet.
 ///
 /// # Errors
 /// Where there is no such checkpoint.
 pub fn beside(checkpoint: &Path, identity: &str) -> Result<PathBuf> {
+    Ok(home(checkpoint)?.join("latent").join(&identity[..16]))
+}
+
+/// The run of `checkpoint`, or the folder that its file lies in or that it is.
+///
+/// # Errors
+/// Where there is no such checkpoint.
+pub fn home(checkpoint: &Path) -> Result<PathBuf> {
     let found = checkpoint::find(checkpoint)?;
     let folder = match found.is_dir() {
         true => found.as_path(),
@@ -132,5 +141,5 @@ pub fn beside(checkpoint: &Path, identity: &str) -> Result<PathBuf> {
     } else {
         folder
     };
-    Ok(home.join("latent").join(&identity[..16]))
+    Ok(home.to_path_buf())
 }
