@@ -18,30 +18,23 @@ use crate::latent::networks::Piece;
 
 /// The strength at which an attribute is as plainly there as on the median sample that has it.
 pub const PLAIN: f32 = 3.0;
-/// Share of the log-odds of the median sample at which a face counts as changed.
-pub const CHANGED: f32 = 0.7;
+/// Log-odds at which a face counts as changed, at least: a classifier that was followed to the boundary is fooled
+/// rather than shown the attribute.
+pub const CHANGED: f32 = 7.0;
 /// Others are held at their log-odds, but no further from the boundary than this share of the median sample's.
-pub const HELD: f32 = 0.5;
+pub const HELD: f32 = 0.4;
 /// Log-odds that a typical sample has, where there are too few to say.
 const TYPICAL: f32 = 5.0;
 /// Close enough to wanted log-odds.
 const CLOSE: f32 = 0.25;
 /// Steps from one target to the next, at most.
-const STEPS: usize = 24;
+const STEPS: usize = 30;
 /// Most length of a step, as a share of that of z: beyond it the gradient is another one.
-const STRIDE: f64 = 0.09;
+const STRIDE: f64 = 0.13;
 /// Most change of log-odds asked of a step.
-const MOST: f32 = 4.0;
+const MOST: f32 = 8.0;
 /// Ridge on the normalised rows of what is wanted and of what is held: where both cannot be had, the first wins.
-const RIDGE: (f64, f64) = (0.005, 0.05);
-
-/// TUNE
-pub fn knob(name: &str, default: f64) -> f64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(default)
-}
+const RIDGE: (f64, f64) = (0.005, 0.4);
 
 /// A generator followed by a classifier of its images.
 pub struct Chain<'a> {
@@ -288,8 +281,7 @@ pub fn follow(
     let mut outputs: Vec<usize> = wishes.iter().flat_map(Wish::outputs).collect();
     outputs.sort_unstable();
     outputs.dedup();
-    let steps = knob("STEPS", STEPS as f64) as usize;
-    for step in 0..=steps {
+    for step in 0..=STEPS {
         let mut still = Vec::with_capacity(open.len());
         for rows in open.chunks(chain.most) {
             check()?;
@@ -307,7 +299,7 @@ pub fn follow(
                     nearest[row] = distance;
                     best[row * nz..][..nz].copy_from_slice(&now[row * nz..][..nz]);
                 }
-                if step == steps || wish.is_fulfilled(odds) {
+                if step == STEPS || wish.is_fulfilled(odds) {
                     continue;
                 }
                 let of = |output: usize| -> &[f32] {
@@ -343,24 +335,19 @@ fn advance<'g>(z: &mut [f32], wish: &Wish, odds: &[f32], of: impl Fn(usize) -> &
         let steep = norm(gradient);
         if steep > 1e-6 {
             rows.push(gradient.iter().map(|&v| f64::from(v) / steep).collect());
-            residuals.push(
-                f64::from(missing.clamp(
-                    -(knob("MOST", f64::from(MOST)) as f32),
-                    knob("MOST", f64::from(MOST)) as f32,
-                )) / steep,
-            );
+            residuals.push(f64::from(missing.clamp(-MOST, MOST)) / steep);
             ridges.push(ridge);
         }
     };
     for &(output, aim) in &wish.wanted {
-        add(output, aim.missing(odds[output]), knob("RW", RIDGE.0));
+        add(output, aim.missing(odds[output]), RIDGE.0);
     }
     for &(output, floor) in &wish.held {
-        add(output, Wish::lost(floor, odds[output]), knob("RH", RIDGE.1));
+        add(output, Wish::lost(floor, odds[output]), RIDGE.1);
     }
     let step = shortest(&rows, &residuals, &ridges);
     let long = step.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let scale = (knob("STRIDE", STRIDE) * length / long.max(1e-12)).min(1.0);
+    let scale = (STRIDE * length / long.max(1e-12)).min(1.0);
     let moved: Vec<f64> = z
         .iter()
         .zip(&step)

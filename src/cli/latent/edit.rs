@@ -15,7 +15,7 @@ use crate::cli::latent::{LatentArgs, Workshop};
 use crate::gan::sampler::BATCH;
 use crate::latent::classifier::Classifier;
 use crate::latent::directions::Direction;
-use crate::latent::edit::{Aim, CHANGED, Chain, HELD, PLAIN, Samples, Wish, follow, keeping, knob};
+use crate::latent::edit::{Aim, CHANGED, Chain, HELD, PLAIN, Samples, Wish, follow, keeping};
 use crate::latent::names::{FITTED, Known, Named, find};
 use crate::latent::operand::{Names, Operand, Resolver, Wanted};
 use crate::latent::points::Points;
@@ -308,8 +308,7 @@ impl Args {
                     let plain = samples.typical(named.index, strength > 0.0);
                     Aim::At(strength / PLAIN * plain)
                 };
-                let plain = knob("CHANGED", f64::from(CHANGED)) as f32
-                    * samples.typical(named.index, !named.opposite);
+                let plain = samples.typical(named.index, !named.opposite).max(CHANGED);
                 let aim = match amount {
                     Amount::Fixed(strength) => at(*strength),
                     Amount::Strip => at(strength),
@@ -332,8 +331,7 @@ impl Args {
                 })
             };
             let floor = |output: usize| {
-                let most = knob("HELD", f64::from(HELD)) as f32
-                    * samples.typical(output, odds[output] > 0.0);
+                let most = HELD * samples.typical(output, odds[output] > 0.0);
                 odds[output].clamp(-most, most)
             };
             let held = kept.iter().filter(|&&output| can_stay(output));
