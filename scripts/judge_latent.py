@@ -2,6 +2,7 @@
 """An independent judge of what `dcgan-cuda latent edit` and `latent arithmetic` did to synthetic faces.
 
     judge_latent.py train --renders DIR --out judge.pt [--seconds 300]
+    judge_latent.py make  --judge judge.pt --checkpoint RUN --edits DIR [--samples 256] [edit's options…]
     judge_latent.py edits --judge judge.pt --edits DIR --out TABLE [--samples 256]
     judge_latent.py yaw   --judge judge.pt --strips DIR
     judge_latent.py images --judge judge.pt --images DIR --with Eyeglasses,No_Beard
@@ -10,7 +11,7 @@
 known; the judge has nothing to do with the classifier that edits follow: other layers, another seed, and it sees
 renders only, blurred, noisy and JPEG-compressed so that it holds on a generator's images too).
 
-`edits` reads DIR/<Attribute>/on and DIR/<Attribute>/off, the folders of `latent edit --set Attribute` and
+`make` runs `latent edit` for every counted attribute, which `edits` then judges: it reads DIR/<Attribute>/on and DIR/<Attribute>/off, the folders of `latent edit --set Attribute` and
 `--set Not_Attribute` of the same faces. A face that the judge sees without the attribute is to have
 it in `on`, one with it is to have lost it in `off`. Counted are attributes that the judge tells with a balanced
 accuracy of at least 95 % on held-out renders. What excludes another by construction does not count as another: see
@@ -22,6 +23,7 @@ Needs PyTorch, NumPy and Pillow.
 import argparse
 import io
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -205,6 +207,19 @@ def judged(judge, folder, pattern="*.png"):
         return torch.cat([judge(tensor(load(paths[i : i + 256]))) for i in range(0, len(paths), 256)]).numpy()
 
 
+def make(args):
+    _, about = read_judge(args.judge)
+    for name in [n for n, told in about["attributes"].items() if told["balanced"] >= COUNTED]:
+        for asked, folder in [(name, "on"), (f"Not_{name}", "off")]:
+            out = args.edits / name / folder
+            if out.is_dir():
+                continue
+            out.parent.mkdir(parents=True, exist_ok=True)
+            options = ["--set", asked, "--count", str(args.samples), "--out", out, "--checkpoint", args.checkpoint]
+            subprocess.run([args.binary, "latent", "edit", "--quiet", *options, *args.options], check=True)
+            print(f"{asked} done", flush=True)
+
+
 def edits(args):
     judge, about = read_judge(args.judge)
     counted = [n for n, told in about["attributes"].items() if told["balanced"] >= COUNTED]
@@ -285,14 +300,19 @@ def main():
     command.add_argument("--seconds", type=float, default=300)
     command.add_argument("--seed", type=int, default=40961)
     command.set_defaults(run=train)
-    for name, run, folder in [("edits", edits, "--edits"), ("yaw", yaw, "--strips"), ("images", images, "--images")]:
+    for name, run, folder in [("make", make, "--edits"), ("edits", edits, "--edits"), ("yaw", yaw, "--strips"), ("images", images, "--images")]:
         command = commands.add_parser(name)
         command.add_argument("--judge", type=Path, required=True)
         command.add_argument(folder, type=Path, required=True)
         command.set_defaults(run=run)
+        if name in ("make", "edits"):
+            command.add_argument("--samples", type=int, default=256)
+        if name == "make":
+            command.add_argument("--checkpoint", type=Path, required=True)
+            command.add_argument("--binary", type=Path, default=Path("target/release/dcgan-cuda"))
+            command.add_argument("options", nargs="*", help="after --: of latent edit")
         if name == "edits":
             command.add_argument("--out", type=Path, required=True)
-            command.add_argument("--samples", type=int, default=256)
         if name == "images":
             command.add_argument("--with", required=True)
     args = parser.parse_args()
