@@ -11,11 +11,11 @@
 known; the judge has nothing to do with the classifier that edits follow: other layers, another seed, and it sees
 renders only, blurred, noisy and JPEG-compressed so that it holds on a generator's images too).
 
-`make` runs `latent edit` for every counted attribute, which `edits` then judges: it reads DIR/<Attribute>/on and DIR/<Attribute>/off, the folders of `latent edit --set Attribute` and
-`--set Not_Attribute` of the same faces. A face that the judge sees without the attribute is to have
-it in `on`, one with it is to have lost it in `off`. Counted are attributes that the judge tells with a balanced
-accuracy of at least 95 % on held-out renders. What excludes another by construction does not count as another: see
-EXCLUDES. Writes TABLE.json and TABLE.md.
+`make` runs `latent edit` for every counted attribute, and `edits` judges what it made: DIR/<Attribute>/on and
+DIR/<Attribute>/off, the folders of `--set Attribute` and `--set Not_Attribute` of the same faces. A face that the judge
+sees without the attribute is to have it in `on`, one with it is to have lost it in `off`. Counted are attributes that the
+judge tells with a balanced accuracy of at least 95 % on held-out renders. What excludes another by construction does not
+count as another: see EXCLUDES. Writes TABLE.json and TABLE.md.
 
 Needs PyTorch, NumPy and Pillow.
 """
