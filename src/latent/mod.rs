@@ -9,6 +9,7 @@ pub mod arithmetic;
 pub mod classifier;
 pub mod components;
 pub mod directions;
+pub mod edit;
 pub mod exemplars;
 pub mod expression;
 pub mod factorise;
