@@ -227,8 +227,10 @@ function becomeSeed(seed) {
 let dragged = null;
 function tile(face) {
   const item = document.createElement('li');
-  const button = document.createElement('button');
-  button.type = 'button';
+  // Firefox drags no <button>.
+  const button = document.createElement('div');
+  button.setAttribute('role', 'button');
+  button.tabIndex = 0;
   button.className = 'tile';
   button.draggable = true;
   button.title = face.label;
@@ -247,7 +249,10 @@ function tile(face) {
   button.addEventListener('dragend', () => { dragged = null; });
   button.addEventListener('keydown', (event) => {
     const place = event.key.toUpperCase();
-    if (place in places && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    if (event.key === 'Enter' || event.key === ' ') {
+      event.preventDefault();
+      face.use();
+    } else if (place in places && !event.ctrlKey && !event.metaKey && !event.altKey) {
       event.preventDefault();
       put(place, face);
     }
