@@ -54,8 +54,6 @@ async function tryPage(browser, address, folder) {
   const errors = [];
   page.on('pageerror', (error) => errors.push(error.message));
   page.on('console', (message) => { if (message.type() === 'error') errors.push(message.text()); });
-  if (process.env.DEV) for (const f of ['app.js', 'style.css', 'latent.js']) await page.route(`**/${f}`, (r) => r.fulfill({ path: `src/explore/page/${f}` }));
-  if (process.env.DEV) await page.route(address, (r) => r.fulfill({ path: `src/explore/page/index.html` }));
   const elsewhere = [];
   page.on('request', (request) => {
     const url = request.url();
@@ -120,7 +118,6 @@ async function tryPage(browser, address, folder) {
   await tiles.nth(0).dragTo(page.locator('#place-A'));
   await tiles.nth(1).dragTo(page.locator('#place-B'));
   await settled(page);
-  if (process.env.DEV) console.log(await page.$$eval('.place', (p) => p.map((x) => x.textContent)), await status(page));
   await tiles.nth(2).focus();
   await page.keyboard.press('c');
   await page.waitForSelector('#result:not([disabled])', { timeout: 5000 });

@@ -312,7 +312,7 @@ function drawHistory() {
 function fill(id, face, name) {
   const place = $(id);
   place.classList.toggle('filled', Boolean(face));
-  place.lastElementChild.textContent = face ? `${name}: ${face.label}` : name;
+  place.lastElementChild.textContent = face && face.label ? `${name}: ${face.label}` : name;
   const canvas = place.firstElementChild;
   if (face && face.picture) paint(canvas, face.picture);
   else canvas.getContext('2d').clearRect(0, 0, canvas.width, canvas.height);
@@ -332,7 +332,7 @@ async function put(name, face) {
       complain(error);
     }
   }
-  fill('result', result && { ...result, label: 'make it current' }, 'Result');
+  fill('result', result && { picture: result.picture }, result ? 'Make current' : 'Result');
   $('result').disabled = !result;
   if (face) say(result ? `${face.label} is ${name}. The result is there.` : `${face.label} is ${name}.`);
 }
