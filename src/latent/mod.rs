@@ -6,8 +6,10 @@
 
 pub mod classifier;
 pub mod directions;
+pub mod encoder;
 pub mod files;
 pub mod generator;
+pub mod invert;
 pub mod names;
 pub mod networks;
 pub mod picture;
