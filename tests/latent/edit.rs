@@ -33,7 +33,7 @@ fn gradients_of_z_are_those_of_pytorch() {
     let all = |name: &str| &file.floats[name].data;
     let dict = StateDict::take_from(&file, "generator/");
     let dimensions = dict.generator_dimensions().unwrap();
-    let cpu = Cpu::new();
+    let cpu = Cpu::<f32>::new();
     let networks = On(&cpu);
     let generator = Generator::new(&networks, &dict, dimensions);
     let (z, nz) = (all("z"), dimensions.latent_dim);
@@ -106,7 +106,7 @@ fn steps_lead_to_what_is_wanted() {
         channels: 3,
     };
     let dict = StateDict::initial(&dimensions.generator(), 8);
-    let cpu = Cpu::new();
+    let cpu = Cpu::<f32>::new();
     let networks = On(&cpu);
     let generator = Generator::new(&networks, &dict, dimensions);
     let mut judge = classifier(32);
