@@ -253,6 +253,7 @@ fn along_the_line_what_is_kept_stays() {
 fn by_the_gradient_a_strip_and_the_same_again() {
     let folder = TempDir::new().unwrap();
     let args = [
+        "--method=gradient",
         "--classifier=c.safetensors",
         "--attribute=Eyeglasses",
         "--attribute=Male=1",
@@ -279,7 +280,11 @@ fn refuses_what_cannot_be_done() {
     let line = ["--method=line", "--directions=d.safetensors"];
     let cases: [(&[&str], i32, &[&str]); 11] = [
         (
-            &["--attribute=Eyeglases", "--classifier=c.safetensors"],
+            &[
+                "--attribute=Eyeglases",
+                "--method=gradient",
+                "--classifier=c.safetensors",
+            ],
             1,
             &["Eyeglases", "did you mean Eyeglasses?"],
         ),
@@ -293,11 +298,16 @@ fn refuses_what_cannot_be_done() {
             1,
             &["latent directions fit"],
         ),
-        (&["--attribute=Male"], 1, &["train-classifier"]),
+        (
+            &["--attribute=Male", "--method=gradient"],
+            1,
+            &["train-classifier"],
+        ),
         (
             &[
                 "--attribute=Male",
                 "--keep=Male",
+                "--method=gradient",
                 "--classifier=c.safetensors",
             ],
             1,
@@ -319,6 +329,7 @@ fn refuses_what_cannot_be_done() {
             &[
                 "--attribute=Male",
                 "--faces=Male",
+                "--method=gradient",
                 "--classifier=c.safetensors",
             ],
             1,

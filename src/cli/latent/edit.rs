@@ -63,7 +63,7 @@ pub struct Args {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     keep: Vec<String>,
     /// How faces get there
-    #[arg(long, value_enum, default_value_t = Method::Gradient)]
+    #[arg(long, value_enum, default_value_t = Method::Line)]
     method: Method,
     /// Faces: seeds (17, or 17:5 the fifth of `sample --seed 17`), points of files (invert/latents.safetensors, or :3 its
     /// third), means (mean(3,17)) [default: the first --count of --seed]
