@@ -108,6 +108,14 @@ async function tryPage(browser, address, folder) {
     const url = request.url();
     if (!url.startsWith(address) && !/^(data|blob):/.test(url)) elsewhere.push(url);
   });
+  // The same faces each time.
+  await page.addInitScript(() => {
+    let drawn = 3;
+    Math.random = () => {
+      drawn = (drawn * 48271) % 2147483647;
+      return drawn / 2147483647;
+    };
+  });
   await page.goto(address);
   await ready(page);
 
@@ -196,7 +204,6 @@ async function tryPage(browser, address, folder) {
   }
   check('faces are dragged, and their sum becomes current', (await page.textContent('#caption')).includes(') − ('),
     await page.textContent('#caption'));
-  await page.screenshot({ path: path.join(shots, 'light.png'), fullPage: true });
 
   // A photograph: the image that was downloaded comes back.
   const began = Date.now();
@@ -215,6 +222,7 @@ async function tryPage(browser, address, folder) {
     const text = await page.textContent('#inverting-text');
     check('a photograph that is dropped is found', /nearest face/.test(text), text);
     console.log(`     a move of a slider meanwhile: median ${busy.median.toFixed(1)} ms, 95 % ${busy.high.toFixed(1)} ms`);
+    await page.evaluate(() => scrollTo(0, 0));
     await page.screenshot({ path: path.join(shots, 'photograph.png') });
   }
   await page.setInputFiles('#file', vector);
@@ -224,6 +232,12 @@ async function tryPage(browser, address, folder) {
   await settled(page);
   check('a bad file is refused in words', /not a safetensors file/.test(await status(page)), await status(page));
 
+  await page.click('#result');
+  const names = Object.keys(await likely(page));
+  for (const name of ['Eyeglasses', 'Smiling']) if (names.includes(name)) await slide(page, name, 2);
+  await page.evaluate(() => scrollTo(0, 0));
+  await settled(page);
+  await page.screenshot({ path: path.join(shots, 'light.png'), fullPage: true });
   await page.emulateMedia({ colorScheme: 'dark' });
   await page.screenshot({ path: path.join(shots, 'dark.png'), fullPage: true });
   await page.emulateMedia({ colorScheme: 'light' });
