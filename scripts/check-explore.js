@@ -7,6 +7,7 @@ const path = require('node:path');
 const { chromium } = require('playwright-core');
 
 const [checkpoint, directions] = process.argv.slice(2);
+const photograph = process.env.PHOTOGRAPH;
 const binary = process.env.BINARY || 'target/release/dcgan-cuda';
 const shots = process.env.SHOTS || 'target/explore';
 const options = ['--checkpoint', checkpoint, '--device', 'cpu', ...(directions ? ['--directions', directions] : [])];
@@ -34,6 +35,27 @@ const pixels = (page, selector) => page.$eval(selector, (canvas) => Array.from(
 const status = (page) => page.textContent('#status');
 const settled = (page) => page.waitForTimeout(400);
 const farthest = (a, b) => a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i])), 0);
+// Moves a slider by its name.
+const slide = (page, name, value) => page.$eval(`#slider-${name}`, (input, value) => {
+  input.value = value;
+  input.dispatchEvent(new Event('input', { bubbles: true }));
+  input.dispatchEvent(new Event('change', { bubbles: true }));
+}, value);
+// What the page takes each attribute to be likely, in percent.
+const likely = (page) => page.$$eval('#sliders label', (labels) => Object.fromEntries(labels
+  .map((label) => [label.htmlFor.replace('slider-', ''), /likely (\d+) %/.exec(label.textContent)])
+  .filter(([, found]) => found).map(([name, found]) => [name, Number(found[1])])));
+// Drops a file on the page as a hand would.
+async function drop(page, file) {
+  const coded = fs.readFileSync(file).toString('base64');
+  const data = await page.evaluateHandle(([coded, name]) => {
+    const bytes = Uint8Array.from(atob(coded), (character) => character.charCodeAt(0));
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([bytes], name, { type: 'image/jpeg' }));
+    return transfer;
+  }, [coded, path.basename(file)]);
+  for (const type of ['dragenter', 'dragover', 'drop']) await page.dispatchEvent('#frame', type, { dataTransfer: data });
+}
 // The middle of the times between moving a slider and its picture, in ms.
 async function moves(page, count) {
   await page.evaluate(() => performance.clearMeasures('picture'));
@@ -49,6 +71,33 @@ async function moves(page, count) {
   return { median: times[times.length >> 1], high: times[Math.floor(times.length * 0.95)] };
 }
 
+// Sliders of attributes, alone and with the others kept fixed.
+async function tryAttributes(page) {
+  const names = Object.keys(await likely(page));
+  if (names.length < 2) {
+    console.log('     no fitted directions: sliders of attributes are not tried');
+    return;
+  }
+  // The face of seed 5 and its strips, and how much the other attributes change on average.
+  const name = ['Eyeglasses', ...names].find((wanted) => names.includes(wanted));
+  const changed = [];
+  for (const keep of [false, true]) {
+    await page.setChecked('#keep', keep);
+    await slide(page, name, -2);
+    await settled(page);
+    const low = await likely(page);
+    await slide(page, name, 2);
+    await settled(page);
+    const high = await likely(page);
+    const others = names.filter((other) => other !== name);
+    changed.push(others.reduce((sum, other) => sum + Math.abs(high[other] - low[other]), 0) / others.length);
+    check(`the slider of ${name} makes it likely${keep ? ', the others kept fixed' : ''}`, high[name] > low[name] + 30,
+      `${low[name]} to ${high[name]} %, the others change by ${changed.at(-1).toFixed(1)} on average`);
+    await page.click('#reset');
+  }
+  check('kept fixed, the others change less', changed[1] < 0.5 && changed[1] <= changed[0]);
+}
+
 async function tryPage(browser, address, folder) {
   const page = await browser.newPage({ viewport: { width: 1280, height: 900 }, acceptDownloads: true });
   const errors = [];
@@ -58,6 +107,14 @@ async function tryPage(browser, address, folder) {
   page.on('request', (request) => {
     const url = request.url();
     if (!url.startsWith(address) && !/^(data|blob):/.test(url)) elsewhere.push(url);
+  });
+  // The same faces each time.
+  await page.addInitScript(() => {
+    let drawn = 3;
+    Math.random = () => {
+      drawn = (drawn * 48271) % 2147483647;
+      return drawn / 2147483647;
+    };
   });
   await page.goto(address);
   await ready(page);
@@ -85,6 +142,14 @@ async function tryPage(browser, address, folder) {
       return Array.from(context.getImageData(0, 0, picture.width, picture.height).data);
     }, bytes);
   };
+  // The first vector of a file.
+  const vectorOf = (file) => {
+    const bytes = fs.readFileSync(file);
+    const length = Number(bytes.readBigUInt64LE(0));
+    const { z } = JSON.parse(bytes.subarray(8, 8 + length).toString());
+    const numbers = bytes.subarray(8 + length + z.data_offsets[0], 8 + length + z.data_offsets[1]);
+    return Array.from({ length: z.shape[1] }, (_, i) => numbers.readFloatLE(4 * i));
+  };
   for (const [name, from] of [['seed', ['--seed', '5', '--count', '1']], ['vector', ['--latents', vector]]]) {
     const to = path.join(folder, name);
     execFileSync(binary, ['sample', '--checkpoint', checkpoint, '--device', 'cpu', '--quiet', '--out', to, ...from]);
@@ -110,6 +175,8 @@ async function tryPage(browser, address, folder) {
   const { median, high } = await moves(page, 40);
   check('a move of a slider is painted within 50 ms', median <= 50, `median ${median.toFixed(1)} ms, 95 % ${high.toFixed(1)} ms`);
 
+  await tryAttributes(page);
+
   // Arithmetic: two by drag and drop, one by keyboard.
   const tiles = page.locator('#gallery .tile');
   await page.locator('#history-section').scrollIntoViewIfNeeded();
@@ -123,9 +190,20 @@ async function tryPage(browser, address, folder) {
   await page.waitForSelector('#result:not([disabled])', { timeout: 5000 });
   await page.click('#result');
   await settled(page);
+  const sum = await page.textContent('#caption');
+  const seeds = [...sum.matchAll(/seed (\d+)/g)].map(([, seed]) => seed);
+  if (/^\(seed \d+\) − \(seed \d+\) \+ \(seed \d+\)$/.test(sum)) {
+    const mine = await vectorOf(await download('#vector'));
+    const to = path.join(folder, 'arithmetic');
+    execFileSync(binary, ['latent', 'arithmetic', '--checkpoint', checkpoint, '--device', 'cpu', '--quiet', '--out', to,
+      `${seeds[0]} - ${seeds[1]} + ${seeds[2]}`]);
+    const far = farthest(mine, await vectorOf(path.join(to, 'latents.safetensors')));
+    check('the sum is that of latent arithmetic', far < 1e-5, `${sum}: ${far} at most`);
+  } else {
+    check('the sum is of three seeds', false, sum);
+  }
   check('faces are dragged, and their sum becomes current', (await page.textContent('#caption')).includes(') − ('),
     await page.textContent('#caption'));
-  await page.screenshot({ path: path.join(shots, 'light.png'), fullPage: true });
 
   // A photograph: the image that was downloaded comes back.
   const began = Date.now();
@@ -134,6 +212,19 @@ async function tryPage(browser, address, folder) {
   const said = await status(page);
   const found = Number(/([\d.]+) dB/.exec(said)[1]);
   check('a photograph is found', found > 20, `${said} ${((Date.now() - began) / 1000).toFixed(1)} s`);
+  if (photograph) {
+    await drop(page, photograph);
+    await page.waitForSelector('#inverting:not([hidden])');
+    // The page is used meanwhile.
+    const busy = await moves(page, 20);
+    await page.waitForFunction(() => /was found, at [\d.]+ dB|neither/.test(document.getElementById('status').textContent),
+      null, { timeout: 120000 }).catch(() => {});
+    const text = await page.textContent('#inverting-text');
+    check('a photograph that is dropped is found', /nearest face/.test(text), text);
+    console.log(`     a move of a slider meanwhile: median ${busy.median.toFixed(1)} ms, 95 % ${busy.high.toFixed(1)} ms`);
+    await page.evaluate(() => scrollTo(0, 0));
+    await page.screenshot({ path: path.join(shots, 'photograph.png') });
+  }
   await page.setInputFiles('#file', vector);
   await settled(page);
   check('a vector file opens', farthest(before, await pixels(page, '#face')) === 0, await status(page));
@@ -141,6 +232,12 @@ async function tryPage(browser, address, folder) {
   await settled(page);
   check('a bad file is refused in words', /not a safetensors file/.test(await status(page)), await status(page));
 
+  await page.click('#result');
+  const names = Object.keys(await likely(page));
+  for (const name of ['Eyeglasses', 'Smiling']) if (names.includes(name)) await slide(page, name, 2);
+  await page.evaluate(() => scrollTo(0, 0));
+  await settled(page);
+  await page.screenshot({ path: path.join(shots, 'light.png'), fullPage: true });
   await page.emulateMedia({ colorScheme: 'dark' });
   await page.screenshot({ path: path.join(shots, 'dark.png'), fullPage: true });
   await page.emulateMedia({ colorScheme: 'light' });

@@ -13,6 +13,7 @@ use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs, start_threads};
 use crate::cli::partial::{NOTHING_WRITTEN, until_stopped};
 use crate::explore::{serve, share, token};
 use crate::files::{refuse_existing, write_new};
+use crate::latent::encoder::{ENCODER, Encoder};
 use crate::latent::generator::Generator;
 use crate::latent::names::Known;
 use crate::output::print_line;
@@ -68,7 +69,7 @@ impl Args {
                 let known = Known::read(&generator, &beside, &self.directions)?;
                 match &self.share {
                     Some(file) => self.write(&generator, &known, file, &stop),
-                    None => self.show(&generator, &known, &stop),
+                    None => self.show(&generator, &known, &beside, &stop),
                 }
             })?;
             Ok(ExitCode::SUCCESS)
@@ -90,7 +91,8 @@ impl Args {
         Ok(())
     }
 
-    fn show(&self, generator: &Generator, known: &Known, stop: &Stop) -> Result<()> {
+    fn show(&self, generator: &Generator, known: &Known, beside: &Path, stop: &Stop) -> Result<()> {
+        let encoder = self.encoder(generator, &beside.join(ENCODER));
         let port = self.port.unwrap_or(0);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
             format!(
@@ -114,6 +116,25 @@ impl Args {
             .say("open this address in a browser on this machine; Ctrl-C ends it");
         // Nothing has to be put in order.
         stop.set_at_once(true)?;
-        serve(generator, &known.directions, listener, &token)
+        serve(
+            generator,
+            &known.directions,
+            encoder.as_ref(),
+            listener,
+            &token,
+        )
+    }
+
+    /// The encoder that `latent invert` left, where there is one.
+    fn encoder(&self, generator: &Generator, path: &Path) -> Option<Encoder> {
+        path.symlink_metadata().ok()?;
+        match Encoder::read(path) {
+            Ok(encoder) => encoder.is_of(generator).then_some(encoder),
+            Err(error) => {
+                let note = format!("{error:#}; photographs are found without it");
+                self.quiet.note(&[note]);
+                None
+            }
+        }
     }
 }

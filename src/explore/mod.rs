@@ -4,7 +4,6 @@
 //! server has no state that could grow, and a shared file ([`share`]) needs the generator in JavaScript and nothing else.
 
 mod http;
-mod inversion;
 mod model;
 mod routes;
 pub mod share;

@@ -12,6 +12,7 @@ use crate::explore::model::describe;
 use crate::explore::worker::{Event, Job, MOST_EVENTS, MOST_IMAGES, work};
 use crate::hex::hex;
 use crate::latent::directions::Direction;
+use crate::latent::encoder::Encoder;
 use crate::latent::generator::Generator;
 
 /// Jobs that wait for the worker; who has more waits with them.
@@ -66,13 +67,15 @@ struct Routes {
     jobs: SyncSender<Job>,
 }
 
-/// Answers the page's requests below `/TOKEN/` and computes on this thread. It does not return.
+/// Answers the page's requests below `/TOKEN/` and computes on this thread; `encoder` makes inversions better. It does
+/// not return.
 ///
 /// # Errors
 /// Where the networks cannot be made or no thread can be started.
 pub fn serve(
     generator: &Generator,
     directions: &[Direction],
+    encoder: Option<&Encoder>,
     listener: TcpListener,
     token: &str,
 ) -> Result<()> {
@@ -90,7 +93,7 @@ pub fn serve(
     let longest = (MOST_IMAGES * 4 * dimensions.latent_dim)
         .max(3 * dimensions.image_size * dimensions.image_size);
     listen(listener, longest, move |request| routes.answer(request))?;
-    work(generator, &queue)
+    work(generator, encoder, &queue)
 }
 
 impl Routes {

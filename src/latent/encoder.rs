@@ -222,10 +222,9 @@ impl Encoder {
         Ok(Self { about, dict })
     }
 
-    /// Whether it is one of `generator`, trained as `training` says.
-    pub fn fits(&self, generator: &Generator, training: Training) -> bool {
-        let about = &self.about;
-        let dimensions = generator.dimensions;
+    /// Whether it is one of `generator`.
+    pub fn is_of(&self, generator: &Generator) -> bool {
+        let (about, dimensions) = (&self.about, generator.dimensions);
         about.generator == generator.identity
             && (about.image_size, about.channels, about.latent_dim)
                 == (
@@ -233,6 +232,11 @@ impl Encoder {
                     dimensions.channels,
                     dimensions.latent_dim,
                 )
-            && (about.steps, about.width) == (training.steps, training.width)
+    }
+
+    /// Whether it is one of `generator`, trained as `training` says.
+    pub fn fits(&self, generator: &Generator, training: Training) -> bool {
+        self.is_of(generator)
+            && (self.about.steps, self.about.width) == (training.steps, training.width)
     }
 }

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -17,12 +18,20 @@ struct Page {
     child: Child,
     port: u16,
     token: String,
+    /// What it says when something goes wrong, once it has ended.
+    complaints: Option<JoinHandle<String>>,
 }
 
 impl Drop for Page {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(complaints) = self.complaints.take()
+            && !std::thread::panicking()
+        {
+            let text = complaints.join().unwrap();
+            assert!(!text.contains("panicked"), "{text}");
+        }
     }
 }
 
@@ -36,7 +45,17 @@ fn explore() -> Command {
 
 impl Page {
     fn start() -> Self {
-        let mut child = explore().stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = explore()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let complaints = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stderr.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = lines
             .by_ref()
@@ -50,6 +69,7 @@ impl Page {
             port: port.parse().unwrap(),
             token: token.trim_end_matches('/').to_string(),
             child,
+            complaints: Some(complaints),
         }
     }
 

@@ -145,7 +145,7 @@ pub fn invert(
         if nz <= LONGEST && settings.rounds > 0 {
             let what = format!("{what}, refined");
             newton::refine(generator, targets, &mut z, settings, &mut |done| {
-                progress(&what, done, n)
+                progress(&what, done, n * settings.rounds)
             })?;
         }
         let mut found = Points::of(nz, z);

@@ -36,7 +36,8 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
-/// Moves each row of `z` to a lower error of its pixels and the prior.
+/// Moves each row of `z` to a lower error of its pixels and the prior. `progress` hears of rounds, of which a row has
+/// `settings.rounds`, or fewer where they gain nothing.
 pub fn refine(
     generator: &Generator,
     targets: &[f32],
@@ -56,7 +57,8 @@ pub fn refine(
             (pixels + f64::from(settings.prior * prior(z).0), pixels)
         };
         let mut damping = 1e-3;
-        for _ in 0..settings.rounds {
+        for round in 0..settings.rounds {
+            progress(index * settings.rounds + round)?;
             let mut moved = z.repeat(nz + 1);
             (0..nz).for_each(|i| moved[(i + 1) * nz + i] += MOVE);
             let mut images = piece.forward_all(&moved)?;
@@ -103,7 +105,6 @@ pub fn refine(
                 break;
             }
         }
-        progress(index + 1)?;
     }
     Ok(())
 }
