@@ -539,7 +539,8 @@ mod tests {
             _ => &held,
         });
         assert!((norm(&z) - 5.0).abs() < 1e-5);
-        assert!(z[1] > 0.15 && z[2].abs() < 0.03, "{z:?}");
+        // Not held, it would move as far as what is wanted; the ridge lets it have a little.
+        assert!(z[1] > 0.15 && z[2].abs() < 0.3 * z[1], "{z:?}");
     }
 
     #[test]
