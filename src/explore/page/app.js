@@ -5,6 +5,10 @@
 const $ = (id) => document.getElementById(id);
 const MOST_IMAGES = 32;
 const MOST_HISTORY = 60;
+// Cosine from which on attributes are not held against each other.
+const CLOSE = 0.5;
+// Below it, in dB, a photograph and the face that was found are alike in colours at most.
+const POOR_PSNR = 16;
 
 // ---- What makes pictures ------------------------------------------------------------------------------------------
 
@@ -135,7 +139,9 @@ function way(name) {
   const direction = directions.get(name);
   if (!state.keep || !direction.boundary) return direction;
   if (!direction.kept) {
-    const others = model.directions.filter((other) => other.boundary && other !== direction);
+    // Those that hang together with it closely (gray hair and age) have to move: nothing would be left without them.
+    const others = model.directions.filter((other) => other.boundary && other !== direction
+      && Math.abs(latent.dot(other.vector, direction.vector)) < CLOSE);
     direction.kept = latent.without(direction.vector, others.map((other) => other.vector)) || direction.vector;
   }
   return { ...direction, vector: direction.kept };
@@ -454,7 +460,7 @@ function setUpSliders() {
   $('keep-label').hidden = fitted.length < 2;
   $('keep').addEventListener('change', () => {
     state.keep = $('keep').checked;
-    commit(state.keep ? 'The other attributes are kept fixed.' : 'The other attributes may change too.');
+    commit(state.keep ? 'The other attributes are kept fixed, but for those that hang together closely.' : 'The other attributes may change too.');
   });
   $('reset').addEventListener('click', () => {
     state.moved = {};
@@ -519,7 +525,8 @@ async function invert(file) {
     const [picture] = await engine.render([z]);
     keepFace(z, file.name, picture);
     await become(z, file.name);
-    say(`${file.name} was found, at ${psnr.toFixed(1)} dB. It is the current face.`);
+    const far = psnr < POOR_PSNR ? ' This generator draws nothing that is much like it.' : '';
+    say(`${file.name} was found, at ${psnr.toFixed(1)} dB.${far} It is the current face.`);
   } catch (error) {
     $('inverting').hidden = true;
     throw error;
