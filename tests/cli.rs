@@ -122,7 +122,7 @@ fn generator(folder: &Path) -> String {
 #[test]
 fn help_of_every_command_works_and_names_defaults() {
     let here = TempDir::new().unwrap();
-    let commands: [(&[&str], &[&str]); 11] = [
+    let commands: [(&[&str], &[&str]); 21] = [
         (&[], &["train", "sample", "dataset", "bench", "doctor"]),
         (
             &["train"],
@@ -152,6 +152,19 @@ fn help_of_every_command_works_and_names_defaults() {
         (&["bench", "data"], &["[default: 64]", "[default: 20000]"]),
         (&["doctor"], &["Exit code"]),
         (&["help", "train"], &["--dry-run"]),
+        (&["latent"], &["walk", "arithmetic", "directions", "invert"]),
+        (&["latent", "walk"], &["[default: gif]", "[default: ema]"]),
+        (&["latent", "arithmetic"], &["[default: 3]"]),
+        (&["latent", "edit"], &["[default: 8]", "[default: -3..3]"]),
+        (&["latent", "forget"], &["--attribute"]),
+        (&["latent", "invert"], &["[default: 500]"]),
+        (&["latent", "directions"], &["fit", "train-classifier"]),
+        (
+            &["latent", "directions", "fit"],
+            &["[default: 10000]", "--project"],
+        ),
+        (&["latent", "directions", "find"], &["[default: 10]"]),
+        (&["explore"], &["--share", "--port"]),
     ];
     for (command, parts) in commands {
         let mut arguments = command.to_vec();
@@ -188,6 +201,12 @@ fn wrong_usage_ends_with_2_and_wrong_values_with_1() {
         (&["train", "--dataset", "imagenet"], "celeba"),
         (&["train", "--epochs", "1", "--steps", "1"], "--steps"),
         (&["sample", "--checkpoint", "x"], "--out"),
+        (&["latent", "edit", "--checkpoint", "x"], "--attribute"),
+        (
+            &["latent", "arithmetic", "17 - ", "--checkpoint", "x"],
+            "17 - ",
+        ),
+        (&["explore"], "--checkpoint"),
         (
             &["dataset", "synthesize", "--count", "0", "--out", "x"],
             "--count",
@@ -208,6 +227,14 @@ fn wrong_usage_ends_with_2_and_wrong_values_with_1() {
         (&["train", "--dataset", "folder"], &["--data"]),
         (
             &["sample", "--checkpoint", "gone", "--out", "a.png"],
+            &["gone", "run folder"],
+        ),
+        (
+            &["latent", "walk", "1", "2", "--checkpoint", "gone"],
+            &["gone", "run folder"],
+        ),
+        (
+            &["explore", "--checkpoint", "gone"],
             &["gone", "run folder"],
         ),
     ] {

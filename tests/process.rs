@@ -87,6 +87,29 @@ fn commands() -> Vec<(Vec<&'static str>, Option<&'static str>, Ends)> {
             WithResult,
         ),
         (
+            vec![
+                "latent",
+                "walk",
+                "--checkpoint=run",
+                "--steps=2",
+                "--out=walked",
+                "1",
+                "2",
+            ],
+            Some("walked"),
+            WithFiles,
+        ),
+        (
+            vec!["latent", "edit", "--checkpoint=run", "--attribute=Male"],
+            None,
+            Refused(1),
+        ),
+        (
+            vec!["explore", "--checkpoint=run", "--share=page.html"],
+            Some("page.html"),
+            WithFiles,
+        ),
+        (
             vec!["dataset", "synthesize", "--count=4", "--out=faces"],
             Some("faces"),
             WithFiles,

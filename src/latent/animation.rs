@@ -172,7 +172,11 @@ mod tests {
                 assert_eq!(frame.buffer().dimensions(), (128, 128));
                 assert_eq!(frame.delay().numer_denom_ms(), (50, 1));
                 for pixel in frame.buffer().pixels() {
-                    let near = pixel.0.iter().zip(&wanted[..3]).all(|(a, b)| a.abs_diff(*b) <= 3);
+                    let near = pixel
+                        .0
+                        .iter()
+                        .zip(&wanted[..3])
+                        .all(|(a, b)| a.abs_diff(*b) <= 3);
                     assert!(near, "{format:?}: {pixel:?}");
                 }
             }

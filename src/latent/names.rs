@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::latent::directions::Direction;
 use crate::latent::files::LatentFile;
@@ -129,7 +129,14 @@ impl Known {
             );
         }
         let names: Vec<&str> = self.directions.iter().map(|d| d.name.as_str()).collect();
-        let found = find(name, &names).context("an unknown direction")?;
+        let fitted = self.directions.iter().any(|d| d.boundary.is_some());
+        let found = find(name, &names).map_err(|error| match fitted {
+            true => error,
+            false => error.context(
+                "none of the directions is that of an attribute (`dcgan-cuda latent directions fit --checkpoint …` makes \
+                 those)",
+            ),
+        })?;
         let mut direction = self.directions[found.index].clone();
         if found.opposite {
             direction = direction.opposite();

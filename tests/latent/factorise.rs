@@ -88,10 +88,14 @@ fn independent_components_are_told_apart_where_principal_ones_mix() {
 }
 
 fn find(folder: &Path, out: &str, more: &[&str]) -> std::process::Output {
+    let checkpoint = folder.join("g");
+    if !checkpoint.exists() {
+        crate::copied(&checkpoint);
+    }
     binary()
         .current_dir(folder)
         .args(["latent", "directions", "find", "--out", out, "--checkpoint"])
-        .arg(trained().join("run"))
+        .arg(checkpoint)
         .args(["--samples", "64", "--count", "2", "--faces", "2"])
         .args(more)
         .output()

@@ -4,6 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use dcgan_cuda::model::StateDict;
+use dcgan_cuda::model::params::TensorFile;
+
+use crate::copied;
 use crate::training::{binary, checked, checkpoint, contents, refuses, succeeds, trained};
 
 fn invert(checkpoint: &Path, out: &Path, args: &[&str]) -> Output {
@@ -21,13 +25,15 @@ fn invert(checkpoint: &Path, out: &Path, args: &[&str]) -> Output {
     checked(command.output().unwrap())
 }
 
-/// A copy of the tiny run's checkpoint, so that tests do not share an encoder.
-fn copied(to: &Path) {
+/// A generator whose images differ, with weights that no training has made; there is no discriminator.
+fn lively(to: &Path) {
+    let path = "tests/fixtures/latent/gradients.safetensors";
+    let file = TensorFile::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let mut generator = TensorFile::default();
+    StateDict::take_from(&file, "generator/").add_to("", &mut generator);
     fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(checkpoint(&trained().join("run"), 1)).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
+    let bytes = generator.to_bytes().unwrap();
+    fs::write(to.join("generator.safetensors"), bytes).unwrap();
 }
 
 fn mean(folder: &Path) -> f64 {
@@ -40,7 +46,7 @@ fn mean(folder: &Path) -> f64 {
 fn samples_come_back_the_same_every_time_and_nearer_with_stages() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    copied(&at("g"));
+    lively(&at("g"));
     let own = ["--own", "2", "--quiet"];
     let run = |out: &str, more: &[&str]| {
         succeeds(&invert(&at("g"), &at(out), &[&own, more].concat()));

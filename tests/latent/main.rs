@@ -29,3 +29,14 @@ fn fixture(name: &str) -> dcgan_cuda::model::Tensor {
         dcgan_cuda::model::tensor_file::TensorFile::read(std::path::Path::new(path)).unwrap();
     file.floats[name].clone()
 }
+
+/// A copy of the tiny run's checkpoint, for tests that leave something beside it.
+fn copied(to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in
+        std::fs::read_dir(training::checkpoint(&training::trained().join("run"), 1)).unwrap()
+    {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}

@@ -30,6 +30,22 @@ struct Features<'a> {
     scales: Vec<f32>,
 }
 
+/// Scalar product, in lanes that the compiler makes vectors of.
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let (a_rest, b_rest) = (
+        a.chunks_exact(16).remainder(),
+        b.chunks_exact(16).remainder(),
+    );
+    for (a, b) in a.chunks_exact(16).zip(b.chunks_exact(16)) {
+        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a * b;
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
 /// (|z|²/nz − 1)², and what its gradient is z times of.
 pub fn prior(z: &[f32]) -> (f32, f32) {
     let nz = z.len() as f32;
@@ -116,7 +132,7 @@ fn squared(
             for ((g, value), wanted) in gradient.iter_mut().zip(values).zip(wanted) {
                 *g = 2.0 * scale * (value - wanted);
             }
-            super::newton::dot(gradient, gradient) / (4.0 * scale)
+            dot(gradient, gradient) / (4.0 * scale)
         })
         .collect();
     (losses, gradient)

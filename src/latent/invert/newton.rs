@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::backend::Use;
 use crate::latent::generator::Generator;
 use crate::latent::invert::Settings;
-use crate::latent::invert::loss::prior;
+use crate::latent::invert::loss::{dot, prior};
 
 /// What z is moved by for the differences: f32 has rounding errors of 10⁻⁶ in an image.
 const MOVE: f32 = 4e-3;
@@ -19,22 +19,6 @@ const LEAST_GAIN: f64 = 1e-3;
 const EXACT: f64 = 4e-6;
 /// Images through the generator at a time.
 const MOST: usize = 128;
-
-/// Scalar product, in lanes that the compiler makes vectors of.
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let (a_rest, b_rest) = (
-        a.chunks_exact(16).remainder(),
-        b.chunks_exact(16).remainder(),
-    );
-    for (a, b) in a.chunks_exact(16).zip(b.chunks_exact(16)) {
-        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-            *lane += a * b;
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f32>() + rest
-}
 
 /// Moves each row of `z` to a lower error of its pixels and the prior. `progress` hears of rounds, of which a row has
 /// `settings.rounds`, or fewer where they gain nothing.

@@ -5,8 +5,7 @@ use rayon::prelude::*;
 
 use crate::backend::Use;
 use crate::latent::generator::Generator;
-use crate::latent::invert::loss::Loss;
-use crate::latent::invert::newton::dot;
+use crate::latent::invert::loss::{Loss, dot};
 use crate::latent::invert::{Moments, Settings, schedule};
 use crate::latent::points::Points;
 
