@@ -83,7 +83,15 @@ pub const RELIABLE: f32 = 0.75;
 
 const PREFIX: &str = "classifier/";
 const ABOUT: &str = "classifier";
-const CHECKSUM: &str = "sha256";
+
+/// The JSON in its file.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    about: Description,
+    /// [`Classifier::checksum`].
+    sha256: String,
+}
 
 impl Description {
     /// The dimensions of which the classifier's layers follow.
@@ -152,12 +160,12 @@ impl Classifier {
     }
 
     /// SHA-256 of all that its file holds, hex.
-    fn checksum(&self, about: &str) -> String {
+    fn checksum(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(identity(&self.dict));
         hash.update(self.dict.batches_tracked.unwrap_or(0).to_le_bytes());
-        hash.update(about);
-        hex(&hash.finalize())
+        hash.update(serde_json::to_string(&self.about)?);
+        Ok(hex(&hash.finalize()))
     }
 
     /// The bytes of its file.
@@ -167,10 +175,12 @@ impl Classifier {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut file = TensorFile::default();
         self.dict.add_to(PREFIX, &mut file);
-        let about = serde_json::to_string(&self.about)?;
-        file.metadata
-            .insert(CHECKSUM.to_string(), self.checksum(&about));
-        file.metadata.insert(ABOUT.to_string(), about);
+        let kept = Kept {
+            about: self.about.clone(),
+            sha256: self.checksum()?,
+        };
+        let kept = serde_json::to_string(&kept)?;
+        file.metadata.insert(ABOUT.to_string(), kept);
         file.to_bytes()
     }
 
@@ -187,7 +197,7 @@ impl Classifier {
             )
         };
         let json = file.metadata.get(ABOUT).with_context(no_classifier)?;
-        let about: Description = serde_json::from_str(json).with_context(no_classifier)?;
+        let Kept { about, sha256 } = serde_json::from_str(json).with_context(no_classifier)?;
         let n = about.names.len();
         ensure!(
             n > 0 && about.accuracy.len() == n && about.share.len() == n,
@@ -201,7 +211,7 @@ impl Classifier {
         dict.check_values().with_context(no_classifier)?;
         let classifier = Self { about, dict };
         ensure!(
-            file.metadata.get(CHECKSUM) == Some(&classifier.checksum(json)),
+            classifier.checksum()? == sha256,
             "{}: its checksum does not match, so it was damaged",
             no_classifier()
         );

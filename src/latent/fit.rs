@@ -23,6 +23,8 @@ const HELD_OUT: f64 = 0.2;
 const PENALTY: f64 = 1.0;
 /// A projected direction that keeps less of its length says nothing: the others span it.
 const LEAST_LEFT: f64 = 0.1;
+/// Area under the ROC curve below which a line does not tell its attribute.
+const TOLD: f32 = 0.75;
 /// Directions nearer to each other than this mean the same: neither is projected out of the other by `all`.
 const SAME: f64 = 0.9;
 /// Two attributes exclude each other where they come together less often than this share of what chance would give.
@@ -176,11 +178,19 @@ pub struct Fitted {
     pub direction: Direction,
     /// Of held-out samples: the mean of the shares told rightly of those with and of those without.
     pub balanced: f32,
+    /// Area under the ROC curve of held-out samples: how often one that has it lies farther along than one that does
+    /// not. A coin gives a half.
+    pub auc: f32,
     /// Names of those that were projected out.
     pub without: Vec<String>,
 }
 
 impl Fitted {
+    /// Whether z tells the attribute along this line. Where it does not, moving along it changes other things.
+    pub fn is_told(&self) -> bool {
+        self.auc >= TOLD
+    }
+
     /// The `count` components of z with the largest weights, the largest first.
     pub fn strongest(&self, count: usize) -> Vec<(usize, f32)> {
         let mut all: Vec<_> = self.direction.vector.iter().copied().enumerate().collect();
@@ -239,13 +249,13 @@ pub fn fit(
                 "the classifier cannot tell it ({told:.0} % of held-out images, balanced)"
             ))
         } else if share.min(1.0 - share) < RAREST {
-            let (has, percent) = match share < RAREST {
-                true => ("has", share),
-                false => ("lacks", 1.0 - share),
+            let (have, part) = match share < RAREST {
+                true => ("have", share),
+                false => ("lack", 1.0 - share),
             };
             Some(format!(
-                "only {:.1} % of the samples {has} it",
-                100.0 * percent
+                "only {:.1} % of the samples {have} it",
+                100.0 * part
             ))
         } else if !verdicts.are_both() {
             Some("too few samples to fit and to test: use more --samples".to_string())
@@ -324,8 +334,25 @@ fn along(
         index,
         direction,
         balanced: (with / all_with + without / all_without) / 2.0,
+        auc: auc(&places[seen..], &verdicts.0[seen..]),
         without: Vec::new(),
     })
+}
+
+/// Area under the ROC curve of places that have it (1) or not (0), some of each.
+fn auc(places: &[f32], verdicts: &[f32]) -> f32 {
+    let mut order: Vec<usize> = (0..places.len()).collect();
+    order.sort_by(|&a, &b| places[a].total_cmp(&places[b]));
+    let (mut with, mut without, mut right) = (0.0, 0.0, 0.0);
+    for index in order {
+        if verdicts[index] > 0.5 {
+            with += 1.0;
+            right += without;
+        } else {
+            without += 1.0;
+        }
+    }
+    (right / (with * without)) as f32
 }
 
 /// Whether each sample has an attribute, by the classifier: 0 or 1.
@@ -357,7 +384,8 @@ impl Verdicts {
 pub enum Conditions {
     /// These outputs of the classifier.
     These(Vec<usize>),
-    /// All others, but for those that exclude it (as hair colours do) and those that mean the same.
+    /// All others that z tells along a line, but for those that exclude it (as hair colours do) and those that mean the
+    /// same.
     All,
 }
 
@@ -380,7 +408,8 @@ pub fn project(
             .filter(|other| match conditions {
                 Conditions::These(these) => these.contains(&other.index),
                 Conditions::All => {
-                    !exclude(scores, primal.index, other.index)
+                    other.is_told()
+                        && !exclude(scores, primal.index, other.index)
                         && cosine(&primal.direction.vector, &other.direction.vector).abs() < SAME
                 }
             })

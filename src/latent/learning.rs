@@ -168,7 +168,7 @@ pub fn train(
         })?;
         since += 1;
         let step = step + 1;
-        let look = step % settings.look_every == 0 || step == settings.steps;
+        let look = step.is_multiple_of(settings.look_every) || step == settings.steps;
         let accuracy = match look {
             true => Some(look_at(learner.as_mut(), dimensions, held)?),
             false => None,

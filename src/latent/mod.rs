@@ -5,16 +5,21 @@
 //! lie in files, [`picture`] how people see them.
 
 pub mod animation;
+pub mod arithmetic;
 pub mod classifier;
 pub mod components;
 pub mod directions;
 pub mod edit;
+pub mod encoder;
 pub mod exemplars;
 pub mod expression;
+pub mod factorise;
 pub mod files;
 pub mod fit;
+pub mod forget;
 pub mod generator;
 pub mod interpolate;
+pub mod invert;
 pub mod labels;
 pub mod learning;
 pub mod logistic;

@@ -18,7 +18,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use unicode_width::UnicodeWidthStr;
 
 use crate::latent::files::LatentFile;
@@ -320,15 +320,16 @@ impl<'a> Cursor<'a> {
         let mut of = Vec::new();
         loop {
             of.push(self.operand(depth + 1)?);
-            match (self.take(&[',', ')']), self.peek()) {
-                (Some(','), _) => {}
-                (Some(_), _) => return Ok(What::Mean(of)),
-                (None, None) => {
+            // Not past the blanks behind a bracket: the operand ends there.
+            match self.take(&[',', ')']) {
+                Some(',') => {}
+                Some(_) => return Ok(What::Mean(of)),
+                None if self.peek().is_none() => {
                     let mut misread = self.misread(bracket, "this bracket is not closed");
                     misread.at.end = bracket + 1;
                     return Err(misread);
                 }
-                (None, Some(_)) => {
+                None => {
                     return Err(self.misread(self.at, "here should be a comma or a bracket"));
                 }
             }
@@ -508,8 +509,7 @@ impl<'a> Resolver<'a> {
                 let n = points.len();
                 match row {
                     Some(row) if *row >= n => bail!(
-                        "{} cannot be used: {} has {n} point{}",
-                        escaped(&operand.text),
+                        "{} has {n} point{}",
                         shown(path),
                         if n == 1 { "" } else { "s" }
                     ),
@@ -536,8 +536,7 @@ impl<'a> Resolver<'a> {
         );
         let in_folder = path.join("latents.safetensors");
         let path = if path.is_dir() { &in_folder } else { path };
-        let file = LatentFile::read(path, &self.generator.architecture())
-            .with_context(|| format!("{} cannot be used", shown(path)))?;
+        let file = LatentFile::read(path, &self.generator.architecture())?;
         ensure!(
             !file.points.is_empty(),
             "{} holds directions and no points: use what latent walk, arithmetic, edit or invert wrote",
@@ -546,7 +545,7 @@ impl<'a> Resolver<'a> {
         let ours = &self.generator.identity;
         if file.generator.is_some_and(|theirs| theirs != *ours) {
             let note = format!(
-                "note: {} is of another generator, or of this one at another time: its points mean other images here",
+                "{} is of another generator, or of this one at another time: its points mean other images here",
                 shown(path)
             );
             if !self.notes.contains(&note) {

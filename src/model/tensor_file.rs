@@ -1,7 +1,7 @@
 //! safetensors files (<https://github.com/huggingface/safetensors>): f32 tensors by name. A header is judged before
 //! anything else of a file is read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -85,9 +85,30 @@ impl TensorFile {
                 TensorView::new(Dtype::I64, Vec::new(), bytes)?,
             ));
         }
-        let metadata: HashMap<String, String> = self.metadata.clone().into_iter().collect();
-        let metadata = (!metadata.is_empty()).then_some(metadata);
-        Ok(safetensors::serialize(views, metadata)?)
+        let bytes = safetensors::serialize(views, None)?;
+        match self.metadata.is_empty() {
+            true => Ok(bytes),
+            false => self.with_metadata(&bytes),
+        }
+    }
+
+    /// `bytes`, such a file without metadata, with them. The library would write them in an order of chance, and the
+    /// same content is to be the same bytes.
+    fn with_metadata(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        let (length, rest) = bytes.split_at(8);
+        let length = u64::from_le_bytes(length.try_into()?) as usize;
+        let (header, data) = rest.split_at(length);
+        let tensors: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header)?;
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".to_string(), serde_json::json!(self.metadata));
+        header.extend(tensors);
+        let mut header = serde_json::to_vec(&header)?;
+        // The data begins at a multiple of 8, as the library has it.
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header);
+        bytes.extend(data);
+        Ok(bytes)
     }
 
     /// Reads the safetensors file `path`: f32, f16, bf16 and f64 tensors as f32, i64 scalars as counts.

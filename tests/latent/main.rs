@@ -18,3 +18,14 @@ mod invert;
 mod logistic;
 mod networks;
 mod walk;
+
+/// A tensor of `tests/fixtures/latent/linear.safetensors`.
+fn fixture(name: &str) -> dcgan_cuda::model::Tensor {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/latent/linear.safetensors"
+    );
+    let file =
+        dcgan_cuda::model::tensor_file::TensorFile::read(std::path::Path::new(path)).unwrap();
+    file.floats[name].clone()
+}

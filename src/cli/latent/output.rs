@@ -1,6 +1,8 @@
 //! The folder that a tool of the latent space fills.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -56,6 +58,26 @@ impl Output {
         if listed {
             self.names.push(name.to_string());
         }
+        Ok(())
+    }
+
+    /// Writes the file `name` as it comes to be: for what is too large to be held.
+    ///
+    /// # Errors
+    /// Those of `fill`, and where it cannot be written.
+    pub fn stream(
+        &mut self,
+        name: &str,
+        fill: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<()> {
+        let cannot = || format!("{} cannot be written", shown(&self.to.join(name)));
+        // The folder is renamed when all is in it.
+        let file = File::create_new(self.partial.path().join(name)).with_context(cannot)?;
+        let mut file = BufWriter::new(file);
+        fill(&mut file)?;
+        let file = file.into_inner().map_err(|error| error.into_error());
+        file.and_then(|file| file.sync_all()).with_context(cannot)?;
+        self.names.push(name.to_string());
         Ok(())
     }
 

@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     samples: usize,
     /// Project these out of every other direction, by comma, so that moving along it does not change them; `all`: every
-    /// other one but those that exclude it, as hair colours do
+    /// other one that is told along a line, but those that exclude it, as hair colours do
     ///
     /// What is left of a direction tells its attribute less well: its boundary is fitted anew, and its accuracy is said
     /// again.
@@ -261,6 +261,7 @@ impl Args {
                 "share": b.map(|b| b.share),
                 "accuracy": b.map(|b| b.accuracy),
                 "balanced_accuracy": f.balanced,
+                "auc": f.auc,
                 "offset": b.map(|b| b.offset),
                 "slope": b.map(|b| b.slope),
                 "projected_out": f.without,
@@ -309,6 +310,12 @@ fn table(workshop: &Workshop, fitted: &[Fitted], left_out: &[String]) {
             100.0 * f.balanced,
             strongest.join(", ")
         ));
+        if !f.is_told() {
+            workshop.quiet.say(format_args!(
+                "{:widest$}  hardly told along a line (AUC {:.2}): moving along it changes other things too",
+                "", f.auc
+            ));
+        }
         if !f.without.is_empty() {
             workshop.quiet.say(format_args!(
                 "{:widest$}  without {}; the boundary was fitted anew",
