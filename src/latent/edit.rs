@@ -36,6 +36,52 @@ const MOST: f32 = 8.0;
 /// Ridge on the normalised rows of what is wanted and of what is held: where both cannot be had, the first wins.
 const RIDGE: (f64, f64) = (0.005, 0.4);
 
+/// Log-odds of attributes over z, and their slopes.
+pub trait Landscape {
+    /// Numbers of a z.
+    fn latent_dim(&self) -> usize;
+    /// How many attributes.
+    fn outputs(&self) -> usize;
+    /// The most points of [`Self::gradients`].
+    fn most(&self) -> usize;
+    /// [`Chain::log_odds`], with its errors.
+    fn log_odds(&mut self, rows: &[usize], z: &[f32]) -> Result<Vec<f32>>;
+    /// [`Chain::gradients`], with its errors.
+    fn gradients(
+        &mut self,
+        rows: &[usize],
+        z: &[f32],
+        of: &[usize],
+    ) -> Result<(Vec<f32>, Vec<Vec<f32>>)>;
+}
+
+impl Landscape for Chain<'_> {
+    fn latent_dim(&self) -> usize {
+        self.latent_dim
+    }
+
+    fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    fn most(&self) -> usize {
+        self.most
+    }
+
+    fn log_odds(&mut self, rows: &[usize], z: &[f32]) -> Result<Vec<f32>> {
+        Chain::log_odds(self, rows, z)
+    }
+
+    fn gradients(
+        &mut self,
+        rows: &[usize],
+        z: &[f32],
+        of: &[usize],
+    ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+        Chain::gradients(self, rows, z, of)
+    }
+}
+
 /// A generator followed by a classifier of its images.
 pub struct Chain<'a> {
     /// Blocks of the generator, up to each place where something is added.
@@ -95,11 +141,6 @@ impl<'a> Chain<'a> {
             .pieces
             .push(generator.piece(from..blocks, most, Use::Training)?);
         Ok(chain)
-    }
-
-    /// The most points at a time.
-    pub fn most(&self) -> usize {
-        self.most
     }
 
     /// Outputs of the classifier for the points `rows` with the vectors `z`, f32 `[rows][latent_dim]`.
@@ -169,7 +210,7 @@ impl<'a> Chain<'a> {
 }
 
 /// ln P/(1 − P) of `output`: its logit, or of one class among many its logit above the log-sum-exp of the others.
-fn log_odds(kind: Kind, logits: &[f32], output: usize) -> f32 {
+pub fn log_odds(kind: Kind, logits: &[f32], output: usize) -> f32 {
     match kind {
         Kind::Attributes => logits[output],
         Kind::Classes => logits[output] - others(logits, output).1,
@@ -268,12 +309,12 @@ impl Wish {
 /// # Errors
 /// Where `check` fails, or the device does.
 pub fn follow(
-    chain: &mut Chain,
+    chain: &mut dyn Landscape,
     z: &[f32],
     wishes: &[Wish],
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<f32>> {
-    let nz = chain.latent_dim;
+    let nz = chain.latent_dim();
     let mut now = z.to_vec();
     let mut best = z.to_vec();
     let mut nearest = vec![f32::INFINITY; wishes.len()];
@@ -283,7 +324,7 @@ pub fn follow(
     outputs.dedup();
     for step in 0..=STEPS {
         let mut still = Vec::with_capacity(open.len());
-        for rows in open.chunks(chain.most) {
+        for rows in open.chunks(chain.most()) {
             check()?;
             let from: Vec<f32> = rows
                 .iter()
@@ -292,7 +333,7 @@ pub fn follow(
                 .collect();
             let (odds, gradients) = chain.gradients(rows, &from, &outputs)?;
             for (place, &row) in rows.iter().enumerate() {
-                let odds = &odds[place * chain.outputs..][..chain.outputs];
+                let odds = &odds[place * chain.outputs()..][..chain.outputs()];
                 let wish = &wishes[row];
                 let distance = wish.distance(odds);
                 if distance < nearest[row] {

@@ -29,3 +29,4 @@ pub mod networks;
 pub mod operand;
 pub mod picture;
 pub mod points;
+pub mod surrogate;

@@ -11,16 +11,25 @@ use crate::latent::names::CLASSIFIER;
 use crate::text::shown;
 use crate::train::config::Config;
 
+/// Where the classifier of this generator lies, or that of its run.
+fn kept(workshop: &Workshop) -> [PathBuf; 2] {
+    // beside is RUN/latent/IDENTITY.
+    [&workshop.beside, parent(&workshop.beside)].map(|folder: &Path| folder.join(CLASSIFIER))
+}
+
+/// Whether there is one.
+pub fn has_classifier(workshop: &Workshop) -> bool {
+    kept(workshop).iter().any(|path| path.exists())
+}
+
 /// The classifier in the file `named` (`--classifier`), else that of this generator, else that of its run; and its file.
 /// It fits the generator and, where there is a run, the data set.
 ///
 /// # Errors
 /// Where there is none (the message has the command that makes one), it cannot be read, or it does not fit.
 pub fn classifier_for(workshop: &Workshop, named: Option<&Path>) -> Result<(PathBuf, Classifier)> {
-    // beside is RUN/latent/IDENTITY.
-    let latent = parent(&workshop.beside);
-    let run = parent(latent);
-    let kept = [&workshop.beside, latent].map(|folder: &Path| folder.join(CLASSIFIER));
+    let run = parent(parent(&workshop.beside));
+    let kept = kept(workshop);
     let path = match named {
         Some(path) => path.to_path_buf(),
         None => match kept.iter().find(|path| path.exists()) {

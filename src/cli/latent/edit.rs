@@ -8,25 +8,36 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args as ClapArgs, ValueEnum};
 
-use crate::cli::latent::classifiers::classifier_for;
+use crate::cli::latent::classifiers::{classifier_for, has_classifier};
 use crate::cli::latent::edit::ask::{Attribute, Strengths};
 use crate::cli::latent::output::Output;
 use crate::cli::latent::{LatentArgs, Workshop};
+use crate::files;
 use crate::gan::sampler::BATCH;
 use crate::latent::classifier::Classifier;
 use crate::latent::directions::Direction;
-use crate::latent::edit::{Aim, CHANGED, Chain, HELD, PLAIN, Samples, Wish, follow, keeping};
+use crate::latent::edit::{
+    Aim, CHANGED, Chain, HELD, Landscape, PLAIN, Samples, Wish, follow, keeping,
+};
 use crate::latent::names::{FITTED, Known, Named, find};
 use crate::latent::operand::{Names, Operand, Resolver, Wanted};
 use crate::latent::points::Points;
+use crate::latent::surrogate::{Fit, SURROGATE, Surrogate, made_for};
 use crate::text::{escaped, shown};
 use std::path::PathBuf;
+
+/// Log-odds of the surrogate at which a face is changed, beyond what most samples have: it knows the average face.
+const SURELY: f32 = 8.0;
+/// Log-odds of the surrogate up to which others are held where they are.
+const FIRMLY: f32 = 3.0;
 
 /// How faces get from here to there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Method {
     /// Along the direction that was fitted to the attribute: the same step for every face
     Line,
+    /// Along a curve of its own for each face, by a smooth model of what a classifier says of this generator's samples
+    Curve,
     /// By steps that follow a classifier's gradient through the generator, for each face its own
     Gradient,
 }
@@ -35,8 +46,8 @@ pub enum Method {
 ///
 /// `--attribute Eyeglasses` draws each face at every strength, `--attribute Eyeglasses=2` at that one, `--set
 /// Eyeglasses` (or `--set Not_Eyeglasses`) changes those that lack it (or have it) until they have it (or not). Several
-/// at once go together. Along the line a strength is standard deviations of z from where the face is; by the gradient it
-/// is where the face goes: at 3 the classifier is sure that the attribute is there, at 0 it cannot tell, at −3 it is
+/// at once go together. Along the line a strength is standard deviations of z from where the face is; by the curve and the
+/// gradient it is where the face goes: at 3 the classifier is sure that the attribute is there, at 0 it cannot tell, at −3 it is
 /// sure that it is not.
 #[derive(ClapArgs)]
 pub struct Args {
@@ -59,12 +70,12 @@ pub struct Args {
     /// How many strengths from FROM to TO
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(2..=199))]
     steps: u16,
-    /// Attributes that are to stay, with commas; all; or none [default: all by the gradient, none along the line]
+    /// Attributes that are to stay, with commas; all; or none [default: all, or none along the line]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     keep: Vec<String>,
-    /// How faces get there
-    #[arg(long, value_enum, default_value_t = Method::Line)]
-    method: Method,
+    /// How faces get there [default: curve where there is a classifier, else line]
+    #[arg(long, value_enum)]
+    method: Option<Method>,
     /// Faces: seeds (17, or 17:5 the fifth of `sample --seed 17`), points of files (invert/latents.safetensors, or :3 its
     /// third), means (mean(3,17)) [default: the first --count of --seed]
     #[arg(long, value_name = "POINT", value_parser = Operand::parse, num_args = 1.., conflicts_with = "count")]
@@ -132,14 +143,20 @@ impl Args {
     fn edit(&self, workshop: &Workshop, output: &mut Output) -> Result<()> {
         let request = self.request()?;
         let faces = self.faces(workshop)?;
-        let edited = match self.method {
+        let method = self.method.unwrap_or_else(|| {
+            match self.classifier.is_some() || has_classifier(workshop) {
+                true => Method::Curve,
+                false => Method::Line,
+            }
+        });
+        let edited = match method {
             Method::Line => self.along_lines(workshop, &faces, &request)?,
-            Method::Gradient => self.by_gradients(workshop, &faces, &request)?,
+            _ => self.by_gradients(workshop, &faces, &request, method)?,
         };
         for note in &edited.notes {
             workshop.quiet.say(note);
         }
-        let title = self.title(&request);
+        let title = self.title(&request, method);
         draw::write(
             workshop,
             output,
@@ -185,7 +202,7 @@ impl Args {
         Ok(faces)
     }
 
-    fn title(&self, request: &Request) -> String {
+    fn title(&self, request: &Request, method: Method) -> String {
         let change = |(name, amount): &(String, Amount)| match amount {
             Amount::Fixed(strength) => format!("{name} {strength:+}"),
             Amount::Strip => name.clone(),
@@ -196,8 +213,9 @@ impl Args {
             Some(names) => format!(", keeping {}", names.join(", ")),
             None => String::new(),
         };
-        let how = match self.method {
+        let how = match method {
             Method::Line => "along the line",
+            Method::Curve => "along a curve",
             Method::Gradient => "by the gradient",
         };
         format!("{}{kept}, {how}", changes.join(", "))
@@ -249,6 +267,7 @@ impl Args {
         workshop: &Workshop,
         faces: &Points,
         request: &Request,
+        method: Method,
     ) -> Result<Edited> {
         let (path, classifier) = classifier_for(workshop, self.classifier.as_deref())?;
         let names: Vec<&str> = classifier.about.names.iter().map(String::as_str).collect();
@@ -293,10 +312,21 @@ impl Args {
             .keep
             .as_ref()
             .is_some_and(|list| !matches!(&list[..], [word] if word == "all" || word == "none"));
-        let samples = self.samples(workshop, &classifier)?;
+        let (sample_z, samples) = self.samples(workshop, &classifier)?;
         let rows: Vec<usize> = (0..faces.len()).collect();
         let most = faces.len().min(BATCH / 2).max(1);
-        let mut chain = Chain::new(workshop.generator, &classifier, &faces.stages, most)?;
+        let (mut chain, usual): (Box<dyn Landscape>, Option<Samples>) = match method {
+            Method::Curve => {
+                let surrogate = surrogate(workshop, &classifier)?;
+                let usual = Samples::of(surrogate.log_odds_of(&sample_z), names.len());
+                (Box::new(surrogate), Some(usual))
+            }
+            _ => {
+                let chain = Chain::new(workshop.generator, &classifier, &faces.stages, most)?;
+                (Box::new(chain), None)
+            }
+        };
+        let typical = |output, side| usual.as_ref().unwrap_or(&samples).typical(output, side);
         let began = chain.log_odds(&rows, &faces.z)?;
         let began: Vec<&[f32]> = began.chunks_exact(names.len()).collect();
         let wish = |row: usize, strength: f32| -> Wish {
@@ -305,10 +335,13 @@ impl Args {
                 let side = if named.opposite { -1.0 } else { 1.0 };
                 let at = |strength: f32| {
                     let strength = strength * side;
-                    let plain = samples.typical(named.index, strength > 0.0);
+                    let plain = typical(named.index, strength > 0.0);
                     Aim::At(strength / PLAIN * plain)
                 };
-                let plain = samples.typical(named.index, !named.opposite).max(CHANGED);
+                let plain = match method {
+                    Method::Curve => SURELY,
+                    _ => typical(named.index, !named.opposite).max(CHANGED),
+                };
                 let aim = match amount {
                     Amount::Fixed(strength) => at(*strength),
                     Amount::Strip => at(strength),
@@ -327,11 +360,19 @@ impl Args {
                         Aim::AtMost(_) => false,
                     };
                     let changes = to != (odds[index] > 0.0);
-                    !changes || explicit || samples.can_be((index, to), stays)
+                    // What goes makes room for what it excluded.
+                    let frees = method == Method::Curve
+                        && !to
+                        && !stays.1
+                        && !samples.can_be((index, true), (output, true));
+                    !changes || explicit || samples.can_be((index, to), stays) && !frees
                 })
             };
             let floor = |output: usize| {
-                let most = HELD * samples.typical(output, odds[output] > 0.0);
+                let most = match method {
+                    Method::Curve => FIRMLY,
+                    _ => HELD * typical(output, odds[output] > 0.0),
+                };
                 odds[output].clamp(-most, most)
             };
             let held = kept.iter().filter(|&&output| can_stay(output));
@@ -344,7 +385,7 @@ impl Args {
         let mut columns = Vec::new();
         if request.strengths.is_empty() {
             let wishes: Vec<Wish> = rows.iter().map(|&row| wish(row, 0.0)).collect();
-            let z = follow(&mut chain, &faces.z, &wishes, &check)?;
+            let z = follow(&mut *chain, &faces.z, &wishes, &check)?;
             columns.push(Points { z, ..faces.clone() });
             return Ok(Edited { columns, notes });
         }
@@ -354,7 +395,7 @@ impl Args {
             strip.map_or(0.0, |(named, _)| {
                 let side = if named.opposite { -1.0 } else { 1.0 };
                 let odds = began[row][named.index];
-                side * PLAIN * odds / samples.typical(named.index, odds > 0.0)
+                side * PLAIN * odds / typical(named.index, odds > 0.0)
             })
         };
         let strengths = &request.strengths;
@@ -380,7 +421,7 @@ impl Args {
                         }
                     })
                     .collect();
-                z = follow(&mut chain, &z, &wishes, &check)?;
+                z = follow(&mut *chain, &z, &wishes, &check)?;
                 for row in rows.iter().copied().filter(|&row| goes(row)) {
                     let range = row * faces.latent_dim..(row + 1) * faces.latent_dim;
                     columns[column].z[range.clone()].copy_from_slice(&z[range]);
@@ -391,7 +432,7 @@ impl Args {
     }
 
     /// What the classifier says of samples of the generator.
-    fn samples(&self, workshop: &Workshop, classifier: &Classifier) -> Result<Samples> {
+    fn samples(&self, workshop: &Workshop, classifier: &Classifier) -> Result<(Vec<f32>, Samples)> {
         /// Samples: four of 25 % by chance in a sixteenth.
         const SAMPLES: usize = 768;
         /// Other noise than that of any seed's faces.
@@ -399,7 +440,9 @@ impl Args {
         let latent_dim = workshop.generator.dimensions.latent_dim;
         let mut z = vec![0.0; SAMPLES * latent_dim];
         crate::random::Stream::new(0, crate::random::Purpose::Sample, STEP).fill_normal(&mut z);
-        let images = workshop.generator.images(&Points::of(latent_dim, z))?;
+        let images = workshop
+            .generator
+            .images(&Points::of(latent_dim, z.clone()))?;
         workshop.stop.check()?;
         let mut judge = classifier.piece(
             workshop.generator.networks,
@@ -408,8 +451,36 @@ impl Args {
         )?;
         let outputs = classifier.about.names.len();
         let logits = judge.forward_all(&images)?;
-        Ok(Samples::of(logits, outputs))
+        Ok((z, Samples::of(logits, outputs)))
     }
+}
+
+/// The surrogate of this generator and classifier: that beside the checkpoint, else made now and kept there.
+fn surrogate(workshop: &Workshop, classifier: &Classifier) -> Result<Surrogate> {
+    let fit = Fit::default();
+    let path = workshop.beside.join(SURROGATE);
+    let made_for = made_for(workshop.generator, classifier, &fit)?;
+    if path.exists() {
+        match Surrogate::read(&path, &made_for) {
+            Ok(Some(surrogate)) => return Ok(surrogate),
+            Ok(None) => {}
+            Err(error) => workshop
+                .quiet
+                .note(&[format!("{error:#}; it is made again")]),
+        }
+    }
+    workshop.quiet.say(format_args!(
+        "learning how attributes lie in z from {} samples, once for this generator and classifier",
+        fit.samples
+    ));
+    let surrogate = Surrogate::learn(workshop.generator, classifier, &fit, &|_| {
+        workshop.stop.check()
+    })?;
+    std::fs::create_dir_all(&workshop.beside)
+        .with_context(|| format!("cannot make {}", shown(&workshop.beside)))?;
+    files::write_atomically(&path, &surrogate.to_bytes(&made_for)?)?;
+    workshop.quiet.say(format_args!("kept in {}", shown(&path)));
+    Ok(surrogate)
 }
 
 /// The directions that are to stay.
