@@ -56,16 +56,25 @@ fn strongest(generator: &Generator) -> Result<Vec<usize>> {
 }
 
 fn first_layer(generator: &Generator) -> Result<(Vec<f32>, Vec<f32>)> {
-    let (filter, scale, _) = &folded(generator)?[0];
-    Ok((filter.clone(), scale.clone()))
+    let first = folded(generator)?.swap_remove(0);
+    Ok((first.filter, first.scale))
 }
 
-/// Of each block: the filter as PyTorch has it, `[c in][c out][4][4]`, and what its output is multiplied by and what
-/// added for batch norm by the running statistics, a number a map.
+/// A block with its batch norm as a factor and a sum.
+pub struct Folded {
+    /// As PyTorch has it, `[c in][c out][4][4]`.
+    pub filter: Vec<f32>,
+    /// What the convolution's output is multiplied by, a number a map.
+    pub scale: Vec<f32>,
+    /// What is added after that, a number a map.
+    pub shift: Vec<f32>,
+}
+
+/// The blocks, with batch norm by the running statistics.
 ///
 /// # Errors
 /// Where the generator lacks weights.
-pub fn folded(generator: &Generator) -> Result<Vec<(Vec<f32>, Vec<f32>, Vec<f32>)>> {
+pub fn folded(generator: &Generator) -> Result<Vec<Folded>> {
     let architecture = generator.architecture();
     let names = entries(&architecture);
     let mut blocks = Vec::new();
@@ -91,7 +100,11 @@ pub fn folded(generator: &Generator) -> Result<Vec<(Vec<f32>, Vec<f32>, Vec<f32>
                 shift[c] = (f64::from(beta[c]) - f64::from(mean[c]) * by) as f32;
             }
         }
-        blocks.push((filter, scale, shift));
+        blocks.push(Folded {
+            filter,
+            scale,
+            shift,
+        });
     }
     Ok(blocks)
 }

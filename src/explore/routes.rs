@@ -154,7 +154,7 @@ impl Routes {
     fn images(&self, body: &[u8]) -> Answer {
         let row = 4 * self.latent_dim;
         let rows = body.len() / row;
-        if body.is_empty() || body.len() % row != 0 || rows > MOST_IMAGES {
+        if body.is_empty() || !body.len().is_multiple_of(row) || rows > MOST_IMAGES {
             return Answer::error(
                 400,
                 "whole vectors of 32-bit floats are needed, not too many",

@@ -4,7 +4,7 @@ use anyhow::Result;
 use half::f16;
 use serde_json::json;
 
-use crate::explore::model::{describe, folded};
+use crate::explore::model::{Folded, describe, folded};
 use crate::explore::routes::PAGE;
 use crate::gan::sheet::to_pixels;
 use crate::latent::directions::Direction;
@@ -34,7 +34,12 @@ pub fn page(generator: &Generator, directions: &[Direction]) -> Result<Shared> {
     let mut blob = Vec::new();
     let mut blocks = Vec::new();
     let architecture = generator.architecture();
-    for (block, (filter, scale, shift)) in architecture.blocks.iter().zip(folded(generator)?) {
+    for (block, folded) in architecture.blocks.iter().zip(folded(generator)?) {
+        let Folded {
+            filter,
+            scale,
+            shift,
+        } = folded;
         blocks.push(json!({
             "expand": block.convolution == Convolution::Expand,
             "side": block.input.h,

@@ -220,7 +220,7 @@ mod tests {
         let (x, y) = ([-1.0, 0.5, 2.0, 1.0], [0.0, 1.0, 1.0, 0.25]);
         let model = fit(&x, 1, &y, 0.5).unwrap();
         let p = |x: f32| 1.0 / (1.0 + (-model.logit(&[x])).exp());
-        let residuals = x.map(|x| p(x));
+        let residuals = x.map(p);
         let residuals: Vec<_> = residuals.iter().zip(y).map(|(p, y)| p - y as f64).collect();
         let bias: f64 = residuals.iter().sum();
         let weight: f64 = residuals.iter().zip(x).map(|(r, x)| r * x as f64).sum();

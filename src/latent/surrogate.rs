@@ -17,7 +17,6 @@ use crate::hex::hex;
 use crate::latent::classifier::Classifier;
 use crate::latent::edit::{Landscape, log_odds};
 use crate::latent::generator::Generator;
-use crate::latent::networks::Piece;
 use crate::model::tensor_file::{Tensor, TensorFile};
 use crate::random::{Purpose, Stream};
 use crate::text::shown;
@@ -312,8 +311,8 @@ impl Surrogate {
                     done += 1;
                     let parts = member.0.iter_mut().zip(&mut moments).zip(&slopes);
                     for ((layer, (weight, bias)), (dw, db)) in parts {
-                        weight.step(&mut layer.weight, dw, rate, step as i32);
-                        bias.step(&mut layer.bias, db, rate, step as i32);
+                        weight.step(&mut layer.weight, dw, rate, step);
+                        bias.step(&mut layer.bias, db, rate, step);
                     }
                 }
             }

@@ -314,7 +314,7 @@ impl Args {
             .is_some_and(|list| !matches!(&list[..], [word] if word == "all" || word == "none"));
         let (sample_z, samples) = self.samples(workshop, &classifier)?;
         let rows: Vec<usize> = (0..faces.len()).collect();
-        let most = faces.len().min(BATCH / 2).max(1);
+        let most = faces.len().clamp(1, BATCH / 2);
         let (mut chain, usual): (Box<dyn Landscape>, Option<Samples>) = match method {
             Method::Curve => {
                 let surrogate = surrogate(workshop, &classifier)?;

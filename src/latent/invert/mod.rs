@@ -126,7 +126,7 @@ pub fn invert(
 ) -> Result<Points> {
     let each = generator.image_len();
     ensure!(
-        !targets.is_empty() && targets.len() % each == 0 && settings.restarts > 0,
+        !targets.is_empty() && targets.len().is_multiple_of(each) && settings.restarts > 0,
         "{} numbers are no images of {each}",
         targets.len()
     );
