@@ -17,7 +17,6 @@ use crate::hex::hex;
 use crate::latent::classifier::Classifier;
 use crate::latent::edit::{Landscape, log_odds};
 use crate::latent::generator::Generator;
-use crate::latent::networks::Piece;
 use crate::model::tensor_file::{Tensor, TensorFile};
 use crate::random::{Purpose, Stream};
 use crate::text::shown;
