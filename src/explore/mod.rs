@@ -1,6 +1,6 @@
 //! A local page on which the latent space of a generator is explored.
 //!
-//! The page holds vectors and directions and adds them up itself; [`worker`] makes pictures of vectors, so that the
+//! The page holds vectors and directions and adds them up itself; `worker` makes pictures of vectors, so that the
 //! server has no state that could grow, and a shared file ([`share`]) needs the generator in JavaScript and nothing else.
 
 mod http;

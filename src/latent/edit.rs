@@ -96,7 +96,7 @@ pub struct Chain<'a> {
 }
 
 impl<'a> Chain<'a> {
-    /// The chain from vectors z of the points that have `stages` added to their maps ([`Points::stages`]) to log-odds,
+    /// The chain from vectors z of the points that have `stages` added to their maps ([`Points::stages`](crate::latent::points::Points::stages)) to log-odds,
     /// `most` points at a time.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Files of points and directions, which every tool of the latent space writes and takes: safetensors.
 //!
-//! `z` [n, latent_dim]; `stages/<i>` [n, c, h, w], what is added to the output of the generator's block i;
-//! `direction/<name>` [latent_dim] of length 1, with the scalars `offset/`, `slope/`, `accuracy/` and `share/<name>` of
+//! `z` `[n, latent_dim]`; `stages/<i>` `[n, c, h, w]`, what is added to the output of the generator's block i;
+//! `direction/<name>` `[latent_dim]` of length 1, with the scalars `offset/`, `slope/`, `accuracy/` and `share/<name>` of
 //! its boundary ([`Boundary`]) where it was fitted. Metadata: `generator` ([`identity`](super::generator::identity)),
 //! `made_by`.
 

@@ -429,7 +429,8 @@ impl Surrogate {
                 };
                 let fits = matches!((&weight.shape[..], &bias.shape[..]), (&[o, _], &[b]) if o == b)
                     && layers.last().is_none_or(|l| l.outputs == weight.shape[1]);
-                let finite = |t: &Tensor| t.data.iter().all(|v| v.is_finite());
+                let finite =
+                    |t: &Tensor| !t.data.is_empty() && t.data.iter().all(|v| v.is_finite());
                 if !fits || !finite(weight) || !finite(bias) {
                     bail!("{} holds no surrogate", shown(path));
                 }

@@ -462,8 +462,13 @@ fn surrogate(workshop: &Workshop, classifier: &Classifier) -> Result<Surrogate> 
     let made_for = made_for(workshop.generator, classifier, &fit)?;
     if path.exists() {
         match Surrogate::read(&path, &made_for) {
-            Ok(Some(surrogate)) => return Ok(surrogate),
-            Ok(None) => {}
+            Ok(Some(surrogate))
+                if surrogate.latent_dim() == workshop.generator.dimensions.latent_dim
+                    && surrogate.outputs() == classifier.about.names.len() =>
+            {
+                return Ok(surrogate);
+            }
+            Ok(_) => {}
             Err(error) => workshop
                 .quiet
                 .note(&[format!("{error:#}; it is made again")]),

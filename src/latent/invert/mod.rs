@@ -1,8 +1,8 @@
 //! Inversion: the latent vector whose image is nearest to a given one.
 //!
 //! From an encoder's guess (iGAN, Zhu et al. 2016) and perturbed or random starts, Adam in z on the error of pixels and
-//! of features of the discriminator; then rounds of Levenberg–Marquardt on the pixels alone ([`newton`]), which z is
-//! short enough for; then, where asked for, what is added to the maps between the generator's blocks ([`stages`]).
+//! of features of the discriminator; then rounds of Levenberg–Marquardt on the pixels alone (`newton`), which z is
+//! short enough for; then, where asked for, what is added to the maps between the generator's blocks (`stages`).
 
 mod loss;
 mod newton;

@@ -34,7 +34,7 @@ const MANY: usize = 256;
 /// On some random points, each component is set to -2 and to +2 while the others stay: how much that changes each part
 /// of the image, and, where there is a classifier, each attribute. The folder gets strips of the strongest components
 /// (sheet.png), a table of all (heatmap.png), the numbers (report.json), and the directions `component-0` and so on
-/// (components.safetensors), for the --directions of other commands. Components count from 0, as in z[0].
+/// (components.safetensors), for the --directions of other commands. Components count from 0, as in `z[0]`.
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(flatten)]
