@@ -61,6 +61,11 @@ fn samples_come_back_the_same_every_time_and_nearer_with_stages() {
     let in_z = run("z", &rough);
     let between = run("stages", &[&rough[..], &["--space", "stages"]].concat());
     assert!(between > in_z, "{in_z} dB in z, {between} with stages");
+    // Nothing is to be gained here, and few steps overshoot.
+    let exact = run("exact", &["--steps", "0"]);
+    let few = ["--steps", "2", "--space", "stages", "--added", "1"];
+    let kept = run("kept", &few);
+    assert!(kept >= exact, "{exact} dB in z, {kept} with stages");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What is added to the maps between blocks, so that images come nearer than z can bring them.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use rayon::prelude::*;
 
@@ -42,12 +44,17 @@ pub fn add(
         points.stages.insert(stage, vec![0.0; map.len()]);
     }
     let mut done = 0;
+    let mut best = Best {
+        losses: vec![f32::INFINITY; n],
+        stages: points.stages.clone(),
+    };
     for active in 1..=stages {
         let steps = settings.steps * active / stages - settings.steps * (active - 1) / stages;
         let mut moments: Vec<Moments> = (0..active)
             .map(|stage| Moments::new(points.stages[&stage].len()))
             .collect();
-        for step in 0..steps {
+        // One pass more than steps, for what the last step has led to.
+        for step in 0..=steps {
             let mut map = of_z.clone();
             for (stage, piece) in pieces.iter_mut().enumerate() {
                 if stage > 0 {
@@ -57,7 +64,17 @@ pub fn add(
                 pairs.zip(&points.stages[&stage]).for_each(|(m, a)| *m += a);
             }
             let images = last.forward(&map)?;
-            let (_, gradient) = loss.gradient(&images, &of)?;
+            let (mut losses, gradient) = loss.gradient(&images, &of)?;
+            for (stage, added) in &points.stages {
+                let each = added.len() / n;
+                let weight = settings.added / (each as f32 * scales[*stage] * scales[*stage]);
+                let rows = losses.iter_mut().zip(added.chunks_exact(each));
+                rows.for_each(|(loss, added)| *loss += weight * dot(added, added));
+            }
+            best.keep(&losses, &points.stages);
+            if step == steps {
+                break;
+            }
             let mut gradient = last.gradient(&gradient)?;
             for stage in (0..stages).rev() {
                 if let (Some(moments), Some(added)) =
@@ -80,6 +97,30 @@ pub fn add(
             done += 1;
             progress(done)?;
         }
+        points.stages.clone_from(&best.stages);
     }
     Ok(())
+}
+
+/// What has had the least loss yet. Nothing added is where it starts, so that no image gets worse than z alone made it.
+struct Best {
+    /// By image.
+    losses: Vec<f32>,
+    stages: BTreeMap<usize, Vec<f32>>,
+}
+
+impl Best {
+    fn keep(&mut self, losses: &[f32], stages: &BTreeMap<usize, Vec<f32>>) {
+        let n = losses.len();
+        for (index, (least, &loss)) in self.losses.iter_mut().zip(losses).enumerate() {
+            if loss < *least {
+                *least = loss;
+                for (best, added) in self.stages.values_mut().zip(stages.values()) {
+                    let each = added.len() / n;
+                    let row = index * each..(index + 1) * each;
+                    best[row.clone()].copy_from_slice(&added[row]);
+                }
+            }
+        }
+    }
 }
