@@ -17,6 +17,7 @@ mod forget;
 mod invert;
 mod logistic;
 mod networks;
+mod on_cuda;
 mod walk;
 
 /// A tensor of `tests/fixtures/latent/linear.safetensors`.
