@@ -71,16 +71,19 @@ impl Drawn {
         self.maps.is_empty()
     }
 
-    /// What is to be added to the maps so that those of `dropped` are zero everywhere.
-    pub fn without(&self, dropped: &[usize]) -> Vec<f32> {
+    /// What is to be added to the maps so that those of `dropped` become what stands instead.
+    pub fn without(&self, dropped: &[usize], instead: &Instead) -> Vec<f32> {
         let (c, h, w) = self.shape;
+        let area = h * w;
         let mut added = vec![0.0; self.maps.len()];
-        let planes = added
-            .chunks_exact_mut(h * w)
-            .zip(self.maps.chunks_exact(h * w));
-        for (index, (to, map)) in planes.enumerate() {
+        let planes = added.chunks_exact_mut(area);
+        for (index, (to, map)) in planes.zip(self.maps.chunks_exact(area)).enumerate() {
             if dropped.contains(&(index % c)) {
-                to.iter_mut().zip(map).for_each(|(to, v)| *to = -v);
+                let values = &instead.values[index % c * area..][..area];
+                let places = to.iter_mut().zip(map.iter().zip(values));
+                for ((to, (map, value)), inside) in places.zip(&instead.inside) {
+                    *to = if *inside { value - map } else { 0.0 };
+                }
             }
         }
         added
@@ -90,17 +93,48 @@ impl Drawn {
     ///
     /// # Errors
     /// Where the device fails.
-    pub fn images_without(&self, generator: &Generator, dropped: &[usize]) -> Result<Vec<f32>> {
-        let mut maps = self.without(dropped);
+    pub fn images_without(
+        &self,
+        generator: &Generator,
+        dropped: &[usize],
+        instead: &Instead,
+    ) -> Result<Vec<f32>> {
+        let mut maps = self.without(dropped, instead);
         maps.iter_mut().zip(&self.maps).for_each(|(a, v)| *a += v);
         tail(generator, self.layer, &maps)
     }
 
     /// Vectors with what takes the maps of `dropped` away, for the file of latents.
-    pub fn points(&self, latent_dim: usize, z: &[f32], dropped: &[usize]) -> Points {
+    pub fn points(
+        &self,
+        latent_dim: usize,
+        z: &[f32],
+        dropped: &[usize],
+        instead: &Instead,
+    ) -> Points {
         let mut points = Points::of(latent_dim, z.to_vec());
-        points.stages.insert(self.layer, self.without(dropped));
+        let added = self.without(dropped, instead);
+        points.stages.insert(self.layer, added);
         points
+    }
+}
+
+/// What maps become that are dropped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instead {
+    /// f32 `[c][h][w]`.
+    pub values: Vec<f32>,
+    /// Where they do, `[h][w]`; elsewhere they stay.
+    pub inside: Vec<bool>,
+}
+
+impl Instead {
+    /// Zero everywhere, as in the paper.
+    pub fn zero((c, h, w): (usize, usize, usize)) -> Self {
+        Self {
+            values: vec![0.0; c * h * w],
+            inside: vec![true; h * w],
+        }
     }
 }
 
@@ -125,11 +159,14 @@ pub fn logits(generator: &Generator, classifier: &Classifier, images: &[f32]) ->
 pub struct Relevance {
     /// Where the attribute is drawn: by sample and place, f32 `[n][h][w]`, |Σ_c a·∂logit/∂a|, averaged over 3×3 places.
     pub places: Vec<f32>,
-    /// What each map adds to the logit, to first order: by sample and map, f32 `[n][c]`, Σ a·∂logit/∂a over all places.
-    pub maps: Vec<f32>,
+    /// What the maps are on average where the attribute is not, f32 `[c][h][w]`.
+    pub usual: Vec<f32>,
+    /// What they add to the logit where it is, beside that, to first order: f32 `[c][h][w]`, the mean over the samples
+    /// that have it of (a − usual)·∂logit/∂a.
+    pub added: Vec<f32>,
 }
 
-/// How much the classifier's logit `index` hangs on the maps.
+/// How much the classifier's logit `index` hangs on the maps, of samples of which `present` says whether they have it.
 ///
 /// # Errors
 /// Where the device fails.
@@ -138,45 +175,94 @@ pub fn relevance(
     classifier: &Classifier,
     index: usize,
     drawn: &Drawn,
+    present: &[bool],
 ) -> Result<Relevance> {
     let (c, h, w) = drawn.shape;
+    let each = c * h * w;
     let outputs = classifier.about.names.len();
     let mut tail = generator.piece(drawn.layer + 1..generator.blocks(), BATCH, Use::Training)?;
     let mut judge = classifier.piece(generator.networks, BATCH, Use::Training)?;
-    let mut all = Relevance::default();
-    for maps in drawn.maps.chunks(BATCH * c * h * w) {
-        let n = maps.len() / (c * h * w);
+    let mut all = Relevance {
+        places: Vec::with_capacity(present.len() * h * w),
+        usual: vec![0.0; each],
+        added: vec![0.0; each],
+    };
+    let with = present.iter().filter(|&&present| present).count();
+    let absent = (present.len() - with).max(1) as f32;
+    for (maps, _) in rows(&drawn.maps, each, present).filter(|(_, present)| !present) {
+        let to = all.usual.iter_mut().zip(maps);
+        to.for_each(|(to, v)| *to += v / absent);
+    }
+    for (maps, present) in drawn.maps.chunks(BATCH * each).zip(present.chunks(BATCH)) {
         let images = tail.forward(maps)?;
         judge.forward(&images)?;
-        let mut one = vec![0.0; n * outputs];
-        one.iter_mut()
-            .skip(index)
-            .step_by(outputs)
-            .for_each(|v| *v = 1.0);
+        let mut one = vec![0.0; present.len() * outputs];
+        let of_name = one.iter_mut().skip(index).step_by(outputs);
+        of_name.for_each(|v| *v = 1.0);
         let gradient = tail.gradient(&judge.gradient(&one)?)?;
-        for (maps, gradient) in maps
-            .chunks_exact(c * h * w)
-            .zip(gradient.chunks_exact(c * h * w))
+        for ((maps, present), gradient) in
+            rows(maps, each, present).zip(gradient.chunks_exact(each))
         {
             let mut sum = vec![0.0f32; h * w];
             for (index, (a, g)) in maps.iter().zip(gradient).enumerate() {
                 sum[index % (h * w)] += a * g;
             }
-            let products = maps.chunks_exact(h * w).zip(gradient.chunks_exact(h * w));
-            all.maps
-                .extend(products.map(|(a, g)| a.iter().zip(g).map(|(a, g)| a * g).sum::<f32>()));
-            all.places.extend((0..h * w).map(|place| {
-                let (y, x) = (place / w, place % w);
-                let rows = y.saturating_sub(1)..(y + 2).min(h);
-                let near = rows
-                    .flat_map(|y| (x.saturating_sub(1)..(x + 2).min(w)).map(move |x| y * w + x));
-                let (total, count) =
-                    near.fold((0.0, 0.0), |(t, n), at| (t + sum[at].abs(), n + 1.0));
-                total / count
-            }));
+            sum.iter_mut().for_each(|v| *v = v.abs());
+            all.places.extend(blurred(&sum, h, w));
+            if present {
+                let values = maps.iter().zip(&all.usual).zip(gradient);
+                let to = all.added.iter_mut().zip(values);
+                to.for_each(|(to, ((a, usual), g))| *to += (a - usual) * g / with as f32);
+            }
         }
     }
     Ok(all)
+}
+
+fn rows<'a>(
+    maps: &'a [f32],
+    each: usize,
+    present: &'a [bool],
+) -> impl Iterator<Item = (&'a [f32], bool)> {
+    maps.chunks_exact(each).zip(present.iter().copied())
+}
+
+/// Means over 3×3 places, fewer at the edges.
+fn blurred(values: &[f32], h: usize, w: usize) -> Vec<f32> {
+    let mean = |place: usize| {
+        let (y, x) = (place / w, place % w);
+        let rows = y.saturating_sub(1)..(y + 2).min(h);
+        let near = rows.flat_map(|y| (x.saturating_sub(1)..(x + 2).min(w)).map(move |x| y * w + x));
+        let (total, count) = near.fold((0.0, 0.0), |(t, n), at| (t + values[at], n + 1.0));
+        total / count
+    };
+    (0..h * w).map(mean).collect()
+}
+
+impl Relevance {
+    /// Where the attribute is drawn in most samples, `[h][w]`: the fewest places that hold `share` of what is for it.
+    /// `sign` is −1 where the opposite of the logit is meant.
+    pub fn inside(&self, h: usize, w: usize, share: f32, sign: f32) -> Vec<bool> {
+        let mut sum = vec![0.0f32; h * w];
+        for (index, v) in self.added.iter().enumerate() {
+            sum[index % (h * w)] += sign * v;
+        }
+        sum.iter_mut().for_each(|v| *v = v.max(0.0));
+        let sum = blurred(&sum, h, w);
+        let mut order: Vec<usize> = (0..h * w).collect();
+        order.sort_by(|&a, &b| sum[b].total_cmp(&sum[a]).then(a.cmp(&b)));
+        let enough = share * sum.iter().sum::<f32>();
+        let mut inside = vec![false; h * w];
+        let mut held = 0.0;
+        for place in order {
+            inside[place] = true;
+            held += sum[place];
+            if held >= enough {
+                break;
+            }
+        }
+        inside
+    }
 }
 
 /// By sample and place, whether it is among the `share` of places that are the most relevant of its sample.
@@ -221,18 +307,17 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// By what each map adds to the logit, to first order: the mean over the samples that have the attribute. `sign` is
-    /// −1 where the opposite of the logit is meant.
-    pub fn of_relevance(relevance: &Relevance, present: &[bool], sign: f64) -> Self {
-        let c = relevance.maps.len() / present.len().max(1);
-        let with = present.iter().filter(|&&present| present).count().max(1) as f64;
-        let mut weights = vec![0.0; c];
-        let samples = relevance.maps.chunks_exact(c.max(1)).zip(present);
-        for (maps, _) in samples.filter(|(_, present)| **present) {
-            let to = weights.iter_mut().zip(maps);
-            to.for_each(|(to, &v)| *to += sign * f64::from(v) / with);
+    /// By what each map adds to the logit at the places `inside`, to first order. `sign` is −1 where the opposite of the
+    /// logit is meant.
+    pub fn of_relevance(relevance: &Relevance, inside: &[bool], sign: f32) -> Self {
+        let of_map = |added: &[f32]| {
+            let inside = added.iter().zip(inside).filter(|(_, inside)| **inside);
+            inside.map(|(&v, _)| f64::from(sign * v)).sum()
+        };
+        let weights = relevance.added.chunks_exact(inside.len()).map(of_map);
+        Self {
+            weights: weights.collect(),
         }
-        Self { weights }
     }
 
     /// All maps, the largest weight first.
@@ -299,6 +384,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_places_that_hold_most_are_inside_and_weigh() {
+        // Two maps of 1×4: what is for it lies on the left.
+        let relevance = Relevance {
+            added: vec![6.0, 0.0, 0.0, -9.0, 3.0, 0.0, 0.0, 1.0],
+            ..Relevance::default()
+        };
+        let inside = relevance.inside(1, 4, 0.7, 1.0);
+        assert_eq!(inside, [true, true, false, false]);
+        let weights = Weights::of_relevance(&relevance, &inside, 1.0).weights;
+        assert_eq!(weights, [6.0, 3.0]);
+        let inside = relevance.inside(1, 4, 0.7, -1.0);
+        assert_eq!(inside, [false, false, true, true]);
+        let weights = Weights::of_relevance(&relevance, &inside, -1.0).weights;
+        assert_eq!(weights, [9.0, -1.0]);
+    }
+
+    #[test]
     fn a_map_that_draws_the_attribute_weighs_the_most() {
         // Map 1 is on inside of those that have it, map 0 everywhere inside, map 2 is constant.
         let (n, area) = (6, 9);
@@ -320,9 +422,14 @@ mod tests {
         let weights = fit(&drawn, &inside, &present).unwrap();
         assert_eq!(weights.order()[0], 1, "{weights:?}");
         assert_eq!(weights.weights[2], 0.0);
-        let added = drawn.without(&[1]);
+        let added = drawn.without(&[1], &Instead::zero(drawn.shape));
         assert!(added[..9].iter().all(|&v| v == 0.0));
         assert_eq!(added[9], -drawn.maps[9]);
+        let mut instead = Instead::zero(drawn.shape);
+        instead.values[9..18].fill(2.0);
+        instead.inside[0] = false;
+        let added = drawn.without(&[1], &instead);
+        assert_eq!((added[9], added[10]), (0.0, 2.0 - drawn.maps[10]));
         let inside = places_of_box([0.0, 0.0, 0.5, 1.0], 2, 2).unwrap();
         assert_eq!(inside, [true, false, true, false]);
         assert!(places_of_box([0.0, 0.0, 1.0, 1.0], 2, 2).is_err());

@@ -8,7 +8,7 @@ use dcgan_cuda::latent::files::LatentFile;
 use dcgan_cuda::model::StateDict;
 use dcgan_cuda::model::arch::Dimensions;
 
-use crate::training::{binary, refuses, succeeds, trained};
+use crate::training::{binary, contents, refuses, succeeds, trained};
 
 const DIMENSIONS: Dimensions = Dimensions {
     image_size: 32,
@@ -86,6 +86,63 @@ fn what_is_forgotten_is_taken_from_the_maps_that_were_dropped_alone() {
     assert!(out.join("sheet.png").is_file());
 }
 
+/// What the report says, and the points.
+fn read(out: &Path) -> (serde_json::Value, LatentFile) {
+    let report = std::fs::read(out.join("report.json")).unwrap();
+    let architecture = DIMENSIONS.generator();
+    let file = LatentFile::read(&out.join("latents.safetensors"), &architecture).unwrap();
+    (serde_json::from_slice(&report).unwrap(), file)
+}
+
+#[test]
+fn a_classifier_says_which_layer_and_how_many_maps() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = classifier(folder.path(), 32);
+    let ours = ["--classifier", ours.to_str().unwrap()];
+    let out = folder.path().join("out");
+    let run = |more: &[&str]| {
+        succeeds(&forget(
+            folder.path(),
+            "Not_Male",
+            &[&ours[..], more].concat(),
+        ));
+        let found = (read(&out), contents(&out));
+        std::fs::remove_dir_all(&out).unwrap();
+        found
+    };
+    let ((report, file), files) = run(&[]);
+    assert_eq!(report["rank"], "gradient");
+    let layer = report["layer"].as_u64().unwrap() as usize;
+    assert!([1, 2].contains(&layer), "{report}");
+    let held_out = report["held_out"].as_array().unwrap();
+    let layers = |wanted: u64| held_out.iter().any(|v| v["layer"] == wanted);
+    assert!(layers(1) && layers(2), "{report}");
+    let gain =
+        |v: &serde_json::Value| v["lost"].as_f64().unwrap() - v["others_changed"].as_f64().unwrap();
+    let taken = report["dropped"].as_array().unwrap().len();
+    let of_taken = |v: &&serde_json::Value| v["layer"] == layer && v["maps"] == taken;
+    let of_taken = gain(held_out.iter().find(of_taken).unwrap());
+    assert!(held_out.iter().all(|v| gain(v) <= of_taken + 0.0101));
+    assert_eq!(report["tested"]["maps"], taken);
+    // Nothing is added in other maps, nor where it is not drawn.
+    let part = report["part"].as_f64().unwrap();
+    assert!(part > 0.0 && part < 1.0, "{part}");
+    let (maps, area) = [(8, 64), (4, 256)][layer - 1];
+    let dropped = report["dropped"].as_array().unwrap();
+    for (index, map) in file.points.stages[&layer].chunks_exact(area).enumerate() {
+        let moved = map.iter().filter(|&&v| v != 0.0).count();
+        assert!(moved as f64 <= part * area as f64 + 0.5, "{index}: {moved}");
+        assert!(moved == 0 || dropped.contains(&(index % maps).into()));
+    }
+    assert!(run(&[]).1 == files, "another result the second time");
+    let ((report, file), _) = run(&["--rank", "logistic"]);
+    assert_eq!(
+        (&report["layer"], &report["part"]),
+        (&2.into(), &1.0.into())
+    );
+    assert!(file.points.stages[&2].iter().all(|&v| v <= 0.0));
+}
+
 #[test]
 fn what_cannot_be_forgotten_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -100,8 +157,21 @@ fn what_cannot_be_forgotten_is_refused() {
     with(&[], "Eyeglasses", 1, &["train-classifier", "--box"]);
     with(&ours, "Eyeglases", 1, &["did you mean Eyeglasses?"]);
     with(&ours, "Coin", 1, &["50 % of images"]);
-    with(&["--layer", "3"], "Male", 1, &["--layer 3", "0 to 2"]);
-    with(&["--maps", "5"], "Male", 1, &["--maps 5", "has 4"]);
+    let layer = ["--layer", "3"];
+    let layer = [&ours[..], &layer].concat();
+    with(&layer, "Male", 1, &["--layer 3", "0 to 2"]);
+    let maps = ["--maps", "9"];
+    with(&[&ours[..], &maps].concat(), "Male", 1, &["--maps 9", "8"]);
+    let place = ["--box", "0.2,0.2,0.5,0.5"];
+    let maps = [&place[..], &["--maps", "5"]].concat();
+    with(&maps, "Male", 1, &["--maps 5", "4 at most"]);
+    let gradient = [&place[..], &["--rank", "gradient"]].concat();
+    with(
+        &gradient,
+        "Male",
+        1,
+        &["--rank gradient", "train-classifier"],
+    );
     with(&["--box", "0,0,1"], "Male", 2, &["four fractions"]);
     with(&["--box", "0.5,0,0.6,1"], "Male", 2, &["four fractions"]);
     with(&["--box", "0,0,1,1"], "Male", 1, &["256 of the 256 places"]);

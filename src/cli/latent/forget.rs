@@ -11,30 +11,32 @@ use crate::cli::latent::output::Output;
 use crate::cli::latent::{LatentArgs, Workshop};
 use crate::latent::classifier::{Classifier, Kind};
 use crate::latent::files::LatentFile;
-use crate::latent::forget::{self, Drawn, Weights};
+use crate::latent::forget::{self, Drawn, Instead, Weights};
 use crate::latent::generator::Generator;
 use crate::latent::names::{self, CLASSIFIER, Named};
 use crate::latent::picture::Sheet;
 use crate::random::{Purpose, Stream};
 use crate::text::{escaped, shown};
 
-/// By what maps are ranked.
+/// How maps are ranked and dropped.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Rank {
-    /// Logistic regression of "it is drawn here" on the maps, as in the paper
-    Logistic,
-    /// What each adds to the classifier's logit, to first order
+    /// By what each adds to the classifier's logit, to first order; they become what they are on average without the
+    /// attribute, where it is drawn
     Gradient,
+    /// By logistic regression of "it is drawn here" on the maps; they become zero everywhere: as in the paper
+    Logistic,
 }
 
 /// Generate without the feature maps that draw an attribute.
 ///
-/// Learns from samples which feature maps of a late layer draw the attribute, and makes the same images with and without
-/// them. The paper (section 6.3.1) ranks the maps by logistic regression on their values where the attribute is drawn
-/// and elsewhere; the classifier's gradient ranks them too, and what does better on held-out samples is taken. Where an
-/// attribute is drawn the classifier says by its gradient; or --box does, as by hand. Writes OUT/sheet.png, OUT/latents.safetensors, which
-/// every other tool takes, and OUT/report.json.
+/// Learns from samples which feature maps of a layer draw the attribute, and makes the same images with and without them.
+/// The paper (section 6.3.1) ranks the maps of a late layer by logistic regression on their values where the attribute is
+/// drawn and elsewhere, and sets them to zero; that is --rank logistic. Better for the rest of the face is to rank them by
+/// the classifier's gradient, and to set them to what they are on average in samples without the attribute. Where an
+/// attribute is drawn the classifier says by its gradient; or --box does, as by hand. Writes OUT/sheet.png,
+/// OUT/latents.safetensors, which every other tool takes, and OUT/report.json.
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(flatten)]
@@ -48,13 +50,14 @@ pub struct Args {
     /// Where it is drawn: x, y, width and height, in fractions of the image [default: by the classifier's gradient]
     #[arg(long = "box", value_name = "X,Y,W,H", value_parser = parse_box)]
     place: Option<[f32; 4]>,
-    /// The block whose maps are dropped, from 0, next to z [default: the last but one]
+    /// The block whose maps are dropped, from 0, next to z [default: the one that does best on held-out samples; with
+    /// --rank logistic the last but one]
     #[arg(long)]
     layer: Option<usize>,
     /// How many maps are dropped [default: as many as do best on held-out samples]
     #[arg(long)]
     maps: Option<usize>,
-    /// By what maps are ranked [default: whichever does better on held-out samples]
+    /// How maps are ranked and dropped [default: gradient; without a classifier logistic]
     #[arg(long, value_enum)]
     rank: Option<Rank>,
     /// Samples to learn from; as many choose, and as many judge
@@ -67,18 +70,21 @@ pub struct Args {
 
 /// Part of the places of a sample that count as where the attribute is drawn.
 const INSIDE: f32 = 0.1;
+/// Part of what the maps add to the logit that lies where they are replaced.
+const HELD: f32 = 0.85;
 
 #[derive(Serialize)]
 struct Report {
     attribute: String,
     layer: usize,
-    /// By which ranking.
     rank: Rank,
-    /// Of all maps, by ranking: the logistic weight per standard deviation, or the part in the logit.
-    weights: Vec<(Rank, Vec<f64>)>,
+    /// Of the maps of the layer: what they add to the logit, or the logistic weight per standard deviation.
+    weights: Vec<f64>,
     /// The maps that were dropped, the strongest first.
     dropped: Vec<usize>,
-    /// On held-out samples, by ranking and number of maps dropped.
+    /// In which part of the image.
+    part: f64,
+    /// On held-out samples, by layer and number of maps dropped.
     held_out: Vec<Verdict>,
     /// Of the number that was taken, on samples that neither learning nor choosing saw.
     tested: Option<Verdict>,
@@ -87,7 +93,7 @@ struct Report {
 /// What the classifier says of samples without some maps.
 #[derive(Clone, Serialize)]
 struct Verdict {
-    rank: Rank,
+    layer: usize,
     maps: usize,
     /// How many samples had the attribute.
     had: usize,
@@ -98,6 +104,23 @@ struct Verdict {
     /// By attribute.
     changed: Vec<(String, f64)>,
 }
+
+impl Verdict {
+    /// What is to be large.
+    fn gain(&self) -> f64 {
+        self.lost - self.others_changed
+    }
+}
+
+/// Which maps of a layer are dropped, and what for.
+struct Way {
+    layer: usize,
+    weights: Weights,
+    instead: Instead,
+}
+
+/// A classifier and what is asked of it.
+type Asked<'a> = (&'a Classifier, Named);
 
 impl Args {
     /// Forgets it.
@@ -111,134 +134,174 @@ impl Args {
 
     fn forget(&self, workshop: &Workshop, output: &mut Output) -> Result<()> {
         let generator = workshop.generator;
-        let blocks = generator.blocks();
-        let layer = self.layer.unwrap_or(blocks - 2);
-        ensure!(
-            layer + 1 < blocks,
-            "--layer {layer} cannot be used: maps can be dropped after the blocks 0 to {} of this generator",
-            blocks - 2
-        );
-        let count = generator.architecture().blocks[layer].output.c;
-        if let Some(maps) = self.maps {
-            ensure!(
-                (1..=count).contains(&maps),
-                "--maps {maps} cannot be used: layer {layer} has {count}"
-            );
-        }
         let judge = self.judge(workshop)?;
+        let rank = match (self.rank, &judge) {
+            (Some(Rank::Gradient), None) => bail!(
+                "--rank gradient cannot be used without a classifier: make one with `dcgan-cuda latent directions \
+                 train-classifier`"
+            ),
+            (None, None) => Rank::Logistic,
+            (rank, _) => rank.unwrap_or(Rank::Gradient),
+        };
+        let layers = self.layers(generator, rank)?;
         let named = match &judge {
             Some(judge) => Some(self.named(judge)?),
             None => None,
         };
-        let samples = usize::from(self.samples);
-        let learnt = self.draw(workshop, layer, 310, samples)?;
-        let area = learnt.shape.1 * learnt.shape.2;
-        workshop.stop.check()?;
-        let present = match judge.as_ref().zip(named) {
-            Some((judge, named)) => has(generator, judge, named, &learnt.images)?,
-            None => vec![true; samples],
-        };
-        let with = present.iter().filter(|&&present| present).count();
-        ensure!(
-            with > 0 && (judge.is_none() || with < samples),
-            "{with} of {samples} samples have {}: raise --samples, or take another attribute",
-            escaped(&self.attribute)
-        );
-        let relevance = match judge.as_ref().zip(named) {
-            Some((judge, named)) => {
-                Some(forget::relevance(generator, judge, named.index, &learnt)?)
-            }
-            None => None,
-        };
-        workshop.stop.check()?;
-        let mut ranked = Vec::new();
-        if self.rank != Some(Rank::Gradient) {
-            let inside = match (self.place, &relevance) {
-                (Some(place), _) => {
-                    forget::places_of_box(place, learnt.shape.1, learnt.shape.2)?.repeat(samples)
-                }
-                (None, Some(relevance)) => forget::places(&relevance.places, area, INSIDE),
-                (None, None) => bail!("--box is needed without a classifier"),
-            };
-            ranked.push((Rank::Logistic, forget::fit(&learnt, &inside, &present)?));
+        let asked = judge.as_ref().zip(named);
+        let mut ways = Vec::new();
+        for layer in layers {
+            workshop.stop.check()?;
+            ways.push(self.learnt(workshop, asked, rank, layer)?);
         }
-        match (&relevance, named) {
-            (Some(relevance), Some(named)) if self.rank != Some(Rank::Logistic) => {
-                let sign = if named.opposite { -1.0 } else { 1.0 };
-                let weights = Weights::of_relevance(relevance, &present, sign);
-                ranked.push((Rank::Gradient, weights));
-            }
-            _ => ensure!(
-                self.rank != Some(Rank::Gradient),
-                "--rank gradient cannot be used without a classifier: make one with `dcgan-cuda latent directions \
-                 train-classifier`"
-            ),
-        }
-        drop(learnt);
-        let (mut held_out, mut tested) = (Vec::new(), None);
-        let (rank, weights) = &ranked[0];
-        let mut taken = (*rank, self.maps.unwrap_or(weights.positive().max(1)));
-        let order = |rank: Rank| {
-            let of_rank = ranked.iter().find(|(of, _)| *of == rank);
-            of_rank.map_or(Vec::new(), |(_, weights)| weights.order())
-        };
-        if let Some((judge, named)) = judge.as_ref().zip(named) {
-            let with = |step: u64| -> Result<Drawn> {
-                let mut drawn = self.draw(workshop, layer, step, samples)?;
-                drawn.retain(&has(generator, judge, named, &drawn.images)?);
-                Ok(drawn)
-            };
-            let drawn = with(311)?;
-            for (rank, weights) in &ranked {
+        let most = |weights: &Weights| weights.positive().max(1);
+        let (mut held_out, mut tested, mut best) = (Vec::new(), None, 0);
+        let mut taken = self.maps.unwrap_or_else(|| most(&ways[0].weights));
+        if let Some(asked) = asked {
+            for way in &ways {
+                let drawn = self.with(workshop, asked, way.layer, 311)?;
                 let counts = match self.maps {
                     Some(maps) => vec![maps],
-                    None => ladder(weights.positive()),
+                    None => ladder(most(&way.weights)),
                 };
                 for maps in counts {
                     workshop.stop.check()?;
-                    let dropped = &weights.order()[..maps];
-                    held_out.push(verdict(generator, judge, (named, *rank), &drawn, dropped)?);
+                    held_out.push(verdict(generator, asked, &drawn, way, maps)?);
                 }
             }
-            let gain = |verdict: &Verdict| verdict.lost - verdict.others_changed;
-            let best = held_out.iter().map(gain).fold(f64::NEG_INFINITY, f64::max);
+            let layer = held_out
+                .iter()
+                .max_by(|a, b| a.gain().total_cmp(&b.gain()))
+                .map_or(ways[0].layer, |verdict| verdict.layer);
+            best = ways.iter().position(|way| way.layer == layer).unwrap_or(0);
+            let of_layer = || held_out.iter().filter(|verdict| verdict.layer == layer);
+            let gain = of_layer()
+                .map(Verdict::gain)
+                .fold(f64::NEG_INFINITY, f64::max);
             // The fewest maps that do as well.
-            let enough = held_out.iter().filter(|v| gain(v) >= best - 0.01);
-            taken = enough
-                .min_by_key(|verdict| verdict.maps)
-                .map_or(taken, |verdict| (verdict.rank, verdict.maps));
-            let dropped = &order(taken.0)[..taken.1];
-            tested = Some(verdict(
-                generator,
-                judge,
-                (named, taken.0),
-                &with(312)?,
-                dropped,
-            )?);
+            let enough = of_layer().filter(|verdict| verdict.gain() >= gain - 0.01);
+            taken = enough.map(|verdict| verdict.maps).min().unwrap_or(taken);
+            let drawn = self.with(workshop, asked, layer, 312)?;
+            tested = Some(verdict(generator, asked, &drawn, &ways[best], taken)?);
         }
-        let (rank, taken) = taken;
-        let dropped = order(rank)[..taken].to_vec();
+        let way = ways.swap_remove(best);
+        let dropped = way.weights.order()[..taken].to_vec();
         workshop.quiet.say(format!(
-            "{taken} of {count} maps of layer {layer} draw {}: {dropped:?}",
+            "{taken} of {} maps of layer {} draw {}: {dropped:?}",
+            way.weights.weights.len(),
+            way.layer,
             escaped(&self.attribute)
         ));
         if let Some(verdict) = &tested {
             workshop.quiet.say(told(verdict));
         }
-        self.show(workshop, output, layer, &dropped, judge.as_ref().zip(named))?;
+        self.show(workshop, output, &way, &dropped, asked)?;
+        let places = way.instead.inside.len() as f64;
+        let inside = way.instead.inside.iter().filter(|inside| **inside).count();
         let report = Report {
             attribute: self.attribute.clone(),
-            layer,
+            layer: way.layer,
             rank,
-            weights: ranked
-                .into_iter()
-                .map(|(rank, w)| (rank, w.weights))
-                .collect(),
+            weights: way.weights.weights,
             dropped,
+            part: inside as f64 / places,
             held_out,
             tested,
         };
         output.write("report.json", &serde_json::to_vec_pretty(&report)?, true)
+    }
+
+    /// The layers that are tried.
+    fn layers(&self, generator: &Generator, rank: Rank) -> Result<Vec<usize>> {
+        let last = generator.blocks() - 2;
+        let blocks = generator.architecture().blocks;
+        let maps = |layer: usize| blocks[layer].output.c;
+        let mut layers: Vec<usize> = match (self.layer, rank) {
+            (Some(layer), _) => vec![layer],
+            (None, Rank::Logistic) => vec![last],
+            // The first one's maps are of the whole image.
+            (None, Rank::Gradient) => (last.min(1)..=last).collect(),
+        };
+        ensure!(
+            layers[0] <= last,
+            "--layer {} cannot be used: maps can be dropped after the blocks 0 to {last} of this generator",
+            layers[0]
+        );
+        if let Some(wanted) = self.maps {
+            let most = layers.iter().map(|&layer| maps(layer)).max().unwrap_or(0);
+            ensure!(
+                (1..=most).contains(&wanted),
+                "--maps {wanted} cannot be used: there are {most} at most in layer {layers:?}"
+            );
+            layers.retain(|&layer| wanted <= maps(layer));
+        }
+        Ok(layers)
+    }
+
+    /// Which maps of a layer draw it.
+    fn learnt(
+        &self,
+        workshop: &Workshop,
+        asked: Option<Asked>,
+        rank: Rank,
+        layer: usize,
+    ) -> Result<Way> {
+        let generator = workshop.generator;
+        let samples = usize::from(self.samples);
+        let drawn = self.draw(workshop, layer, 310, samples)?;
+        let (_, h, w) = drawn.shape;
+        let place = match self.place {
+            Some(place) => Some(forget::places_of_box(place, h, w)?),
+            None => None,
+        };
+        let present = match asked {
+            Some(asked) => has(generator, asked, &drawn.images)?,
+            None => vec![true; samples],
+        };
+        let with = present.iter().filter(|&&present| present).count();
+        ensure!(
+            with > 0 && (asked.is_none() || with < samples),
+            "{with} of {samples} samples have {}: raise --samples, or take another attribute",
+            escaped(&self.attribute)
+        );
+        let Some((judge, named)) = asked else {
+            let inside = place.context("--box is needed without a classifier")?;
+            return Ok(Way {
+                layer,
+                weights: forget::fit(&drawn, &inside.repeat(samples), &present)?,
+                instead: Instead::zero(drawn.shape),
+            });
+        };
+        workshop.stop.check()?;
+        let relevance = forget::relevance(generator, judge, named.index, &drawn, &present)?;
+        if rank == Rank::Logistic {
+            let inside = match place {
+                Some(place) => place.repeat(samples),
+                None => forget::places(&relevance.places, h * w, INSIDE),
+            };
+            return Ok(Way {
+                layer,
+                weights: forget::fit(&drawn, &inside, &present)?,
+                instead: Instead::zero(drawn.shape),
+            });
+        }
+        let sign = if named.opposite { -1.0 } else { 1.0 };
+        let inside = place.unwrap_or_else(|| relevance.inside(h, w, HELD, sign));
+        Ok(Way {
+            layer,
+            weights: Weights::of_relevance(&relevance, &inside, sign),
+            instead: Instead {
+                values: relevance.usual,
+                inside,
+            },
+        })
+    }
+
+    /// Samples that have it.
+    fn with(&self, workshop: &Workshop, asked: Asked, layer: usize, step: u64) -> Result<Drawn> {
+        let mut drawn = self.draw(workshop, layer, step, self.samples.into())?;
+        drawn.retain(&has(workshop.generator, asked, &drawn.images)?);
+        Ok(drawn)
     }
 
     /// The classifier; none where there is none, and a box instead.
@@ -279,19 +342,20 @@ impl Args {
         &self,
         workshop: &Workshop,
         output: &mut Output,
-        layer: usize,
+        way: &Way,
         dropped: &[usize],
-        judge: Option<(&Classifier, Named)>,
+        asked: Option<Asked>,
     ) -> Result<()> {
         let generator = workshop.generator;
+        let layer = way.layer;
         let faces = usize::from(self.faces);
         let latent_dim = generator.dimensions.latent_dim;
         let z = noise(generator, self.latent.seed, 312, usize::from(self.samples));
-        let mut z = match judge {
+        let mut z = match asked {
             None => z,
-            Some((judge, named)) => {
+            Some(asked) => {
                 let all = Drawn::new(generator, layer, &z)?;
-                let has = has(generator, judge, named, &all.images)?;
+                let has = has(generator, asked, &all.images)?;
                 let rows = z.chunks_exact(latent_dim).zip(has);
                 let rows = rows.filter(|(_, has)| *has).map(|(row, _)| row);
                 rows.collect::<Vec<_>>().concat()
@@ -299,7 +363,7 @@ impl Args {
         };
         z.truncate(faces * latent_dim);
         let drawn = Drawn::new(generator, layer, &z)?;
-        let without = drawn.images_without(generator, dropped)?;
+        let without = drawn.images_without(generator, dropped, &way.instead)?;
         let difference = drawn.images.iter().zip(&without);
         let difference: Vec<f32> = difference.map(|(a, b)| (a - b) / 2.0).collect();
         let dimensions = generator.dimensions;
@@ -314,7 +378,7 @@ impl Args {
         sheet.images("difference", &difference);
         output.picture("sheet.png", sheet.draw())?;
         let file = LatentFile {
-            points: drawn.points(latent_dim, &z, dropped),
+            points: drawn.points(latent_dim, &z, dropped, &way.instead),
             generator: Some(generator.identity.clone()),
             made_by: "latent forget".to_string(),
             ..LatentFile::default()
@@ -370,25 +434,20 @@ fn told_of(classifier: &Classifier, logits: &[f32]) -> Vec<bool> {
 }
 
 /// By image, whether it has what is named.
-fn has(
-    generator: &Generator,
-    classifier: &Classifier,
-    named: Named,
-    images: &[f32],
-) -> Result<Vec<bool>> {
+fn has(generator: &Generator, (classifier, named): Asked, images: &[f32]) -> Result<Vec<bool>> {
     let told = told_of(classifier, &forget::logits(generator, classifier, images)?);
     let names = classifier.about.names.len();
     let column = told.into_iter().skip(named.index).step_by(names);
     Ok(column.map(|told| told != named.opposite).collect())
 }
 
-/// What the classifier says of samples that have what is named, without the maps `dropped`.
+/// What the classifier says of samples that have what is named, without the `maps` maps that weigh the most.
 fn verdict(
     generator: &Generator,
-    classifier: &Classifier,
-    (named, rank): (Named, Rank),
+    (classifier, named): Asked,
     drawn: &Drawn,
-    dropped: &[usize],
+    way: &Way,
+    maps: usize,
 ) -> Result<Verdict> {
     let names = &classifier.about.names;
     let judged = |images: &[f32]| -> Result<Vec<bool>> {
@@ -398,7 +457,8 @@ fn verdict(
         ))
     };
     let before = judged(&drawn.images)?;
-    let after = judged(&drawn.images_without(generator, dropped)?)?;
+    let dropped = &way.weights.order()[..maps];
+    let after = judged(&drawn.images_without(generator, dropped, &way.instead)?)?;
     let n = drawn.len();
     let part = |index: usize| {
         let changed = |i: &usize| before[i * names.len() + index] != after[i * names.len() + index];
@@ -408,8 +468,8 @@ fn verdict(
     let changed: Vec<_> = others.map(|i| (names[i].clone(), part(i))).collect();
     let sum: f64 = changed.iter().map(|(_, part)| part).sum();
     Ok(Verdict {
-        rank,
-        maps: dropped.len(),
+        layer: way.layer,
+        maps,
         had: n,
         lost: part(named.index),
         others_changed: sum / changed.len().max(1) as f64,
