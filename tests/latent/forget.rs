@@ -8,7 +8,7 @@ use dcgan_cuda::latent::files::LatentFile;
 use dcgan_cuda::model::StateDict;
 use dcgan_cuda::model::arch::Dimensions;
 
-use crate::training::{binary, contents, refuses, succeeds, trained};
+use crate::training::{binary, refuses, succeeds, trained};
 
 const DIMENSIONS: Dimensions = Dimensions {
     image_size: 32,
@@ -84,63 +84,6 @@ fn what_is_forgotten_is_taken_from_the_maps_that_were_dropped_alone() {
     }
     assert!(added.iter().any(|&v| v != 0.0));
     assert!(out.join("sheet.png").is_file());
-}
-
-/// What the report says, and the points.
-fn read(out: &Path) -> (serde_json::Value, LatentFile) {
-    let report = std::fs::read(out.join("report.json")).unwrap();
-    let architecture = DIMENSIONS.generator();
-    let file = LatentFile::read(&out.join("latents.safetensors"), &architecture).unwrap();
-    (serde_json::from_slice(&report).unwrap(), file)
-}
-
-#[test]
-fn a_classifier_says_which_layer_and_how_many_maps() {
-    let folder = tempfile::tempdir().unwrap();
-    let ours = classifier(folder.path(), 32);
-    let ours = ["--classifier", ours.to_str().unwrap()];
-    let out = folder.path().join("out");
-    let run = |more: &[&str]| {
-        succeeds(&forget(
-            folder.path(),
-            "Not_Male",
-            &[&ours[..], more].concat(),
-        ));
-        let found = (read(&out), contents(&out));
-        std::fs::remove_dir_all(&out).unwrap();
-        found
-    };
-    let ((report, file), files) = run(&[]);
-    assert_eq!(report["rank"], "gradient");
-    let layer = report["layer"].as_u64().unwrap() as usize;
-    assert!([1, 2].contains(&layer), "{report}");
-    let held_out = report["held_out"].as_array().unwrap();
-    let layers = |wanted: u64| held_out.iter().any(|v| v["layer"] == wanted);
-    assert!(layers(1) && layers(2), "{report}");
-    let gain =
-        |v: &serde_json::Value| v["lost"].as_f64().unwrap() - v["others_changed"].as_f64().unwrap();
-    let taken = report["dropped"].as_array().unwrap().len();
-    let of_taken = |v: &&serde_json::Value| v["layer"] == layer && v["maps"] == taken;
-    let of_taken = gain(held_out.iter().find(of_taken).unwrap());
-    assert!(held_out.iter().all(|v| gain(v) <= of_taken + 0.0101));
-    assert_eq!(report["tested"]["maps"], taken);
-    // Nothing is added in other maps, nor where it is not drawn.
-    let part = report["part"].as_f64().unwrap();
-    assert!(part > 0.0 && part < 1.0, "{part}");
-    let (maps, area) = [(8, 64), (4, 256)][layer - 1];
-    let dropped = report["dropped"].as_array().unwrap();
-    for (index, map) in file.points.stages[&layer].chunks_exact(area).enumerate() {
-        let moved = map.iter().filter(|&&v| v != 0.0).count();
-        assert!(moved as f64 <= part * area as f64 + 0.5, "{index}: {moved}");
-        assert!(moved == 0 || dropped.contains(&(index % maps).into()));
-    }
-    assert!(run(&[]).1 == files, "another result the second time");
-    let ((report, file), _) = run(&["--rank", "logistic"]);
-    assert_eq!(
-        (&report["layer"], &report["part"]),
-        (&2.into(), &1.0.into())
-    );
-    assert!(file.points.stages[&2].iter().all(|&v| v <= 0.0));
 }
 
 #[test]
