@@ -115,11 +115,9 @@ fn a_classifier_says_which_layer_and_how_many_maps() {
     lively(&folder.path().join("g"));
     let out = folder.path().join("out");
     let run = |more: &[&str]| {
-        succeeds(&forget(
-            folder.path(),
-            "Not_Male",
-            &[&ours[..], more].concat(),
-        ));
+        let more = [&ours[..], more].concat();
+        let generator = folder.path().join("g");
+        succeeds(&forget_of(&generator, folder.path(), "Not_Male", &more));
         let found = (read(&out), contents(&out));
         std::fs::remove_dir_all(&out).unwrap();
         found
