@@ -377,6 +377,12 @@ impl Args {
                 rows.collect::<Vec<_>>().concat()
             }
         };
+        ensure!(
+            !z.is_empty(),
+            "none of the {} samples to show has {}: raise --samples",
+            self.samples,
+            escaped(&self.attribute)
+        );
         z.truncate(faces * latent_dim);
         let drawn = Drawn::new(generator, layer, &z)?;
         let without = drawn.images_without(generator, dropped, &way.instead)?;
