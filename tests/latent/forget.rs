@@ -7,8 +7,10 @@ use dcgan_cuda::latent::classifier::{Classifier, Description, Kind};
 use dcgan_cuda::latent::files::LatentFile;
 use dcgan_cuda::model::StateDict;
 use dcgan_cuda::model::arch::Dimensions;
+use dcgan_cuda::model::tensor_file::TensorFile;
 
-use crate::training::{binary, refuses, succeeds, trained};
+use crate::lively;
+use crate::training::{binary, contents, refuses, succeeds, trained};
 
 const DIMENSIONS: Dimensions = Dimensions {
     image_size: 32,
@@ -17,44 +19,45 @@ const DIMENSIONS: Dimensions = Dimensions {
     channels: 3,
 };
 
-/// A classifier that tells what nobody asked for, as long as some images have it and some not.
-fn classifier(folder: &Path, image_size: usize) -> std::path::PathBuf {
-    let about = Description {
+fn about(image_size: usize, width: usize) -> Description {
+    Description {
         kind: Kind::Attributes,
         names: ["Eyeglasses", "Male", "Coin"].map(String::from).to_vec(),
         image_size,
         channels: 3,
-        width: 4,
+        width,
         accuracy: vec![0.9, 0.9, 0.5],
         share: vec![0.5; 3],
         dataset: "synthetic".to_string(),
         data: "a test".to_string(),
-    };
-    // Of weights as at the start batch norm leaves little: these make some images differ.
-    let mut dict = StateDict::initial(&about.dimensions().predictor(3), 3);
-    for (name, tensor) in &mut dict.tensors {
-        if tensor.shape.len() == 4 {
-            tensor.data.iter_mut().for_each(|v| *v *= 8.0);
-        } else if name.ends_with("bias") {
-            tensor
-                .data
-                .iter_mut()
-                .enumerate()
-                .for_each(|(i, v)| *v = 0.02 * (i % 3) as f32);
-        }
     }
-    let path = folder.join(format!("classifier{image_size}.safetensors"));
-    let file = Classifier { about, dict };
-    std::fs::write(&path, file.to_bytes().unwrap()).unwrap();
+}
+
+/// A classifier that has learnt nothing.
+fn classifier(folder: &Path, image_size: usize) -> std::path::PathBuf {
+    let about = about(image_size, 4);
+    let dict = StateDict::initial(&about.dimensions().predictor(3), 3);
+    written(folder, Classifier { about, dict })
+}
+
+fn written(folder: &Path, classifier: Classifier) -> std::path::PathBuf {
+    let name = format!("classifier{}.safetensors", classifier.about.image_size);
+    let path = folder.join(name);
+    std::fs::write(&path, classifier.to_bytes().unwrap()).unwrap();
     path
 }
 
 fn forget(folder: &Path, attribute: &str, more: &[&str]) -> Output {
+    forget_of(&trained().join("run"), folder, attribute, more)
+}
+
+fn forget_of(generator: &Path, folder: &Path, attribute: &str, more: &[&str]) -> Output {
     binary()
         .current_dir(folder)
         .args(["latent", "forget", "--out", "out", "--attribute", attribute])
+        .args(["--device", "cpu"])
         .arg("--checkpoint")
-        .arg(trained().join("run"))
+        .arg(generator)
         .args(["--samples", "40", "--faces", "3"])
         .args(more)
         .output()
@@ -84,6 +87,73 @@ fn what_is_forgotten_is_taken_from_the_maps_that_were_dropped_alone() {
     }
     assert!(added.iter().any(|&v| v != 0.0));
     assert!(out.join("sheet.png").is_file());
+}
+
+/// What the report says, and the points.
+fn read(out: &Path) -> (serde_json::Value, LatentFile) {
+    let report = std::fs::read(out.join("report.json")).unwrap();
+    let lively = Dimensions {
+        width: 2,
+        latent_dim: 5,
+        ..DIMENSIONS
+    };
+    let architecture = lively.generator();
+    let file = LatentFile::read(&out.join("latents.safetensors"), &architecture).unwrap();
+    (serde_json::from_slice(&report).unwrap(), file)
+}
+
+#[test]
+fn a_classifier_says_which_layer_and_how_many_maps() {
+    let folder = tempfile::tempdir().unwrap();
+    // By its second logit about a third of that generator's images are of men.
+    let fixture = "tests/fixtures/latent/gradients.safetensors";
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join(fixture);
+    let dict = StateDict::take_from(&TensorFile::read(&fixture).unwrap(), "judge/");
+    let about = about(32, 2);
+    let ours = written(folder.path(), Classifier { about, dict });
+    let ours = ["--classifier", ours.to_str().unwrap()];
+    lively(&folder.path().join("g"));
+    let out = folder.path().join("out");
+    let run = |more: &[&str]| {
+        let more = [&ours[..], more].concat();
+        let generator = folder.path().join("g");
+        succeeds(&forget_of(&generator, folder.path(), "Not_Male", &more));
+        let found = (read(&out), contents(&out));
+        std::fs::remove_dir_all(&out).unwrap();
+        found
+    };
+    let ((report, file), files) = run(&[]);
+    assert_eq!(report["rank"], "gradient");
+    let layer = report["layer"].as_u64().unwrap() as usize;
+    assert!([1, 2].contains(&layer), "{report}");
+    let held_out = report["held_out"].as_array().unwrap();
+    let layers = |wanted: u64| held_out.iter().any(|v| v["layer"] == wanted);
+    assert!(layers(1) && layers(2), "{report}");
+    let gain = |v: &serde_json::Value| {
+        v["lost_clearly"].as_f64().unwrap() - v["others_changed"].as_f64().unwrap()
+    };
+    let taken = report["dropped"].as_array().unwrap().len();
+    let of_taken = |v: &&serde_json::Value| v["layer"] == layer && v["maps"] == taken;
+    let of_taken = gain(held_out.iter().find(of_taken).unwrap());
+    assert!(held_out.iter().all(|v| gain(v) <= of_taken + 0.0101));
+    assert_eq!(report["tested"]["maps"], taken);
+    // Nothing is added in other maps, nor where it is not drawn.
+    let part = report["part"].as_f64().unwrap();
+    assert!(part > 0.0 && part < 1.0, "{part}");
+    let (maps, area) = [(4, 64), (2, 256)][layer - 1];
+    let dropped = report["dropped"].as_array().unwrap();
+    for (index, map) in file.points.stages[&layer].chunks_exact(area).enumerate() {
+        let moved = map.iter().filter(|&&v| v != 0.0).count();
+        assert!(moved as f64 <= part * area as f64 + 0.5, "{index}: {moved}");
+        assert!(moved == 0 || dropped.contains(&(index % maps).into()));
+    }
+    assert!(run(&[]).1 == files, "another result the second time");
+    let ((report, file), _) = run(&["--rank", "logistic"]);
+    assert_eq!(
+        (&report["layer"], &report["part"]),
+        (&2.into(), &1.0.into())
+    );
+    assert!(file.points.stages[&2].iter().all(|&v| v <= 0.0));
 }
 
 #[test]

@@ -4,11 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use dcgan_cuda::model::StateDict;
-use dcgan_cuda::model::params::TensorFile;
-
-use crate::copied;
 use crate::training::{binary, checked, checkpoint, contents, refuses, succeeds, trained};
+use crate::{copied, lively};
 
 fn invert(checkpoint: &Path, out: &Path, args: &[&str]) -> Output {
     let mut command = binary();
@@ -23,17 +20,6 @@ fn invert(checkpoint: &Path, out: &Path, args: &[&str]) -> Output {
     command.arg("--checkpoint").arg(checkpoint);
     command.arg("--out").arg(out).args(args);
     checked(command.output().unwrap())
-}
-
-/// A generator whose images differ, with weights that no training has made; there is no discriminator.
-fn lively(to: &Path) {
-    let path = "tests/fixtures/latent/gradients.safetensors";
-    let file = TensorFile::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
-    let mut generator = TensorFile::default();
-    StateDict::take_from(&file, "generator/").add_to("", &mut generator);
-    fs::create_dir_all(to).unwrap();
-    let bytes = generator.to_bytes().unwrap();
-    fs::write(to.join("generator.safetensors"), bytes).unwrap();
 }
 
 fn mean(folder: &Path) -> f64 {

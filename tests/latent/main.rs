@@ -41,3 +41,18 @@ fn copied(to: &std::path::Path) {
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
+
+/// A generator whose images differ, with weights that no training has made; there is no discriminator.
+fn lively(to: &std::path::Path) {
+    use dcgan_cuda::model::StateDict;
+    use dcgan_cuda::model::tensor_file::TensorFile;
+
+    let path = "tests/fixtures/latent/gradients.safetensors";
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let file = TensorFile::read(&path).unwrap();
+    let mut generator = TensorFile::default();
+    StateDict::take_from(&file, "generator/").add_to("", &mut generator);
+    std::fs::create_dir_all(to).unwrap();
+    let bytes = generator.to_bytes().unwrap();
+    std::fs::write(to.join("generator.safetensors"), bytes).unwrap();
+}

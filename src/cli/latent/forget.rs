@@ -99,6 +99,8 @@ struct Verdict {
     had: usize,
     /// The part of them that lost it.
     lost: f64,
+    /// The part of them that lack it as clearly as nine tenths of the samples do that never had it.
+    lost_clearly: f64,
     /// The part of the samples that changed in another attribute, the mean over those attributes.
     others_changed: f64,
     /// By attribute.
@@ -106,9 +108,9 @@ struct Verdict {
 }
 
 impl Verdict {
-    /// What is to be large.
+    /// What is to be large. Few maps fool a classifier before a thing is gone: it is to be sure.
     fn gain(&self) -> f64 {
-        self.lost - self.others_changed
+        self.lost_clearly - self.others_changed
     }
 }
 
@@ -117,6 +119,8 @@ struct Way {
     layer: usize,
     weights: Weights,
     instead: Instead,
+    /// The logit that nine tenths of the samples without it have at most, of the opposite where that is meant.
+    clear: f32,
 }
 
 /// A classifier and what is asked of it.
@@ -193,7 +197,7 @@ impl Args {
             escaped(&self.attribute)
         ));
         if let Some(verdict) = &tested {
-            workshop.quiet.say(told(verdict));
+            workshop.quiet.say(summary(verdict));
         }
         self.show(workshop, output, &way, &dropped, asked)?;
         let places = way.instead.inside.len() as f64;
@@ -254,9 +258,12 @@ impl Args {
             Some(place) => Some(forget::places_of_box(place, h, w)?),
             None => None,
         };
-        let present = match asked {
-            Some(asked) => has(generator, asked, &drawn.images)?,
-            None => vec![true; samples],
+        let (present, logits) = match asked {
+            Some((judge, named)) => {
+                let logits = forget::logits(generator, judge, &drawn.images)?;
+                (told(judge, named, &logits), signed(judge, named, &logits))
+            }
+            None => (vec![true; samples], Vec::new()),
         };
         let with = present.iter().filter(|&&present| present).count();
         ensure!(
@@ -270,8 +277,15 @@ impl Args {
                 layer,
                 weights: forget::fit(&drawn, &inside.repeat(samples), &present)?,
                 instead: Instead::zero(drawn.shape),
+                clear: 0.0,
             });
         };
+        let pairs = logits.iter().zip(&present);
+        let mut without: Vec<f32> = pairs
+            .filter_map(|(&v, &present)| (!present).then_some(v))
+            .collect();
+        without.sort_by(f32::total_cmp);
+        let clear = without[without.len() * 9 / 10];
         workshop.stop.check()?;
         let relevance = forget::relevance(generator, judge, named.index, &drawn, &present)?;
         if rank == Rank::Logistic {
@@ -283,6 +297,7 @@ impl Args {
                 layer,
                 weights: forget::fit(&drawn, &inside, &present)?,
                 instead: Instead::zero(drawn.shape),
+                clear,
             });
         }
         let sign = if named.opposite { -1.0 } else { 1.0 };
@@ -294,6 +309,7 @@ impl Args {
                 values: relevance.usual,
                 inside,
             },
+            clear,
         })
     }
 
@@ -440,11 +456,24 @@ fn told_of(classifier: &Classifier, logits: &[f32]) -> Vec<bool> {
 }
 
 /// By image, whether it has what is named.
-fn has(generator: &Generator, (classifier, named): Asked, images: &[f32]) -> Result<Vec<bool>> {
-    let told = told_of(classifier, &forget::logits(generator, classifier, images)?);
+fn told(classifier: &Classifier, named: Named, logits: &[f32]) -> Vec<bool> {
     let names = classifier.about.names.len();
-    let column = told.into_iter().skip(named.index).step_by(names);
-    Ok(column.map(|told| told != named.opposite).collect())
+    let all = told_of(classifier, logits).into_iter();
+    let column = all.skip(named.index).step_by(names);
+    column.map(|told| told != named.opposite).collect()
+}
+
+/// The logits of what is named.
+fn signed(classifier: &Classifier, named: Named, logits: &[f32]) -> Vec<f32> {
+    let sign = if named.opposite { -1.0 } else { 1.0 };
+    let column = logits.iter().skip(named.index);
+    let column = column.step_by(classifier.about.names.len());
+    column.map(|v| sign * v).collect()
+}
+
+fn has(generator: &Generator, (classifier, named): Asked, images: &[f32]) -> Result<Vec<bool>> {
+    let logits = forget::logits(generator, classifier, images)?;
+    Ok(told(classifier, named, &logits))
 }
 
 /// What the classifier says of samples that have what is named, without the `maps` maps that weigh the most.
@@ -456,15 +485,17 @@ fn verdict(
     maps: usize,
 ) -> Result<Verdict> {
     let names = &classifier.about.names;
-    let judged = |images: &[f32]| -> Result<Vec<bool>> {
-        Ok(told_of(
-            classifier,
-            &forget::logits(generator, classifier, images)?,
-        ))
-    };
-    let before = judged(&drawn.images)?;
+    let before = forget::logits(generator, classifier, &drawn.images)?;
+    let before = told_of(classifier, &before);
     let dropped = &way.weights.order()[..maps];
-    let after = judged(&drawn.images_without(generator, dropped, &way.instead)?)?;
+    let images = drawn.images_without(generator, dropped, &way.instead)?;
+    let logits = forget::logits(generator, classifier, &images)?;
+    let after = told_of(classifier, &logits);
+    let values = signed(classifier, named, &logits);
+    let still = told(classifier, named, &logits);
+    let clearly = values.iter().zip(still);
+    let clearly = clearly.filter(|(v, still)| !still && **v <= way.clear);
+    let clearly = clearly.count();
     let n = drawn.len();
     let part = |index: usize| {
         let changed = |i: &usize| before[i * names.len() + index] != after[i * names.len() + index];
@@ -478,12 +509,13 @@ fn verdict(
         maps,
         had: n,
         lost: part(named.index),
+        lost_clearly: clearly as f64 / n.max(1) as f64,
         others_changed: sum / changed.len().max(1) as f64,
         changed,
     })
 }
 
-fn told(verdict: &Verdict) -> String {
+fn summary(verdict: &Verdict) -> String {
     let most = verdict.changed.iter().max_by(|a, b| a.1.total_cmp(&b.1));
     format!(
         "{:.1} % of {} that had it lost it; other attributes changed in {:.1} % on average{}",

@@ -73,7 +73,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1e-3, value_name = "WEIGHT", value_parser = weight)]
     prior: f32,
     /// Of --space stages: weight of what keeps small what is added
-    #[arg(long, default_value_t = 1e-3, value_name = "WEIGHT", value_parser = weight)]
+    #[arg(long, default_value_t = 0.05, value_name = "WEIGHT", value_parser = weight)]
     added: f32,
     /// Start from noise instead of an encoder's guess
     #[arg(long)]
