@@ -7,6 +7,7 @@
 
 pub mod cpu;
 pub mod cuda;
+mod balance;
 mod kernel_choices;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Architecture, Shape, StateDict};
 use crate::random::Purpose;
+pub use balance::{Ahead, Balance, Band, InstanceNoise, Schedule};
 pub use kernel_choices::KernelChoices;
 
 /// Type in which activations and weights are stored and multiplied; sums are always f32.
@@ -146,8 +148,15 @@ pub enum State {
 pub struct Steps {
     /// Steps that moved the weights: Adam's t.
     pub taken: u64,
-    /// Steps left out, since a gradient was not finite.
+    /// Steps skipped, since a gradient was not finite.
     pub skipped: u64,
+    /// Steps left out, since its rate was 0 ([`Schedule`]).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The loss of one input batch of the discriminator, means over its images.
@@ -159,7 +168,12 @@ pub struct Loss {
     pub probability: f32,
     /// Share of images on the target's side of D(x) = 1/2.
     pub accuracy: f32,
+    /// Share of images that are so and beyond [`SURE`].
+    pub certainty: f32,
 }
+
+/// The logit beyond which D is sure: D(x) above 0.982, or below 0.018.
+pub const SURE: f32 = 4.0;
 
 impl Loss {
     /// Not computed yet.
@@ -167,10 +181,11 @@ impl Loss {
         loss: f32::NAN,
         probability: f32::NAN,
         accuracy: f32::NAN,
+        certainty: f32::NAN,
     };
 }
 
-/// Which of an iteration's three losses.
+/// Which of an iteration's losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
     /// D's, of real images.
@@ -179,7 +194,14 @@ pub enum Slot {
     Fake = 1,
     /// G's: that of generated images, after D's step, against the target 1.
     Generator = 2,
+    /// D's, of real images that it is not trained on; only in iterations before which it was asked for.
+    HeldOut = 3,
+    /// D's, of images that it is trained on, at the same time.
+    Seen = 4,
 }
+
+/// How many losses an iteration has room for, by [`Slot`].
+pub const SLOTS: usize = 5;
 
 /// What a network's gradients are multiplied by, so that f16 holds them; divided out again by Adam.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -233,6 +255,8 @@ pub struct Counters {
     pub steps: [Steps; 2],
     /// Loss scale of each network's gradients.
     pub loss_scale: [LossScale; 2],
+    /// What holds D and G in balance.
+    pub balance: Balance,
 }
 
 /// What one iteration left.
@@ -241,11 +265,22 @@ pub struct Metrics {
     /// The number of the iteration; the first is 0.
     pub iteration: u64,
     /// Losses, indexed by [`Slot`].
-    pub losses: [Loss; 3],
+    pub losses: [Loss; SLOTS],
     /// Adam steps after the iteration, indexed by [`Role::index`](crate::model::arch::Role::index).
     pub steps: [Steps; 2],
     /// Loss scales after the iteration, with the index of `steps`.
     pub loss_scale: [f32; 2],
+    /// L2 norms of the gradients of all weights together, not scaled, with the index of `steps`.
+    pub gradient_norm: [f32; 2],
+    /// What the learning rates were multiplied by, with the index of `steps`.
+    pub rate: [f32; 2],
+}
+
+impl Metrics {
+    /// The losses of every iteration, by [`Slot`]: of real and fake images, and G's.
+    pub fn iteration_losses(&self) -> [f32; 3] {
+        [Slot::Real, Slot::Fake, Slot::Generator].map(|slot| self.losses[slot as usize].loss)
+    }
 }
 
 /// The decay of the generator's average after `iterations`: it starts low, so that a short run's average forgets the
@@ -293,6 +328,13 @@ pub trait Progress {
     /// # Errors
     /// Where the device fails.
     fn advance(&mut self) -> Result<()>;
+
+    /// Sets what the coming steps of both networks are multiplied by, from D's losses of this iteration, as `schedule`
+    /// says.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn set_rates(&mut self, schedule: &Schedule) -> Result<()>;
 
     /// Asks for the metrics of the iterations `range`, of which the last has been asked for;
     /// [`Self::take_metrics`] hands them out. What was asked for before and not taken is lost.
@@ -384,21 +426,22 @@ pub trait Backend {
     /// Where there is not enough memory.
     fn progress(&self, slots: usize) -> Result<Self::Progress>;
 
-    /// A ring of `slots` batches of `n` images of the shape `image`.
+    /// A ring of `slots` times `n` images of the shape `image`: all those of an iteration.
     ///
     /// # Errors
     /// Where there is not enough memory, of the device or for the device's copies on the host.
     fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Self::Feed>;
 
-    /// Writes the batch of the iteration that `progress` is in to `images`: u8 → [−1, 1] (x/127.5 − 1), an image mirrored
-    /// left to right where its flip is 1.
+    /// Writes batch number `part` of the iteration that `progress` is in to `images`, which is as large as a batch: u8 →
+    /// [−1, 1] (x/127.5 − 1), an image mirrored left to right where its flip is 1.
     ///
     /// # Errors
-    /// Where `images` is of another size or shape than the feed's batches, or the device fails.
+    /// Where the feed has no such part, its images are of another shape, or the device fails.
     fn load_batch(
         &self,
         feed: &Self::Feed,
         progress: &Self::Progress,
+        part: usize,
         images: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -416,16 +459,30 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// Fills `z` with standard normal noise from the stream of `(seed, purpose, iteration)` ([`crate::random`]), in the
-    /// order of the elements; the iteration is the one that `progress` is in.
+    /// order of the elements; the iteration is the one that `progress` is in. Every part of an iteration, counted by the
+    /// last of `stream`, has noise of its own: that from element 4·⌈elements/4⌉·part on.
     ///
     /// # Errors
     /// Where the device fails.
     fn draw_latent(
         &self,
-        seed: u64,
-        purpose: Purpose,
+        stream: (u64, Purpose, usize),
         progress: &Self::Progress,
         z: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// noisy ← images + noise, normal with the deviation that `noise` has in the iteration that `progress` is in; drawn as
+    /// [`Self::draw_latent`] draws, for [`Purpose::InstanceNoise`] and the seed and part of `stream`.
+    ///
+    /// # Errors
+    /// Where `noisy` is of another shape or holds fewer images, or the device fails.
+    fn add_noise(
+        &self,
+        noise: &InstanceNoise,
+        stream: (u64, usize),
+        progress: &Self::Progress,
+        images: &Self::Buffer,
+        noisy: &mut Self::Buffer,
     ) -> Result<()>;
 
     /// Fills `buffer` from f32 NCHW.
@@ -484,7 +541,7 @@ pub trait Network {
     fn output(&self) -> &Self::Buffer;
 
     /// The loss of the logits just computed: binary cross entropy, mean(max(x, 0) − x·t + ln(1 + e^−|x|)) over each
-    /// input's logits x, `targets` t one an input (1 real, 0 fake), in f32, as
+    /// input's logits x, `targets` t one an input (1 real, 0 fake, or in between), in f32, as
     /// `torch.nn.BCEWithLogitsLoss`. The losses go into the metrics of this iteration from slot `first` on. Keeps the
     /// gradient of their sum for [`Self::backward`], times the loss scale of the network that is to take a step: the
     /// generator where `first` is its slot, else the discriminator.
@@ -508,8 +565,9 @@ pub trait Network {
     /// Gradient of the input, of the last backward pass that wanted it, with the shape of all inputs together.
     fn input_gradient(&self) -> &Self::Buffer;
 
-    /// One step of Adam on f32 weights, from the last gradients divided by the loss scale; left out (and counted in
-    /// `progress`) if a gradient is not finite.
+    /// One step of Adam on f32 weights, from the last gradients divided by the loss scale, with the learning rate times
+    /// the network's rate ([`Progress::set_rates`]; 1 unless it is set). Skipped if a gradient is not finite, left out if
+    /// the rate is 0, and either is counted in `progress`.
     ///
     /// # Errors
     /// Where the network was not compiled for training.

@@ -8,7 +8,7 @@ use super::sheets::SHEET_IMAGES;
 use crate::backend::{Backend, Use};
 use crate::data::{Dataset, Residency};
 use crate::gan::batches::SLOTS;
-use crate::gan::step::Gan;
+use crate::gan::step::{Gan, Settings};
 use crate::memory::{self, Bound, Free};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -18,7 +18,8 @@ use crate::model::arch::Dimensions;
 pub fn needed<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
     let dimensions = config.dimensions();
     let sheets = backend.bytes(&dimensions.generator(), SHEET_IMAGES, Use::Inference);
-    sheets + Gan::bytes(backend, &dimensions, batch, SLOTS)
+    let (settings, examined) = (config.settings(), config.hold_out > 0.0);
+    sheets + Gan::bytes(backend, &dimensions, batch, SLOTS, &settings, examined)
 }
 
 /// Bytes of this program's memory that a checkpoint takes while it is saved or loaded: the networks, the average, Adam's
@@ -164,7 +165,8 @@ pub fn enough_for_iterations<B: Backend>(
     dimensions: &Dimensions,
     batch: usize,
 ) -> Result<()> {
-    let needed = |batch| Gan::bytes(backend, dimensions, batch, SLOTS);
+    let settings = Settings::REFERENCE;
+    let needed = |batch| Gan::bytes(backend, dimensions, batch, SLOTS, &settings, false);
     let (place, free) = match backend.is_host() {
         true => ("", memory::free().map(|f| (f.bytes, format!(" {}", f.by)))),
         false => (

@@ -1,7 +1,9 @@
 //! Training: the loop ([`run`]) around the iteration ([`crate::gan::step`]), written once for every backend.
 
+pub mod balance;
 pub mod checkpoint;
 pub mod config;
+mod examine;
 pub mod memory;
 pub mod record;
 pub mod report;

@@ -10,8 +10,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
-use crate::backend::{Loss, Slot, Steps};
+use crate::backend::{Metrics, Slot};
 use crate::files;
+use crate::model::arch::Role;
 use crate::output::{print_error_line, print_line};
 use crate::text;
 
@@ -24,23 +25,37 @@ pub struct Window {
     count: u64,
     /// Indexed by [`Slot`]: loss, D(x), accuracy. A sum that is not finite is `null` in JSON.
     sums: [[Option<f64>; 3]; 3],
+    /// Norms of the gradients of D and of G.
+    #[serde(default)]
+    norms: [Option<f64>; 2],
 }
 
 impl Window {
-    /// Adds the losses of an iteration, by [`Slot`].
-    pub fn add(&mut self, losses: &[Loss; 3]) {
-        for (sums, loss) in self.sums.iter_mut().zip(losses) {
+    /// Adds what an iteration left.
+    pub fn add(&mut self, metrics: &Metrics) {
+        let first = self.count == 0;
+        let add = |sum: &mut Option<f64>, value: f32| {
+            let total = if first { Some(0.0) } else { *sum };
+            *sum = total
+                .map(|t| t + f64::from(value))
+                .filter(|t| t.is_finite());
+        };
+        for (sums, loss) in self.sums.iter_mut().zip(&metrics.losses) {
             for (sum, value) in sums
                 .iter_mut()
                 .zip([loss.loss, loss.probability, loss.accuracy])
             {
-                let total = if self.count == 0 { Some(0.0) } else { *sum };
-                *sum = total
-                    .map(|t| t + f64::from(value))
-                    .filter(|t| t.is_finite());
+                add(sum, value);
             }
         }
+        for (sum, norm) in self.norms.iter_mut().zip(metrics.gradient_norm) {
+            add(sum, norm);
+        }
         self.count += 1;
+    }
+
+    fn norm(&self, role: Role) -> Option<f64> {
+        self.norms[role.index()].map(|sum| sum / self.count as f64)
     }
 
     fn mean(&self, slot: Slot) -> [Option<f64>; 3] {
@@ -64,11 +79,61 @@ struct Line {
     d_real: Option<f64>,
     d_fake: Option<f64>,
     d_fake_after: Option<f64>,
-    /// Steps left out so far, since a gradient was not finite.
+    /// Steps skipped so far, since a gradient was not finite.
     d_skipped: u64,
     g_skipped: u64,
     images_per_sec: f64,
     elapsed_sec: f64,
+    /// Mean sign of D's logit on real images, −1 to 1 (r_t of Karras et al. 2020, arXiv 2006.06676, section 3).
+    d_real_sign: Option<f64>,
+    /// L2 norms of the gradients.
+    d_gradient_norm: Option<f64>,
+    g_gradient_norm: Option<f64>,
+    /// Learning rates of the last iteration.
+    lr_d: f64,
+    lr_g: f64,
+    /// Steps left out so far, since the rate was 0.
+    d_left_out: u64,
+    g_left_out: u64,
+    /// D on images that it is not trained on, and on images that it is, before the last iteration.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    examined: Option<Examined>,
+}
+
+/// How D did on a batch that it is not trained on, and on one of those that it is.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Examined {
+    held_out_accuracy: Option<f64>,
+    held_out_d: Option<f64>,
+    seen_accuracy: Option<f64>,
+    seen_d: Option<f64>,
+}
+
+/// What is reported of an interval besides its means.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The last iteration.
+    pub metrics: Metrics,
+    /// Whether D was examined before it.
+    pub examined: bool,
+}
+
+impl Now {
+    fn examined(&self) -> Option<Examined> {
+        let of = |slot: Slot| {
+            let loss = self.metrics.losses[slot as usize];
+            let finite = |v: f32| Some(f64::from(v)).filter(|v| v.is_finite());
+            (finite(loss.accuracy), finite(loss.probability))
+        };
+        let (held_out_accuracy, held_out_d) = of(Slot::HeldOut);
+        let (seen_accuracy, seen_d) = of(Slot::Seen);
+        self.examined.then_some(Examined {
+            held_out_accuracy,
+            held_out_d,
+            seen_accuracy,
+            seen_d,
+        })
+    }
 }
 
 /// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line.
@@ -77,7 +142,10 @@ pub struct Reporter {
     bar: Option<ProgressBar>,
     quiet: bool,
     steps: u64,
+    /// Images of an iteration.
     batch: u64,
+    /// Learning rates of D and of G, as given.
+    rates: [f64; 2],
     start: Instant,
     last: (Instant, u64),
 }
@@ -123,7 +191,8 @@ impl Reporter {
             bar,
             quiet,
             steps: config.steps,
-            batch: config.batch_size as u64,
+            batch: config.images_per_step() as u64,
+            rates: [config.lr_d, config.lr_g],
             start: Instant::now(),
             last: (Instant::now(), step),
         })
@@ -136,8 +205,7 @@ impl Reporter {
         }
     }
 
-    /// Reports the means of `window` after iteration `step`, which is `epochs` epochs; `steps` counts Adam's steps of the
-    /// discriminator and of the generator.
+    /// Reports the means of `window` after iteration `step`, which is `epochs` epochs.
     ///
     /// # Errors
     /// When the file cannot be written; the line is kept for the next try.
@@ -146,8 +214,13 @@ impl Reporter {
         step: u64,
         epochs: f64,
         window: &Window,
-        steps: [Steps; 2],
+        now: &Now,
     ) -> Result<()> {
+        let Metrics {
+            steps,
+            rate: factors,
+            ..
+        } = now.metrics;
         let seconds = self.last.0.elapsed().as_secs_f64().max(1e-9);
         let rate = ((step - self.last.1) * self.batch) as f64 / seconds;
         self.last = (Instant::now(), step);
@@ -170,6 +243,14 @@ impl Reporter {
             g_skipped: steps[1].skipped,
             images_per_sec: rate,
             elapsed_sec: self.start.elapsed().as_secs_f64(),
+            d_real_sign: d_real_accuracy.map(|share| 2.0 * share - 1.0),
+            d_gradient_norm: window.norm(Role::Discriminator),
+            g_gradient_norm: window.norm(Role::Generator),
+            lr_d: self.rates[0] * f64::from(factors[0]),
+            lr_g: self.rates[1] * f64::from(factors[1]),
+            d_left_out: steps[0].left_out,
+            g_left_out: steps[1].left_out,
+            examined: now.examined(),
         };
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');

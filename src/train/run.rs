@@ -12,13 +12,14 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
+use super::examine::Examiner;
 use super::record::Recorder;
-use super::report::{self, Reporter, Window};
+use super::report::{self, Now, Reporter, Window};
 use super::run_folder::{Claim, Place, what_is_left};
 use super::sheets::Sheets;
 use super::stop::Stop;
-use crate::backend::{Backend, Feed, Network, Progress, State, Steps};
-use crate::data::{Dataset, Loader, Residency};
+use crate::backend::{Backend, Feed, Metrics, Network, Progress, State, Steps};
+use crate::data::{Dataset, HoldOut, Loader, Residency};
 use crate::files::{self, Lack};
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, KEPT_METRICS};
@@ -97,7 +98,21 @@ pub fn train<B: Backend>(
     } = plan;
 
     // Data.
-    let loader = Loader::new(dataset, config.batch_size, config.seed, config.flip)?;
+    let loader = Loader::new(
+        dataset,
+        config.images_per_step(),
+        config.seed,
+        config.flip,
+    )?;
+    let hold_out = HoldOut::of(dataset.len(), config.hold_out, config.seed);
+    let (loader, examiner) = match hold_out.held_out.is_empty() {
+        true => (loader, None),
+        false => {
+            let loader = loader.keeping(hold_out.kept.clone())?;
+            let examiner = Examiner::new(dataset, hold_out, config.batch_size, config.seed);
+            (loader, Some(examiner))
+        }
+    };
     let batches_per_epoch = loader.batches_per_epoch();
     let batches = Batches::of(loader, residency == Residency::Stream, config.steps);
 
@@ -107,7 +122,8 @@ pub fn train<B: Backend>(
         &config.dimensions(),
         config.batch_size,
         SLOTS,
-        config.seed,
+        &config.settings(),
+        examiner.is_some(),
     )?;
     if residency == Residency::Device {
         gan.feed.keep_images(dataset.pixels())?;
@@ -172,6 +188,8 @@ pub fn train<B: Backend>(
         quiet,
         batches,
         batches_per_epoch,
+        examiner,
+        examined: None,
         gan,
         recorder,
         profile,
@@ -215,6 +233,10 @@ struct Training<'a, B: Backend> {
     quiet: bool,
     batches: Batches<'a>,
     batches_per_epoch: u64,
+    /// Where images are held out.
+    examiner: Option<Examiner<'a>>,
+    /// The iteration before which D was last examined.
+    examined: Option<u64>,
     gan: Gan<B>,
     recorder: Option<Recorder>,
     profile: Option<Range<u64>>,
@@ -229,9 +251,9 @@ struct Training<'a, B: Backend> {
     asked: u64,
     /// What is to be done once those are there.
     pending: Option<Pending>,
-    /// Adam steps after the last iteration whose metrics are there.
-    latest: Option<[Steps; 2]>,
-    /// Adam steps when they last moved both networks, and the iteration of it.
+    /// Those of the last iteration whose metrics are there.
+    latest: Option<Metrics>,
+    /// Adam steps that were not skipped, when there last were more of both networks, and the iteration of it.
     moved: (u64, u64),
     /// The iteration of the newest checkpoint.
     saved_at: Option<u64>,
@@ -304,12 +326,11 @@ impl<B: Backend> Training<'_, B> {
             sheets.write(backend, &self.gan, 0)?;
         }
         self.tell_lacks();
-        self.moved.0 = taken(&self.gan.progress.read()?.steps);
+        self.moved.0 = not_skipped(&self.gan.progress.read()?.steps);
         // That of the last iteration comes after its checkpoint, and may be missing.
         let mut sheet_due = self.step == config.steps && !sheets.path(self.step).exists();
 
         // The loop.
-        let settings = config.settings();
         let mut chosen = false;
         self.batches.begin(&mut self.gan.feed, self.step)?;
         while self.step < config.steps && stop.exit_code().is_none() {
@@ -323,7 +344,8 @@ impl<B: Backend> Training<'_, B> {
                 recorder.before(&self.gan)?;
             }
             self.whole = false;
-            self.gan.iteration(backend, &settings)?;
+            self.examine()?;
+            self.gan.iteration(backend)?;
             if !chosen {
                 chosen = true;
                 self.write_choices();
@@ -476,15 +498,19 @@ impl<B: Backend> Training<'_, B> {
             return Ok(());
         };
         for metrics in &all {
-            self.window.add(&metrics.losses);
-            self.latest = Some(metrics.steps);
+            self.window.add(metrics);
+            self.latest = Some(*metrics);
         }
-        let (Some(interval), Some(steps)) = (report, self.latest) else {
+        let (Some(interval), Some(metrics)) = (report, self.latest) else {
             return Ok(());
+        };
+        let now = Now {
+            metrics,
+            examined: self.examined == Some(metrics.iteration),
         };
         let epochs = step as f64 / self.batches_per_epoch as f64;
         if let Some(reporter) = &mut self.reporter {
-            let reported = reporter.report(step, epochs, &self.window, steps);
+            let reported = reporter.report(step, epochs, &self.window, &now);
             if let Err(error) = reported {
                 self.tell_unwritten(&error, self.unwritten.log.is_some());
                 self.unwritten.log.get_or_insert(error);
@@ -494,9 +520,9 @@ impl<B: Backend> Training<'_, B> {
         if interval == Interval::Full {
             self.window = Window::default();
         }
-        let taken = taken(&steps);
-        if taken > self.moved.0 {
-            self.moved = (taken, step);
+        let moved = not_skipped(&metrics.steps);
+        if moved > self.moved.0 {
+            self.moved = (moved, step);
         }
         let hopeless = step - self.moved.1;
         ensure!(
@@ -510,6 +536,21 @@ impl<B: Backend> Training<'_, B> {
         } else {
             self.claim.check()
         }
+    }
+
+    /// Before the last iteration of an interval: shows D images that it is not trained on, where there are any.
+    fn examine(&mut self) -> Result<()> {
+        let (config, step) = (self.config, self.step + 1);
+        let Some(examiner) = &self.examiner else {
+            return Ok(());
+        };
+        if step.is_multiple_of(config.log_every) || step == config.steps {
+            let number = step.div_ceil(config.log_every) - 1;
+            let [held_out, seen] = examiner.batches(number, self.step);
+            self.gan.examine(self.backend, &held_out, &seen)?;
+            self.examined = Some(self.step);
+        }
+        Ok(())
     }
 
     /// Waits for all iterations and takes all metrics in.
@@ -537,7 +578,7 @@ impl<B: Backend> Training<'_, B> {
     fn checkpoint(&self) -> Result<Checkpoint> {
         let config = self.config;
         let mut state = checkpoint::State::new(self.step, config.seed, &config.dimensions());
-        state.images_seen = self.step * config.batch_size as u64;
+        state.images_seen = self.step * config.images_per_step() as u64;
         state.data_fingerprint = self.dataset.fingerprint().to_string();
         state.window = self.window.clone();
         state.settings = Some(self.settings.clone());
@@ -577,9 +618,10 @@ impl<B: Backend> Training<'_, B> {
     }
 }
 
-/// Adam steps that moved both networks.
-fn taken(steps: &[Steps; 2]) -> u64 {
-    steps[0].taken.min(steps[1].taken)
+/// Adam steps of both networks whose gradients were finite.
+fn not_skipped(steps: &[Steps; 2]) -> u64 {
+    let of = |steps: &Steps| steps.taken + steps.left_out;
+    of(&steps[0]).min(of(&steps[1]))
 }
 
 /// Whether a file or folder was not there.

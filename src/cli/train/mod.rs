@@ -1,5 +1,6 @@
 //! `train`.
 
+mod balance;
 mod describe;
 
 use std::ops::Range;
@@ -10,13 +11,14 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args as ClapArgs, value_parser};
 
 use crate::backend::{Backend, KernelChoices, Precision};
+use self::balance::{BalanceArgs, HOLD_OUT};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
 use crate::cli::options::{ComputeArgs, DataArgs, PackArgs, QuietArgs};
 use crate::cli::output::{all_printed, print_error_line, print_line};
 use crate::cli::{packs, sources};
 use crate::data::pack::Recipe;
 use crate::data::prepare::Place;
-use crate::data::{self, Dataset, Kind, LoadOptions, Residency, Source};
+use crate::data::{self, Dataset, HoldOut, Kind, LoadOptions, Residency, Source};
 use crate::text;
 use crate::train::checkpoint;
 use crate::train::config::{Config, EPOCHS, Given};
@@ -102,6 +104,9 @@ pub struct Args {
     /// Of all random numbers: same seed, same device, same result [default: 0]
     #[arg(long)]
     seed: Option<u64>,
+
+    #[command(flatten)]
+    balance: BalanceArgs,
 
     #[command(flatten)]
     compute: ComputeArgs,
@@ -216,7 +221,7 @@ impl Args {
 
     /// What was given.
     fn given(&self) -> Given {
-        let (data, compute) = (&self.data, &self.compute);
+        let (data, compute, balance) = (&self.data, &self.compute, &self.balance);
         Given {
             dataset: self.dataset,
             data: data.source.data.clone().map(Some),
@@ -245,6 +250,16 @@ impl Args {
             ema: self.ema,
             flip: self.flip.then_some(true),
             seed: self.seed,
+            hold_out: balance.hold_out.map(|share| share.unwrap_or(HOLD_OUT)),
+            pretrain_d: balance.pretrain_d,
+            d_steps: balance.d_steps,
+            g_steps: balance.g_steps,
+            balance: balance.balance,
+            balance_band: balance.balance_band,
+            label_smoothing: balance.label_smoothing,
+            instance_noise: balance.instance_noise,
+            instance_noise_steps: balance.instance_noise_steps.map(Some),
+            lr_decay: balance.lr_decay,
             precision: compute.precision,
             conv: compute.cuda.conv,
             tf32: compute.cuda.tf32.then_some(true),
@@ -281,7 +296,9 @@ impl Args {
         let prepared = packs::prepare(source, &options, self.pack.named(), load, quiet)?;
         let dataset = packs::dataset_of(prepared.pack);
         // Says so before anything is written into the run folder.
-        data::Loader::new(&dataset, config.batch_size, config.seed, config.flip)?;
+        let hold_out = HoldOut::of(dataset.len(), config.hold_out, config.seed);
+        let images = config.images_per_step();
+        data::Loader::new(&dataset, images, config.seed, config.flip)?.keeping(hold_out.kept)?;
         Ok(dataset)
     }
 
