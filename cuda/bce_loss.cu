@@ -20,8 +20,6 @@
 namespace {
 
 constexpr int THREADS = 256;
-// The logit beyond which an answer is sure, σ(4) = 0.982: `SURE` of src/backend/mod.rs.
-constexpr float SURE = 4.0f;
 
 template <typename T>
 __device__ void bce_loss(const T* logits, uint32_t n, uint32_t stored, float target0, float target1,

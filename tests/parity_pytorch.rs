@@ -253,10 +253,10 @@ fn replay<T: Real>(name: &str) {
         discriminator: adam("lr_d"),
         generator: adam("lr_g"),
         ema: 0.0,
-        seed: 0,
+        ..Settings::REFERENCE
     };
     let backend = Cpu::<T>::new();
-    let mut gan = Gan::new(&backend, &dimensions, batch, 1, 99).unwrap();
+    let mut gan = Gan::new(&backend, &dimensions, batch, 1, &settings, false).unwrap();
     // Without the kinks of rounding, each gradient tensor; f32 may round one activation to the other side.
     let (losses, gradients, states) = match size_of::<T>() {
         8 => (1e-6, 1e-6, 1e-6),
@@ -275,7 +275,7 @@ fn replay<T: Real>(name: &str) {
         }
         backend.write(&get("real").data, &mut gan.real).unwrap();
         backend.write(&get("z").data, &mut gan.z).unwrap();
-        gan.iteration_on(&settings).unwrap();
+        gan.iteration_on(&backend).unwrap();
 
         let got = gan.last_metrics().unwrap().losses;
         for (name, got) in ["loss_d_real", "loss_d_fake", "loss_g"].iter().zip(got) {

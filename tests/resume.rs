@@ -36,6 +36,66 @@ fn stopped_in_mid_epoch_and_resumed() {
 }
 
 #[test]
+fn balance_goes_on_where_it_was() {
+    let root = tempdir().unwrap();
+    let (whole, parts) = (root.path().join("whole"), root.path().join("parts"));
+    let args = [
+        "--steps",
+        "12",
+        "--checkpoint-every",
+        "5",
+        "--balance",
+        "adaptive",
+        "--balance-band",
+        "0.7..0.05",
+        "--pretrain-d",
+        "0.6",
+        "--d-steps",
+        "2",
+        "--instance-noise",
+        "0.2",
+        "--instance-noise-steps",
+        "9",
+        "--label-smoothing",
+        "0.1",
+        "--lr-decay",
+        "linear",
+        "--hold-out",
+        "0.1",
+    ];
+    train_tiny(&whole, &args);
+    train_tiny(&parts, &args);
+    let fifth = checkpoint(&parts, 5);
+    resume(&parts, &[fifth.to_str().unwrap()]);
+    same_result(&whole, &parts, 12);
+    assert!(log(&parts).iter().all(|line| line["held_out_d"].is_f64()));
+    // 28 images are left, 8 an iteration.
+    assert_eq!(log(&parts)[3]["epoch"], 4.0);
+    assert_eq!(log(&parts)[3]["images_seen"], 96);
+
+    // With everything off it is the run that it was before there was any of it, to the bit.
+    let (plain, off) = (root.path().join("plain"), root.path().join("off"));
+    train_tiny(&plain, &["--steps", "4"]);
+    let none = [
+        ["--balance", "fixed"],
+        ["--pretrain-d", "0"],
+        ["--d-steps", "1"],
+        ["--instance-noise", "0"],
+        ["--label-smoothing", "0"],
+        ["--lr-decay", "none"],
+        ["--hold-out", "0"],
+        ["--steps", "4"],
+    ];
+    train_tiny(&off, none.as_flattened());
+    same_result(&plain, &off, 4);
+    refuses(
+        &train(&plain, &["--quiet", "--resume", "--d-steps", "2"]),
+        1,
+        &["--d-steps was 1", "--init-from"],
+    );
+}
+
+#[test]
 fn without_an_average_and_by_any_number_of_threads() {
     let root = tempdir().unwrap();
     let (one, two) = (root.path().join("one"), root.path().join("two"));

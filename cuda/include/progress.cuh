@@ -7,6 +7,9 @@
 
 #include "adam.cuh"
 
+// The logit beyond which the discriminator is sure, σ(4) = 0.982: `SURE` of src/backend/mod.rs.
+constexpr float SURE = 4.0f;
+
 // What the controller of balance.cu remembers: `BalanceState` of the host.
 struct BalanceState {
     // Moving means of the discriminator's accuracy, and of the share of images of which it is sure and right.

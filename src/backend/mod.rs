@@ -5,9 +5,9 @@
 //! asynchronous: only those wait that say so. Maps are NHWC on the device and f32 NCHW, as in PyTorch, where they are
 //! given or read.
 
+mod balance;
 pub mod cpu;
 pub mod cuda;
-mod balance;
 mod kernel_choices;
 
 use std::fmt;

@@ -96,7 +96,9 @@ impl<'a> Loader<'a> {
             let stream = Stream::new(self.seed, Purpose::Shuffle, epoch);
             let mut order = stream.permutation(self.len());
             if let Some(kept) = &self.kept {
-                order.iter_mut().for_each(|place| *place = kept[*place as usize]);
+                order
+                    .iter_mut()
+                    .for_each(|place| *place = kept[*place as usize]);
             }
             self.orders.insert(0, (epoch, order));
             0

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::backend::{
-    Adam, Ahead, Backend, Batch, Counters, Images, InstanceNoise, Metrics, Network, Progress, Schedule,
-    Slot, State, Statistics, Use, Want,
+    Adam, Ahead, Backend, Batch, Counters, Images, InstanceNoise, Metrics, Network, Progress,
+    Schedule, Slot, State, Statistics, Use, Want,
 };
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -68,8 +68,21 @@ impl Settings {
 
     /// Whether an iteration is that of the reference: only learning rates, Adam's settings and the average may differ.
     pub fn is_reference(&self) -> bool {
-        let Self { discriminator, generator, ema, seed, .. } = *self;
-        *self == Self { discriminator, generator, ema, seed, ..Self::REFERENCE }
+        let Self {
+            discriminator,
+            generator,
+            ema,
+            seed,
+            ..
+        } = *self;
+        *self
+            == Self {
+                discriminator,
+                generator,
+                ema,
+                seed,
+                ..Self::REFERENCE
+            }
     }
 }
 
@@ -232,8 +245,10 @@ impl<B: Backend> Gan<B> {
         let [a, b] = self.examined.as_mut().context("no room to examine D")?;
         backend.write(held_out, a)?;
         backend.write(seen, b)?;
-        self.discriminator.forward(&[&*a, &*b], Statistics::BatchOnly)?;
-        self.discriminator.bce_with_logits(&[1.0, 1.0], &mut self.progress, Slot::HeldOut)
+        self.discriminator
+            .forward(&[&*a, &*b], Statistics::BatchOnly)?;
+        self.discriminator
+            .bce_with_logits(&[1.0, 1.0], &mut self.progress, Slot::HeldOut)
     }
 
     /// Sets where training is; it goes on from there.
@@ -293,7 +308,9 @@ impl<B: Backend> Update<'_, B> {
     /// D on real and on fake images, one Adam step of D; then G through the new D, one Adam step of G; each as often as
     /// the settings say. On what `feed` has, or on what is there.
     fn run(&mut self, feed: Option<&B::Feed>, progress: &mut B::Progress) -> Result<()> {
-        let Settings { d_steps, g_steps, .. } = *self.settings;
+        let Settings {
+            d_steps, g_steps, ..
+        } = *self.settings;
         for step in 0..d_steps {
             if let Some(feed) = feed {
                 self.backend.load_batch(feed, progress, step, self.real)?;
@@ -311,7 +328,12 @@ impl<B: Backend> Update<'_, B> {
     }
 
     /// Images of fresh noise, number `part` of the iteration, or of the noise that is given.
-    fn generate(&mut self, feed: Option<&B::Feed>, part: usize, progress: &B::Progress) -> Result<()> {
+    fn generate(
+        &mut self,
+        feed: Option<&B::Feed>,
+        part: usize,
+        progress: &B::Progress,
+    ) -> Result<()> {
         if feed.is_some() {
             let stream = (self.settings.seed, Purpose::Latent, part);
             self.backend.draw_latent(stream, progress, self.z)?;
@@ -320,7 +342,15 @@ impl<B: Backend> Update<'_, B> {
     }
 
     fn step_of_d(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
-        let Self { backend, g, d, real, noisy, settings, .. } = self;
+        let Self {
+            backend,
+            g,
+            d,
+            real,
+            noisy,
+            settings,
+            ..
+        } = self;
         let _range = nvtx::range!("D step");
         match (&settings.noise, noisy) {
             (Some(noise), Some([noisy_real, noisy_fake])) => {
@@ -340,7 +370,14 @@ impl<B: Backend> Update<'_, B> {
     }
 
     fn step_of_g(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
-        let Self { backend, g, d, noisy, settings, .. } = self;
+        let Self {
+            backend,
+            g,
+            d,
+            noisy,
+            settings,
+            ..
+        } = self;
         let _range = nvtx::range!("G step");
         match (&settings.noise, noisy) {
             (Some(noise), Some([_, noisy_fake])) => {

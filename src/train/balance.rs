@@ -91,7 +91,7 @@ impl BalanceBand {
     /// Where healthy training of synthetic and of real faces stays, see docs/balance.md.
     pub const DEFAULT: Self = Self(Band {
         low: 0.8,
-        high: 0.9,
+        high: 0.6,
     });
 }
 
@@ -107,7 +107,7 @@ impl FromStr for BalanceBand {
         let inside = |v: f32| (0.0..=1.0).contains(&v);
         match parsed {
             Some(band) if inside(band.low) && inside(band.high) => Ok(Self(band)),
-            _ => Err("use two numbers between 0 and 1, as 0.8..0.9".to_string()),
+            _ => Err("use two numbers between 0 and 1, as 0.8..0.6".to_string()),
         }
     }
 }

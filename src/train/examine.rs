@@ -42,6 +42,13 @@ impl<'a> Examiner<'a> {
             let image = self.dataset.image(place(i) as usize);
             values.extend(image.iter().map(|&v| f32::from(v) / 127.5 - 1.0));
         }
-        nhwc_to_nchw(&values, Shape { h: size, w: size, c })
+        nhwc_to_nchw(
+            &values,
+            Shape {
+                h: size,
+                w: size,
+                c,
+            },
+        )
     }
 }

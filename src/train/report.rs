@@ -209,13 +209,7 @@ impl Reporter {
     ///
     /// # Errors
     /// When the file cannot be written; the line is kept for the next try.
-    pub fn report(
-        &mut self,
-        step: u64,
-        epochs: f64,
-        window: &Window,
-        now: &Now,
-    ) -> Result<()> {
+    pub fn report(&mut self, step: u64, epochs: f64, window: &Window, now: &Now) -> Result<()> {
         let Metrics {
             steps,
             rate: factors,

@@ -98,12 +98,7 @@ pub fn train<B: Backend>(
     } = plan;
 
     // Data.
-    let loader = Loader::new(
-        dataset,
-        config.images_per_step(),
-        config.seed,
-        config.flip,
-    )?;
+    let loader = Loader::new(dataset, config.images_per_step(), config.seed, config.flip)?;
     let hold_out = HoldOut::of(dataset.len(), config.hold_out, config.seed);
     let (loader, examiner) = match hold_out.held_out.is_empty() {
         true => (loader, None),
@@ -280,6 +275,8 @@ struct Pending {
     step: u64,
     /// Whether they end an interval, full or cut short by the end of training.
     report: Option<Interval>,
+    /// Whether D was examined before the last of them.
+    examined: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -482,6 +479,7 @@ impl<B: Backend> Training<'_, B> {
         self.pending = Some(Pending {
             step: self.step,
             report,
+            examined: self.examined == Some(self.step - 1),
         });
         Ok(())
     }
@@ -494,7 +492,12 @@ impl<B: Backend> Training<'_, B> {
         let Some(all) = self.gan.progress.take_metrics(wait)? else {
             return Ok(());
         };
-        let Some(Pending { step, report }) = self.pending.take() else {
+        let Some(Pending {
+            step,
+            report,
+            examined,
+        }) = self.pending.take()
+        else {
             return Ok(());
         };
         for metrics in &all {
@@ -504,10 +507,7 @@ impl<B: Backend> Training<'_, B> {
         let (Some(interval), Some(metrics)) = (report, self.latest) else {
             return Ok(());
         };
-        let now = Now {
-            metrics,
-            examined: self.examined == Some(metrics.iteration),
-        };
+        let now = Now { metrics, examined };
         let epochs = step as f64 / self.batches_per_epoch as f64;
         if let Some(reporter) = &mut self.reporter {
             let reported = reporter.report(step, epochs, &self.window, &now);

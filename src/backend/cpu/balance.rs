@@ -14,9 +14,8 @@ pub fn rates(
     [real, fake]: [&Loss; 2],
     state: &mut Balance,
 ) -> [f32; 2] {
-    let follow = |mean: f32, real: f32, fake: f32| {
-        Balance::GAIN.mul_add(0.5 * (real + fake) - mean, mean)
-    };
+    let follow =
+        |mean: f32, real: f32, fake: f32| Balance::GAIN.mul_add(0.5 * (real + fake) - mean, mean);
     state.accuracy = follow(state.accuracy, real.accuracy, fake.accuracy);
     state.certainty = follow(state.certainty, real.certainty, fake.certainty);
     let decay = match schedule.decay_end {
@@ -25,8 +24,7 @@ pub fn rates(
     };
     if !state.begun {
         let (steps, accuracy) = schedule.ahead.parts();
-        let learnt =
-            accuracy == 0.0 || state.accuracy >= accuracy || iteration >= Ahead::MOST;
+        let learnt = accuracy == 0.0 || state.accuracy >= accuracy || iteration >= Ahead::MOST;
         state.begun = iteration >= steps && learnt;
     }
     if !state.begun {

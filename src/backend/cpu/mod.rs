@@ -24,8 +24,8 @@ use std::ops::Range;
 use anyhow::{Result, bail, ensure};
 
 use crate::backend::{
-    self, Backend, Batch, Counters, Fill, Images, InstanceNoise, Loss, Metrics, SLOTS, Schedule, Slot,
-    Use,
+    self, Backend, Batch, Counters, Fill, Images, InstanceNoise, Loss, Metrics, SLOTS, Schedule,
+    Slot, Use,
 };
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
@@ -273,7 +273,11 @@ impl<T: Real> Backend for Cpu<T> {
             flips.len()
         );
         let at = part * n..(part + 1) * n;
-        batch::normalise(&pixels[at.start * length..at.end * length], &flips[at], images);
+        batch::normalise(
+            &pixels[at.start * length..at.end * length],
+            &flips[at],
+            images,
+        );
         Ok(())
     }
 
@@ -315,7 +319,13 @@ impl<T: Real> Backend for Cpu<T> {
             noisy.shape
         );
         let iteration = progress.counters.iteration;
-        instance_noise::add(noise, stream, iteration, &images.data[..length], &mut noisy.data);
+        instance_noise::add(
+            noise,
+            stream,
+            iteration,
+            &images.data[..length],
+            &mut noisy.data,
+        );
         Ok(())
     }
 

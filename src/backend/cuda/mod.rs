@@ -291,7 +291,15 @@ impl Backend for Cuda {
         let (device, precision) = (&self.device, self.options.precision);
         let maps = [images.memory.span(), noisy.memory.span()];
         let count = noisy.n * noisy.shape.len();
-        instance_noise::add(device, precision, noise, stream, progress.iteration(), maps, count)
+        instance_noise::add(
+            device,
+            precision,
+            noise,
+            stream,
+            progress.iteration(),
+            maps,
+            count,
+        )
     }
 
     fn write(&self, values: &[f32], buffer: &mut Buffer) -> Result<()> {

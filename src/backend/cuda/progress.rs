@@ -291,12 +291,14 @@ impl backend::Progress for Progress {
             );
             Ok(Metrics {
                 iteration,
-                losses: entry.losses.map(|[loss, probability, accuracy, certainty]| Loss {
-                    loss,
-                    probability,
-                    accuracy,
-                    certainty,
-                }),
+                losses: entry
+                    .losses
+                    .map(|[loss, probability, accuracy, certainty]| Loss {
+                        loss,
+                        probability,
+                        accuracy,
+                        certainty,
+                    }),
                 steps: entry.steps.map(|[taken, skipped, left_out]| Steps {
                     taken,
                     skipped,

@@ -237,7 +237,14 @@ impl Step {
         dataset: Option<&Dataset>,
         stop: &Stop,
     ) -> Result<Times> {
-        let mut gan = Gan::new(backend, dimensions, self.batch_size, SLOTS, &Settings::REFERENCE, false)?;
+        let mut gan = Gan::new(
+            backend,
+            dimensions,
+            self.batch_size,
+            SLOTS,
+            &Settings::REFERENCE,
+            false,
+        )?;
         let mut batches = match dataset {
             Some(dataset) => {
                 if self.data_residency == Some(Residency::Device) {

@@ -26,7 +26,7 @@ pub struct BalanceArgs {
     /// Whether the learning rate of whoever lags behind is raised until D is within its band [default: fixed]
     #[arg(long, value_enum, hide_possible_values = false)]
     pub balance: Option<BalanceMode>,
-    /// With adaptive balance: D's least accuracy, and the largest share of images of which it may be sure [default: 0.8..0.9]
+    /// With adaptive balance: D's least accuracy, and the largest share of images of which it may be sure [default: 0.8..0.6]
     #[arg(long, value_name = "LOW..HIGH")]
     pub balance_band: Option<BalanceBand>,
     /// How much less than 1 D is to say of real images [default: 0]

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::{Args as ClapArgs, value_parser};
 
-use crate::backend::{Backend, KernelChoices, Precision};
 use self::balance::{BalanceArgs, HOLD_OUT};
+use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
 use crate::cli::options::{ComputeArgs, DataArgs, PackArgs, QuietArgs};
 use crate::cli::output::{all_printed, print_error_line, print_line};

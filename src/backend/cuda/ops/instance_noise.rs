@@ -32,7 +32,11 @@ pub fn add(
     // What a thread loads at once: 16 bytes.
     let each = 16 / precision.size();
     let launch = device
-        .launch(&kernel, [count.div_ceil(each * THREADS), 1, 1], THREADS as u32)?
+        .launch(
+            &kernel,
+            [count.div_ceil(each * THREADS), 1, 1],
+            THREADS as u32,
+        )?
         .span(images, count * precision.size())?
         .span(noisy, count * precision.size())?
         .value(count as u32)
