@@ -76,7 +76,9 @@ impl Balance {
     /// What the advantage is multiplied or divided by in a step outside of the band: it doubles in 45 steps.
     pub const STEP: f32 = 1.0 + 1.0 / 64.0;
     /// The advantage stays below this, and above its inverse.
-    pub const MOST: f32 = 8.0;
+    pub const MOST: f32 = 16.0;
+    /// Iterations before the first decision: until then the means still remember what they began with.
+    pub const WARM_UP: u64 = 64;
 }
 
 impl Balance {

@@ -57,11 +57,11 @@ fn decides_as_the_reference_does() {
         let (steps, accuracy) = schedule.ahead.parts();
         let chance = Stream::new(number as u64, Purpose::Projection, 0);
         let mut advantages = Vec::new();
-        for iteration in start..start + 400 {
+        for iteration in start..start + 560 {
             // Weak, then strong, then in between, with some scatter.
             let (right, sure) = match iteration / 60 {
-                0 => (30, 5),
-                1..=5 => (64, 62),
+                0 | 1 => (30, 5),
+                2..=6 => (64, 62),
                 _ => (58, 40),
             };
             let scatter = |element: u64| chance.below(2 * iteration + element, 3);
