@@ -4,7 +4,7 @@
 //   accuracy ← accuracy + GAIN·(accuracy of this batch − accuracy)              certainty likewise
 //   The discriminator is trained ahead until `ahead_steps` iterations are over and, where that is not 0, accuracy has
 //   come to `ahead_accuracy`, or `ahead_most` iterations are over: rate = (decay, 0).
-//   From then on, where `adaptive` and from iteration WARM_UP on:
+//   From then on, where `adaptive`:
 //   advantage ← advantage·STEP where accuracy < low,  advantage/STEP where certainty > high, within 1/MOST … MOST
 //   rate = (decay·max(advantage, 1), decay/min(advantage, 1))
 //
@@ -19,7 +19,6 @@ namespace {
 
 // The means are those of about the last 32 steps. The advantage doubles in 45 steps. `backend::cpu::balance` has them too.
 constexpr float GAIN = 1.0f / 32.0f, STEP = 1.0f + 1.0f / 64.0f, MOST = 16.0f;
-constexpr uint64_t WARM_UP = 64;
 
 __device__ __forceinline__ float follow(float mean, float real, float fake) {
     return fmaf(GAIN, 0.5f * (real + fake) - mean, mean);
@@ -46,7 +45,7 @@ KERNEL(balance_rates, 32,
         state.begun = iteration >= ahead_steps && learnt ? 1 : 0;
     }
     float rates[2] = {decay, state.begun != 0 ? decay : 0.0f};
-    if (adaptive != 0 && state.begun != 0 && iteration >= WARM_UP) {
+    if (adaptive != 0 && state.begun != 0) {
         if (state.accuracy < low) {
             state.advantage = fminf(state.advantage * STEP, MOST);
         } else if (state.certainty > high) {

@@ -482,7 +482,7 @@ const BALANCED: &[&str] = &[
     "--balance",
     "adaptive",
     "--balance-band",
-    "0.6..0.05",
+    "0.99..0.05",
     "--pretrain-d",
     "2",
     "--d-steps",

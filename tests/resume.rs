@@ -47,7 +47,7 @@ fn balance_goes_on_where_it_was() {
         "--balance",
         "adaptive",
         "--balance-band",
-        "0.7..0.05",
+        "0.95..0.05",
         "--pretrain-d",
         "0.6",
         "--d-steps",

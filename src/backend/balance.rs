@@ -77,8 +77,16 @@ impl Balance {
     pub const STEP: f32 = 1.0 + 1.0 / 64.0;
     /// The advantage stays below this, and above its inverse.
     pub const MOST: f32 = 16.0;
-    /// Iterations before the first decision: until then the means still remember what they began with.
-    pub const WARM_UP: u64 = 64;
+
+    /// What a run of `schedule` begins with: D counts as in balance until it is seen not to be, and as ignorant where it is
+    /// to learn first.
+    pub fn of(schedule: &Schedule) -> Self {
+        let ignorant = matches!(schedule.ahead, Ahead::Accuracy(_));
+        Self {
+            accuracy: if ignorant { 0.5 } else { 1.0 },
+            ..Self::default()
+        }
+    }
 }
 
 impl Balance {
@@ -100,7 +108,7 @@ impl Balance {
 impl Default for Balance {
     fn default() -> Self {
         Self {
-            accuracy: 0.5,
+            accuracy: 1.0,
             certainty: 0.0,
             advantage: 1.0,
             begun: false,

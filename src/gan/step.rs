@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::backend::{
-    Adam, Ahead, Backend, Batch, Counters, Images, InstanceNoise, Metrics, Network, Progress,
-    Schedule, Slot, State, Statistics, Use, Want,
+    Adam, Ahead, Backend, Balance, Batch, Counters, Images, InstanceNoise, Metrics, Network,
+    Progress, Schedule, Slot, State, Statistics, Use, Want,
 };
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -149,6 +149,11 @@ impl<B: Backend> Gan<B> {
         gan.generator.write(State::Average, &initial)?;
         let initial = StateDict::initial(&d, settings.seed);
         gan.discriminator.write(State::Parameters, &initial)?;
+        if !settings.schedule.is_constant() {
+            let mut counters = gan.progress.read()?;
+            counters.balance = Balance::of(&settings.schedule);
+            gan.progress.write(&counters)?;
+        }
         Ok(gan)
     }
 

@@ -50,7 +50,7 @@ fn decides_as_the_reference_does() {
     for (number, schedule) in schedules.iter().enumerate() {
         // The last one starts shortly before D's time ahead is over in any case.
         let start = if number == 4 { Ahead::MOST - 5 } else { 0 };
-        let mut state = Balance::default();
+        let mut state = Balance::of(schedule);
         let mut block = Block::zeroed();
         (block.iteration, block.balance) = (start, state.into());
         let memory = Memory::of(&[block]);

@@ -5,8 +5,7 @@ use crate::backend::{Ahead, Balance, Loss, Schedule};
 /// The rates of D and of G in `iteration` of `schedule`, from the `losses` of D on real and fake images; moves `state` on.
 ///
 /// All of it is f32. Mean m of accuracy or certainty: m ← m + (x − m)/32. The advantage a, where `schedule` has a band:
-/// a ← a·65/64 where the accuracy is below it, a/(65/64) where the certainty is above it, within 1/16 … 16, from
-/// iteration 64 on. The rates are
+/// a ← a·65/64 where the accuracy is below it, a/(65/64) where the certainty is above it, within 1/16 … 16. The rates are
 /// (max(a, 1), 1/min(a, 1)): whoever lags behind is sped up, nobody is slowed down. While D is trained ahead G's is 0. A
 /// decay multiplies both by 1 − iteration/end.
 pub fn rates(
@@ -34,9 +33,6 @@ pub fn rates(
     let Some(band) = schedule.band else {
         return [decay; 2];
     };
-    if iteration < Balance::WARM_UP {
-        return [decay; 2];
-    }
     if state.accuracy < band.low {
         state.advantage = (state.advantage * Balance::STEP).min(Balance::MOST);
     } else if state.certainty > band.high {
