@@ -28,6 +28,9 @@ pub struct Window {
     /// Norms of the gradients of D and of G.
     #[serde(default)]
     norms: [Option<f64>; 2],
+    /// D's certainty on real and fake images together.
+    #[serde(default)]
+    certainty: Option<f64>,
 }
 
 impl Window {
@@ -51,7 +54,13 @@ impl Window {
         for (sum, norm) in self.norms.iter_mut().zip(metrics.gradient_norm) {
             add(sum, norm);
         }
+        let [real, fake] = [Slot::Real, Slot::Fake].map(|slot| metrics.losses[slot as usize]);
+        add(&mut self.certainty, 0.5 * (real.certainty + fake.certainty));
         self.count += 1;
+    }
+
+    fn certainty(&self) -> Option<f64> {
+        self.certainty.map(|sum| sum / self.count as f64)
     }
 
     fn norm(&self, role: Role) -> Option<f64> {
@@ -86,6 +95,8 @@ struct Line {
     elapsed_sec: f64,
     /// Mean sign of D's logit on real images, −1 to 1 (r_t of Karras et al. 2020, arXiv 2006.06676, section 3).
     d_real_sign: Option<f64>,
+    /// Share of real and fake images of which D is right and sure, D(x) beyond 0.982 or 0.018.
+    d_certainty: Option<f64>,
     /// L2 norms of the gradients.
     d_gradient_norm: Option<f64>,
     g_gradient_norm: Option<f64>,
@@ -238,6 +249,7 @@ impl Reporter {
             images_per_sec: rate,
             elapsed_sec: self.start.elapsed().as_secs_f64(),
             d_real_sign: d_real_accuracy.map(|share| 2.0 * share - 1.0),
+            d_certainty: window.certainty(),
             d_gradient_norm: window.norm(Role::Discriminator),
             g_gradient_norm: window.norm(Role::Generator),
             lr_d: self.rates[0] * f64::from(factors[0]),
