@@ -1,10 +1,6 @@
 //! What people and file systems do to the folder of a run: move, remove, replace and copy it or what is in it, edit its
 //! options, put other things into the place of its files, and lack what other file systems have.
 
-#![cfg(unix)]
-
-mod training;
-
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -13,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::training::*;
 use dcgan_cuda::train::checkpoint::Checkpoint;
 use tempfile::{TempDir, tempdir};
-use training::*;
 
 /// A run that goes on until the test ends it, and reports often, but saves nothing by itself.
 const LONG: &[&str] = &["--steps", "10000000", "--checkpoint-every", "0"];
@@ -285,7 +281,7 @@ fn latest_that_copying_made_a_folder_of() {
         fs::remove_dir_all(checkpoint(&link, step)).unwrap();
     }
     let only = link.join("checkpoints/latest");
-    succeeds(&training::run(&[
+    succeeds(&crate::training::run(&[
         "train",
         "--quiet",
         "--steps",
@@ -733,7 +729,7 @@ fn file_systems_without_links_locks_rights_and_syncs() {
     let end = checkpoint(&run, 9);
     assert!(contents(&end) == contents(&checkpoint(&whole, 9)));
     let (from, sheet) = (link.to_str().unwrap(), root.path().join("a.png"));
-    let sampled = training::run(&[
+    let sampled = crate::training::run(&[
         "sample",
         "--checkpoint",
         from,

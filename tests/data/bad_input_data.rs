@@ -1,12 +1,11 @@
 //! Bad data gets one clear message that names the file, the cause and the remedy, exit code 1, and no panic: tried on
 //! the binary through `dataset inspect`.
 
-mod training;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::training;
 use tempfile::TempDir;
 
 fn fixture(name: &str) -> Vec<u8> {

@@ -1,17 +1,13 @@
 //! kill −9 at any moment loses at most the work since the last checkpoint; the first SIGINT or SIGTERM leaves a
 //! checkpoint, the second ends at once.
 
-#![cfg(unix)]
-
-mod training;
-
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::training::*;
 use dcgan_cuda::random::{Purpose, Stream};
 use tempfile::tempdir;
-use training::*;
 
 /// Kills of one run, at least.
 const KILLS: u64 = 25;

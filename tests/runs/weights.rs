@@ -1,21 +1,17 @@
 //! Weights as people have them: files and folders, names with prefixes, both networks in one file, running statistics
 //! that are missing, other networks, pickles; and numbers that no network has are refused wherever weights come in.
 
-#![cfg(unix)]
-
-mod training;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use crate::training::*;
 use dcgan_cuda::model::Tensor;
 use dcgan_cuda::model::arch::Dimensions;
 use dcgan_cuda::model::params::{StateDict, TensorFile};
 use dcgan_cuda::train::checkpoint::Checkpoint;
 use sha2::{Digest, Sha256};
 use tempfile::{TempDir, tempdir};
-use training::*;
 
 const DIMENSIONS: Dimensions = Dimensions {
     image_size: 32,

@@ -1,8 +1,6 @@
 //! Packs: what is read is what was decoded; whatever happens while one is made, nothing is lost and nothing half made
 //! is used; a bit that changed anywhere is found and named before it trains.
 
-mod training;
-
 use std::fs;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
@@ -10,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::training::*;
 use dcgan_cuda::data::pack::{BLOCK, Choice, Header, MAGIC, PAGE, Pack, Recipe, Unusable, VERSION};
 use dcgan_cuda::data::prepare::{Notice, Place, Prepared, Request};
 use dcgan_cuda::data::skipped::Skipped;
@@ -19,7 +18,6 @@ use dcgan_cuda::data::{
 use dcgan_cuda::random::{Purpose, Stream};
 use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
-use training::*;
 use twox_hash::XxHash3_64;
 
 /// Images of noise, some of them bad, with all that a source may know of them.

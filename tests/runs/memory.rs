@@ -1,17 +1,13 @@
 //! What grows with an option or a file is compared with the memory that there is before it is allocated: an error that
 //! names the largest value that fits, which then does fit; never an abort.
 
-#![cfg(target_os = "linux")]
-
-mod training;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::training::*;
 use tempfile::tempdir;
-use training::*;
 
 /// Runs the binary in `folder` where no more than `kib` of address space may be taken.
 fn limited(folder: &Path, kib: u64, args: &[&str]) -> Output {

@@ -1,8 +1,6 @@
 //! Folders and zips as people have them: names from other systems, links, what systems and this program leave in them,
 //! archives that are none. Tried on the binary through `dataset inspect`.
 
-mod training;
-
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use crate::training;
 use tempfile::TempDir;
 
 fn fixture(name: &str) -> Vec<u8> {

@@ -1,20 +1,18 @@
 //! Data sets as people really have them, through the program: read where their meaning is plain, and said; else refused
 //! with what they are.
 
-mod training;
-
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::training::*;
 use dcgan_cuda::data::{Kind, OpenOptions, open};
 use parquet::basic::{Compression, GzipLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use tempfile::{TempDir, tempdir};
-use training::*;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats")

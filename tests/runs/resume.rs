@@ -1,12 +1,10 @@
 //! A run that was stopped and resumed ends bit by bit as the run that was never stopped.
 
-mod training;
-
 use std::fs;
 use std::path::Path;
 
+use crate::training::*;
 use tempfile::tempdir;
-use training::*;
 
 #[test]
 fn stopped_in_mid_epoch_and_resumed() {

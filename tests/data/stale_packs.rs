@@ -1,8 +1,6 @@
 //! Packs and what lies around them: images that changed make a new one, whatever their source and however they changed;
 //! images that did not change keep it; and nobody trains on a pack that is changed under the training.
 
-mod training;
-
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::training::*;
 use dcgan_cuda::data::containers::lmdb::Lmdb;
 use dcgan_cuda::data::pack::{PAGE, Pack, Recipe};
 use dcgan_cuda::data::{Dataset, Kind, OpenOptions};
 use tempfile::tempdir;
-use training::*;
 
 fn png(shade: u8) -> Vec<u8> {
     let image = image::RgbImage::from_fn(40, 40, |x, y| {

@@ -1,15 +1,13 @@
 //! The loss scale that a checkpoint has, from programs that knew no bound, or from nobody.
 
-mod training;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::training::{binary, checked, checkpoint, stderr};
 use dcgan_cuda::hex::hex;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use training::{binary, checked, checkpoint, stderr};
 
 /// JSON without the space between its parts.
 fn compact(text: &str) -> String {

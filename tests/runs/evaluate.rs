@@ -1,11 +1,10 @@
 //! `evaluate`: the sliced Wasserstein distance is what the paper says, and the command says what is wrong.
 
-mod training;
-
 use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use crate::training;
 use dcgan_cuda::data::{Synthetic, fit_image};
 use dcgan_cuda::evaluate::sliced_wasserstein::wasserstein_1d;
 use dcgan_cuda::evaluate::{Distances, Images, Settings, sliced_wasserstein};
