@@ -9,7 +9,6 @@ pub const HOLD_OUT: f64 = 0.02;
 
 /// How D and G are held in balance; by default as in the reference, one step each at the given learning rates.
 #[derive(ClapArgs)]
-#[command(next_help_heading = "Balance of discriminator (D) and generator (G)")]
 pub struct BalanceArgs {
     /// Keep a share of the images out of training, 2000 at most, to see whether D learns by heart [default: 0, alone 0.02]
     #[arg(long, value_name = "SHARE", num_args = 0..=1)]
@@ -24,7 +23,7 @@ pub struct BalanceArgs {
     #[arg(long, value_name = "N")]
     pub g_steps: Option<usize>,
     /// Whether the learning rate of whoever lags behind is raised until D is within its band [default: fixed]
-    #[arg(long, value_enum, hide_possible_values = false)]
+    #[arg(long, value_enum)]
     pub balance: Option<BalanceMode>,
     /// With adaptive balance: D's least accuracy, and the largest share of images of which it may be sure [default: 0.8..0.6]
     #[arg(long, value_name = "LOW..HIGH")]
