@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-// Where the loss scale stays: `LossScale::LEAST` and `MOST` of src/backend/mod.rs. Powers of two, whose inverses are
+// Where the loss scale stays: `LossScale::LEAST` and `MOST` of src/backend/metrics.rs. Powers of two, whose inverses are
 // exact too.
 constexpr float LEAST_LOSS_SCALE = 1.0f / 16777216.0f, MOST_LOSS_SCALE = 16777216.0f;
 

@@ -7,7 +7,7 @@
 
 #include "adam.cuh"
 
-// The logit beyond which the discriminator is sure, σ(4) = 0.982: `SURE` of src/backend/mod.rs.
+// The logit beyond which the discriminator is sure, σ(4) = 0.982: `SURE` of src/backend/metrics.rs.
 constexpr float SURE = 4.0f;
 
 // What the controller of balance.cu remembers: `BalanceState` of the host.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::any_path;
 use super::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD};
 use crate::backend::{Adam, Ahead, Conv, InstanceNoise, Precision, Schedule};
 use crate::data::{HoldOut, Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
@@ -72,37 +73,6 @@ fn band() -> BalanceBand {
 
 fn no_decay() -> LrDecay {
     LrDecay::None
-}
-
-/// Paths in JSON: a string, or where that would change them, since they are no UTF-8, their bytes as numbers.
-mod any_path {
-    use std::ffi::OsString;
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    use std::path::PathBuf;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Text(PathBuf),
-        Bytes(Vec<u8>),
-    }
-
-    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
-        match path {
-            Some(path) if path.to_str().is_none() => path.as_os_str().as_bytes().serialize(to),
-            path => path.serialize(to),
-        }
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
-        let written = Option::<Written>::deserialize(from)?;
-        Ok(written.map(|written| match written {
-            Written::Text(path) => path,
-            Written::Bytes(bytes) => OsString::from_vec(bytes).into(),
-        }))
-    }
 }
 
 /// How often a run goes through its images where nothing else is said.

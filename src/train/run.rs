@@ -1,5 +1,6 @@
 //! The training loop, written once for every backend.
 
+mod reports;
 mod rescue;
 
 use std::collections::BTreeMap;
@@ -10,24 +11,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
+use self::reports::{Interval, Pending, not_skipped};
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
 use super::examine::Examiner;
 use super::record::Recorder;
-use super::report::{self, Now, Reporter, Window};
+use super::report::{self, Reporter, Window};
 use super::run_folder::{Claim, Place, what_is_left};
 use super::sheets::Sheets;
 use super::stop::Stop;
-use crate::backend::{Backend, Feed, Metrics, Network, Progress, State, Steps};
+use crate::backend::{Backend, Feed, Metrics, Network, Progress, State};
 use crate::data::{Dataset, HoldOut, Loader, Residency};
 use crate::files::{self, Lack};
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, KEPT_METRICS};
 use crate::output::print_error_line;
 use crate::text;
-
-/// Iterations without a step of the weights after which a run gives up.
-const HOPELESS: u64 = 50;
 
 /// How often it is tried again to save where something is removed meanwhile.
 const REMOVED: u32 = 10;
@@ -269,22 +268,6 @@ struct Unwritten {
     choices: Option<Error>,
 }
 
-/// Metrics on their way.
-struct Pending {
-    /// The iterations until here.
-    step: u64,
-    /// Whether they end an interval, full or cut short by the end of training.
-    report: Option<Interval>,
-    /// Whether D was examined before the last of them.
-    examined: bool,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Interval {
-    Full,
-    Short,
-}
-
 impl<B: Backend> Training<'_, B> {
     fn go(&mut self, start: &Start) -> Result<Outcome> {
         let (backend, config, claim, stop) = (self.backend, self.config, self.claim, self.stop);
@@ -471,96 +454,6 @@ impl<B: Backend> Training<'_, B> {
         Ok(())
     }
 
-    /// Asks for the metrics of the iterations that they were not asked of yet.
-    fn ask(&mut self, report: Option<Interval>) -> Result<()> {
-        self.collect(true)?;
-        self.gan.send_metrics(self.asked)?;
-        self.asked = self.step;
-        self.pending = Some(Pending {
-            step: self.step,
-            report,
-            examined: self.examined == Some(self.step - 1),
-        });
-        Ok(())
-    }
-
-    /// Takes the metrics in that were asked for, if they are there or `wait`, and reports where an interval ends.
-    fn collect(&mut self, wait: bool) -> Result<()> {
-        if self.pending.is_none() {
-            return Ok(());
-        }
-        let Some(all) = self.gan.progress.take_metrics(wait)? else {
-            return Ok(());
-        };
-        let Some(Pending {
-            step,
-            report,
-            examined,
-        }) = self.pending.take()
-        else {
-            return Ok(());
-        };
-        for metrics in &all {
-            self.window.add(metrics);
-            self.latest = Some(*metrics);
-        }
-        let (Some(interval), Some(metrics)) = (report, self.latest) else {
-            return Ok(());
-        };
-        let now = Now { metrics, examined };
-        let epochs = step as f64 / self.batches_per_epoch as f64;
-        if let Some(reporter) = &mut self.reporter {
-            let reported = reporter.report(step, epochs, &self.window, &now);
-            if let Err(error) = reported {
-                self.tell_unwritten(&error, self.unwritten.log.is_some());
-                self.unwritten.log.get_or_insert(error);
-            }
-        }
-        // The last report may come early: then a resumed run goes on with the same window.
-        if interval == Interval::Full {
-            self.window = Window::default();
-        }
-        let moved = not_skipped(&metrics.steps);
-        if moved > self.moved.0 {
-            self.moved = (moved, step);
-        }
-        let hopeless = step - self.moved.1;
-        ensure!(
-            hopeless < HOPELESS,
-            "training has diverged: no gradient was finite for the last {hopeless} iterations; start again with a \
-             smaller --lr"
-        );
-        // Seldom enough to be looked at here, and with all of the metrics taken in.
-        if self.gone {
-            Ok(())
-        } else {
-            self.claim.check()
-        }
-    }
-
-    /// Before the last iteration of an interval: shows D images that it is not trained on, where there are any.
-    fn examine(&mut self) -> Result<()> {
-        let (config, step) = (self.config, self.step + 1);
-        let Some(examiner) = &self.examiner else {
-            return Ok(());
-        };
-        if step.is_multiple_of(config.log_every) || step == config.steps {
-            let number = step.div_ceil(config.log_every) - 1;
-            let [held_out, seen] = examiner.batches(number, self.step);
-            self.gan.examine(self.backend, &held_out, &seen)?;
-            self.examined = Some(self.step);
-        }
-        Ok(())
-    }
-
-    /// Waits for all iterations and takes all metrics in.
-    fn settle(&mut self) -> Result<()> {
-        if self.asked < self.step {
-            self.ask(None)?;
-        }
-        self.collect(true)
-    }
-
     /// Later runs can repeat the choice of kernels, and a resumed one does. Training goes on without.
     fn write_choices(&mut self) {
         let written = match self.backend.choices() {
@@ -616,12 +509,6 @@ impl<B: Backend> Training<'_, B> {
         self.write_choices();
         Ok(path)
     }
-}
-
-/// Adam steps of both networks whose gradients were finite.
-fn not_skipped(steps: &[Steps; 2]) -> u64 {
-    let of = |steps: &Steps| steps.taken + steps.left_out;
-    of(&steps[0]).min(of(&steps[1]))
 }
 
 /// Whether a file or folder was not there.
