@@ -13,3 +13,4 @@ pub mod run;
 pub mod run_folder;
 pub mod sheets;
 pub mod stop;
+pub mod watch;
