@@ -15,8 +15,8 @@ use crate::text::escaped;
 const LONGEST: u64 = 1 << 16;
 /// Larger iterations are no iterations; JavaScript does not tell them apart either.
 const LAST_STEP: u64 = 1 << 53;
-/// Lines of metrics that are kept, and values of one line.
-const MOST_METRICS: usize = 4000;
+/// Lines of metrics that are kept, evenly chosen, and values of one line.
+const MOST_METRICS: usize = 500;
 const MOST_VALUES: usize = 64;
 /// Alarms that are kept.
 const MOST_ALARMS: usize = 200;
@@ -107,7 +107,6 @@ struct LeftOut {
     strange: u64,
     backwards: u64,
     cut_off: bool,
-    metrics: u64,
     alarms: u64,
 }
 
@@ -141,6 +140,10 @@ struct Reading {
     curves: Curves,
     left_out: LeftOut,
     last_report: Option<u64>,
+    /// Lines of metrics so far; every how many of them are kept, and whether the last is one of these.
+    metrics: u64,
+    metrics_every: u64,
+    last_wanted: bool,
     /// Seconds of the last report, as it counts them, and of the parts of the run before it.
     seconds: (f64, f64),
 }
@@ -160,6 +163,9 @@ impl Reading {
             curves: Curves::new(COLUMNS),
             left_out: LeftOut::default(),
             last_report: None,
+            metrics: 0,
+            metrics_every: 1,
+            last_wanted: true,
             seconds: (0.0, 0.0),
         }
     }
@@ -244,9 +250,18 @@ impl Reading {
         metrics: &Map<String, Value>,
         fields: &Map<String, Value>,
     ) -> Option<()> {
+        // The newest line is always kept: the place of one that is not wanted is taken.
+        let wanted = self.metrics.is_multiple_of(self.metrics_every);
+        self.metrics += 1;
+        if !std::mem::replace(&mut self.last_wanted, wanted) {
+            self.log.metrics.pop();
+        }
         if self.log.metrics.len() == MOST_METRICS {
-            self.left_out.metrics += 1;
-            return Some(());
+            let mut at = 0..;
+            self.log
+                .metrics
+                .retain(|_| at.next().is_some_and(|i: usize| i.is_multiple_of(2)));
+            self.metrics_every *= 2;
         }
         let values = metrics
             .iter()
@@ -298,11 +313,6 @@ impl Reading {
             "",
         );
         note(
-            left.metrics,
-            "line of metrics is too many, and was left out",
-            "lines of metrics are too many, and were left out",
-        );
-        note(
             left.alarms,
             "more alarm is in the log",
             "more alarms are in the log",
@@ -317,6 +327,12 @@ impl Reading {
             notes.push(format!(
                 "the log has {} reports: curves are drawn by the mean and the range of every {} of them",
                 self.log.reports, curves.every
+            ));
+        }
+        if self.metrics_every > 1 {
+            notes.push(format!(
+                "of {} lines of metrics every {}th is drawn, and the last",
+                self.metrics, self.metrics_every
             ));
         }
         self.log.curves = curves;

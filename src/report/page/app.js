@@ -4,7 +4,7 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const $ = (id) => document.getElementById(id);
 const COLOURS = 8;
 const HEIGHT = 210;
-const PAD = { left: 54, right: 14, top: 12, bottom: 30 };
+const PAD = { left: 54, right: 20, top: 12, bottom: 31 };
 const DASHES = ['', '6 4', '1.5 4'];
 
 const AXES = [
@@ -204,10 +204,11 @@ function makeSheets() {
   const runs = data.runs.filter((run) => run.sheets.length);
   $('samples-section').hidden = !runs.length;
   if (!runs.length) return;
+  if (runs.length <= 2) $('look').className = runs.length === 2 ? 'beside two' : 'beside';
   for (const run of runs) {
     const width = Math.max(...run.sheets.map((sheet) => sheet.width));
     const picture = element('img', { alt: '' });
-    const text = element('span');
+    const text = element('span', { class: several ? '' : 'hidden' });
     // Small ones are shown up to twice as large as they are.
     run.figure = element('figure', {}, picture, element('figcaption', {},
       several ? swatch(run.index) : null, several ? element('b', {}, run.name) : null, text));
@@ -467,7 +468,7 @@ class Chart {
       this.svg.append(drawn('line', { class: 'axis', x1: this.x(tick * unit), x2: this.x(tick * unit), y1: bottom, y2: bottom + 4 }),
         drawn('text', { x: this.x(tick * unit), y: bottom + 15, 'text-anchor': 'middle' }, short(tick)));
     }
-    this.svg.append(drawn('text', { x: right, y: HEIGHT - 2, 'text-anchor': 'end' }, name));
+    this.svg.append(drawn('text', { x: (left + right) / 2, y: HEIGHT - 2, 'text-anchor': 'middle' }, name));
   }
 
   // A mark for each alarm, one where several fall together; and a ring where a run was ended.

@@ -89,13 +89,13 @@ const draw = (() => {
     return low > 0 && value - list[low - 1] <= list[low] - value ? low - 1 : low;
   }
 
-  // `y` at `x` on the line through (xs, ys), which ascends; straight on beyond its ends, from (0, 0).
+  // `y` at `x` on the line through (xs, ys), which ascends; from (0, 0), and no farther than its end.
   function between(xs, ys, x) {
     if (!xs.length) return x;
-    let at = 0;
-    while (at < xs.length - 1 && xs[at] < x) at++;
+    let at = nearest(xs, x);
+    if (xs[at] < x && at < xs.length - 1) at += 1;
     const [x0, y0] = at > 0 ? [xs[at - 1], ys[at - 1]] : [0, 0];
-    return xs[at] > x0 ? y0 + ((x - x0) * (ys[at] - y0)) / (xs[at] - x0) : ys[at];
+    return xs[at] > x0 && x < xs[at] ? y0 + ((x - x0) * (ys[at] - y0)) / (xs[at] - x0) : ys[at];
   }
 
   // An exponential average, unbiased at the beginning; gaps stay gaps.
