@@ -10,3 +10,4 @@ pub mod run;
 pub mod run_folder;
 pub mod sheets;
 pub mod stop;
+pub mod tensorboard;

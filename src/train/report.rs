@@ -8,8 +8,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::config::Config;
+use super::tensorboard::{Events, tagged, tagged_metrics};
 use crate::backend::{Loss, Slot, Steps};
 use crate::files;
 use crate::output::{print_error_line, print_line};
@@ -71,9 +73,11 @@ struct Line {
     elapsed_sec: f64,
 }
 
-/// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line.
+/// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line, and where it is
+/// wanted in event files for TensorBoard.
 pub struct Reporter {
     log: Log,
+    events: Events,
     bar: Option<ProgressBar>,
     quiet: bool,
     steps: u64,
@@ -118,8 +122,10 @@ impl Reporter {
             bar.reset_eta();
             bar
         });
+        let first = if goes_on { step } else { step + 1 };
         Ok(Self {
             log,
+            events: Events::new(run, config, first, quiet),
             bar,
             quiet,
             steps: config.steps,
@@ -171,6 +177,9 @@ impl Reporter {
             images_per_sec: rate,
             elapsed_sec: self.start.elapsed().as_secs_f64(),
         };
+        let fields = serde_json::to_value(&line)?;
+        self.events
+            .write(|events| events.scalars(step, &tagged(&fields)));
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
         let written = self.log.write(&text);
@@ -200,12 +209,84 @@ impl Reporter {
         written
     }
 
-    /// Writes the lines that could not be written so far.
+    /// Tells of metrics after iteration `step`: `line` has `metrics`, of each `generated` and `real` by name, and whatever
+    /// else is told of them.
     ///
     /// # Errors
-    /// When they still cannot.
+    /// When the file cannot be written; the line is kept for the next try.
+    pub fn metrics(&mut self, step: u64, line: Map<String, Value>) -> Result<()> {
+        let values = tagged_metrics(&line);
+        self.events.write(|events| events.scalars(step, &values));
+        self.line(step, line)
+    }
+
+    /// Raises the alarm `name` after iteration `step`: what was `seen`, and what usually `helps`. It is said on the terminal
+    /// too.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the line is kept for the next try.
+    pub fn alarm(&mut self, step: u64, name: &str, seen: &str, helps: &str) -> Result<()> {
+        if !self.quiet {
+            let say = || {
+                print_error_line(format!(
+                    "alarm, {name}, at step {step}: {seen}; what helps: {helps}"
+                ))
+            };
+            match &self.bar {
+                Some(bar) => bar.suspend(say),
+                None => say(),
+            }
+        }
+        let text = format!("**{name}**: {seen}  \nWhat helps: {helps}");
+        self.events
+            .write(|events| events.text(step, "alarms", &text));
+        let line = [("alarm", name), ("seen", seen), ("helps", helps)];
+        self.line(
+            step,
+            line.map(|(k, v)| (k.to_string(), v.into()))
+                .into_iter()
+                .collect(),
+        )
+    }
+
+    /// Tells that `--stop` ended the run after iteration `step`, by which rule and why.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the line is kept for the next try.
+    pub fn stopped(&mut self, step: u64, rule: &str, why: &str) -> Result<()> {
+        let line = [("stopped", rule), ("why", why)];
+        self.line(
+            step,
+            line.map(|(k, v)| (k.to_string(), v.into()))
+                .into_iter()
+                .collect(),
+        )
+    }
+
+    /// Shows the sample sheet of iteration `step`, the PNG in the file `path`, where more than the file is wanted.
+    pub fn sheet(&mut self, step: u64, path: &Path) {
+        self.events.write(|events| {
+            let png = files::read_regular(path).context("cannot read the sample sheet again")?;
+            events.image(step, "samples", &png)
+        });
+    }
+
+    /// Adds a line to the log that is no report.
+    fn line(&mut self, step: u64, fields: Map<String, Value>) -> Result<()> {
+        let mut line = Map::from_iter([("step".to_string(), step.into())]);
+        line.extend(fields);
+        self.log.write(&format!("{}\n", Value::Object(line)))
+    }
+
+    /// Writes the lines that could not be written so far, at the end of training.
+    ///
+    /// # Errors
+    /// When they still cannot, or events for TensorBoard are missing.
     pub fn flush(&mut self) -> Result<()> {
-        self.log.write("")
+        let step = self.last.1;
+        self.events.write(|events| events.ended(step));
+        self.log.write("")?;
+        self.events.unwritten()
     }
 
     /// All of the log, which may have been removed by now.
