@@ -331,7 +331,7 @@ async function tryLooks(page, name) {
   const shot = (end, options) => page.screenshot({ path: path.join(shots, `${name}-${end}.png`), ...options });
   for (const scheme of ['light', 'dark']) {
     await page.emulateMedia({ colorScheme: scheme });
-    await page.evaluate(() => scrollTo(0, 0));
+    await page.evaluate(() => scrollTo({ top: 0, behavior: 'instant' }));
     await settled(page);
     await shot(scheme);
     await shot(`${scheme}-whole`, { fullPage: true });

@@ -302,7 +302,7 @@ fn what_is_hostile_stays_text() {
         let mut line = reported(10);
         line[attack] = json!(1);
         let alarm =
-            json!({"step": 10, "alarm": attack, "seen": attack, "helps": attack.repeat(2000)});
+            json!({"step": 10, "alarm": attack, "seen": attack, "helps": attack.repeat(500)});
         let metrics = json!({"step": 10, "metrics": {attack: {"generated": 1e308, "real": 1}}, "features": attack});
         made(run, &[line, alarm, metrics]);
         let config =
@@ -495,8 +495,9 @@ fn events_are_written_while_it_trains_and_taken_back_where_it_is_resumed() {
     assert!(event_files(&without).is_empty());
     let files = event_files(&with);
     let all = records(&files[0]);
-    // Version, two of settings, reports of 3 and 6, sheets of 0, 2, 4 and 6, and the end.
-    assert_eq!((files.len(), all.len()), (1, 10));
+    // Version, the start, two of settings, reports of 3 and 6, sheets of 0, 2, 4 and 6, and the end.
+    assert_eq!((files.len(), all.len()), (1, 11));
+    assert!(all[1].ends_with(&[0x3a, 2, 8, 1]) && all[1].len() == 13);
     assert_eq!(holding(&all, "brain.Event:2"), 1);
     assert_eq!(holding(&all, "_hparams_/"), 3);
     assert_eq!(holding(&all, "loss/d_real"), 3);

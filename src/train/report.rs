@@ -122,10 +122,9 @@ impl Reporter {
             bar.reset_eta();
             bar
         });
-        let first = if goes_on { step } else { step + 1 };
         Ok(Self {
             log,
-            events: Events::new(run, config, first, quiet),
+            events: Events::new(run, config, step + 1, quiet),
             bar,
             quiet,
             steps: config.steps,

@@ -65,6 +65,11 @@ const METRICS = {
   recall: ['Recall', 'Share of real images that are among the generated ones.'],
   'ms-ssim': ['MS-SSIM', 'Likeness of pairs of images: higher than that of real ones, they are less diverse.'],
 };
+// Names of metrics, those that are known first.
+const inOrder = (names) => [...Object.keys(METRICS).filter((name) => names.includes(name)),
+  ...names.filter((name) => !Object.hasOwn(METRICS, name))];
+const metricTitle = (name) => (Object.hasOwn(METRICS, name) ? METRICS[name] : [name, '']);
+const alarmTitle = (name) => (Object.hasOwn(ALARMS, name) ? ALARMS[name] : name);
 const GROUPS = ['Losses', 'The discriminator’s level', 'Quality', 'Pace'];
 const ALARMS = {
   collapse: 'Collapse',
@@ -162,8 +167,8 @@ function showRuns() {
     fact('D right on generated', percent('d_fake_accuracy'));
     const newest = new Map();
     for (const line of run.metrics) for (const [name, both] of Object.entries(line.values)) newest.set(name, both);
-    for (const [name, both] of [...newest].slice(0, 4)) {
-      fact((METRICS[name] || [name])[0], draw.number(both.generated),
+    for (const [name, both] of inOrder([...newest.keys()]).slice(0, 4).map((one) => [one, newest.get(one)])) {
+      fact(metricTitle(name)[0], draw.number(both.generated),
         typeof both.real === 'number' ? `real ${draw.number(both.real)}` : '');
     }
     if (run.alarms.length) fact('Alarms', String(run.alarms.length));
@@ -178,7 +183,7 @@ function showAlarms() {
   alarms.sort((a, b) => a.step - b.step);
   $('alarms-section').hidden = !alarms.length;
   for (const { alarm, step, seen, helps, run } of alarms) {
-    const name = ALARMS[alarm] || alarm;
+    const name = alarmTitle(alarm);
     $('alarms').append(element('li', {},
       element('div', { class: 'head' }, element('h3', {}, name),
         element('span', { class: 'of' }, `iteration ${draw.whole(step)}`),
@@ -305,7 +310,7 @@ function reportLines(definition) {
 }
 function metricLines(name) {
   return (run) => {
-    const lines = run.metrics.filter((line) => name in line.values);
+    const lines = run.metrics.filter((line) => Object.hasOwn(line.values, name));
     if (!lines.length) return [null, null];
     const x = lines.map((line) => run.on(state.axis, line.step));
     const of = (which) => {
@@ -321,10 +326,9 @@ function definitions() {
     return found && !(definition.unlessZero && found.mean.every((value) => !value));
   }))).map((definition) => ({ ...definition, lines: reportLines(definition) }));
   const names = [...new Set(data.runs.flatMap((run) => run.metrics.flatMap((line) => Object.keys(line.values))))];
-  const ordered = [...Object.keys(METRICS).filter((name) => names.includes(name)), ...names.filter((name) => !(name in METRICS))];
-  for (const name of ordered) {
-    const [title, about] = METRICS[name] || [name, ''];
-    const features = [...new Set(data.runs.flatMap((run) => run.metrics.filter((line) => name in line.values)
+  for (const name of inOrder(names)) {
+    const [title, about] = metricTitle(name);
+    const features = [...new Set(data.runs.flatMap((run) => run.metrics.filter((line) => Object.hasOwn(line.values, name))
       .map((line) => line.features)))].filter(Boolean);
     const wants = name !== 'swd' && name !== 'ms-ssim' && features.length > 0;
     all.push({ group: 'Quality', title, log: false, series: [series(name, 'generated'), series(name, 'real, the floor')],
@@ -480,7 +484,7 @@ class Chart {
         if (x - before < 3) continue;
         before = x;
         const mark = drawn('path', { class: 'alarm-mark', d: `M${x.toFixed(1)} ${bottom - 9}l5 9h-10z` });
-        mark.append(drawn('title', {}, `${ALARMS[alarm.alarm] || alarm.alarm}, iteration ${draw.whole(alarm.step)}${several ? `, ${run.name}` : ''}`));
+        mark.append(drawn('title', {}, `${alarmTitle(alarm.alarm)}, iteration ${draw.whole(alarm.step)}${several ? `, ${run.name}` : ''}`));
         this.svg.append(drawn('line', { class: 'alarm-line', x1: x, x2: x, y1: top, y2: bottom }), mark);
       }
       if (run.stopped) {

@@ -44,10 +44,10 @@ impl EventWriter {
             name,
             file,
         };
+        // The first that TensorBoard finds takes nothing back, so there has to be one in the first file, too.
+        let void = before.map_or(0, |_| first);
         let mut begin = framed(&event(now(), 0, Body::Version));
-        if before.is_some() {
-            begin.extend(framed(&event(now(), first, Body::Start)));
-        }
+        begin.extend(framed(&event(now(), void, Body::Start)));
         writer.append(&begin)?;
         Ok(writer)
     }
