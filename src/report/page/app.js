@@ -131,18 +131,19 @@ const last = (run, name) => {
 const runLabel = (run) => element('span', { class: 'run', title: run.name }, swatch(run.index), element('span', {}, run.name));
 
 function stateOf(run) {
-  const done = `${draw.whole(run.last_step)}${run.steps ? ` of ${draw.whole(run.steps)}` : ''} iterations`;
+  const done = draw.whole(run.last_step);
   if (run.stopped) {
     const why = run.stopped.why ? `: ${run.stopped.why}` : '';
-    return `${done}, ended by --stop ${run.stopped.stopped}${why}`;
+    return `${done}${run.steps ? ` of ${draw.whole(run.steps)}` : ''} iterations, ended by --stop ${run.stopped.stopped}${why}`;
   }
-  if (run.steps && run.last_step < run.steps) return `${done}: still training, or interrupted`;
-  return `${done}${run.steps ? ', all of them' : ''}`;
+  if (!run.steps) return `${done} iterations`;
+  if (run.last_step < run.steps) return `${done} of ${draw.whole(run.steps)} iterations: still training, or interrupted`;
+  return `All ${done} iterations`;
 }
 
 function showRuns() {
-  $('facts').textContent = several ? `${data.runs.length} runs, drawn over each other.`
-    : 'Point at a chart to read it off; click it to see the samples of that time.';
+  const how = 'Point at a chart to read it off; click it to see the samples of that time.';
+  $('facts').textContent = several ? `${data.runs.length} runs, drawn over each other. ${how}` : how;
   if (several) document.title = `${data.runs.map((run) => run.name).join(', ')} – how training went`;
   else document.title = `${data.runs[0].name} – how training went`;
   for (const run of data.runs) {
@@ -150,7 +151,7 @@ function showRuns() {
     const fact = (title, value, unit = '') => {
       if (value === null || value === undefined || value === '') return;
       facts.append(element('div', {}, element('dt', {}, title),
-        element('dd', {}, value, unit && element('small', {}, ` ${unit}`))));
+        element('dd', {}, value, ...(unit ? [' ', element('small', {}, unit)] : []))));
     };
     const { seconds, epoch } = run.curves;
     if (seconds.length) {
