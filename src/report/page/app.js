@@ -468,7 +468,8 @@ class Chart {
     const [unit, name] = state.axis.name !== 'seconds' ? [1, state.axis.unit]
       : high < 180 ? [1, 'seconds of training'] : high < 3 * 3600 ? [60, 'minutes of training'] : [3600, 'hours of training'];
     const ticks = draw.ticks(0, high / unit, Math.max(2, Math.min(6, (right - left) / 75)));
-    const short = (value) => (value >= 1e6 ? `${draw.number(value / 1e6)} M` : value >= 1e4 ? `${draw.number(value / 1e3)} k` : draw.number(value));
+    const [thousands, sign] = high / unit >= 1e6 ? [1e6, ' M'] : high / unit >= 1e4 ? [1e3, ' k'] : [1, ''];
+    const short = (value) => draw.number(value / thousands) + (value ? sign : '');
     for (const tick of ticks) {
       this.svg.append(drawn('line', { class: 'axis', x1: this.x(tick * unit), x2: this.x(tick * unit), y1: bottom, y2: bottom + 4 }),
         drawn('text', { x: this.x(tick * unit), y: bottom + 15, 'text-anchor': 'middle' }, short(tick)));
