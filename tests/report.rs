@@ -8,6 +8,8 @@ mod training;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dcgan_cuda::train::config::Config;
+use dcgan_cuda::train::report::{Reporter, Window};
 use dcgan_cuda::train::tensorboard::{EventWriter, record};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -530,6 +532,44 @@ fn events_are_written_while_it_trains_and_taken_back_where_it_is_resumed() {
     );
     assert_eq!(holding(&again, "speed/images_per_sec"), 2);
     assert_eq!(records(&files[0]), all);
+}
+
+/// Other lines of the log get there too.
+#[test]
+fn events_hold_metrics_and_alarms() {
+    let root = tempdir().unwrap();
+    let run = root.path().join("run");
+    train_tiny(&run, &["--steps", "1"]);
+    let mut config = Config::read(&run).unwrap();
+    config.tensorboard = true;
+    let mut reporter = Reporter::new(&run, &config, 1, &Window::default(), true).unwrap();
+    let nothing = std::time::Duration::ZERO;
+    let metrics = json!({"step": 1, "metrics": {"swd": {"generated": 26.5, "real": 7.0, "real_deviation": 1.0}}});
+    reporter.add(&metrics, "swd 26.5", nothing).unwrap();
+    let alarm =
+        json!({"step": 1, "alarm": "collapse", "seen": "few kinds", "helps": "a smaller --lr-d"});
+    reporter.add(&alarm, "alarm", nothing).unwrap();
+    let stopped = json!({"step": 1, "stopped": "equilibrium", "why": "D is a coin"});
+    reporter.add(&stopped, "stopped", nothing).unwrap();
+    reporter.flush().unwrap();
+    let text = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[1..], [metrics, alarm, stopped]);
+    let all = records(&event_files(&run)[0]);
+    // The version, the start, two of settings, those, and the end.
+    assert_eq!(all.len(), 8);
+    for tag in [
+        "metrics/swd/generated",
+        "metrics/swd/real",
+        "**collapse**: few kinds  \nWhat helps: a smaller --lr-d",
+        "**equilibrium**: D is a coin",
+    ] {
+        assert_eq!(holding(&all, tag), 1, "{tag}");
+    }
+    assert_eq!(holding(&all, "deviation"), 0);
 }
 
 #[test]

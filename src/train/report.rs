@@ -3,15 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::config::Config;
-use super::tensorboard::{Events, tagged, tagged_metrics};
+use super::tensorboard::Events;
 use crate::backend::{Loss, Slot, Steps};
 use crate::files;
 use crate::output::{print_error_line, print_line};
@@ -176,9 +175,7 @@ impl Reporter {
             images_per_sec: rate,
             elapsed_sec: self.start.elapsed().as_secs_f64(),
         };
-        let fields = serde_json::to_value(&line)?;
-        self.events
-            .write(|events| events.scalars(step, &tagged(&fields)));
+        self.events.line(&serde_json::to_value(&line)?);
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
         let written = self.log.write(&text);
@@ -208,58 +205,23 @@ impl Reporter {
         written
     }
 
-    /// Tells of metrics after iteration `step`: `line` has `metrics`, of each `generated` and `real` by name, and whatever
-    /// else is told of them.
+    /// Adds a line that is no report: `line` as JSON to the log, and `shown` for people. `spent` is what it took to come
+    /// by it, which is not counted as training. TensorBoard gets the numbers of `metrics`, and the texts of `alarm` and
+    /// `stopped`.
     ///
     /// # Errors
     /// When the file cannot be written; the line is kept for the next try.
-    pub fn metrics(&mut self, step: u64, line: Map<String, Value>) -> Result<()> {
-        let values = tagged_metrics(&line);
-        self.events.write(|events| events.scalars(step, &values));
-        self.line(step, line)
-    }
-
-    /// Raises the alarm `name` after iteration `step`: what was `seen`, and what usually `helps`. It is said on the terminal
-    /// too.
-    ///
-    /// # Errors
-    /// When the file cannot be written; the line is kept for the next try.
-    pub fn alarm(&mut self, step: u64, name: &str, seen: &str, helps: &str) -> Result<()> {
-        if !self.quiet {
-            let say = || {
-                print_error_line(format!(
-                    "alarm, {name}, at step {step}: {seen}; what helps: {helps}"
-                ))
-            };
-            match &self.bar {
-                Some(bar) => bar.suspend(say),
-                None => say(),
-            }
+    pub fn add(&mut self, line: &impl Serialize, shown: &str, spent: Duration) -> Result<()> {
+        self.last.0 += spent;
+        self.events.line(&serde_json::to_value(line)?);
+        let mut text = serde_json::to_string(line)?;
+        text.push('\n');
+        match &self.bar {
+            Some(bar) => bar.suspend(|| print_line(shown)),
+            None if self.quiet => {}
+            None => print_line(shown),
         }
-        let text = format!("**{name}**: {seen}  \nWhat helps: {helps}");
-        self.events
-            .write(|events| events.text(step, "alarms", &text));
-        let line = [("alarm", name), ("seen", seen), ("helps", helps)];
-        self.line(
-            step,
-            line.map(|(k, v)| (k.to_string(), v.into()))
-                .into_iter()
-                .collect(),
-        )
-    }
-
-    /// Tells that `--stop` ended the run after iteration `step`, by which rule and why.
-    ///
-    /// # Errors
-    /// When the file cannot be written; the line is kept for the next try.
-    pub fn stopped(&mut self, step: u64, rule: &str, why: &str) -> Result<()> {
-        let line = [("stopped", rule), ("why", why)];
-        self.line(
-            step,
-            line.map(|(k, v)| (k.to_string(), v.into()))
-                .into_iter()
-                .collect(),
-        )
+        self.log.write(&text)
     }
 
     /// Shows the sample sheet of iteration `step`, the PNG in the file `path`, where more than the file is wanted.
@@ -268,13 +230,6 @@ impl Reporter {
             let png = files::read_regular(path).context("cannot read the sample sheet again")?;
             events.image(step, "samples", &png)
         });
-    }
-
-    /// Adds a line to the log that is no report.
-    fn line(&mut self, step: u64, fields: Map<String, Value>) -> Result<()> {
-        let mut line = Map::from_iter([("step".to_string(), step.into())]);
-        line.extend(fields);
-        self.log.write(&format!("{}\n", Value::Object(line)))
     }
 
     /// Writes the lines that could not be written so far, at the end of training.

@@ -61,8 +61,12 @@ const METRICS = {
   fid: ['FID', 'Fréchet distance on Inception’s features. Lower is better.'],
   kid: ['KID', 'Kernel distance on features. Lower is better.'],
   frechet: ['Fréchet distance', 'On the features of a classifier: not FID. Lower is better.'],
+  kernel: ['Kernel distance', 'On the features of a classifier: not KID. Lower is better.'],
   precision: ['Precision', 'Share of generated images that are among the real ones.'],
   recall: ['Recall', 'Share of real images that are among the generated ones.'],
+  density: ['Density', 'How many neighbourhoods of real images a generated one is in.'],
+  coverage: ['Coverage', 'Share of real images with a generated one in their neighbourhood.'],
+  neighbours: ['Nearest training image', 'Median distance from generated images. Far below that of real ones: it copies.'],
   'ms-ssim': ['MS-SSIM', 'Likeness of pairs of images: higher than that of real ones, they are less diverse.'],
 };
 // Names of metrics, those that are known first.
@@ -331,10 +335,10 @@ function definitions() {
     const [title, about] = metricTitle(name);
     const features = [...new Set(data.runs.flatMap((run) => run.metrics.filter((line) => Object.hasOwn(line.values, name))
       .map((line) => line.features)))].filter(Boolean);
-    const wants = name !== 'swd' && name !== 'ms-ssim' && features.length > 0;
+    const wants = !['swd', 'ms-ssim', 'neighbours'].includes(name) && features.length > 0;
     all.push({ group: 'Quality', title, log: false, series: [series(name, 'generated'), series(name, 'real, the floor')],
       about: `${about}${wants ? ` Features: ${features.slice(0, 4).join('; ')}.` : ''}`,
-      fixed: name === 'precision' || name === 'recall' ? [0, 1] : null, zero: name === 'swd', lines: metricLines(name) });
+      fixed: ['precision', 'recall', 'coverage'].includes(name) ? [0, 1] : null, zero: name === 'swd', lines: metricLines(name) });
   }
   return all;
 }

@@ -19,7 +19,7 @@ const COMPARED: [&str; 5] = [
 ];
 
 /// What a report tells of, with the tags of TensorBoard: those of a kind are shown together.
-pub fn tagged(line: &Value) -> Vec<(String, f64)> {
+fn tagged(line: &Value) -> Vec<(String, f64)> {
     let fields = line.as_object();
     let values = fields.into_iter().flatten().filter_map(|(name, value)| {
         let tag = match name.as_str() {
@@ -48,11 +48,8 @@ pub fn tagged(line: &Value) -> Vec<(String, f64)> {
     values.collect()
 }
 
-/// The numbers of a line of metrics, with the tags of TensorBoard: `metrics/<name>/generated` and `…/real`.
-pub fn tagged_metrics(line: &Map<String, Value>) -> Vec<(String, f64)> {
-    let Some(Value::Object(metrics)) = line.get("metrics") else {
-        return Vec::new();
-    };
+/// The numbers of `metrics`, with the tags of TensorBoard: `metrics/<name>/generated` and `…/real`.
+fn measured(metrics: &Map<String, Value>) -> Vec<(String, f64)> {
     let both = metrics.iter().flat_map(|(name, both)| {
         let value = move |which: &str| {
             let value = both.get(which).and_then(Value::as_f64)?;
@@ -92,6 +89,25 @@ impl Events {
             });
         }
         events
+    }
+
+    /// Writes what a line of the log says.
+    pub fn line(&mut self, line: &Value) {
+        let step = line.get("step").and_then(Value::as_u64).unwrap_or(0);
+        let text = |name: &str| line.get(name).and_then(Value::as_str);
+        if line.get("epoch").is_some() {
+            self.write(|events| events.scalars(step, &tagged(line)));
+        } else if let Some(Value::Object(metrics)) = line.get("metrics") {
+            self.write(|events| events.scalars(step, &measured(metrics)));
+        } else if let Some(alarm) = text("alarm") {
+            let seen = text("seen").unwrap_or_default();
+            let helps = text("helps").unwrap_or_default();
+            let told = format!("**{alarm}**: {seen}  \nWhat helps: {helps}");
+            self.write(|events| events.text(step, "alarms", &told));
+        } else if let Some(rule) = text("stopped") {
+            let told = format!("**{rule}**: {}", text("why").unwrap_or_default());
+            self.write(|events| events.text(step, "stopped", &told));
+        }
     }
 
     /// Writes, where events are wanted.

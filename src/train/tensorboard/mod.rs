@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::files;
-pub use events::{Events, tagged, tagged_metrics};
+pub use events::Events;
 use message::{Body, Message, event};
 use record::framed;
 
