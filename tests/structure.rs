@@ -19,7 +19,7 @@ const FLOORS: &[&[&str]] = &[
     &["data"],
     &["gan"],
     &["evaluate", "latent", "train", "self_test"],
-    &["explore"],
+    &["explore", "report"],
     &["cli"],
 ];
 

@@ -20,7 +20,7 @@ use crate::model::arch::Dimensions;
 use crate::text;
 
 /// What only concerns how far a run goes, where its data lies and how it reports: may change when it is resumed.
-const FREE: [&str; 8] = [
+const FREE: [&str; 9] = [
     "data",
     "allow_missing",
     "max_bad",
@@ -29,6 +29,7 @@ const FREE: [&str; 8] = [
     "checkpoint_every",
     "log_every",
     "keep_checkpoints",
+    "tensorboard",
 ];
 
 /// No configuration is longer, in bytes.
@@ -208,6 +209,9 @@ options! {
     log_every: u64,
     /// How many of the newest checkpoints stay.
     keep_checkpoints: usize,
+    /// Whether event files for TensorBoard are written.
+    #[serde(default)]
+    tensorboard: bool,
 }
 
 impl Config {
@@ -267,6 +271,7 @@ impl Config {
             checkpoint_every: on(500, 5000),
             log_every: on(50, 500),
             keep_checkpoints: 3,
+            tensorboard: false,
         }
     }
 

@@ -14,3 +14,4 @@ pub mod run_folder;
 pub mod sheets;
 pub mod stop;
 pub mod watch;
+pub mod tensorboard;

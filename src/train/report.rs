@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Config;
 use crate::backend::{Metrics, Slot};
+use super::tensorboard::Events;
 use crate::files;
 use crate::model::arch::Role;
 use crate::output::{print_error_line, print_line};
@@ -147,9 +148,11 @@ impl Now {
     }
 }
 
-/// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line.
+/// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line, and where it is
+/// wanted in event files for TensorBoard.
 pub struct Reporter {
     log: Log,
+    events: Events,
     bar: Option<ProgressBar>,
     quiet: bool,
     steps: u64,
@@ -199,6 +202,7 @@ impl Reporter {
         });
         Ok(Self {
             log,
+            events: Events::new(run, config, step + 1, quiet),
             bar,
             quiet,
             steps: config.steps,
@@ -258,6 +262,7 @@ impl Reporter {
             g_left_out: steps[1].left_out,
             examined: now.examined(),
         };
+        self.events.line(&serde_json::to_value(&line)?);
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
         let written = self.log.write(&text);
@@ -287,12 +292,42 @@ impl Reporter {
         written
     }
 
-    /// Writes the lines that could not be written so far.
+    /// Adds a line that is no report: `line` as JSON to the log, and `shown` for people. `spent` is what it took to come
+    /// by it, which is not counted as training. TensorBoard gets the numbers of `metrics`, and the texts of `alarm` and
+    /// `stopped`.
     ///
     /// # Errors
-    /// When they still cannot.
+    /// When the file cannot be written; the line is kept for the next try.
+    pub fn add(&mut self, line: &impl Serialize, shown: &str, spent: Duration) -> Result<()> {
+        self.last.0 += spent;
+        self.events.line(&serde_json::to_value(line)?);
+        let mut text = serde_json::to_string(line)?;
+        text.push('\n');
+        match &self.bar {
+            Some(bar) => bar.suspend(|| print_line(shown)),
+            None if self.quiet => {}
+            None => print_line(shown),
+        }
+        self.log.write(&text)
+    }
+
+    /// Shows the sample sheet of iteration `step`, the PNG in the file `path`, where more than the file is wanted.
+    pub fn sheet(&mut self, step: u64, path: &Path) {
+        self.events.write(|events| {
+            let png = files::read_regular(path).context("cannot read the sample sheet again")?;
+            events.image(step, "samples", &png)
+        });
+    }
+
+    /// Writes the lines that could not be written so far, at the end of training.
+    ///
+    /// # Errors
+    /// When they still cannot, or events for TensorBoard are missing.
     pub fn flush(&mut self) -> Result<()> {
-        self.log.write("")
+        let step = self.last.1;
+        self.events.write(|events| events.ended(step));
+        self.log.write("")?;
+        self.events.unwritten()
     }
 
     /// All of the log, which may have been removed by now.

@@ -2,6 +2,7 @@
 
 mod reports;
 mod rescue;
+mod sheet;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -303,7 +304,8 @@ impl<B: Backend> Training<'_, B> {
         let mut sheets = Sheets::new(backend, config, home)?;
         let mut latest_sheet = None;
         if self.step == 0 {
-            sheets.write(backend, &self.gan, 0)?;
+            let path = sheets.write(backend, &self.gan, 0)?;
+            self.show(&path);
         }
         self.tell_lacks();
         self.moved.0 = not_skipped(&self.gan.progress.read()?.steps);
@@ -399,19 +401,6 @@ impl<B: Backend> Training<'_, B> {
                 None
             },
         })
-    }
-
-    /// Writes the sheet of this iteration; `None` where it cannot be.
-    fn sheet(&mut self, sheets: &mut Sheets<B>) -> Result<Option<PathBuf>> {
-        self.claim.check()?;
-        match sheets.write(self.backend, &self.gan, self.step) {
-            Ok(path) => Ok(Some(path)),
-            Err(error) => {
-                self.tell_unwritten(&error, self.unwritten.sheet.is_some());
-                self.unwritten.sheet.get_or_insert(error);
-                Ok(None)
-            }
-        }
     }
 
     /// Says once, by the first error of its kind, that something cannot be written.

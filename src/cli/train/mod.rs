@@ -127,6 +127,9 @@ pub struct Args {
     /// Iterations between reports [default: 50, on a GPU 500]
     #[arg(long, value_name = "N")]
     log_every: Option<u64>,
+    /// Write event files for TensorBoard into the run folder: scalars, sample sheets and settings
+    #[arg(long)]
+    tensorboard: bool,
     /// Write what it takes to check the run elsewhere (see scripts/replay_pytorch.py)
     #[arg(long, value_name = "FILE.safetensors")]
     record: Option<PathBuf>,
@@ -267,6 +270,7 @@ impl Args {
             checkpoint_every: self.checkpoint_every,
             log_every: self.log_every,
             keep_checkpoints: self.keep_checkpoints,
+            tensorboard: self.tensorboard.then_some(true),
         }
     }
 
