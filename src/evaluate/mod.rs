@@ -1,16 +1,21 @@
 //! How near generated images come to real ones, as numbers.
 
+pub mod cache;
 pub mod features;
 pub mod frechet;
 pub mod kernel;
 pub mod laplacian;
 mod linear;
+pub mod metrics;
 pub mod ms_ssim;
 pub mod neighbours;
+pub mod reference;
 pub mod sliced_wasserstein;
 pub mod subset;
 
 pub use features::Features;
+pub use metrics::{Measure, Measures, Metric};
+pub use reference::{RealImages, Reference};
 pub use sliced_wasserstein::{Distances, Images, LevelDistance, Settings, sliced_wasserstein};
 pub use subset::choose;
 
