@@ -11,6 +11,7 @@ pub mod ms_ssim;
 pub mod neighbours;
 pub mod reference;
 pub mod sliced_wasserstein;
+mod sort;
 pub mod subset;
 
 pub use features::Features;

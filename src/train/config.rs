@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::{Adam, Conv, Precision};
 use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
+use crate::evaluate::Metric;
+use crate::evaluate::metrics::Aim;
 use crate::files;
 use crate::gan::step::Settings;
 use crate::model::arch::Dimensions;
 use crate::text;
 
 /// What only concerns how far a run goes, where its data lies and how it reports: may change when it is resumed.
-const FREE: [&str; 8] = [
+const FREE: [&str; 13] = [
     "data",
     "allow_missing",
     "max_bad",
@@ -27,6 +29,11 @@ const FREE: [&str; 8] = [
     "checkpoint_every",
     "log_every",
     "keep_checkpoints",
+    "metrics",
+    "metrics_every",
+    "metrics_count",
+    "keep_best",
+    "features",
 ];
 
 /// No configuration is longer, in bytes.
@@ -49,6 +56,11 @@ fn rgb() -> usize {
 /// The choice of the runs that were written before there was one.
 fn auto() -> Conv {
     Conv::Auto
+}
+
+/// Iterations between measurements, where nothing else is said.
+fn metrics_every() -> u64 {
+    500
 }
 
 /// Paths in JSON: a string, or where that would change them, since they are no UTF-8, their bytes as numbers.
@@ -81,6 +93,9 @@ mod any_path {
         }))
     }
 }
+
+/// Images of a set that are compared, at most.
+const MOST_COMPARED: usize = 16384;
 
 /// How often a run goes through its images where nothing else is said.
 pub const EPOCHS: u64 = 25;
@@ -185,6 +200,21 @@ options! {
     log_every: u64,
     /// How many of the newest checkpoints stay.
     keep_checkpoints: usize,
+    /// What is measured meanwhile.
+    #[serde(default)]
+    metrics: Vec<Metric>,
+    /// Iterations between measurements; 0 for only the last.
+    #[serde(default = "metrics_every")]
+    metrics_every: u64,
+    /// Images of each set that are compared; `None` for 512, or half of the images where there are fewer.
+    #[serde(default)]
+    metrics_count: Option<usize>,
+    /// By what a checkpoint is kept as the best one.
+    #[serde(default)]
+    keep_best: Option<Aim>,
+    /// The classifier whose features are compared.
+    #[serde(default, with = "any_path")]
+    features: Option<PathBuf>,
 }
 
 impl Config {
@@ -231,6 +261,11 @@ impl Config {
             checkpoint_every: on(500, 5000),
             log_every: on(50, 500),
             keep_checkpoints: 3,
+            metrics: Vec::new(),
+            metrics_every: on(metrics_every(), 5000),
+            metrics_count: None,
+            keep_best: None,
+            features: None,
         }
     }
 
@@ -279,6 +314,15 @@ impl Config {
             ema: self.ema,
             seed: self.seed,
         }
+    }
+
+    /// What is measured while it trains: what was asked for, and what the best checkpoint is chosen by.
+    pub fn measured(&self) -> Vec<Metric> {
+        let mut all = self.metrics.clone();
+        all.extend(self.keep_best.map(Aim::metric));
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Which source the images come from.
@@ -349,6 +393,13 @@ impl Config {
             ("--keep-checkpoints", self.keep_checkpoints as u64),
         ] {
             ensure!(value > 0, "{name} must be at least 1");
+        }
+        if let Some(count) = self.metrics_count {
+            ensure!(
+                (2..=MOST_COMPARED).contains(&count),
+                "--metrics-count {count} is out of range: use 2 to {MOST_COMPARED}"
+            );
+            Metric::check_count(&self.measured(), count, "--metrics-count")?;
         }
         Ok(())
     }

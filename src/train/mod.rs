@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod memory;
+pub mod metrics;
 pub mod record;
 pub mod report;
 pub mod resume;

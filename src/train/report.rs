@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -200,6 +200,23 @@ impl Reporter {
         written
     }
 
+    /// Adds a line that is no report: `line` as JSON to the log, and `shown` for people. `spent` is what it took to come
+    /// by it, which is not counted as training.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the line is kept for the next try.
+    pub fn add(&mut self, line: &impl Serialize, shown: &str, spent: Duration) -> Result<()> {
+        self.last.0 += spent;
+        let mut text = serde_json::to_string(line)?;
+        text.push('\n');
+        match &self.bar {
+            Some(bar) => bar.suspend(|| print_line(shown)),
+            None if self.quiet => {}
+            None => print_line(shown),
+        }
+        self.log.write(&text)
+    }
+
     /// Writes the lines that could not be written so far.
     ///
     /// # Errors
@@ -299,6 +316,12 @@ fn step_of(line: &[u8]) -> Option<u64> {
     serde_json::from_slice::<Step>(line).ok().map(|l| l.step)
 }
 
+/// Whether a line is a report: the others tell of one iteration, and not of an interval up to it.
+fn is_report(line: &[u8]) -> bool {
+    let line = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line);
+    line.is_ok_and(|line| line.contains_key("epoch"))
+}
+
 /// The last iteration that the log of the run in the folder `run` tells of.
 pub fn last_reported(run: &Path) -> Option<u64> {
     let bytes = files::read_regular(&run.join(LOG)).ok()?;
@@ -327,7 +350,7 @@ pub fn set_log_aside(run: &Path) -> Result<()> {
 }
 
 /// Drops the lines after `step` and a last line cut short: what the run that is being resumed wrote after its
-/// checkpoint will be written again, and so will a last line before its interval was full. Returns how many of the lines
+/// checkpoint will be written again, and so will a last report before its interval was full. Returns how many of the lines
 /// that stay are no reports, whatever damaged them or put them there.
 fn truncate_log(path: &Path, step: u64, goes_on: bool) -> Result<usize> {
     let bytes = match files::read_regular(path) {
@@ -344,7 +367,7 @@ fn truncate_log(path: &Path, step: u64, goes_on: bool) -> Result<usize> {
         .filter(|line| line.ends_with(b"\n"))
     {
         match step_of(line) {
-            Some(at) if at > step || (at == step && goes_on) => continue,
+            Some(at) if at > step || (at == step && goes_on && is_report(line)) => continue,
             Some(_) => {}
             None => strange += 1,
         }

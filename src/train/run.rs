@@ -1,6 +1,8 @@
 //! The training loop, written once for every backend.
 
+mod measuring;
 mod rescue;
+mod telling;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,6 +14,7 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
+use super::metrics::Measurer;
 use super::record::Recorder;
 use super::report::{self, Reporter, Window};
 use super::run_folder::{Claim, Place, what_is_left};
@@ -19,7 +22,8 @@ use super::sheets::Sheets;
 use super::stop::Stop;
 use crate::backend::{Backend, Feed, Network, Progress, State, Steps};
 use crate::data::{Dataset, Loader, Residency};
-use crate::files::{self, Lack};
+use crate::evaluate::Features;
+use crate::files;
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, KEPT_METRICS};
 use crate::output::print_error_line;
@@ -42,7 +46,7 @@ pub enum Start {
 }
 
 /// What to run.
-pub struct Plan {
+pub struct Plan<'a> {
     /// The run's options.
     pub config: Config,
     /// What the networks begin with.
@@ -55,6 +59,8 @@ pub struct Plan {
     pub residency: Residency,
     /// The iterations that a profiler is to see.
     pub profile: Option<Range<u64>>,
+    /// What metrics compare images by, where there is something.
+    pub features: Option<Box<dyn Features + 'a>>,
     /// Whether only errors are printed.
     pub quiet: bool,
 }
@@ -93,6 +99,7 @@ pub fn train<B: Backend>(
         record,
         residency,
         profile,
+        features,
         quiet,
     } = plan;
 
@@ -161,6 +168,13 @@ pub fn train<B: Backend>(
         None => None,
     };
 
+    let note = |text: String| {
+        if !quiet {
+            print_error_line(text);
+        }
+    };
+    let measurer = Measurer::new(backend, &config, dataset, features, &note)?;
+
     let mut training = Training {
         backend,
         dataset,
@@ -174,6 +188,8 @@ pub fn train<B: Backend>(
         batches_per_epoch,
         gan,
         recorder,
+        measurer,
+        best: None,
         profile,
         profiled: false,
         reporter: None,
@@ -217,6 +233,9 @@ struct Training<'a, B: Backend> {
     batches_per_epoch: u64,
     gan: Gan<B>,
     recorder: Option<Recorder>,
+    measurer: Option<Measurer<'a, B>>,
+    /// Why the best checkpoint is.
+    best: Option<checkpoint::Best>,
     profile: Option<Range<u64>>,
     /// Whether a profiler sees what is done.
     profiled: bool,
@@ -250,6 +269,7 @@ struct Unwritten {
     log: Option<Error>,
     sheet: Option<Error>,
     choices: Option<Error>,
+    metrics: Option<Error>,
 }
 
 /// Metrics on their way.
@@ -303,6 +323,7 @@ impl<B: Backend> Training<'_, B> {
         if self.step == 0 {
             sheets.write(backend, &self.gan, 0)?;
         }
+        self.find_best();
         self.tell_lacks();
         self.moved.0 = taken(&self.gan.progress.read()?.steps);
         // That of the last iteration comes after its checkpoint, and may be missing.
@@ -350,6 +371,10 @@ impl<B: Backend> Training<'_, B> {
             }
             // The recorder asks for metrics too, and what is not taken by then is lost.
             self.collect(self.recorder.is_some())?;
+            // Before the checkpoint: whoever goes on from there has it behind them.
+            if due(step, config.metrics_every) || last {
+                self.measure()?;
+            }
             if due(step, config.checkpoint_every) && !last {
                 self.settle()?;
                 self.save()?;
@@ -384,7 +409,8 @@ impl<B: Backend> Training<'_, B> {
         // Until now it may have been removed.
         claim.check()?;
         let unwritten = recorded.err().or(log.err());
-        if let Some(error) = unwritten.or_else(|| self.unwritten.sheet.take()) {
+        let unwritten = unwritten.or_else(|| self.unwritten.sheet.take());
+        if let Some(error) = unwritten.or_else(|| self.unwritten.metrics.take()) {
             return Err(error);
         }
         Ok(Outcome {
@@ -417,27 +443,6 @@ impl<B: Backend> Training<'_, B> {
         if !told && !self.quiet {
             let text = self.claim.plain(&format!("{error:#}"));
             print_error_line(format!("note: {text}; training goes on"));
-        }
-    }
-
-    /// Says what the file system does not have, each once.
-    fn tell_lacks(&self) {
-        for lack in files::untold_lacks() {
-            let text = match lack {
-                Lack::Locks => {
-                    "files cannot be locked: see to it that no other process trains here"
-                }
-                Lack::Links => {
-                    "there are no symbolic links: checkpoints/latest is a file with the name of the newest checkpoint"
-                }
-                Lack::FolderSync => {
-                    "folders cannot be synced: a power cut may cost the checkpoint that was written last"
-                }
-            };
-            if !self.quiet {
-                let run = text::shown(self.claim.run());
-                print_error_line(format!("note: in the file system of {run} {text}"));
-            }
         }
     }
 
@@ -518,19 +523,6 @@ impl<B: Backend> Training<'_, B> {
             self.ask(None)?;
         }
         self.collect(true)
-    }
-
-    /// Later runs can repeat the choice of kernels, and a resumed one does. Training goes on without.
-    fn write_choices(&mut self) {
-        let written = match self.backend.choices() {
-            Ok(Some(choices)) => choices.write(self.claim.home()),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
-            self.tell_unwritten(&error, self.unwritten.choices.is_some());
-            self.unwritten.choices.get_or_insert(error);
-        }
     }
 
     /// All of the run after this iteration.
