@@ -14,13 +14,15 @@ use super::any_path;
 use super::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD};
 use crate::backend::{Adam, Ahead, Conv, InstanceNoise, Precision, Schedule};
 use crate::data::{HoldOut, Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
+use crate::evaluate::Metric;
+use crate::evaluate::metrics::Aim;
 use crate::files;
 use crate::gan::step::Settings;
 use crate::model::arch::Dimensions;
 use crate::text;
 
 /// What only concerns how far a run goes, where its data lies and how it reports: may change when it is resumed.
-const FREE: [&str; 9] = [
+const FREE: [&str; 14] = [
     "data",
     "allow_missing",
     "max_bad",
@@ -30,6 +32,11 @@ const FREE: [&str; 9] = [
     "log_every",
     "keep_checkpoints",
     "tensorboard",
+    "metrics",
+    "metrics_every",
+    "metrics_count",
+    "keep_best",
+    "features",
 ];
 
 /// No configuration is longer, in bytes.
@@ -54,6 +61,11 @@ fn auto() -> Conv {
     Conv::Auto
 }
 
+/// Iterations between measurements, where nothing else is said.
+fn metrics_every() -> u64 {
+    500
+}
+
 // What the runs had that were written before there was a choice.
 
 fn no_pretraining() -> PretrainD {
@@ -75,6 +87,9 @@ fn band() -> BalanceBand {
 fn no_decay() -> LrDecay {
     LrDecay::None
 }
+
+/// Images of a set that are compared, at most.
+const MOST_COMPARED: usize = 16384;
 
 /// How often a run goes through its images where nothing else is said.
 pub const EPOCHS: u64 = 25;
@@ -212,6 +227,21 @@ options! {
     /// Whether event files for TensorBoard are written.
     #[serde(default)]
     tensorboard: bool,
+    /// What is measured meanwhile.
+    #[serde(default)]
+    metrics: Vec<Metric>,
+    /// Iterations between measurements; 0 for only the last.
+    #[serde(default = "metrics_every")]
+    metrics_every: u64,
+    /// Images of each set that are compared; `None` for 512, or half of the images where there are fewer.
+    #[serde(default)]
+    metrics_count: Option<usize>,
+    /// By what a checkpoint is kept as the best one.
+    #[serde(default)]
+    keep_best: Option<Aim>,
+    /// The classifier whose features are compared.
+    #[serde(default, with = "any_path")]
+    features: Option<PathBuf>,
 }
 
 impl Config {
@@ -272,6 +302,11 @@ impl Config {
             log_every: on(50, 500),
             keep_checkpoints: 3,
             tensorboard: false,
+            metrics: Vec::new(),
+            metrics_every: on(metrics_every(), 5000),
+            metrics_count: None,
+            keep_best: None,
+            features: None,
         }
     }
 
@@ -340,6 +375,15 @@ impl Config {
                 band: (self.balance == BalanceMode::Adaptive).then_some(self.balance_band.0),
             },
         }
+    }
+
+    /// What is measured while it trains: what was asked for, and what the best checkpoint is chosen by.
+    pub fn measured(&self) -> Vec<Metric> {
+        let mut all = self.metrics.clone();
+        all.extend(self.keep_best.map(Aim::metric));
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Which source the images come from.
@@ -432,6 +476,13 @@ impl Config {
             ("--keep-checkpoints", self.keep_checkpoints as u64),
         ] {
             ensure!(value > 0, "{name} must be at least 1");
+        }
+        if let Some(count) = self.metrics_count {
+            ensure!(
+                (2..=MOST_COMPARED).contains(&count),
+                "--metrics-count {count} is out of range: use 2 to {MOST_COMPARED}"
+            );
+            Metric::check_count(&self.measured(), count, "--metrics-count")?;
         }
         Ok(())
     }

@@ -3,11 +3,13 @@
 use anyhow::{Result, bail, ensure};
 
 use super::config::Config;
+use super::metrics;
 use super::record;
 use super::sheets::SHEET_IMAGES;
 use crate::backend::{Backend, Use};
 use crate::data::{Dataset, Residency};
 use crate::gan::batches::SLOTS;
+use crate::gan::sampler::BATCH;
 use crate::gan::step::{Gan, Settings};
 use crate::memory::{self, Bound, Free};
 use crate::model::StateDict;
@@ -17,9 +19,14 @@ use crate::model::arch::Dimensions;
 /// for their turn, and the generator of the sample sheets; not the data set.
 pub fn needed<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
     let dimensions = config.dimensions();
-    let sheets = backend.bytes(&dimensions.generator(), SHEET_IMAGES, Use::Inference);
+    let samples = |count| backend.bytes(&dimensions.generator(), count, Use::Inference);
+    let measured = match config.measured().is_empty() {
+        true => 0,
+        false => samples(BATCH),
+    };
     let (settings, examined) = (config.settings(), config.hold_out > 0.0);
-    sheets + Gan::bytes(backend, &dimensions, batch, SLOTS, &settings, examined)
+    let gan = Gan::bytes(backend, &dimensions, batch, SLOTS, &settings, examined);
+    samples(SHEET_IMAGES) + measured + gan
 }
 
 /// Bytes of this program's memory that a checkpoint takes while it is saved or loaded: the networks, the average, Adam's
@@ -45,7 +52,7 @@ fn sheet(config: &Config) -> u64 {
 
 /// Bytes of this program's memory that a run takes beside what [`needed`] counts; not the data set.
 fn outputs(config: &Config) -> u64 {
-    checkpoint(config).max(sheet(config))
+    checkpoint(config).max(sheet(config)) + metrics::bytes(config)
 }
 
 /// Memory of one kind that a run takes.

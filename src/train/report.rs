@@ -10,8 +10,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
-use crate::backend::{Metrics, Slot};
 use super::tensorboard::Events;
+use crate::backend::{Metrics, Slot};
 use crate::files;
 use crate::model::arch::Role;
 use crate::output::{print_error_line, print_line};
@@ -421,6 +421,12 @@ fn step_of(line: &[u8]) -> Option<u64> {
     serde_json::from_slice::<Step>(line).ok().map(|l| l.step)
 }
 
+/// Whether a line is a report: the others tell of one iteration, and not of an interval up to it.
+fn is_report(line: &[u8]) -> bool {
+    let line = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line);
+    line.is_ok_and(|line| line.contains_key("epoch"))
+}
+
 /// The last iteration that the log of the run in the folder `run` tells of.
 pub fn last_reported(run: &Path) -> Option<u64> {
     let bytes = files::read_regular(&run.join(LOG)).ok()?;
@@ -449,7 +455,7 @@ pub fn set_log_aside(run: &Path) -> Result<()> {
 }
 
 /// Drops the lines after `step` and a last line cut short: what the run that is being resumed wrote after its
-/// checkpoint will be written again, and so will a last line before its interval was full. Returns how many of the lines
+/// checkpoint will be written again, and so will a last report before its interval was full. Returns how many of the lines
 /// that stay are no reports, whatever damaged them or put them there.
 fn truncate_log(path: &Path, step: u64, goes_on: bool) -> Result<usize> {
     let bytes = match files::read_regular(path) {
@@ -466,7 +472,7 @@ fn truncate_log(path: &Path, step: u64, goes_on: bool) -> Result<usize> {
         .filter(|line| line.ends_with(b"\n"))
     {
         match step_of(line) {
-            Some(at) if at > step || (at == step && goes_on) => continue,
+            Some(at) if at > step || (at == step && goes_on && is_report(line)) => continue,
             Some(_) => {}
             None => strange += 1,
         }

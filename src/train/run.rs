@@ -1,8 +1,10 @@
 //! The training loop, written once for every backend.
 
+mod measuring;
 mod reports;
 mod rescue;
 mod sheet;
+mod telling;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +18,7 @@ use self::reports::{Interval, Pending, not_skipped};
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
 use super::examine::Examiner;
+use super::metrics::Measurer;
 use super::record::Recorder;
 use super::report::{self, Reporter, Window};
 use super::run_folder::{Claim, Place, what_is_left};
@@ -23,7 +26,8 @@ use super::sheets::Sheets;
 use super::stop::Stop;
 use crate::backend::{Backend, Feed, Metrics, Network, Progress, State};
 use crate::data::{Dataset, HoldOut, Loader, Residency};
-use crate::files::{self, Lack};
+use crate::evaluate::Features;
+use crate::files;
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, KEPT_METRICS};
 use crate::output::print_error_line;
@@ -43,7 +47,7 @@ pub enum Start {
 }
 
 /// What to run.
-pub struct Plan {
+pub struct Plan<'a> {
     /// The run's options.
     pub config: Config,
     /// What the networks begin with.
@@ -56,6 +60,8 @@ pub struct Plan {
     pub residency: Residency,
     /// The iterations that a profiler is to see.
     pub profile: Option<Range<u64>>,
+    /// What metrics compare images by, where there is something.
+    pub features: Option<Box<dyn Features + 'a>>,
     /// Whether only errors are printed.
     pub quiet: bool,
 }
@@ -94,6 +100,7 @@ pub fn train<B: Backend>(
         record,
         residency,
         profile,
+        features,
         quiet,
     } = plan;
 
@@ -172,6 +179,13 @@ pub fn train<B: Backend>(
         None => None,
     };
 
+    let note = |text: String| {
+        if !quiet {
+            print_error_line(text);
+        }
+    };
+    let measurer = Measurer::new(backend, &config, dataset, features, &note)?;
+
     let mut training = Training {
         backend,
         dataset,
@@ -187,6 +201,8 @@ pub fn train<B: Backend>(
         examined: None,
         gan,
         recorder,
+        measurer,
+        best: None,
         profile,
         profiled: false,
         reporter: None,
@@ -234,6 +250,9 @@ struct Training<'a, B: Backend> {
     examined: Option<u64>,
     gan: Gan<B>,
     recorder: Option<Recorder>,
+    measurer: Option<Measurer<'a, B>>,
+    /// Why the best checkpoint is.
+    best: Option<checkpoint::Best>,
     profile: Option<Range<u64>>,
     /// Whether a profiler sees what is done.
     profiled: bool,
@@ -267,6 +286,7 @@ struct Unwritten {
     log: Option<Error>,
     sheet: Option<Error>,
     choices: Option<Error>,
+    metrics: Option<Error>,
 }
 
 impl<B: Backend> Training<'_, B> {
@@ -307,6 +327,7 @@ impl<B: Backend> Training<'_, B> {
             let path = sheets.write(backend, &self.gan, 0)?;
             self.show(&path);
         }
+        self.find_best();
         self.tell_lacks();
         self.moved.0 = not_skipped(&self.gan.progress.read()?.steps);
         // That of the last iteration comes after its checkpoint, and may be missing.
@@ -354,6 +375,10 @@ impl<B: Backend> Training<'_, B> {
             }
             // The recorder asks for metrics too, and what is not taken by then is lost.
             self.collect(self.recorder.is_some())?;
+            // Before the checkpoint: whoever goes on from there has it behind them.
+            if due(step, config.metrics_every) || last {
+                self.measure()?;
+            }
             if due(step, config.checkpoint_every) && !last {
                 self.settle()?;
                 self.save()?;
@@ -388,7 +413,8 @@ impl<B: Backend> Training<'_, B> {
         // Until now it may have been removed.
         claim.check()?;
         let unwritten = recorded.err().or(log.err());
-        if let Some(error) = unwritten.or_else(|| self.unwritten.sheet.take()) {
+        let unwritten = unwritten.or_else(|| self.unwritten.sheet.take());
+        if let Some(error) = unwritten.or_else(|| self.unwritten.metrics.take()) {
             return Err(error);
         }
         Ok(Outcome {
@@ -411,27 +437,6 @@ impl<B: Backend> Training<'_, B> {
         }
     }
 
-    /// Says what the file system does not have, each once.
-    fn tell_lacks(&self) {
-        for lack in files::untold_lacks() {
-            let text = match lack {
-                Lack::Locks => {
-                    "files cannot be locked: see to it that no other process trains here"
-                }
-                Lack::Links => {
-                    "there are no symbolic links: checkpoints/latest is a file with the name of the newest checkpoint"
-                }
-                Lack::FolderSync => {
-                    "folders cannot be synced: a power cut may cost the checkpoint that was written last"
-                }
-            };
-            if !self.quiet {
-                let run = text::shown(self.claim.run());
-                print_error_line(format!("note: in the file system of {run} {text}"));
-            }
-        }
-    }
-
     /// Starts or ends what a profiler sees.
     fn set_profiled(&mut self, on: bool) -> Result<()> {
         if self.profiled != on {
@@ -441,19 +446,6 @@ impl<B: Backend> Training<'_, B> {
             self.profiled = on;
         }
         Ok(())
-    }
-
-    /// Later runs can repeat the choice of kernels, and a resumed one does. Training goes on without.
-    fn write_choices(&mut self) {
-        let written = match self.backend.choices() {
-            Ok(Some(choices)) => choices.write(self.claim.home()),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
-            self.tell_unwritten(&error, self.unwritten.choices.is_some());
-            self.unwritten.choices.get_or_insert(error);
-        }
     }
 
     /// All of the run after this iteration.

@@ -9,6 +9,7 @@ mod evaluate;
 #[cfg(unix)]
 mod interruption;
 mod loss_scale;
+mod metrics;
 #[cfg(target_os = "linux")]
 mod memory;
 mod resume;

@@ -13,16 +13,21 @@ use clap::{Args as ClapArgs, value_parser};
 use self::balance::{BalanceArgs, HOLD_OUT};
 use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
+use crate::cli::features::{self, FeatureArgs};
 use crate::cli::options::{ComputeArgs, DataArgs, PackArgs, QuietArgs};
 use crate::cli::output::{all_printed, print_error_line, print_line};
 use crate::cli::{packs, sources};
 use crate::data::pack::Recipe;
 use crate::data::prepare::Place;
 use crate::data::{self, Dataset, HoldOut, Kind, LoadOptions, Residency, Source};
+use crate::evaluate::Metric;
+use crate::evaluate::metrics::Aim;
+use crate::latent::networks::On;
 use crate::text;
 use crate::train::checkpoint;
 use crate::train::config::{Config, EPOCHS, Given};
 use crate::train::memory::{When, enough_memory, residency};
+use crate::train::metrics;
 use crate::train::record;
 use crate::train::resume::Resumed;
 use crate::train::run::{self, Outcome, Plan, Start};
@@ -130,6 +135,25 @@ pub struct Args {
     /// Write event files for TensorBoard into the run folder: scalars, sample sheets and settings
     #[arg(long)]
     tensorboard: bool,
+    /// Metrics to measure meanwhile: swd, ms-ssim, fid, kid, precision-recall, neighbours, with commas between them [default:
+    /// none]
+    ///
+    /// Lines of log.jsonl, each with its real-against-real floor (docs/metrics.md). fid, kid and precision-recall compare
+    /// features of a network (--features).
+    #[arg(long, value_name = "LIST", value_parser = metric_list)]
+    metrics: Option<std::vec::Vec<Metric>>,
+    /// Iterations between measurements; 0 for only the last [default: 500, on a GPU 5000]
+    #[arg(long, value_name = "N")]
+    metrics_every: Option<u64>,
+    /// Images of each set that are compared [default: 512, or half of the images where there are fewer]
+    #[arg(long, value_name = "N")]
+    metrics_count: Option<usize>,
+    /// Keep the checkpoint that is best by swd, ms-ssim, fid, kid, precision, recall, density or coverage as
+    /// checkpoints/best
+    #[arg(long, value_name = "METRIC")]
+    keep_best: Option<Aim>,
+    #[command(flatten)]
+    features: FeatureArgs,
     /// Write what it takes to check the run elsewhere (see scripts/replay_pytorch.py)
     #[arg(long, value_name = "FILE.safetensors")]
     record: Option<PathBuf>,
@@ -141,6 +165,27 @@ pub struct Args {
     dry_run: bool,
     #[command(flatten)]
     quiet: QuietArgs,
+}
+
+/// A list of metrics, or none.
+fn metric_list(text: &str) -> Result<Vec<Metric>, String> {
+    match text {
+        "none" => Ok(Vec::new()),
+        text => Metric::list(text),
+    }
+}
+
+/// What is to be read of the network that the run compares features of.
+fn network(config: &Config) -> Result<Option<features::Read>> {
+    let given = FeatureArgs {
+        features: config.features.clone(),
+    };
+    features::check(&config.measured(), &given)?;
+    let network = given.read()?;
+    if let Some(network) = &network {
+        network.check_fits(config.image_size, config.channels)?;
+    }
+    Ok(network)
 }
 
 /// `A..B` with A < B.
@@ -271,6 +316,11 @@ impl Args {
             log_every: self.log_every,
             keep_checkpoints: self.keep_checkpoints,
             tensorboard: self.tensorboard.then_some(true),
+            metrics: self.metrics.clone(),
+            metrics_every: self.metrics_every,
+            metrics_count: self.metrics_count.map(Some),
+            keep_best: self.keep_best.map(Some),
+            features: self.features.features.clone().map(Some),
         }
     }
 
@@ -395,6 +445,8 @@ impl Job<'_> {
         if record {
             record::check(config)?;
         }
+        network(config)?;
+        metrics::check(config, source.len())?;
         let images = image_bytes(config, source);
         enough_memory(backend, config, record, When::Before(images))?;
         print_line("dry run: nothing was trained or written");
@@ -415,6 +467,8 @@ impl Job<'_> {
         if record {
             record::check(&config)?;
         }
+        let network = network(&config)?;
+        metrics::check(&config, source.len())?;
         let images = image_bytes(&config, source);
         enough_memory(backend, &config, record, When::Before(images))?;
         let claimed = resumed.as_mut().and_then(|r| r.claim.take());
@@ -481,7 +535,12 @@ impl Job<'_> {
                 .say(format!("starting from {}", text::shown(folder))),
             Start::Fresh => {}
         }
+        let networks = On(backend);
         let plan = Plan {
+            features: match &network {
+                Some(network) => Some(network.on(backend, &networks)?),
+                None => None,
+            },
             config,
             start,
             from_scratch: args.from_scratch,

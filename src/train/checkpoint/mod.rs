@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::backend::{
     Backend, Balance, Counters, LossScale, Network, Progress, State as NetworkState, Steps,
 };
+use crate::evaluate::metrics::Aim;
 use crate::files::{open_regular, write_atomically};
 use crate::gan::step::Gan;
 use crate::hex::hex;
@@ -29,7 +30,7 @@ use crate::model::{StateDict, params::TensorFile};
 use crate::text;
 use crate::train::report::Window;
 
-pub use of_run::{followed, list, load_newest, load_of, newest, others, take_back_to};
+pub use of_run::{best, followed, list, load_newest, load_of, newest, others, take_back_to};
 pub use weights::{Buffers, Networks, Trained, Weights, find, load_generator, load_networks};
 use weights::{check_moments, read_verified};
 
@@ -55,6 +56,19 @@ const MOMENTS: [(NetworkState, &str); 2] = [
 struct FileSum {
     bytes: u64,
     sha256: String,
+}
+
+/// Why a checkpoint was kept as the best one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// What was aimed at.
+    pub by: Aim,
+    /// The smaller, the better.
+    pub score: f64,
+    /// What the features were, if any.
+    pub features: Option<String>,
+    /// Images that were compared.
+    pub count: usize,
 }
 
 /// `state.json`: all that a run needs besides its tensors.
@@ -96,6 +110,9 @@ pub struct State {
     /// Of which run this is ([`identity`]); left out by versions that did not keep it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
+    /// By what it is the best of its run; left out of all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     files: BTreeMap<String, FileSum>,
     /// SHA-256 of this file with this field empty.
     checksum: String,
@@ -121,6 +138,7 @@ impl State {
             window: Window::default(),
             settings: None,
             run: None,
+            best: None,
             files: BTreeMap::new(),
             checksum: String::new(),
         }
