@@ -7,6 +7,7 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod extractor;
 mod kernel_choices;
 
 use std::fmt;
@@ -16,8 +17,10 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::model::plan::{Filter, Plan};
 use crate::model::{Architecture, Shape, StateDict};
 use crate::random::Purpose;
+pub use extractor::Extractor;
 pub use kernel_choices::KernelChoices;
 
 /// Type in which activations and weights are stored and multiplied; sums are always f32.
@@ -360,6 +363,14 @@ pub trait Backend {
         batch: usize,
         usage: Use,
     ) -> Result<Self::Network>;
+
+    /// The network `plan` with the weights `filters`, by the plan's indices, to be run forward on at most `most` images
+    /// at a time; in f32 whatever the backend's precision.
+    ///
+    /// # Errors
+    /// Where these are not the plan's filters, or there is not enough memory.
+    fn extractor(&self, plan: &Plan, filters: &[Filter], most: usize)
+    -> Result<Box<dyn Extractor>>;
 
     /// Bytes of the device that a network of [`Self::compile`] takes, without making it.
     fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64;

@@ -19,8 +19,9 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
-use crate::backend::{Backend, Conv, KernelChoices, Precision, Use};
+use crate::backend::{Backend, Conv, Extractor, KernelChoices, Precision, Use};
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
+use crate::model::plan::{Filter, Plan};
 use crate::model::{Architecture, Shape};
 use crate::output::print_error_line;
 use crate::random::Purpose;
@@ -174,6 +175,15 @@ impl Backend for Cuda {
     ) -> Result<CudaNetwork> {
         let (device, chooser) = (&self.device, &self.chooser);
         CudaNetwork::new(device, chooser, self.options, architecture, batch, usage)
+    }
+
+    fn extractor(
+        &self,
+        _plan: &Plan,
+        _filters: &[Filter],
+        _most: usize,
+    ) -> Result<Box<dyn Extractor>> {
+        anyhow::bail!("features are computed on the CPU so far: use --device cpu")
     }
 
     fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64 {
