@@ -1,9 +1,13 @@
 //! How near generated images come to real ones, as numbers.
 
+pub mod features;
+pub mod inception;
 pub mod laplacian;
 pub mod sliced_wasserstein;
 pub mod subset;
 
+pub use features::Features;
+pub use inception::Inception;
 pub use sliced_wasserstein::{Distances, Images, LevelDistance, Settings, sliced_wasserstein};
 pub use subset::choose;
 
