@@ -3,9 +3,11 @@
 
 Of weights by a formula that the test computes too, since 24 million of them are too many for the repository, and on two
 images by that formula. Of its input, from images of several sizes, of every convolution (behind batch norm and ReLU), every pool and every block there are 64
-elements, the mean, and the root of the mean square; of the features all. Needs torch and torch-fidelity 0.4.
+elements, the mean, and the root of the mean square; of the features all; of the weights the digest that
+scripts/convert-inception computes. Needs torch and torch-fidelity 0.4.
 """
 
+import runpy
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
+CONVERT = Path(__file__).parent / "convert-inception"
 TO = Path(__file__).parent.parent / "tests/fixtures/inception/layers.safetensors"
 SIZE = 40
 SAMPLES = 64
@@ -110,7 +113,8 @@ def main():
     for name, values in tensors.items():
         print(f"{name:<28} rms {values[-1].item():.3f}" if values.dim() == 1 else name)
     TO.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, TO)
+    state = {n: t.numpy() for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
+    save_file(tensors, TO, {"digest": runpy.run_path(str(CONVERT))["digest"](state)})
     print(f"{TO.name}: {TO.stat().st_size} bytes")
 
 

@@ -2,16 +2,17 @@
 //! its weights.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
+use dcgan_cuda::backend::Backend;
 use dcgan_cuda::backend::cpu::{Cpu, resize};
 use dcgan_cuda::backend::extractor::Pixels;
-use dcgan_cuda::backend::{Backend, Extractor};
 use dcgan_cuda::evaluate::inception::network::{INPUT, layers};
 use dcgan_cuda::evaluate::inception::weights::{PUBLIC, SOURCE, TENSORS, Weights, digest, shapes};
 use dcgan_cuda::evaluate::{Features, Inception};
-use dcgan_cuda::model::plan::{Plan, Work};
+use dcgan_cuda::model::Shape;
+use dcgan_cuda::model::plan::{Plan, Pool, Work};
 use dcgan_cuda::model::tensor_file::{Tensor, TensorFile};
 
 /// Side of the images, as in scripts/make_inception_fixture.py.
@@ -80,10 +81,10 @@ fn images() -> Vec<u8> {
     pixels
 }
 
-fn fixture() -> BTreeMap<String, Tensor> {
+fn fixture() -> TensorFile {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/inception/layers.safetensors");
-    TensorFile::read(&path).unwrap().floats
+    TensorFile::read(&path).unwrap()
 }
 
 /// Holds a layer, NHWC of `c` channels and `area` pixels an image, to what the fixture has of it.
@@ -112,63 +113,56 @@ fn compare(name: &str, want: &Tensor, got: &[f32], area: usize, c: usize) -> f64
     worst
 }
 
-/// Names of the layers that the fixture has besides convolutions, by how many convolutions were before they were whole.
-fn others(filters: usize, plan: &Plan) -> Option<String> {
-    let name = |at: usize| plan.filters[at].name.split('.').next().unwrap_or("");
-    match filters {
-        3 => Some("MaxPool_1".to_string()),
-        5 => Some("MaxPool_2".to_string()),
-        _ if filters == plan.filters.len() || name(filters - 1) != name(filters) => {
-            Some(name(filters - 1).to_string())
-        }
-        _ => None,
-    }
-}
-
 #[test]
 fn every_layer_is_that_of_torch_fidelity() {
-    let (weights, fixture, pixels) = (weights(), fixture(), images());
+    let (weights, fixture, pixels) = (weights(), fixture().floats, images());
     let (plan, images) = (&weights.plan, Pixels::new(&pixels, SIZE, 3).unwrap());
     let mut extractor = Cpu::<f32>::new()
         .extractor(plan, &weights.filters, 2)
         .unwrap();
-    let (mut compared, mut worst, mut filters) = (0, 0.0f64, 0);
-    let mut at = 0;
+    let (mut compared, mut worst) = (0, 0.0f64);
+    let mut hold = |name: &str, map: &[f32], area: usize, c: usize| {
+        compared += 1;
+        worst = worst.max(compare(name, &fixture[name], map, area, c));
+    };
+    // Blocks, by the index of their map: the last step that writes to one leaves it whole.
+    let mut blocks: BTreeMap<usize, (String, Shape, Vec<f32>)> = BTreeMap::new();
+    let mut pools = 0;
     let features = extractor
         .run_seen(images, &mut |step, shape, map| {
             let area = shape.h * shape.w;
-            let own: Vec<f32> = map
-                .chunks_exact(shape.c)
-                .flat_map(|pixel| &pixel[step.channel..step.channel + step.channels])
-                .copied()
-                .collect();
-            if let Work::Convolution(filter) = step.work {
-                let name = &plan.filters[filter].name;
-                worst = worst.max(compare(name, &fixture[name], &own, area, step.channels));
-                (compared, filters) = (compared + 1, filter + 1);
-            }
-            // A block is whole when the next step writes to another map.
-            let is_whole = plan
-                .steps
-                .get(at + 1)
-                .is_none_or(|next| next.output != step.output && next.input == step.output);
-            at += 1;
-            if is_whole
-                && let Some(name) = others(filters, plan)
-                && let Some(want) = fixture
-                    .get(&name)
-                    .filter(|_| step.channel + step.channels == shape.c)
-                && plan.steps.len() != at
-            {
-                if name.contains("Mixed") || matches!(step.work, Work::Pool(_)) {
-                    worst = worst.max(compare(&name, want, map, area, shape.c));
-                    compared += 1;
+            match step.work {
+                Work::Convolution(filter) => {
+                    let own = map.chunks_exact(shape.c).flat_map(|pixel| {
+                        pixel[step.channel..step.channel + step.channels].to_vec()
+                    });
+                    let own: Vec<f32> = own.collect();
+                    let name = &plan.filters[filter].name;
+                    hold(name, &own, area, step.channels);
+                    let block = name.split('.').next().unwrap();
+                    if step.channels < shape.c {
+                        blocks.insert(step.output, (block.to_string(), shape, map.to_vec()));
+                    }
                 }
+                Work::Pool(_) if step.channels < shape.c => {
+                    blocks.get_mut(&step.output).unwrap().2 = map.to_vec();
+                }
+                Work::Pool(Pool::Max) if pools < 2 => {
+                    pools += 1;
+                    hold(&format!("MaxPool_{pools}"), map, area, shape.c);
+                }
+                Work::Pool(_) => {}
             }
             Ok(())
         })
         .unwrap();
-    // 94 convolutions, two pools, eleven blocks.
+    for (name, shape, map) in blocks
+        .values()
+        .filter(|(name, ..)| fixture.contains_key(name))
+    {
+        // Of E only: the two halves of a branch are no block of their own, and lie in the block's map.
+        hold(name, map, shape.h * shape.w, shape.c);
+    }
     assert_eq!(compared, 94 + 2 + 11);
     let want = &fixture["features"];
     assert_eq!(
@@ -186,7 +180,7 @@ fn every_layer_is_that_of_torch_fidelity() {
 
 #[test]
 fn images_are_resized_as_by_tensorflow() {
-    let fixture = fixture();
+    let fixture = fixture().floats;
     for size in [1, 8, 33, 256, 299, 420] {
         let pixels = noise(size);
         let mut resized = vec![f32::NAN; INPUT.len()];
@@ -195,4 +189,144 @@ fn images_are_resized_as_by_tensorflow() {
         let name = format!("resized {size}");
         compare(&name, &fixture[&name], &resized, INPUT.h * INPUT.w, 3);
     }
+}
+
+#[test]
+fn grey_is_three_equal_channels_and_batches_do_not_matter() {
+    let mut inception = Inception::new(weights(), &Cpu::<f32>::new(), 2).unwrap();
+    let grey = &noise(SIZE)[..3 * 16 * 16];
+    let rgb: Vec<u8> = grey.iter().flat_map(|&v| [v; 3]).collect();
+    let features = inception.of(grey, 16, 1).unwrap();
+    assert_eq!(features.len(), 3 * inception.length());
+    assert_eq!(features, inception.of(&rgb, 16, 3).unwrap());
+    let alone = inception.of(&grey[2 * 256..], 16, 1).unwrap();
+    assert_eq!(alone, features[2 * inception.length()..]);
+    assert!(inception.of(&grey[1..], 16, 1).is_err());
+    assert!(inception.of(grey, 16, 2).is_err());
+}
+
+/// What the tensors of `file` are not, as people are told.
+fn refused(file: TensorFile) -> String {
+    match Weights::from_file(file) {
+        Ok(_) => panic!("these weights were taken"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+#[test]
+fn weights_of_other_networks_are_refused() {
+    let whole = random_weights();
+    let with = |change: &dyn Fn(&mut TensorFile)| {
+        let mut file = whole.clone();
+        change(&mut file);
+        refused(file)
+    };
+    let resize = |name: &'static str, shape: &'static [usize]| {
+        move |file: &mut TensorFile| {
+            let tensor = Tensor::new(shape, vec![0.5; shape.iter().product()]);
+            file.floats.insert(name.to_string(), tensor);
+        }
+    };
+    let set = |name: &'static str, value: f32| {
+        move |file: &mut TensorFile| file.floats.get_mut(name).unwrap().data[3] = value
+    };
+    for (message, part) in [
+        (with(&|file| file.floats.clear()), "none of its 0 tensors"),
+        (
+            with(&resize("fc.weight", &[1000, 2048])),
+            "an Inception v3 of 1000 classes, and FID's has 1008: torchvision's",
+        ),
+        (
+            with(&|file| drop(file.floats.remove("Mixed_6c.branch1x1.bn.bias"))),
+            "1 of 472 tensors are missing, the first of them Mixed_6c.branch1x1.bn.bias",
+        ),
+        (
+            with(&resize("Mixed_7a.branch3x3_1.bn.bias", &[191])),
+            "Mixed_7a.branch3x3_1.bn.bias has the shape [191], not [192]",
+        ),
+        (
+            with(&resize("AuxLogits.fc.bias", &[1000])),
+            "1 tensors are not of this network, the first of them AuxLogits.fc.bias",
+        ),
+        (
+            with(&set("Conv2d_1a_3x3.conv.weight", f32::NAN)),
+            "Conv2d_1a_3x3.conv.weight has values that are not finite",
+        ),
+        (
+            with(&set("Conv2d_1a_3x3.bn.running_var", -1.0)),
+            "Conv2d_1a_3x3.bn.running_var has variances below 0",
+        ),
+        (
+            with(&|file| {
+                drop(
+                    file.metadata
+                        .insert(TENSORS.to_string(), "0123".to_string()),
+                )
+            }),
+            "the digest of its tensors is not what it says",
+        ),
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn only_the_public_weights_are_called_fid() {
+    let mut file = random_weights();
+    let hash = digest(&file.floats);
+    // As scripts/convert-inception computes it.
+    assert_eq!(hash, fixture().metadata["digest"]);
+    let name = |file: &TensorFile| {
+        let weights = Weights::from_file(file.clone()).unwrap();
+        let inception = Inception::new(&weights, &Cpu::<f32>::new(), 1).unwrap();
+        (
+            inception.name().to_string(),
+            inception.is_public(),
+            inception.note().is_some(),
+        )
+    };
+    let others = (format!("inception of {}", &hash[..8]), false, true);
+    assert_eq!(name(&file), others);
+    // Of a file that does not say what its tensors were, nobody knows.
+    file.metadata.insert(SOURCE.to_string(), PUBLIC.to_string());
+    assert_eq!(name(&file), others);
+    file.metadata.insert(TENSORS.to_string(), hash);
+    assert_eq!(name(&file), ("inception 6726825d".to_string(), true, false));
+    file.metadata.insert(SOURCE.to_string(), "00".to_string());
+    assert_eq!(name(&file), others);
+}
+
+#[test]
+fn files_that_are_no_weights_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let error = Inception::open(&path, &Cpu::<f32>::new()).err().unwrap();
+        let message = format!("{error:#}");
+        assert!(message.contains(name), "{message}");
+        message
+    };
+    let mut file = random_weights();
+    // The head only: the file is 95 MB.
+    file.floats.retain(|name, _| name.starts_with("Conv2d_1a"));
+    let bytes = file.to_bytes().unwrap();
+    let message = refused("part.safetensors", &bytes);
+    assert!(
+        message.contains("467 of 472 tensors are missing"),
+        "{message}"
+    );
+    assert!(message.contains("scripts/convert-inception"), "{message}");
+    let message = refused("cut.safetensors", &bytes[..bytes.len() - 1]);
+    assert!(
+        message.contains("it is not a whole safetensors file"),
+        "{message}"
+    );
+    let message = refused(
+        "public.pth",
+        b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
+    );
+    assert!(message.contains("is a pickle"), "{message}");
+    let missing = Inception::open(&folder.path().join("nowhere"), &Cpu::<f32>::new());
+    assert!(missing.is_err());
 }
