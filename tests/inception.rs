@@ -285,7 +285,7 @@ fn only_the_public_weights_are_called_fid() {
             inception.note().is_some(),
         )
     };
-    let others = (format!("inception of {}", &hash[..8]), false, true);
+    let others = (format!("inception {}", &hash[..8]), false, true);
     assert_eq!(name(&file), others);
     // Of a file that does not say what its tensors were, nobody knows.
     file.metadata.insert(SOURCE.to_string(), PUBLIC.to_string());

@@ -44,10 +44,7 @@ impl Inception {
         Ok(Self {
             extractor: backend.extractor(&weights.plan, &weights.filters, most)?,
             most,
-            name: match weights.is_public {
-                true => format!("inception {}", weights.short()),
-                false => format!("inception of {}", weights.short()),
-            },
+            name: format!("inception {}", weights.short()),
             is_public: weights.is_public,
         })
     }
@@ -71,8 +68,8 @@ impl Inception {
 }
 
 impl Features for Inception {
-    fn name(&self) -> &str {
-        &self.name
+    fn name(&self) -> String {
+        self.name.clone()
     }
 
     fn length(&self) -> usize {
