@@ -7,6 +7,7 @@ use dcgan_cuda::backend::LossScale;
 use dcgan_cuda::backend::cuda::conv::shape::ConvShape;
 use dcgan_cuda::backend::cuda::ops::adam;
 use dcgan_cuda::backend::cuda::progress::{AdamState, Block, Entry};
+use dcgan_cuda::backend::cuda::window::Window;
 use dcgan_cuda::model::Activation;
 use dcgan_cuda::model::arch::LEAKY_SLOPE;
 
@@ -44,5 +45,7 @@ fn host_and_device_know_the_same() {
     layout!(known, Entry as "Metrics": iteration, losses, steps, loss_scale);
     layout!(known, ConvShape as "Convolution":
         n, small_h, small_w, k, large_h, large_w, c, stride, pad);
+    layout!(known, Window as "Window":
+        in_h, in_w, c, out_h, out_w, kernel_h, kernel_w, stride, pad_h, pad_w);
     assert_eq!(known_to_the_headers(), known);
 }

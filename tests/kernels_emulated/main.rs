@@ -15,6 +15,7 @@ mod bce_loss;
 mod cast;
 mod conv;
 mod conv2d;
+mod conv_bias_relu;
 mod conv_transpose2d;
 mod conv_wgrad;
 #[path = "../emulation/mod.rs"]
@@ -22,8 +23,10 @@ mod emulation;
 mod emulation_itself;
 mod latent;
 mod layout;
+mod pool;
 mod progress;
 mod reference_shapes;
+mod resize;
 
 use std::fs;
 use std::path::Path;

@@ -6,12 +6,14 @@
 
 pub mod conv;
 pub mod driver;
+pub mod extractor;
 pub mod feed;
 pub mod network;
 pub mod ops;
 pub mod parameter;
 pub mod progress;
 mod types;
+pub mod window;
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -179,11 +181,12 @@ impl Backend for Cuda {
 
     fn extractor(
         &self,
-        _plan: &Plan,
-        _filters: &[Filter],
-        _most: usize,
+        plan: &Plan,
+        filters: &[Filter],
+        most: usize,
     ) -> Result<Box<dyn Extractor>> {
-        anyhow::bail!("features are computed on the CPU so far: use --device cpu")
+        let made = extractor::Extractor::new(&self.device, plan, filters, most)?;
+        Ok(Box::new(made))
     }
 
     fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64 {
