@@ -212,7 +212,7 @@ fn agrees_with_the_reference() {
         case(1, (12, 12, 4), 64, window([3, 3], 1, [1, 1])),
     ] {
         check(&case, &mut ran);
-        for beside in [(4, 0), (3, 2)] {
+        for beside in [(4, 0), (3, 1)] {
             case.beside = beside;
             check(&case, &mut ran);
         }
