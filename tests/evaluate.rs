@@ -1,5 +1,6 @@
 //! `evaluate`: the sliced Wasserstein distance is what the paper says, and the command says what is wrong.
 
+mod metrics;
 mod training;
 
 use std::fs;

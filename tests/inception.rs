@@ -281,8 +281,8 @@ fn only_the_public_weights_are_called_fid() {
         let inception = Inception::new(&weights, &Cpu::<f32>::new(), 1).unwrap();
         (
             inception.name().to_string(),
-            inception.is_public(),
-            inception.note().is_some(),
+            inception.are_of_fid(),
+            weights.note().is_some(),
         )
     };
     let others = (format!("inception {}", &hash[..8]), false, true);
@@ -302,7 +302,7 @@ fn files_that_are_no_weights_are_refused_by_name() {
     let refused = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let error = Inception::open(&path, &Cpu::<f32>::new()).err().unwrap();
+        let error = Weights::read(&path).err().unwrap();
         let message = format!("{error:#}");
         assert!(message.contains(name), "{message}");
         message
@@ -327,6 +327,6 @@ fn files_that_are_no_weights_are_refused_by_name() {
         b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
     );
     assert!(message.contains("is a pickle"), "{message}");
-    let missing = Inception::open(&folder.path().join("nowhere"), &Cpu::<f32>::new());
+    let missing = Weights::read(&folder.path().join("nowhere"));
     assert!(missing.is_err());
 }

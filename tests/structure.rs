@@ -19,6 +19,8 @@ const FLOORS: &[&[&str]] = &[
     &["data"],
     &["gan"],
     &["evaluate", "latent", "train", "self_test"],
+    ["evaluate"],
+    &["latent", "train", "self_test"],
     &["explore"],
     &["cli"],
 ];

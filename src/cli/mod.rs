@@ -8,6 +8,7 @@ pub mod device;
 pub mod doctor;
 pub mod evaluate;
 pub mod explore;
+pub mod features;
 pub mod generate;
 pub mod latent;
 pub mod options;

@@ -17,4 +17,10 @@ pub trait Features {
     /// # Errors
     /// Where the network does not take images of this size or with these channels, or the device fails.
     fn of(&mut self, pixels: &[u8], size: usize, channels: usize) -> Result<Vec<f32>>;
+
+    /// Whether these are the features that FID and KID are defined on: those of its Inception network with its weights.
+    /// Of all others the distances go by other names.
+    fn are_of_fid(&self) -> bool {
+        false
+    }
 }

@@ -14,6 +14,7 @@ pub mod encoder;
 pub mod exemplars;
 pub mod expression;
 pub mod factorise;
+pub mod features;
 pub mod files;
 pub mod fit;
 pub mod forget;

@@ -6,8 +6,6 @@
 pub mod network;
 pub mod weights;
 
-use std::path::Path;
-
 use anyhow::Result;
 
 use super::features::Features;
@@ -28,14 +26,6 @@ pub struct Inception {
 }
 
 impl Inception {
-    /// The network with the weights of the file `path`, on `backend`.
-    ///
-    /// # Errors
-    /// As [`Weights::read`] and [`Backend::extractor`].
-    pub fn open<B: Backend>(path: &Path, backend: &B) -> Result<Self> {
-        Self::new(&Weights::read(path)?, backend, BATCH)
-    }
-
     /// The network with `weights` on `backend`, which takes `most` images at a time.
     ///
     /// # Errors
@@ -44,25 +34,8 @@ impl Inception {
         Ok(Self {
             extractor: backend.extractor(&weights.plan, &weights.filters, most)?,
             most,
-            name: format!("inception {}", weights.short()),
+            name: weights.name(),
             is_public: weights.is_public,
-        })
-    }
-
-    /// Whether the weights are those of FID: made from the public file. Of others a Fréchet distance is one on these
-    /// features, never FID.
-    pub fn is_public(&self) -> bool {
-        self.is_public
-    }
-
-    /// What people should know of the weights, where they are not FID's.
-    pub fn note(&self) -> Option<String> {
-        (!self.is_public).then(|| {
-            format!(
-                "note: the weights of {} were not made by scripts/convert-inception from FID's public file, so that \
-                 distances on their features are not FID",
-                self.name
-            )
         })
     }
 }
@@ -70,6 +43,10 @@ impl Inception {
 impl Features for Inception {
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn are_of_fid(&self) -> bool {
+        self.is_public
     }
 
     fn length(&self) -> usize {

@@ -94,12 +94,25 @@ impl Weights {
         })
     }
 
-    /// The first eight digits of what tells these weights from others: of the public file's SHA-256, or of the digest.
-    pub fn short(&self) -> &str {
-        match self.is_public {
-            true => &PUBLIC[..8],
-            false => &self.digest[..8],
-        }
+    /// The network, with the first eight digits of what tells these weights from others: of the public file's SHA-256, or
+    /// of the digest.
+    pub fn name(&self) -> String {
+        let hash = match self.is_public {
+            true => PUBLIC,
+            false => &self.digest,
+        };
+        format!("inception {}", &hash[..8])
+    }
+
+    /// What people should know of them, where they are not FID's.
+    pub fn note(&self) -> Option<String> {
+        (!self.is_public).then(|| {
+            format!(
+                "note: the weights of {} were not made from FID's public file by scripts/convert-inception: distances on \
+                 their features are not FID, and are not called so",
+                self.name()
+            )
+        })
     }
 }
 
