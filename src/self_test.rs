@@ -311,7 +311,7 @@ fn extraction(cuda: &Cuda) -> Result<()> {
             vec![Layer::Pool(Pool::Average, window([3, 3], 1, [1, 1]))],
         ]),
         // Wide enough for the largest tile.
-        conv(4096, window([1, 1], 2, [0, 0])),
+        conv(8192, window([1, 1], 2, [0, 0])),
         Layer::Mean,
     ];
     let plan = Plan::new(&layers, Shape::new(19, 19, 3))?;

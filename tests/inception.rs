@@ -1,19 +1,27 @@
 //! The Inception of FID: layer by layer what torch-fidelity's extractor gives, and what is said of files that are not
 //! its weights.
 
+mod driver;
+mod emulation;
+
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::sync::OnceLock;
 
-use dcgan_cuda::backend::Backend;
 use dcgan_cuda::backend::cpu::{Cpu, resize};
+use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
+use dcgan_cuda::backend::cuda::{Cuda, Options};
 use dcgan_cuda::backend::extractor::Pixels;
+use dcgan_cuda::backend::{Backend, Conv, KernelChoices, Precision};
 use dcgan_cuda::evaluate::inception::network::{INPUT, layers};
 use dcgan_cuda::evaluate::inception::weights::{PUBLIC, SOURCE, TENSORS, Weights, digest, shapes};
 use dcgan_cuda::evaluate::{Features, Inception};
 use dcgan_cuda::model::Shape;
-use dcgan_cuda::model::plan::{Plan, Pool, Work};
+use dcgan_cuda::model::plan::{Filter, Layer, Plan, Pool, Window, Work};
 use dcgan_cuda::model::tensor_file::{Tensor, TensorFile};
+use dcgan_cuda::numeric::relative_error;
+use dcgan_cuda::random::{Purpose, Stream};
 
 /// Side of the images, as in scripts/make_inception_fixture.py.
 const SIZE: usize = 40;
@@ -326,7 +334,140 @@ fn files_that_are_no_weights_are_refused_by_name() {
         "public.pth",
         b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
     );
-    assert!(message.contains("is a pickle"), "{message}");
+    assert!(
+        message.contains("is a pickle") && message.contains("with: scripts/convert-inception "),
+        "{message}"
+    );
     let missing = Weights::read(&folder.path().join("nowhere"));
     assert!(missing.is_err());
+}
+
+// ---- On CUDA, in a child process that finds the emulated driver
+
+const CHILD: &str = "INCEPTION_ON_CUDA";
+
+/// All that Inception v3 is made of, in small: branches within branches, each pool, each window.
+fn small_network() -> (Plan, Vec<Filter>) {
+    let window = |kernel, stride, padding| Window {
+        kernel,
+        stride,
+        padding,
+    };
+    let conv = |channels, kernel: [usize; 2], stride| {
+        let same = [kernel[0] / 2, kernel[1] / 2];
+        let padding = if stride == 1 { same } else { [0, 0] };
+        Layer::Convolution {
+            name: String::new(),
+            channels,
+            window: window(kernel, stride, padding),
+        }
+    };
+    let blur = |pool| Layer::Pool(pool, window([3, 3], 1, [1, 1]));
+    let halve = || Layer::Pool(Pool::Max, window([3, 3], 2, [0, 0]));
+    let layers = [
+        conv(6, [3, 3], 2),
+        conv(8, [3, 3], 1),
+        Layer::Branches(vec![
+            vec![conv(12, [1, 1], 1)],
+            vec![conv(4, [1, 1], 1), conv(8, [5, 5], 1)],
+            vec![blur(Pool::Average), conv(5, [1, 1], 1)],
+        ]),
+        Layer::Branches(vec![
+            vec![conv(8, [1, 7], 1), conv(12, [3, 3], 2)],
+            vec![halve()],
+        ]),
+        Layer::Branches(vec![
+            vec![
+                conv(12, [7, 1], 1),
+                Layer::Branches(vec![vec![conv(8, [1, 3], 1)], vec![conv(16, [3, 1], 1)]]),
+            ],
+            vec![blur(Pool::Max), conv(72, [1, 1], 1)],
+        ]),
+        Layer::Mean,
+    ];
+    let plan = Plan::new(&layers, Shape::new(27, 25, 3)).unwrap();
+    let filters = plan.filters.iter().enumerate().map(|(index, shape)| {
+        let scale = (2.0 / shape.row() as f32).sqrt();
+        let mut weights = vec![0.0; shape.len() + shape.outputs];
+        Stream::new(1, Purpose::Sample, index as u64).fill_normal(&mut weights);
+        weights.iter_mut().for_each(|w| *w *= scale);
+        let bias = weights.split_off(shape.len());
+        Filter { weights, bias }
+    });
+    let filters = filters.collect();
+    (plan, filters)
+}
+
+/// The body of a child process; passes at once in any other.
+#[test]
+fn child() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let (plan, filters) = small_network();
+    let options = Options {
+        // The features are f32 whatever the precision of training.
+        precision: Precision::Bf16,
+        conv: Conv::Ours,
+        tf32: false,
+        graph: false,
+        ranges: false,
+        tile: None,
+    };
+    let cuda = Cuda::new(0, options, &KernelChoices::default()).unwrap();
+    let mut on_cuda = cuda.extractor(&plan, &filters, 3).unwrap();
+    let mut in_f64 = Cpu::<f64>::new().extractor(&plan, &filters, 3).unwrap();
+    // The second batch is smaller, of larger images.
+    for (size, channels, count) in [(20, 3, 3), (31, 1, 2)] {
+        let pixels: Vec<u8> = noise(64)[..size * size * channels * count].to_vec();
+        let images = Pixels::new(&pixels, size, channels).unwrap();
+        let mut wanted = Vec::new();
+        let want = in_f64
+            .run_seen(images, &mut |_, _, map| {
+                wanted.push(map.to_vec());
+                Ok(())
+            })
+            .unwrap();
+        let mut wanted = wanted.into_iter();
+        let got = on_cuda
+            .run_seen(images, &mut |step, shape, map| {
+                let of = |map: &[f32]| -> Vec<f32> {
+                    let pixels = map.chunks_exact(shape.c);
+                    let own = step.channel..step.channel + step.channels;
+                    pixels
+                        .flat_map(|pixel| pixel[own.clone()].to_vec())
+                        .collect()
+                };
+                let error = relative_error(&of(map), &of(&wanted.next().unwrap()));
+                assert!(error <= 1e-6, "{step:?}: {error:.1e}");
+                Ok(())
+            })
+            .unwrap();
+        assert!(wanted.next().is_none());
+        assert_eq!(got.len(), count * plan.output().len());
+        assert!(relative_error(&got, &want) <= 1e-6);
+        // Nothing of the batch before is left, and it is deterministic.
+        assert_eq!(on_cuda.run(images).unwrap(), got);
+    }
+    let too_many = vec![0; 4 * 8 * 8];
+    assert!(on_cuda.run(Pixels::new(&too_many, 8, 1).unwrap()).is_err());
+}
+
+#[test]
+fn cuda_gives_what_the_cpu_gives() {
+    if KERNELS.is_empty() {
+        eprintln!("SKIPPED: built without nvcc, run scripts/bootstrap first");
+        return;
+    }
+    let passes = |mut command: Command| {
+        command.args(["--exact", "child", "--nocapture", "--test-threads=1"]);
+        let out = command.env(CHILD, "1").output().unwrap();
+        let text = [&out.stdout[..], &out.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(out.status.success() && text.contains("1 passed"), "{text}");
+        assert!(!text.contains("emulated driver: "), "{text}");
+    };
+    let program = std::env::current_exe().unwrap();
+    passes(driver::command(&program));
+    passes(driver::command_under_sanitizers(&program));
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::backend::Backend;
 use crate::cli::output::print_error_line;
-use crate::evaluate::inception::{self, BATCH, Inception, weights::Weights};
+use crate::evaluate::inception::{self, Inception, weights::Weights};
 use crate::evaluate::{Features, Metric};
 use crate::latent::classifier::Classifier;
 use crate::latent::features::ClassifierFeatures;
@@ -141,7 +141,9 @@ impl Read {
             Self::Classifier(_, classifier) => {
                 Box::new(ClassifierFeatures::new(classifier, networks)?)
             }
-            Self::Inception(weights) => Box::new(Inception::new(weights, backend, BATCH)?),
+            Self::Inception(weights) => {
+                Box::new(Inception::new(weights, backend, inception::batch(backend))?)
+            }
         })
     }
 }

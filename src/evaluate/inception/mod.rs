@@ -14,8 +14,11 @@ use crate::backend::{Backend, Extractor};
 use network::FEATURES;
 use weights::Weights;
 
-/// Images that go through the network together. Their maps take about 12 MB each.
-pub const BATCH: usize = 8;
+/// Images that go through the network together on `backend`: on a GPU enough that the last layers, of 8×8 pixels, have
+/// work for all of it.
+pub fn batch<B: Backend>(backend: &B) -> usize {
+    if backend.is_host() { 8 } else { 32 }
+}
 
 /// The network on a device.
 pub struct Inception {

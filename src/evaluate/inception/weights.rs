@@ -11,7 +11,7 @@ use super::network::{CLASSES, FEATURES, INPUT, layers};
 use crate::hex::hex;
 use crate::model::Plan;
 use crate::model::plan::{Filter, FilterShape};
-use crate::model::tensor_file::{Shapes, Tensor, TensorFile};
+use crate::model::tensor_file::{self, Shapes, Tensor, TensorFile};
 use crate::text::{escaped, shown};
 
 /// SHA-256 of the public file, `weights-inception-2015-12-05-6726825d.pth` (also `pt_inception-2015-12-05-6726825d.pth`,
@@ -49,6 +49,15 @@ impl Weights {
     pub fn read(path: &Path) -> Result<Self> {
         let plan = Plan::new(&layers(), INPUT)?;
         let unusable = || format!("{} cannot be used: {REMEDY}", shown(path));
+        // Where it cannot be read, reading it says so.
+        if tensor_file::is_pickle_file(path).unwrap_or(false) {
+            bail!(
+                "{} is a pickle (torch.save), which can run code when loaded and is refused; convert it with: \
+                 scripts/convert-inception {0} {}",
+                shown(path),
+                shown(&path.with_extension("safetensors"))
+            );
+        }
         // What is no safetensors file says so itself.
         let file = TensorFile::read_if(path, |shapes| {
             check_shapes(&plan, shapes).with_context(unusable)
