@@ -22,7 +22,7 @@ use crate::model::arch::Dimensions;
 use crate::text;
 
 /// What only concerns how far a run goes, where its data lies and how it reports: may change when it is resumed.
-const FREE: [&str; 14] = [
+const FREE: [&str; 15] = [
     "data",
     "allow_missing",
     "max_bad",
@@ -37,6 +37,7 @@ const FREE: [&str; 14] = [
     "metrics_count",
     "keep_best",
     "features",
+    "inception",
 ];
 
 /// No configuration is longer, in bytes.
@@ -242,6 +243,9 @@ options! {
     /// The classifier whose features are compared.
     #[serde(default, with = "any_path")]
     features: Option<PathBuf>,
+    /// The weights of FID's Inception, where its features are compared.
+    #[serde(default, with = "any_path")]
+    inception: Option<PathBuf>,
 }
 
 impl Config {
@@ -307,6 +311,7 @@ impl Config {
             metrics_count: None,
             keep_best: None,
             features: None,
+            inception: None,
         }
     }
 

@@ -9,9 +9,9 @@ mod evaluate;
 #[cfg(unix)]
 mod interruption;
 mod loss_scale;
-mod metrics;
 #[cfg(target_os = "linux")]
 mod memory;
+mod metrics;
 mod resume;
 #[cfg(unix)]
 mod run_folders;

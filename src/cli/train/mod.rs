@@ -179,6 +179,7 @@ fn metric_list(text: &str) -> Result<Vec<Metric>, String> {
 fn network(config: &Config) -> Result<Option<features::Read>> {
     let given = FeatureArgs {
         features: config.features.clone(),
+        inception: config.inception.clone(),
     };
     features::check(&config.measured(), &given)?;
     let network = given.read()?;
@@ -321,6 +322,7 @@ impl Args {
             metrics_count: self.metrics_count.map(Some),
             keep_best: self.keep_best.map(Some),
             features: self.features.features.clone().map(Some),
+            inception: self.features.inception.clone().map(Some),
         }
     }
 
