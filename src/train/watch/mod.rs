@@ -56,8 +56,8 @@ pub struct Seen {
     /// Held-out images in all; not in the log.
     #[serde(skip)]
     pub held_out: u64,
-    /// Distance of generated images from each other against that of as many real ones
-    /// ([`crate::evaluate::Diversity::pairwise`]).
+    /// Distance of images of the generator that is trained (not of its average, which lags behind) from each other against
+    /// that of as many real ones ([`crate::evaluate::Diversity::pairwise`]).
     pub diversity: Option<f64>,
     /// The same of each image from the one nearest to it ([`crate::evaluate::Diversity::nearest`]).
     pub nearest: Option<f64>,
