@@ -11,8 +11,6 @@ mod learning_by_heart;
 mod not_finite;
 mod saturation;
 mod starvation;
-#[cfg(test)]
-mod tests;
 
 use serde::{Deserialize, Serialize};
 
@@ -170,3 +168,6 @@ struct Said {
     seen: String,
     helps: String,
 }
+
+#[cfg(test)]
+mod tests;
