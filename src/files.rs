@@ -1,8 +1,9 @@
 //! Files that are whole or not there.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -185,6 +186,26 @@ impl PartialFolder {
         // Renamed away, so there is nothing left to remove.
         let _ = self.0.keep();
         sync_folder(parent(path))
+    }
+}
+
+/// Exchanges two files or folders of one file system at one moment: each name is always there.
+///
+/// # Errors
+/// Where one is not there, or the file system cannot do it ([`is_unknown_operation`]).
+pub fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    let name = |path: &Path| {
+        CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+    };
+    let (a, b) = (name(a)?, name(b)?);
+    let here = libc::AT_FDCWD;
+    let (call, flags) = (libc::SYS_renameat2, libc::RENAME_EXCHANGE);
+    // SAFETY: the arguments are those of renameat2, and both names are C strings that live until it returns.
+    let done = unsafe { libc::syscall(call, here, a.as_ptr(), here, b.as_ptr(), flags) };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

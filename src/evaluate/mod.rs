@@ -1,6 +1,7 @@
 //! How near generated images come to real ones, as numbers.
 
 pub mod cache;
+pub mod diversity;
 pub mod features;
 pub mod frechet;
 pub mod inception;
@@ -12,8 +13,10 @@ pub mod ms_ssim;
 pub mod neighbours;
 pub mod reference;
 pub mod sliced_wasserstein;
+mod sort;
 pub mod subset;
 
+pub use diversity::Diversity;
 pub use features::Features;
 pub use inception::Inception;
 pub use metrics::{Measure, Measures, Metric};

@@ -18,6 +18,7 @@
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
+use super::sort::sort;
 use super::{Part, laplacian, stream};
 use crate::backend::cpu::gemm::{Matrix, gemm};
 
@@ -253,7 +254,8 @@ fn level_distances(
             let directions = directions(settings.seed, level, block * BLOCK, to);
             let rows = directions.len() / LENGTH;
             // `rows` × `count`: a row holds the sorted projections on one direction.
-            let project = |patches: &[f32]| {
+            let mut scratch = Default::default();
+            let mut project = |patches: &[f32]| {
                 let mut out = vec![0.0f32; rows * count];
                 let patches = Matrix::rows(patches, LENGTH).transposed();
                 let directions = Matrix::rows(&directions, LENGTH);
@@ -266,7 +268,7 @@ fn level_distances(
                     patches,
                 );
                 for row in out.chunks_exact_mut(count) {
-                    row.sort_unstable_by(f32::total_cmp);
+                    sort(row, &mut scratch);
                 }
                 out
             };

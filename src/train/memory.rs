@@ -3,12 +3,14 @@
 use anyhow::{Result, bail, ensure};
 
 use super::config::Config;
+use super::metrics;
 use super::record;
 use super::sheets::SHEET_IMAGES;
 use crate::backend::{Backend, Use};
 use crate::data::{Dataset, Residency};
 use crate::gan::batches::SLOTS;
-use crate::gan::step::Gan;
+use crate::gan::sampler::BATCH;
+use crate::gan::step::{Gan, Settings};
 use crate::memory::{self, Bound, Free};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -17,8 +19,14 @@ use crate::model::arch::Dimensions;
 /// for their turn, and the generator of the sample sheets; not the data set.
 pub fn needed<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
     let dimensions = config.dimensions();
-    let sheets = backend.bytes(&dimensions.generator(), SHEET_IMAGES, Use::Inference);
-    sheets + Gan::bytes(backend, &dimensions, batch, SLOTS)
+    let samples = |count| backend.bytes(&dimensions.generator(), count, Use::Inference);
+    let measured = match config.measured().is_empty() {
+        true => 0,
+        false => samples(BATCH),
+    };
+    let (settings, examined) = (config.settings(), config.hold_out > 0.0);
+    let gan = Gan::bytes(backend, &dimensions, batch, SLOTS, &settings, examined);
+    samples(SHEET_IMAGES) + measured + gan
 }
 
 /// Bytes of this program's memory that a checkpoint takes while it is saved or loaded: the networks, the average, Adam's
@@ -44,7 +52,7 @@ fn sheet(config: &Config) -> u64 {
 
 /// Bytes of this program's memory that a run takes beside what [`needed`] counts; not the data set.
 fn outputs(config: &Config) -> u64 {
-    checkpoint(config).max(sheet(config))
+    checkpoint(config).max(sheet(config)) + metrics::bytes(config)
 }
 
 /// Memory of one kind that a run takes.
@@ -164,7 +172,8 @@ pub fn enough_for_iterations<B: Backend>(
     dimensions: &Dimensions,
     batch: usize,
 ) -> Result<()> {
-    let needed = |batch| Gan::bytes(backend, dimensions, batch, SLOTS);
+    let settings = Settings::REFERENCE;
+    let needed = |batch| Gan::bytes(backend, dimensions, batch, SLOTS, &settings, false);
     let (place, free) = match backend.is_host() {
         true => ("", memory::free().map(|f| (f.bytes, format!(" {}", f.by)))),
         false => (

@@ -3,15 +3,18 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
-use crate::backend::{Loss, Slot, Steps};
+use super::tensorboard::Events;
+use super::watch::Seen;
+use crate::backend::{Metrics, Slot};
 use crate::files;
+use crate::model::arch::Role;
 use crate::output::{print_error_line, print_line};
 use crate::text;
 
@@ -24,23 +27,46 @@ pub struct Window {
     count: u64,
     /// Indexed by [`Slot`]: loss, D(x), accuracy. A sum that is not finite is `null` in JSON.
     sums: [[Option<f64>; 3]; 3],
+    /// Norms of the gradients of D and of G.
+    #[serde(default)]
+    norms: [Option<f64>; 2],
+    /// D's certainty on real and fake images together.
+    #[serde(default)]
+    certainty: Option<f64>,
 }
 
 impl Window {
-    /// Adds the losses of an iteration, by [`Slot`].
-    pub fn add(&mut self, losses: &[Loss; 3]) {
-        for (sums, loss) in self.sums.iter_mut().zip(losses) {
+    /// Adds what an iteration left.
+    pub fn add(&mut self, metrics: &Metrics) {
+        let first = self.count == 0;
+        let add = |sum: &mut Option<f64>, value: f32| {
+            let total = if first { Some(0.0) } else { *sum };
+            *sum = total
+                .map(|t| t + f64::from(value))
+                .filter(|t| t.is_finite());
+        };
+        for (sums, loss) in self.sums.iter_mut().zip(&metrics.losses) {
             for (sum, value) in sums
                 .iter_mut()
                 .zip([loss.loss, loss.probability, loss.accuracy])
             {
-                let total = if self.count == 0 { Some(0.0) } else { *sum };
-                *sum = total
-                    .map(|t| t + f64::from(value))
-                    .filter(|t| t.is_finite());
+                add(sum, value);
             }
         }
+        for (sum, norm) in self.norms.iter_mut().zip(metrics.gradient_norm) {
+            add(sum, norm);
+        }
+        let [real, fake] = [Slot::Real, Slot::Fake].map(|slot| metrics.losses[slot as usize]);
+        add(&mut self.certainty, 0.5 * (real.certainty + fake.certainty));
         self.count += 1;
+    }
+
+    fn certainty(&self) -> Option<f64> {
+        self.certainty.map(|sum| sum / self.count as f64)
+    }
+
+    fn norm(&self, role: Role) -> Option<f64> {
+        self.norms[role.index()].map(|sum| sum / self.count as f64)
     }
 
     fn mean(&self, slot: Slot) -> [Option<f64>; 3] {
@@ -64,20 +90,92 @@ struct Line {
     d_real: Option<f64>,
     d_fake: Option<f64>,
     d_fake_after: Option<f64>,
-    /// Steps left out so far, since a gradient was not finite.
+    /// Steps skipped so far, since a gradient was not finite.
     d_skipped: u64,
     g_skipped: u64,
     images_per_sec: f64,
     elapsed_sec: f64,
+    /// Mean sign of D's logit on real images, −1 to 1 (r_t of Karras et al. 2020, arXiv 2006.06676, section 3).
+    d_real_sign: Option<f64>,
+    /// Share of real and fake images of which D is right and sure, D(x) beyond 0.982 or 0.018.
+    d_certainty: Option<f64>,
+    /// L2 norms of the gradients.
+    d_gradient_norm: Option<f64>,
+    g_gradient_norm: Option<f64>,
+    /// Learning rates of the last iteration.
+    lr_d: f64,
+    lr_g: f64,
+    /// Steps left out so far, since the rate was 0.
+    d_left_out: u64,
+    g_left_out: u64,
+    /// D on images that it is not trained on, and on images that it is, before the last iteration.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    examined: Option<Examined>,
+    /// How different generated images are from each other.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    diverse: Option<Diverse>,
 }
 
-/// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line.
+/// How different generated images are from each other, against as many real ones: all pairs, and each image and the one
+/// nearest to it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Diverse {
+    /// [`crate::evaluate::Diversity::pairwise`], relative.
+    pub diversity: f64,
+    /// [`crate::evaluate::Diversity::nearest`], relative.
+    pub diversity_nearest: f64,
+}
+
+/// How D did on a batch that it is not trained on, and on one of those that it is.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Examined {
+    held_out_accuracy: Option<f64>,
+    held_out_d: Option<f64>,
+    seen_accuracy: Option<f64>,
+    seen_d: Option<f64>,
+}
+
+/// What is reported of an interval besides its means.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The last iteration.
+    pub metrics: Metrics,
+    /// Whether D was examined before it.
+    pub examined: bool,
+    /// The images that were generated in it, where they were looked at.
+    pub diverse: Option<Diverse>,
+}
+
+impl Now {
+    fn examined(&self) -> Option<Examined> {
+        let of = |slot: Slot| {
+            let loss = self.metrics.losses[slot as usize];
+            let finite = |v: f32| Some(f64::from(v)).filter(|v| v.is_finite());
+            (finite(loss.accuracy), finite(loss.probability))
+        };
+        let (held_out_accuracy, held_out_d) = of(Slot::HeldOut);
+        let (seen_accuracy, seen_d) = of(Slot::Seen);
+        self.examined.then_some(Examined {
+            held_out_accuracy,
+            held_out_d,
+            seen_accuracy,
+            seen_d,
+        })
+    }
+}
+
+/// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line, and where it is
+/// wanted in event files for TensorBoard.
 pub struct Reporter {
     log: Log,
+    events: Events,
     bar: Option<ProgressBar>,
     quiet: bool,
     steps: u64,
+    /// Images of an iteration.
     batch: u64,
+    /// Learning rates of D and of G, as given.
+    rates: [f64; 2],
     start: Instant,
     last: (Instant, u64),
 }
@@ -120,10 +218,12 @@ impl Reporter {
         });
         Ok(Self {
             log,
+            events: Events::new(run, config, step + 1, quiet),
             bar,
             quiet,
             steps: config.steps,
-            batch: config.batch_size as u64,
+            batch: config.images_per_step() as u64,
+            rates: [config.lr_d, config.lr_g],
             start: Instant::now(),
             last: (Instant::now(), step),
         })
@@ -136,18 +236,23 @@ impl Reporter {
         }
     }
 
-    /// Reports the means of `window` after iteration `step`, which is `epochs` epochs; `steps` counts Adam's steps of the
-    /// discriminator and of the generator.
+    /// Reports the means of `window` after iteration `step`, which is `epochs` epochs. Returns
+    /// what it says, and the error where the file cannot be written; then the line is kept for the next try.
     ///
     /// # Errors
-    /// When the file cannot be written; the line is kept for the next try.
+    /// When there are numbers that have no form in JSON.
     pub fn report(
         &mut self,
         step: u64,
         epochs: f64,
         window: &Window,
-        steps: [Steps; 2],
-    ) -> Result<()> {
+        now: &Now,
+    ) -> Result<(Seen, Result<()>)> {
+        let Metrics {
+            steps,
+            rate: factors,
+            ..
+        } = now.metrics;
         let seconds = self.last.0.elapsed().as_secs_f64().max(1e-9);
         let rate = ((step - self.last.1) * self.batch) as f64 / seconds;
         self.last = (Instant::now(), step);
@@ -170,7 +275,20 @@ impl Reporter {
             g_skipped: steps[1].skipped,
             images_per_sec: rate,
             elapsed_sec: self.start.elapsed().as_secs_f64(),
+            d_real_sign: d_real_accuracy.map(|share| 2.0 * share - 1.0),
+            d_certainty: window.certainty(),
+            d_gradient_norm: window.norm(Role::Discriminator),
+            g_gradient_norm: window.norm(Role::Generator),
+            lr_d: self.rates[0] * f64::from(factors[0]),
+            lr_g: self.rates[1] * f64::from(factors[1]),
+            d_left_out: steps[0].left_out,
+            g_left_out: steps[1].left_out,
+            examined: now.examined(),
+            diverse: now.diverse,
         };
+        let value = serde_json::to_value(&line)?;
+        self.events.line(&value);
+        let seen = serde_json::from_value(value)?;
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
         let written = self.log.write(&text);
@@ -197,15 +315,45 @@ impl Reporter {
                 self.eta(step, rate)
             )),
         }
-        written
+        Ok((seen, written))
     }
 
-    /// Writes the lines that could not be written so far.
+    /// Adds a line that is no report: `line` as JSON to the log, and `shown` for people. `spent` is what it took to come
+    /// by it, which is not counted as training. TensorBoard gets the numbers of `metrics`, and the texts of `alarm` and
+    /// `stopped`.
     ///
     /// # Errors
-    /// When they still cannot.
+    /// When the file cannot be written; the line is kept for the next try.
+    pub fn add(&mut self, line: &impl Serialize, shown: &str, spent: Duration) -> Result<()> {
+        self.last.0 += spent;
+        self.events.line(&serde_json::to_value(line)?);
+        let mut text = serde_json::to_string(line)?;
+        text.push('\n');
+        match &self.bar {
+            Some(bar) => bar.suspend(|| print_line(shown)),
+            None if self.quiet => {}
+            None => print_line(shown),
+        }
+        self.log.write(&text)
+    }
+
+    /// Shows the sample sheet of iteration `step`, the PNG in the file `path`, where more than the file is wanted.
+    pub fn sheet(&mut self, step: u64, path: &Path) {
+        self.events.write(|events| {
+            let png = files::read_regular(path).context("cannot read the sample sheet again")?;
+            events.image(step, "samples", &png)
+        });
+    }
+
+    /// Writes the lines that could not be written so far, at the end of training.
+    ///
+    /// # Errors
+    /// When they still cannot, or events for TensorBoard are missing.
     pub fn flush(&mut self) -> Result<()> {
-        self.log.write("")
+        let step = self.last.1;
+        self.events.write(|events| events.ended(step));
+        self.log.write("")?;
+        self.events.unwritten()
     }
 
     /// All of the log, which may have been removed by now.
@@ -299,6 +447,12 @@ fn step_of(line: &[u8]) -> Option<u64> {
     serde_json::from_slice::<Step>(line).ok().map(|l| l.step)
 }
 
+/// Whether a line is a report: the others tell of one iteration, and not of an interval up to it.
+fn is_report(line: &[u8]) -> bool {
+    let line = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line);
+    line.is_ok_and(|line| line.contains_key("epoch"))
+}
+
 /// The last iteration that the log of the run in the folder `run` tells of.
 pub fn last_reported(run: &Path) -> Option<u64> {
     let bytes = files::read_regular(&run.join(LOG)).ok()?;
@@ -327,7 +481,7 @@ pub fn set_log_aside(run: &Path) -> Result<()> {
 }
 
 /// Drops the lines after `step` and a last line cut short: what the run that is being resumed wrote after its
-/// checkpoint will be written again, and so will a last line before its interval was full. Returns how many of the lines
+/// checkpoint will be written again, and so will a last report before its interval was full. Returns how many of the lines
 /// that stay are no reports, whatever damaged them or put them there.
 fn truncate_log(path: &Path, step: u64, goes_on: bool) -> Result<usize> {
     let bytes = match files::read_regular(path) {
@@ -344,7 +498,7 @@ fn truncate_log(path: &Path, step: u64, goes_on: bool) -> Result<usize> {
         .filter(|line| line.ends_with(b"\n"))
     {
         match step_of(line) {
-            Some(at) if at > step || (at == step && goes_on) => continue,
+            Some(at) if at > step || (at == step && goes_on && is_report(line)) => continue,
             Some(_) => {}
             None => strange += 1,
         }

@@ -1,6 +1,11 @@
 //! The training loop, written once for every backend.
 
+mod measuring;
+mod reports;
 mod rescue;
+mod sheet;
+mod telling;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,23 +15,26 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
+use self::reports::{Interval, Pending, not_skipped};
+use self::watching::Watching;
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
+use super::examine::Examiner;
+use super::metrics::Measurer;
 use super::record::Recorder;
-use super::report::{self, Reporter, Window};
+use super::report::{self, Diverse, Reporter, Window};
 use super::run_folder::{Claim, Place, what_is_left};
 use super::sheets::Sheets;
 use super::stop::Stop;
-use crate::backend::{Backend, Feed, Network, Progress, State, Steps};
-use crate::data::{Dataset, Loader, Residency};
-use crate::files::{self, Lack};
+use super::watch::Watched;
+use crate::backend::{Backend, Feed, Metrics, Network, Progress, State};
+use crate::data::{Dataset, HoldOut, Loader, Residency};
+use crate::evaluate::Features;
+use crate::files;
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, KEPT_METRICS};
 use crate::output::print_error_line;
 use crate::text;
-
-/// Iterations without a step of the weights after which a run gives up.
-const HOPELESS: u64 = 50;
 
 /// How often it is tried again to save where something is removed meanwhile.
 const REMOVED: u32 = 10;
@@ -42,7 +50,7 @@ pub enum Start {
 }
 
 /// What to run.
-pub struct Plan {
+pub struct Plan<'a> {
     /// The run's options.
     pub config: Config,
     /// What the networks begin with.
@@ -55,6 +63,8 @@ pub struct Plan {
     pub residency: Residency,
     /// The iterations that a profiler is to see.
     pub profile: Option<Range<u64>>,
+    /// What metrics compare images by, where there is something.
+    pub features: Option<Box<dyn Features + 'a>>,
     /// Whether only errors are printed.
     pub quiet: bool,
 }
@@ -68,6 +78,8 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
     /// The last sample sheet, if one was written.
     pub sheet: Option<PathBuf>,
+    /// Why `--stop` ended it.
+    pub ended: Option<String>,
     /// 130 or 143 where a signal stopped it.
     pub stopped: Option<u8>,
 }
@@ -93,11 +105,22 @@ pub fn train<B: Backend>(
         record,
         residency,
         profile,
+        features,
         quiet,
     } = plan;
 
     // Data.
-    let loader = Loader::new(dataset, config.batch_size, config.seed, config.flip)?;
+    let loader = Loader::new(dataset, config.images_per_step(), config.seed, config.flip)?;
+    let hold_out = HoldOut::of(dataset.len(), config.hold_out, config.seed);
+    let (kept, held_out) = (hold_out.kept.clone(), hold_out.held_out.len());
+    let (loader, examiner) = match hold_out.held_out.is_empty() {
+        true => (loader, None),
+        false => {
+            let loader = loader.keeping(kept.clone())?;
+            let examiner = Examiner::new(dataset, hold_out, config.batch_size, config.seed);
+            (loader, Some(examiner))
+        }
+    };
     let batches_per_epoch = loader.batches_per_epoch();
     let batches = Batches::of(loader, residency == Residency::Stream, config.steps);
 
@@ -107,13 +130,15 @@ pub fn train<B: Backend>(
         &config.dimensions(),
         config.batch_size,
         SLOTS,
-        config.seed,
+        &config.settings(),
+        examiner.is_some(),
     )?;
     if residency == Residency::Device {
         gan.feed.keep_images(dataset.pixels())?;
         dataset.check()?;
     }
     let mut window = Window::default();
+    let mut watched = Watched::default();
     let mut step = 0;
     let settings = config.binding()?;
     let mut identity = None;
@@ -149,9 +174,11 @@ pub fn train<B: Backend>(
                 .restore(&mut gan)
                 .with_context(|| format!("cannot resume from {}", text::shown(path)))?;
             window = saved.state.window.clone();
+            watched = saved.state.watched.clone();
             identity.clone_from(&saved.state.run);
         }
     }
+    let watching = Watching::new(&config, dataset, &kept, held_out, watched)?;
     let identity = match identity {
         Some(identity) => identity,
         None => checkpoint::identity(&settings, dataset.fingerprint(), &[])?,
@@ -160,6 +187,13 @@ pub fn train<B: Backend>(
         Some(path) => Some(Recorder::new(path, &config)?),
         None => None,
     };
+
+    let note = |text: String| {
+        if !quiet {
+            print_error_line(text);
+        }
+    };
+    let measurer = Measurer::new(backend, &config, dataset, features, &note)?;
 
     let mut training = Training {
         backend,
@@ -172,8 +206,15 @@ pub fn train<B: Backend>(
         quiet,
         batches,
         batches_per_epoch,
+        examiner,
+        examined: None,
+        watching,
+        diverse: None,
+        done: None,
         gan,
         recorder,
+        measurer,
+        best: None,
         profile,
         profiled: false,
         reporter: None,
@@ -215,8 +256,20 @@ struct Training<'a, B: Backend> {
     quiet: bool,
     batches: Batches<'a>,
     batches_per_epoch: u64,
+    /// Where images are held out.
+    examiner: Option<Examiner<'a>>,
+    /// The iteration before which D was last examined.
+    examined: Option<u64>,
+    watching: Watching,
+    /// How different the images are that were generated in the iteration that was last asked for.
+    diverse: Option<Diverse>,
+    /// Why training is done before its last iteration.
+    done: Option<String>,
     gan: Gan<B>,
     recorder: Option<Recorder>,
+    measurer: Option<Measurer<'a, B>>,
+    /// Why the best checkpoint is.
+    best: Option<checkpoint::Best>,
     profile: Option<Range<u64>>,
     /// Whether a profiler sees what is done.
     profiled: bool,
@@ -229,9 +282,9 @@ struct Training<'a, B: Backend> {
     asked: u64,
     /// What is to be done once those are there.
     pending: Option<Pending>,
-    /// Adam steps after the last iteration whose metrics are there.
-    latest: Option<[Steps; 2]>,
-    /// Adam steps when they last moved both networks, and the iteration of it.
+    /// Those of the last iteration whose metrics are there.
+    latest: Option<Metrics>,
+    /// Adam steps that were not skipped, when there last were more of both networks, and the iteration of it.
     moved: (u64, u64),
     /// The iteration of the newest checkpoint.
     saved_at: Option<u64>,
@@ -250,20 +303,7 @@ struct Unwritten {
     log: Option<Error>,
     sheet: Option<Error>,
     choices: Option<Error>,
-}
-
-/// Metrics on their way.
-struct Pending {
-    /// The iterations until here.
-    step: u64,
-    /// Whether they end an interval, full or cut short by the end of training.
-    report: Option<Interval>,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Interval {
-    Full,
-    Short,
+    metrics: Option<Error>,
 }
 
 impl<B: Backend> Training<'_, B> {
@@ -301,18 +341,19 @@ impl<B: Backend> Training<'_, B> {
         let mut sheets = Sheets::new(backend, config, home)?;
         let mut latest_sheet = None;
         if self.step == 0 {
-            sheets.write(backend, &self.gan, 0)?;
+            let path = sheets.write(backend, &self.gan, 0)?;
+            self.show(&path);
         }
+        self.find_best();
         self.tell_lacks();
-        self.moved.0 = taken(&self.gan.progress.read()?.steps);
+        self.moved.0 = not_skipped(&self.gan.progress.read()?.steps);
         // That of the last iteration comes after its checkpoint, and may be missing.
         let mut sheet_due = self.step == config.steps && !sheets.path(self.step).exists();
 
         // The loop.
-        let settings = config.settings();
         let mut chosen = false;
         self.batches.begin(&mut self.gan.feed, self.step)?;
-        while self.step < config.steps && stop.exit_code().is_none() {
+        while self.step < config.steps && stop.exit_code().is_none() && self.done.is_none() {
             let on = self
                 .profile
                 .as_ref()
@@ -323,7 +364,8 @@ impl<B: Backend> Training<'_, B> {
                 recorder.before(&self.gan)?;
             }
             self.whole = false;
-            self.gan.iteration(backend, &settings)?;
+            self.examine()?;
+            self.gan.iteration(backend)?;
             if !chosen {
                 chosen = true;
                 self.write_choices();
@@ -349,7 +391,12 @@ impl<B: Backend> Training<'_, B> {
                 self.ask(None)?;
             }
             // The recorder asks for metrics too, and what is not taken by then is lost.
-            self.collect(self.recorder.is_some())?;
+            // Whether a run is done is seen at once, not when it happens to be there.
+            self.collect(self.recorder.is_some() || config.stop.is_some())?;
+            // Before the checkpoint: whoever goes on from there has it behind them.
+            if due(step, config.metrics_every) || last {
+                self.measure()?;
+            }
             if due(step, config.checkpoint_every) && !last {
                 self.settle()?;
                 self.save()?;
@@ -358,7 +405,7 @@ impl<B: Backend> Training<'_, B> {
             if due(step, config.sample_every) && !last {
                 latest_sheet = self.sheet(&mut sheets)?.or(latest_sheet);
             }
-            sheet_due = last;
+            sheet_due = last || self.done.is_some();
         }
 
         // The end, or a signal: the checkpoint first.
@@ -384,13 +431,15 @@ impl<B: Backend> Training<'_, B> {
         // Until now it may have been removed.
         claim.check()?;
         let unwritten = recorded.err().or(log.err());
-        if let Some(error) = unwritten.or_else(|| self.unwritten.sheet.take()) {
+        let unwritten = unwritten.or_else(|| self.unwritten.sheet.take());
+        if let Some(error) = unwritten.or_else(|| self.unwritten.metrics.take()) {
             return Err(error);
         }
         Ok(Outcome {
             step: self.step,
             checkpoint: claim.named(claim.run(), &checkpoint),
             sheet: latest_sheet.map(|sheet| claim.named(claim.run(), &sheet)),
+            ended: self.done.take(),
             stopped: if self.step < config.steps {
                 stop.exit_code()
             } else {
@@ -399,45 +448,11 @@ impl<B: Backend> Training<'_, B> {
         })
     }
 
-    /// Writes the sheet of this iteration; `None` where it cannot be.
-    fn sheet(&mut self, sheets: &mut Sheets<B>) -> Result<Option<PathBuf>> {
-        self.claim.check()?;
-        match sheets.write(self.backend, &self.gan, self.step) {
-            Ok(path) => Ok(Some(path)),
-            Err(error) => {
-                self.tell_unwritten(&error, self.unwritten.sheet.is_some());
-                self.unwritten.sheet.get_or_insert(error);
-                Ok(None)
-            }
-        }
-    }
-
     /// Says once, by the first error of its kind, that something cannot be written.
     fn tell_unwritten(&self, error: &Error, told: bool) {
         if !told && !self.quiet {
             let text = self.claim.plain(&format!("{error:#}"));
             print_error_line(format!("note: {text}; training goes on"));
-        }
-    }
-
-    /// Says what the file system does not have, each once.
-    fn tell_lacks(&self) {
-        for lack in files::untold_lacks() {
-            let text = match lack {
-                Lack::Locks => {
-                    "files cannot be locked: see to it that no other process trains here"
-                }
-                Lack::Links => {
-                    "there are no symbolic links: checkpoints/latest is a file with the name of the newest checkpoint"
-                }
-                Lack::FolderSync => {
-                    "folders cannot be synced: a power cut may cost the checkpoint that was written last"
-                }
-            };
-            if !self.quiet {
-                let run = text::shown(self.claim.run());
-                print_error_line(format!("note: in the file system of {run} {text}"));
-            }
         }
     }
 
@@ -452,96 +467,16 @@ impl<B: Backend> Training<'_, B> {
         Ok(())
     }
 
-    /// Asks for the metrics of the iterations that they were not asked of yet.
-    fn ask(&mut self, report: Option<Interval>) -> Result<()> {
-        self.collect(true)?;
-        self.gan.send_metrics(self.asked)?;
-        self.asked = self.step;
-        self.pending = Some(Pending {
-            step: self.step,
-            report,
-        });
-        Ok(())
-    }
-
-    /// Takes the metrics in that were asked for, if they are there or `wait`, and reports where an interval ends.
-    fn collect(&mut self, wait: bool) -> Result<()> {
-        if self.pending.is_none() {
-            return Ok(());
-        }
-        let Some(all) = self.gan.progress.take_metrics(wait)? else {
-            return Ok(());
-        };
-        let Some(Pending { step, report }) = self.pending.take() else {
-            return Ok(());
-        };
-        for metrics in &all {
-            self.window.add(&metrics.losses);
-            self.latest = Some(metrics.steps);
-        }
-        let (Some(interval), Some(steps)) = (report, self.latest) else {
-            return Ok(());
-        };
-        let epochs = step as f64 / self.batches_per_epoch as f64;
-        if let Some(reporter) = &mut self.reporter {
-            let reported = reporter.report(step, epochs, &self.window, steps);
-            if let Err(error) = reported {
-                self.tell_unwritten(&error, self.unwritten.log.is_some());
-                self.unwritten.log.get_or_insert(error);
-            }
-        }
-        // The last report may come early: then a resumed run goes on with the same window.
-        if interval == Interval::Full {
-            self.window = Window::default();
-        }
-        let taken = taken(&steps);
-        if taken > self.moved.0 {
-            self.moved = (taken, step);
-        }
-        let hopeless = step - self.moved.1;
-        ensure!(
-            hopeless < HOPELESS,
-            "training has diverged: no gradient was finite for the last {hopeless} iterations; start again with a \
-             smaller --lr"
-        );
-        // Seldom enough to be looked at here, and with all of the metrics taken in.
-        if self.gone {
-            Ok(())
-        } else {
-            self.claim.check()
-        }
-    }
-
-    /// Waits for all iterations and takes all metrics in.
-    fn settle(&mut self) -> Result<()> {
-        if self.asked < self.step {
-            self.ask(None)?;
-        }
-        self.collect(true)
-    }
-
-    /// Later runs can repeat the choice of kernels, and a resumed one does. Training goes on without.
-    fn write_choices(&mut self) {
-        let written = match self.backend.choices() {
-            Ok(Some(choices)) => choices.write(self.claim.home()),
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
-            self.tell_unwritten(&error, self.unwritten.choices.is_some());
-            self.unwritten.choices.get_or_insert(error);
-        }
-    }
-
     /// All of the run after this iteration.
     fn checkpoint(&self) -> Result<Checkpoint> {
         let config = self.config;
         let mut state = checkpoint::State::new(self.step, config.seed, &config.dimensions());
-        state.images_seen = self.step * config.batch_size as u64;
+        state.images_seen = self.step * config.images_per_step() as u64;
         state.data_fingerprint = self.dataset.fingerprint().to_string();
         state.window = self.window.clone();
         state.settings = Some(self.settings.clone());
         state.run = Some(self.identity.clone());
+        state.watched = self.watching.state.clone();
         Checkpoint::of(&self.gan, state, config.ema > 0.0)
     }
 
@@ -575,11 +510,6 @@ impl<B: Backend> Training<'_, B> {
         self.write_choices();
         Ok(path)
     }
-}
-
-/// Adam steps that moved both networks.
-fn taken(steps: &[Steps; 2]) -> u64 {
-    steps[0].taken.min(steps[1].taken)
 }
 
 /// Whether a file or folder was not there.

@@ -1,5 +1,6 @@
 //! `train`.
 
+mod balance;
 mod describe;
 
 use std::ops::Range;
@@ -9,18 +10,24 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::{Args as ClapArgs, value_parser};
 
+use self::balance::BalanceArgs;
 use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
+use crate::cli::features::{self, FeatureArgs};
 use crate::cli::options::{ComputeArgs, DataArgs, PackArgs, QuietArgs};
 use crate::cli::output::{all_printed, print_error_line, print_line};
 use crate::cli::{packs, sources};
 use crate::data::pack::Recipe;
 use crate::data::prepare::Place;
-use crate::data::{self, Dataset, Kind, LoadOptions, Residency, Source};
+use crate::data::{self, Dataset, HoldOut, Kind, LoadOptions, Residency, Source};
+use crate::evaluate::Metric;
+use crate::evaluate::metrics::Aim;
+use crate::latent::networks::On;
 use crate::text;
 use crate::train::checkpoint;
 use crate::train::config::{Config, EPOCHS, Given};
 use crate::train::memory::{When, enough_memory, residency};
+use crate::train::metrics;
 use crate::train::record;
 use crate::train::resume::Resumed;
 use crate::train::run::{self, Outcome, Plan, Start};
@@ -104,6 +111,9 @@ pub struct Args {
     seed: Option<u64>,
 
     #[command(flatten)]
+    balance: BalanceArgs,
+
+    #[command(flatten)]
     compute: ComputeArgs,
 
     /// Where the images are while it trains; batches are the same
@@ -122,6 +132,28 @@ pub struct Args {
     /// Iterations between reports [default: 50, on a GPU 500]
     #[arg(long, value_name = "N")]
     log_every: Option<u64>,
+    /// Write event files for TensorBoard into the run folder: scalars, sample sheets and settings
+    #[arg(long)]
+    tensorboard: bool,
+    /// Metrics to measure meanwhile: swd, ms-ssim, fid, kid, precision-recall, neighbours, with commas between them [default:
+    /// none]
+    ///
+    /// Lines of log.jsonl, each with its real-against-real floor (docs/metrics.md). fid, kid and precision-recall compare
+    /// features of a network (--features).
+    #[arg(long, value_name = "LIST", value_parser = metric_list)]
+    metrics: Option<std::vec::Vec<Metric>>,
+    /// Iterations between measurements; 0 for only the last [default: 500, on a GPU 5000]
+    #[arg(long, value_name = "N")]
+    metrics_every: Option<u64>,
+    /// Images of each set that are compared [default: 512, or half of the images where there are fewer]
+    #[arg(long, value_name = "N")]
+    metrics_count: Option<usize>,
+    /// Keep the checkpoint that is best by swd, ms-ssim, fid, kid, precision, recall, density or coverage as
+    /// checkpoints/best
+    #[arg(long, value_name = "METRIC")]
+    keep_best: Option<Aim>,
+    #[command(flatten)]
+    features: FeatureArgs,
     /// Write what it takes to check the run elsewhere (see scripts/replay_pytorch.py)
     #[arg(long, value_name = "FILE.safetensors")]
     record: Option<PathBuf>,
@@ -133,6 +165,28 @@ pub struct Args {
     dry_run: bool,
     #[command(flatten)]
     quiet: QuietArgs,
+}
+
+/// A list of metrics, or none.
+fn metric_list(text: &str) -> Result<Vec<Metric>, String> {
+    match text {
+        "none" => Ok(Vec::new()),
+        text => Metric::list(text),
+    }
+}
+
+/// What is to be read of the network that the run compares features of.
+fn network(config: &Config) -> Result<Option<features::Read>> {
+    let given = FeatureArgs {
+        features: config.features.clone(),
+        inception: config.inception.clone(),
+    };
+    features::check(&config.measured(), &given)?;
+    let network = given.read()?;
+    if let Some(network) = &network {
+        network.check_fits(config.image_size, config.channels)?;
+    }
+    Ok(network)
 }
 
 /// `A..B` with A < B.
@@ -216,7 +270,7 @@ impl Args {
 
     /// What was given.
     fn given(&self) -> Given {
-        let (data, compute) = (&self.data, &self.compute);
+        let (data, compute, balance) = (&self.data, &self.compute, &self.balance);
         Given {
             dataset: self.dataset,
             data: data.source.data.clone().map(Some),
@@ -245,6 +299,19 @@ impl Args {
             ema: self.ema,
             flip: self.flip.then_some(true),
             seed: self.seed,
+            hold_out: balance.hold_out(self.resume.is_some()),
+            stop: balance.stop.map(Some),
+            stop_band: balance.stop_band,
+            stop_window: balance.stop_window,
+            pretrain_d: balance.pretrain_d,
+            d_steps: balance.d_steps,
+            g_steps: balance.g_steps,
+            balance: balance.balance,
+            balance_band: balance.balance_band,
+            label_smoothing: balance.label_smoothing,
+            instance_noise: balance.instance_noise,
+            instance_noise_steps: balance.instance_noise_steps.map(Some),
+            lr_decay: balance.lr_decay,
             precision: compute.precision,
             conv: compute.cuda.conv,
             tf32: compute.cuda.tf32.then_some(true),
@@ -252,6 +319,13 @@ impl Args {
             checkpoint_every: self.checkpoint_every,
             log_every: self.log_every,
             keep_checkpoints: self.keep_checkpoints,
+            tensorboard: self.tensorboard.then_some(true),
+            metrics: self.metrics.clone(),
+            metrics_every: self.metrics_every,
+            metrics_count: self.metrics_count.map(Some),
+            keep_best: self.keep_best.map(Some),
+            features: self.features.features.clone().map(Some),
+            inception: self.features.inception.clone().map(Some),
         }
     }
 
@@ -281,7 +355,9 @@ impl Args {
         let prepared = packs::prepare(source, &options, self.pack.named(), load, quiet)?;
         let dataset = packs::dataset_of(prepared.pack);
         // Says so before anything is written into the run folder.
-        data::Loader::new(&dataset, config.batch_size, config.seed, config.flip)?;
+        let hold_out = HoldOut::of(dataset.len(), config.hold_out, config.seed);
+        let images = config.images_per_step();
+        data::Loader::new(&dataset, images, config.seed, config.flip)?.keeping(hold_out.kept)?;
         Ok(dataset)
     }
 
@@ -294,6 +370,12 @@ impl Args {
                 text::shown(run)
             ));
             return ExitCode::from(code);
+        }
+        if outcome.ended.is_some() {
+            self.quiet.say(format!(
+                "ended by --stop after iteration {}: see the line above, or log.jsonl",
+                outcome.step
+            ));
         }
         self.quiet
             .say(format!("checkpoint: {}", text::shown(&outcome.checkpoint)));
@@ -374,6 +456,8 @@ impl Job<'_> {
         if record {
             record::check(config)?;
         }
+        network(config)?;
+        metrics::check(config, source.len())?;
         let images = image_bytes(config, source);
         enough_memory(backend, config, record, When::Before(images))?;
         print_line("dry run: nothing was trained or written");
@@ -394,6 +478,8 @@ impl Job<'_> {
         if record {
             record::check(&config)?;
         }
+        let network = network(&config)?;
+        metrics::check(&config, source.len())?;
         let images = image_bytes(&config, source);
         enough_memory(backend, &config, record, When::Before(images))?;
         let claimed = resumed.as_mut().and_then(|r| r.claim.take());
@@ -460,7 +546,12 @@ impl Job<'_> {
                 .say(format!("starting from {}", text::shown(folder))),
             Start::Fresh => {}
         }
+        let networks = On(backend);
         let plan = Plan {
+            features: match &network {
+                Some(network) => Some(network.on(backend, &networks)?),
+                None => None,
+            },
             config,
             start,
             from_scratch: args.from_scratch,

@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::backend::{
-    Backend, Counters, LossScale, Network, Progress, State as NetworkState, Steps,
+    Backend, Balance, Counters, LossScale, Network, Progress, State as NetworkState, Steps,
 };
+use crate::evaluate::metrics::Aim;
 use crate::files::{open_regular, write_atomically};
 use crate::gan::step::Gan;
 use crate::hex::hex;
@@ -28,8 +29,9 @@ use crate::model::arch::{Dimensions, Role};
 use crate::model::{StateDict, params::TensorFile};
 use crate::text;
 use crate::train::report::Window;
+use crate::train::watch::Watched;
 
-pub use of_run::{followed, list, load_newest, load_of, newest, others, take_back_to};
+pub use of_run::{best, followed, list, load_newest, load_of, newest, others, take_back_to};
 pub use weights::{Buffers, Networks, Trained, Weights, find, load_generator, load_networks};
 use weights::{check_moments, read_verified};
 
@@ -55,6 +57,19 @@ const MOMENTS: [(NetworkState, &str); 2] = [
 struct FileSum {
     bytes: u64,
     sha256: String,
+}
+
+/// Why a checkpoint was kept as the best one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// What was aimed at.
+    pub by: Aim,
+    /// The smaller, the better.
+    pub score: f64,
+    /// What the features were, if any.
+    pub features: Option<String>,
+    /// Images that were compared.
+    pub count: usize,
 }
 
 /// `state.json`: all that a run needs besides its tensors.
@@ -83,6 +98,9 @@ pub struct State {
     /// Loss scales, indexed by [`Role::index`]; left out while nothing is scaled.
     #[serde(default, skip_serializing_if = "is_unscaled")]
     pub loss_scale: [LossScale; 2],
+    /// What holds D and G in balance; left out where nothing does.
+    #[serde(default, skip_serializing_if = "is_unbalanced")]
+    pub balance: Balance,
     /// Fingerprint of the data set, so that a resumed run notices a change.
     pub data_fingerprint: String,
     /// Losses since the last report.
@@ -93,6 +111,12 @@ pub struct State {
     /// Of which run this is ([`identity`]); left out by versions that did not keep it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
+    /// What is remembered of the reports so far.
+    #[serde(default, skip_serializing_if = "is_unwatched")]
+    pub watched: Watched,
+    /// By what it is the best of its run; left out of all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     files: BTreeMap<String, FileSum>,
     /// SHA-256 of this file with this field empty.
     checksum: String,
@@ -113,10 +137,13 @@ impl State {
             discriminator_steps: Steps::default(),
             generator_steps: Steps::default(),
             loss_scale: Default::default(),
+            balance: Balance::default(),
             data_fingerprint: String::new(),
             window: Window::default(),
             settings: None,
             run: None,
+            watched: Watched::default(),
+            best: None,
             files: BTreeMap::new(),
             checksum: String::new(),
         }
@@ -130,6 +157,7 @@ impl State {
             iteration: self.step,
             steps,
             loss_scale: self.loss_scale,
+            balance: self.balance,
         }
     }
 
@@ -171,6 +199,14 @@ fn is_unscaled(scales: &[LossScale; 2]) -> bool {
     *scales == [LossScale::default(); 2]
 }
 
+fn is_unwatched(watched: &Watched) -> bool {
+    *watched == Watched::default()
+}
+
+fn is_unbalanced(balance: &Balance) -> bool {
+    *balance == Balance::default()
+}
+
 fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
@@ -200,6 +236,7 @@ impl Checkpoint {
         state.discriminator_steps = counters.steps[Role::Discriminator.index()];
         state.generator_steps = counters.steps[Role::Generator.index()];
         state.loss_scale = counters.loss_scale;
+        state.balance = counters.balance;
         let mut optimizer = TensorFile::default();
         for (moment, prefix) in MOMENTS {
             let (d, g) = (gan.discriminator.read(moment)?, gan.generator.read(moment)?);
@@ -366,6 +403,7 @@ fn read_state(folder: &Path) -> Result<State> {
     for scale in &mut state.loss_scale {
         *scale = scale.bounded().with_context(damaged)?;
     }
+    state.balance.check().with_context(damaged)?;
     Ok(state)
 }
 

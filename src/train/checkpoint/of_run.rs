@@ -13,6 +13,9 @@ use crate::text;
 
 const FOLDER: &str = "checkpoints";
 const LATEST: &str = "latest";
+const BEST: &str = "best";
+/// Where the best one is for a moment while another takes its place, where folders cannot be exchanged.
+const BEFORE: &str = "best.before";
 
 impl Checkpoint {
     /// Writes `checkpoints/step-…` below the run folder `run`, moves `latest`, removes all but the newest `keep` of the
@@ -31,6 +34,37 @@ impl Checkpoint {
         Ok(target)
     }
 
+    /// Writes `checkpoints/best` below the run folder `run`, in the place of the one that was there, and returns its path.
+    /// `latest` stays as it is. Whenever the process is killed, one of the two is there, and whole.
+    ///
+    /// # Errors
+    /// Where a file cannot be written, synced, renamed or removed.
+    pub fn save_best(mut self, run: &Path) -> Result<PathBuf> {
+        let parent = run.join(FOLDER);
+        let target = parent.join(BEST);
+        let cannot_save = || format!("cannot save the checkpoint {}", text::shown(&target));
+        fs::create_dir_all(&parent)
+            .with_context(|| format!("cannot make {}", text::shown(&parent)))?;
+        let partial = PartialFolder::beside(&target)?;
+        self.write_into(partial.path()).with_context(cannot_save)?;
+        if fs::symlink_metadata(&target).is_err() {
+            partial.finish(&target).with_context(cannot_save)?;
+            return Ok(target);
+        }
+        match files::exchange(partial.path(), &target) {
+            // The one before is removed with the partial folder.
+            Ok(()) => sync_folder(&parent)?,
+            Err(error) if files::is_unknown_operation(&error) => {
+                let before = parent.join(BEFORE);
+                fs::rename(&target, &before).with_context(cannot_save)?;
+                partial.finish(&target).with_context(cannot_save)?;
+                fs::remove_dir_all(&before).with_context(cannot_save)?;
+            }
+            Err(error) => return Err(error).with_context(cannot_save),
+        }
+        Ok(target)
+    }
+
     fn write_beside(&mut self, parent: &Path, target: &Path) -> Result<()> {
         let partial = PartialFolder::beside(target)?;
         self.write_into(partial.path())?;
@@ -44,6 +78,21 @@ impl Checkpoint {
 
 fn folder_name(step: u64) -> String {
     format!("step-{step:06}")
+}
+
+/// What is known of the best checkpoint of the run in the folder `run`, if there is one that can be read. Puts the one
+/// before back where the process was killed while another took its place.
+pub fn best(run: &Path) -> Option<State> {
+    let parent = run.join(FOLDER);
+    let (target, before) = (parent.join(BEST), parent.join(BEFORE));
+    if before.is_dir() {
+        // Where that fails, there is none.
+        let _ = match fs::symlink_metadata(&target) {
+            Ok(_) => fs::remove_dir_all(&before),
+            Err(_) => fs::rename(&before, &target),
+        };
+    }
+    read_state(&target).ok()
 }
 
 /// A checkpoint in the folder of a run.

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod adam;
+pub mod balance;
 pub mod batch;
 pub mod batch_norm;
 pub mod bce_loss;
@@ -10,6 +11,7 @@ pub mod conv2d;
 pub mod conv_bias_relu;
 pub mod conv_transpose2d;
 pub mod conv_wgrad;
+pub mod instance_noise;
 pub mod latent;
 pub mod pool;
 pub mod resize;
