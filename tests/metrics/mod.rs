@@ -1,5 +1,8 @@
 //! Metrics on features and of structure agree with other programs; see scripts/make_metric_fixtures.py.
 
+mod command;
+mod runs;
+
 use std::path::Path;
 
 use dcgan_cuda::evaluate::frechet::Gaussian;
