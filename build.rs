@@ -40,8 +40,8 @@ fn run() -> Result<(), String> {
         println!("cargo::rerun-if-changed={path}");
     }
     let sources = sources(&root.join("cuda"))?;
-    // cargo-fuzz runs the readers of files only.
-    if env::var_os("CARGO_CFG_FUZZING").is_some() {
+    // cargo-fuzz runs the readers of files only, and clippy, which has a build script's results of its own, runs nothing.
+    if env::var_os("CARGO_CFG_FUZZING").is_some() || for_clippy() {
         return write_list(&out, &[], &[]);
     }
     let Some(nvcc) = find_nvcc(&root)? else {
@@ -78,6 +78,12 @@ fn run() -> Result<(), String> {
         return Err(failures.join("\n"));
     }
     write_list(&out, &sources, &architectures)
+}
+
+/// Whether `cargo clippy` is at work, which never shares a build directory's results with a build.
+fn for_clippy() -> bool {
+    env::var_os("RUSTC_WORKSPACE_WRAPPER")
+        .is_some_and(|wrapper| Path::new(&wrapper).file_stem() == Some("clippy-driver".as_ref()))
 }
 
 fn variable(name: &str) -> Result<String, String> {

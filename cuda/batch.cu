@@ -1,10 +1,11 @@
 // A training batch from u8 pixels on the device: gather, flip, normalise, pad, in one pass.
 //
-//   images[n][y][x][c] = pixels[index[s][n]][y][flips[s][n] ? w − 1 − x : x][c] / 127.5 − 1, s = iteration % slots
+//   images[n][y][x][c] = pixels[index[s]][y][flips[s] ? w − 1 − x : x][c] / 127.5 − 1,
+//   s = (iteration % slots)·each + offset + n
 //
 // Layout: NHWC; `pixels` has c channels, `images` has `stored` ≥ c, those behind c are zero. `flips` has a byte an
-// image, `index` a u32, both in `slots` rows of gridDim.y. `index` may be null: then `pixels` is not the whole set,
-// but `slots` batches one behind the other, and image n of batch s is taken. `flips` may be null (none). `iteration`
+// image, `index` a u32, both in `slots` rows of `each`. `index` may be null: then `pixels` is not the whole set, but
+// `slots` rows of `each` images one behind the other, and image s is taken. `flips` may be null (none). `iteration`
 // is read from the device, and may be null where slots is 1.
 // Types: u8 in, f32 arithmetic, T out. Launch: grid (ceil(h·w / THREADS), n), one pixel a thread.
 // Bound: memory; c + stored·sizeof(T) bytes a pixel. At 64 px, batch 128, bf16, stored = 8: 10 MB.
@@ -19,13 +20,14 @@ constexpr int THREADS = 256;
 
 template <typename T>
 __device__ void load_batch(const uint8_t* pixels, const uint32_t* index, const uint8_t* flips, T* images, int h, int w,
-                           int c, int stored, const uint64_t* iteration, uint32_t slots) {
+                           int c, int stored, const uint64_t* iteration, uint32_t slots, uint32_t each,
+                           uint32_t offset) {
     const int at = static_cast<int>(blockIdx.x * THREADS + threadIdx.x);
     if (at >= h * w) return;
     const uint32_t n = blockIdx.y;
     const int x = at % w, y = at / w;
     // The image's place in a ring of batches.
-    const uint64_t place = uint64_t{ring_slot(iteration, slots)} * gridDim.y + n;
+    const uint64_t place = uint64_t{ring_slot(iteration, slots)} * each + offset + n;
     const int source_x = flips != nullptr && flips[place] != 0 ? w - 1 - x : x;
     const uint64_t area = uint64_t(h) * uint64_t(w);
     const uint64_t source = index != nullptr ? index[place] : place;
@@ -47,8 +49,8 @@ __device__ void load_batch(const uint8_t* pixels, const uint32_t* index, const u
 #define BATCH(T)                                                                                                 \
     KERNEL(batch_nhwc_##T, THREADS,                                                                              \
            (const uint8_t* pixels, const uint32_t* index, const uint8_t* flips, T* images, int h, int w, int c,  \
-            int stored, const uint64_t* iteration, uint32_t slots)) {                                            \
-        load_batch(pixels, index, flips, images, h, w, c, stored, iteration, slots);                             \
+            int stored, const uint64_t* iteration, uint32_t slots, uint32_t each, uint32_t offset)) {            \
+        load_batch(pixels, index, flips, images, h, w, c, stored, iteration, slots, each, offset);               \
     }
 BATCH(f32)
 BATCH(f16)

@@ -1,12 +1,13 @@
 // Binary cross entropy on logits: loss, its gradient, D(x) and accuracy in one pass.
 //
 //   loss = 1/n Σ max(x, 0) − x·y + log(1 + e^−|x|)     probability = 1/n Σ σ(x)
-//   accuracy = 1/n |{x > 0 ⇔ y > 1/2}|                 gradient = loss_scale · (σ(x) − y) / n
+//   accuracy = 1/n |{x > 0 ⇔ y > 1/2}|                 certainty = 1/n |{x > SURE if y > 1/2, else x < −SURE}|
+//   gradient = loss_scale · (σ(x) − y) / n
 //
 // One block a segment: segment s holds the logits s·n … s·n + n − 1 and has a target of its own, so that real and
 // fake images of one batch take one launch.
 // Layout: logit i at logits[i·stored], its gradient likewise; the `stored` − 1 places behind it are zero in gradient.
-// ring[iteration % slots].losses[first + s] = (loss, probability, accuracy); nothing else of the ring is written.
+// ring[iteration % slots].losses[first + s] = (loss, probability, accuracy, certainty); nothing else of the ring is written.
 // `loss_scale` (1 but for f16) and `iteration` are read from the device.
 // Types: T in memory, f32 terms, f64 sums in a fixed order. Launch: `segments` blocks of THREADS.
 // Bound: launch latency (256 logits).
@@ -28,7 +29,7 @@ __device__ void bce_loss(const T* logits, uint32_t n, uint32_t stored, float tar
     const float target = segment == 0 ? target0 : target1;
     const float factor = *loss_scale / static_cast<float>(n);
     double loss = 0.0, probability = 0.0;
-    int right = 0;
+    int right = 0, sure = 0;
     for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
         const uint64_t at = (uint64_t{segment} * n + i) * stored;
         const float x = to_float(logits[at]);
@@ -40,17 +41,20 @@ __device__ void bce_loss(const T* logits, uint32_t n, uint32_t stored, float tar
         const float sigmoid = x >= 0.0f ? 1.0f / (1.0f + e) : e / (1.0f + e);
         probability += static_cast<double>(sigmoid);
         right += (x > 0.0f) == (target > 0.5f) ? 1 : 0;
+        sure += (target > 0.5f ? x > SURE : x < -SURE) ? 1 : 0;
         gradient[at] = from_float<T>((sigmoid - target) * factor);
         for (uint32_t pad = 1; pad < stored; ++pad) gradient[at + pad] = from_float<T>(0.0f);
     }
     loss = block_sum<THREADS>(loss);
     probability = block_sum<THREADS>(probability);
     right = block_sum<THREADS>(right);
+    sure = block_sum<THREADS>(sure);
     if (threadIdx.x == 0) {
         float* const losses = ring[ring_slot(iteration, slots)].losses[first + segment];
         losses[0] = static_cast<float>(loss / n);
         losses[1] = static_cast<float>(probability / n);
         losses[2] = static_cast<float>(static_cast<double>(right) / n);
+        losses[3] = static_cast<float>(static_cast<double>(sure) / n);
     }
 }
 

@@ -1,6 +1,6 @@
 // Latent noise z: standard normal numbers, the same on every device.
 //
-//   z[n][c] = element n·channels + c of the stream (seed, purpose, step): Philox4x32-10, then Box–Muller (philox.cuh)
+//   z[n][c] = element 4·first_block + n·channels + c of the stream (seed, purpose, step): Philox4x32-10, then Box–Muller (philox.cuh)
 //
 // Layout: NHWC with h = w = 1; each row has `stored` ≥ channels places, the rest is zero. `step` is read from the
 // device, so that a captured graph draws new noise each time it runs.
@@ -18,11 +18,11 @@ constexpr int THREADS = 256;
 
 template <typename T>
 __device__ void draw_latent(T* z, uint32_t rows, uint32_t channels, uint32_t stored, uint64_t seed, uint32_t purpose,
-                            const uint64_t* step) {
+                            const uint64_t* step, uint32_t first_block) {
     const uint32_t block = blockIdx.x * THREADS + threadIdx.x;
     const uint32_t first = 4 * block;
     if (first >= rows * channels) return;
-    const uint4 words = philox(seed, purpose, *step, block);
+    const uint4 words = philox(seed, purpose, *step, first_block + block);
     const float2 a = box_muller(words.x, words.y), b = box_muller(words.z, words.w);
     const float values[4] = {a.x, a.y, b.x, b.y};
 #pragma unroll
@@ -42,8 +42,8 @@ __device__ void draw_latent(T* z, uint32_t rows, uint32_t channels, uint32_t sto
 #define LATENT(T)                                                                                              \
     KERNEL(latent_nhwc_##T, THREADS,                                                                           \
            (T* z, uint32_t rows, uint32_t channels, uint32_t stored, uint64_t seed, uint32_t purpose,          \
-            const uint64_t* step)) {                                                                           \
-        draw_latent(z, rows, channels, stored, seed, purpose, step);                                           \
+            const uint64_t* step, uint32_t first_block)) {                                                     \
+        draw_latent(z, rows, channels, stored, seed, purpose, step, first_block);                              \
     }
 LATENT(f32)
 LATENT(f16)

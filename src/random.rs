@@ -24,6 +24,12 @@ pub enum Purpose {
     Sample = 7,
     /// Random projections of the evaluation.
     Projection = 8,
+    /// Instance noise; `step` is the iteration.
+    InstanceNoise = 9,
+    /// Which images are held out of training; `step` is 0.
+    HoldOut = 10,
+    /// The training images that D is looked at with, beside those held out; `step` is the iteration.
+    Seen = 11,
 }
 
 /// One Philox4x32-10 block: four independent uniform u32 for one counter and key.
@@ -103,8 +109,13 @@ impl Stream {
     /// Standard normal numbers by Box–Muller, elements `0..out.len()`. Block `b` gives elements `4b..4b+4`: its words
     /// 0 and 1 the first pair (cosine, sine), its words 2 and 3 the second.
     pub fn fill_normal(&self, out: &mut [f32]) {
+        self.fill_normal_from(0, out);
+    }
+
+    /// As [`Self::fill_normal`], from element 4·`first_block` on.
+    pub fn fill_normal_from(&self, first_block: u32, out: &mut [f32]) {
         for (block, four) in out.chunks_mut(4).enumerate() {
-            let words = self.block(block as u32);
+            let words = self.block(first_block + block as u32);
             let (a, b) = box_muller(words[0], words[1]);
             let (c, d) = box_muller(words[2], words[3]);
             four.copy_from_slice(&[a, b, c, d][..four.len()]);

@@ -161,7 +161,11 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
         channels: 3,
     };
     let batch = 3;
-    let mut gan = Gan::new(backend, &dimensions, batch, 2, 1)?;
+    let settings = Settings {
+        seed: 1,
+        ..Settings::REFERENCE
+    };
+    let mut gan = Gan::new(backend, &dimensions, batch, 2, &settings, false)?;
     let scale = LossScale {
         factor: scale,
         steady: 0,
@@ -172,11 +176,7 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
     };
     gan.set_counters(&counters)?;
     gan.feed.send_batch(0, &mut fill_pixels)?;
-    let settings = Settings {
-        seed: 1,
-        ..Settings::REFERENCE
-    };
-    gan.iteration(backend, &settings)?;
+    gan.iteration(backend)?;
     let metrics = gan.last_metrics()?;
     ensure!(
         metrics.steps.iter().all(|s| s.taken == 1 && s.skipped == 0),
@@ -194,7 +194,7 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
     sampler.write(State::Parameters, &gan.generator.read(State::Average)?)?;
     sampler.forward(&[&gan.z], Statistics::Running)?;
     Ok(Left {
-        losses: metrics.losses.map(|l| l.loss),
+        losses: metrics.iteration_losses(),
         gradients,
         images: backend.read(sampler.output(), batch)?,
     })

@@ -213,7 +213,7 @@ fn replay(path: &Path) -> Errors {
         discriminator: adam("lr_d"),
         generator: adam("lr_g"),
         ema: 0.0,
-        seed: 0,
+        ..Settings::REFERENCE
     };
     let of = |network: &str| match network {
         "D" => &settings.discriminator,
@@ -221,7 +221,7 @@ fn replay(path: &Path) -> Errors {
     };
     let batch = number("batch_size") as usize;
     let backend = Cpu::<f64>::new();
-    let mut gan = Gan::new(&backend, &dimensions, batch, 1, 99).unwrap();
+    let mut gan = Gan::new(&backend, &dimensions, batch, 1, &settings, false).unwrap();
     let mut oracles: BTreeMap<String, Oracle> = BTreeMap::new();
     let mut errors = Errors::default();
     // A NaN is greater than everything.
@@ -270,7 +270,7 @@ fn replay(path: &Path) -> Errors {
         let get = |name: &str| &file.floats[&format!("{prefix}{name}")];
         backend.write(&get("real").data, &mut gan.real).unwrap();
         backend.write(&get("z").data, &mut gan.z).unwrap();
-        gan.iteration_on(&settings).unwrap();
+        gan.iteration_on(&backend).unwrap();
         let losses = gan.last_metrics().unwrap().losses;
         let finite = |network: &str| {
             let gradients = dict(&format!("{prefix}grad/{network}/"));
@@ -472,6 +472,119 @@ fn a_resumed_run_keeps_its_loss_scale() {
     resume(&parts, &["--steps", "4"]);
     assert!(tensors(&whole, 4) == tensors(&parts, 4));
     assert_eq!(log(&whole), log(&parts));
+}
+
+/// Everything that holds D and G in balance, at once. The band is one that is left on both sides in so short a run; steps
+/// are small, since the last bits of CPU and GPU differ, and by every full step ten times more.
+const BALANCED: &[&str] = &[
+    "--lr",
+    "0.00002",
+    "--balance",
+    "adaptive",
+    "--balance-band",
+    "0.99..0.05",
+    "--pretrain-d",
+    "2",
+    "--d-steps",
+    "2",
+    "--g-steps",
+    "2",
+    "--instance-noise",
+    "0.1",
+    "--label-smoothing",
+    "0.1",
+    "--lr-decay",
+    "linear",
+    "--hold-out",
+    "0.25",
+    "--precision",
+    "fp32",
+    "--steps",
+    "8",
+];
+
+/// What D and G are multiplied by is decided on the device, and alike: on the CPU and on the GPU, with the iteration in a
+/// graph and without, wherever the images are, and in a run that goes on from a checkpoint.
+#[test]
+fn balance_is_decided_alike() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let run = |name: &str| folder.path().join(name);
+    let (first, cpu) = (run("first"), run("cpu"));
+    let with = |more: &[&'static str]| [BALANCED, more].concat();
+    train(&first, &with(&["--checkpoint-every", "3"]), &[]);
+    let mut command = driver::command(env!("CARGO_BIN_EXE_dcgan-cuda"));
+    command
+        .args(["train", "--device", "cpu", "--out"])
+        .arg(&cpu);
+    command
+        .args(TINY)
+        .args(BALANCED)
+        .env("XDG_CACHE_HOME", cache());
+    succeeds(&checked(command.output().unwrap()));
+
+    let decided = |run: &Path| -> Vec<Vec<serde_json::Value>> {
+        let names = [
+            "lr_d",
+            "lr_g",
+            "d_left_out",
+            "g_left_out",
+            "d_real_accuracy",
+            "d_fake_accuracy",
+            "held_out_accuracy",
+            "seen_accuracy",
+        ];
+        let of = |line: &serde_json::Value| names.map(|name| line[name].clone()).to_vec();
+        log(run).iter().map(of).collect()
+    };
+    let state = |run: &Path| {
+        let text = fs::read_to_string(checkpoint(run, 8).join("state.json")).unwrap();
+        let state: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let names = ["balance", "discriminator_steps", "generator_steps"];
+        names.map(|name| state[name].to_string())
+    };
+    assert_eq!(decided(&first), decided(&cpu));
+    assert_eq!(state(&first), state(&cpu));
+    assert!(
+        state(&first)[0].contains("\"advantage\""),
+        "{:?}",
+        state(&first)
+    );
+    // Two iterations of two steps each were D's alone, and after that the rates moved.
+    let lines = log(&first);
+    assert_eq!(
+        (&lines[0]["g_left_out"], &lines[3]["g_left_out"]),
+        (&4.into(), &4.into())
+    );
+    let rates: Vec<f64> = lines.iter().map(|l| l["lr_d"].as_f64().unwrap()).collect();
+    assert_ne!(rates[3], rates[0] / 7.0);
+    assert!(
+        lines
+            .iter()
+            .all(|l| l["held_out_d"].is_f64() && l["d_gradient_norm"].is_f64())
+    );
+
+    let (expected, reported) = (tensors(&first, 8), log(&first));
+    let repeat = first.to_str().unwrap();
+    let ways: [&[&str]; 2] = [&["--graph", "off"], &["--data-residency", "device"]];
+    for (seed, way) in ways.iter().enumerate() {
+        let name = run(&seed.to_string());
+        let args = [BALANCED, way, &["--kernels-from", repeat]].concat();
+        train(&name, &args, &[("EMULATED_SEED", &(seed + 1).to_string())]);
+        assert!(tensors(&name, 8) == expected, "{way:?}");
+        assert_eq!(log(&name), reported, "{way:?}");
+    }
+    // On from a checkpoint in the midst of it.
+    let mut command = driver::command(env!("CARGO_BIN_EXE_dcgan-cuda"));
+    command.args(["train", "--device", "cuda", "--quiet", "--resume"]);
+    command
+        .arg(checkpoint(&first, 3))
+        .env("XDG_CACHE_HOME", cache());
+    succeeds(&checked(command.output().unwrap()));
+    assert!(tensors(&first, 8) == expected, "resumed");
+    assert_eq!(log(&first), reported, "resumed");
 }
 
 /// Images on the device, in memory or in the pack: the same batches, in any order of the streams.

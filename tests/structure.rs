@@ -18,10 +18,9 @@ const FLOORS: &[&[&str]] = &[
     // The loader writes the backend's batches.
     &["data"],
     &["gan"],
-    &["evaluate", "latent", "train", "self_test"],
-    ["evaluate"],
+    &["evaluate"],
     &["latent", "train", "self_test"],
-    &["explore"],
+    &["explore", "report"],
     &["cli"],
 ];
 

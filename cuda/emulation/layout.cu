@@ -19,6 +19,7 @@ const Known KNOWN[] = {
     {"activation none", ACTIVATION_none},
     ACTIVATIONS(ACTIVATION)
     {"LEAKY_SLOPE", LEAKY_SLOPE},
+    {"SURE", SURE},
     {"LEAST_LOSS_SCALE", LEAST_LOSS_SCALE},
     {"MOST_LOSS_SCALE", MOST_LOSS_SCALE},
 
@@ -35,21 +36,32 @@ const Known KNOWN[] = {
     SIZE(AdamState),
     FIELD(AdamState, taken),
     FIELD(AdamState, skipped),
+    FIELD(AdamState, left_out),
     FIELD(AdamState, loss_scale),
     FIELD(AdamState, steady),
     FIELD(AdamState, not_finite),
     FIELD(AdamState, correction1),
     FIELD(AdamState, correction2),
+    FIELD(AdamState, rate),
+
+    SIZE(BalanceState),
+    FIELD(BalanceState, accuracy),
+    FIELD(BalanceState, certainty),
+    FIELD(BalanceState, advantage),
+    FIELD(BalanceState, begun),
 
     SIZE(Progress),
     FIELD(Progress, iteration),
     FIELD(Progress, adam),
+    FIELD(Progress, balance),
 
     SIZE(Metrics),
     FIELD(Metrics, iteration),
     FIELD(Metrics, losses),
     FIELD(Metrics, steps),
     FIELD(Metrics, loss_scale),
+    FIELD(Metrics, gradient_norm),
+    FIELD(Metrics, rate),
 
     SIZE(Convolution),
     FIELD(Convolution, n),

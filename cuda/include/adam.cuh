@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-// Where the loss scale stays: `LossScale::LEAST` and `MOST` of src/backend/mod.rs. Powers of two, whose inverses are
+// Where the loss scale stays: `LossScale::LEAST` and `MOST` of src/backend/metrics.rs. Powers of two, whose inverses are
 // exact too.
 constexpr float LEAST_LOSS_SCALE = 1.0f / 16777216.0f, MOST_LOSS_SCALE = 16777216.0f;
 
@@ -24,9 +24,10 @@ struct AdamTensor {
 
 // What Adam keeps of one network: `AdamState` of src/backend/cuda/progress.rs.
 struct AdamState {
-    // Steps that moved the weights, and those left out.
+    // Steps that moved the weights, those skipped since a gradient was not finite, and those left out since `rate` was 0.
     uint64_t taken;
     uint64_t skipped;
+    uint64_t left_out;
     // What gradients are multiplied by; a power of two.
     float loss_scale;
     // Steps since the loss scale last moved.
@@ -35,5 +36,6 @@ struct AdamState {
     // 1 − β₁ᵗ and √(1 − β₂ᵗ) for t = taken + 1.
     float correction1;
     float correction2;
-    uint32_t unused;
+    // What the learning rate is multiplied by (balance.cu); 0 leaves the step out.
+    float rate;
 };

@@ -7,23 +7,42 @@
 
 #include "adam.cuh"
 
+// The logit beyond which the discriminator is sure, σ(4) = 0.982: `SURE` of src/backend/metrics.rs.
+constexpr float SURE = 4.0f;
+
+// What the controller of balance.cu remembers: `BalanceState` of the host.
+struct BalanceState {
+    // Moving means of the discriminator's accuracy, and of the share of images of which it is sure and right.
+    float accuracy;
+    float certainty;
+    // What the discriminator's learning rate is raised by, relative to the generator's.
+    float advantage;
+    // Not 0 once the discriminator has been trained ahead.
+    uint32_t begun;
+};
+
 // Networks: 0 the discriminator, 1 the generator. `Block` of the host.
 struct Progress {
     // Iterations that are over; also the number of the one that runs.
     uint64_t iteration;
     AdamState adam[2];
+    BalanceState balance;
 };
 
 // One iteration's entry in the ring, at iteration % slots: `Entry` of the host.
 struct Metrics {
     uint64_t iteration;
-    // Of real and fake images and of the generator: loss, probability, accuracy.
-    float losses[3][3];
-    uint32_t unused;
-    // Of each network: taken, skipped.
-    uint64_t steps[2][2];
+    // Of real and fake images, of the generator, and of held-out and training images: loss, probability, accuracy,
+    // certainty.
+    float losses[5][4];
+    // Of each network: taken, skipped, left out.
+    uint64_t steps[2][3];
     // Of each network, after its step.
     float loss_scale[2];
+    // Of each network: the L2 norm of its gradient, the loss scale divided out.
+    float gradient_norm[2];
+    // Of each network: what the learning rate of its last step was multiplied by.
+    float rate[2];
 };
 
 namespace {

@@ -1,5 +1,5 @@
 //! What the fuzz targets run: each parser of the program on any bytes. A parser takes them or refuses them; it neither
-//! panics nor claims what is not there. tests/fuzz_corpus.rs runs the same on the files in `corpus/`.
+//! panics nor claims what is not there. tests/data/fuzz_corpus.rs runs the same on the files in `corpus/`.
 
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};

@@ -5,20 +5,24 @@
 //! asynchronous: only those wait that say so. Maps are NHWC on the device and f32 NCHW, as in PyTorch, where they are
 //! given or read.
 
+mod balance;
 pub mod cpu;
 pub mod cuda;
 mod kernel_choices;
+mod metrics;
 
 use std::fmt;
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Architecture, Shape, StateDict};
 use crate::random::Purpose;
+pub use balance::{Ahead, Balance, Band, InstanceNoise, Schedule};
 pub use kernel_choices::KernelChoices;
+pub use metrics::{Counters, Loss, LossScale, Metrics, SLOTS, SURE, Slot, Steps};
 
 /// Type in which activations and weights are stored and multiplied; sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -141,113 +145,6 @@ pub enum State {
     SecondMoment,
 }
 
-/// Adam steps of a network so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Steps {
-    /// Steps that moved the weights: Adam's t.
-    pub taken: u64,
-    /// Steps left out, since a gradient was not finite.
-    pub skipped: u64,
-}
-
-/// The loss of one input batch of the discriminator, means over its images.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Loss {
-    /// Binary cross entropy on logits, in nats.
-    pub loss: f32,
-    /// Mean of D(x) = sigmoid(logit).
-    pub probability: f32,
-    /// Share of images on the target's side of D(x) = 1/2.
-    pub accuracy: f32,
-}
-
-impl Loss {
-    /// Not computed yet.
-    pub const UNSET: Self = Self {
-        loss: f32::NAN,
-        probability: f32::NAN,
-        accuracy: f32::NAN,
-    };
-}
-
-/// Which of an iteration's three losses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot {
-    /// D's, of real images.
-    Real = 0,
-    /// D's, of generated images.
-    Fake = 1,
-    /// G's: that of generated images, after D's step, against the target 1.
-    Generator = 2,
-}
-
-/// What a network's gradients are multiplied by, so that f16 holds them; divided out again by Adam.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct LossScale {
-    /// A power of two; 1 but for f16.
-    pub factor: f32,
-    /// Adam steps since it last moved.
-    pub steady: u32,
-}
-
-impl LossScale {
-    /// What no skipped step brings it below.
-    pub const LEAST: f32 = 1.0 / Self::MOST;
-    /// What no number of steady steps brings it above: 2²⁴, as is usual. f16 ends at 65,504, so more would help only a
-    /// network whose largest gradient is below 2⁻⁸.
-    pub const MOST: f32 = 16_777_216.0;
-
-    /// As it may be used: within its bounds, of which programs before knew none.
-    ///
-    /// # Errors
-    /// Where it is no positive number.
-    pub fn bounded(self) -> Result<Self> {
-        ensure!(
-            self.factor.is_finite() && self.factor > 0.0,
-            "its loss scale is {}, which is no positive number",
-            self.factor
-        );
-        Ok(Self {
-            factor: self.factor.clamp(Self::LEAST, Self::MOST),
-            ..self
-        })
-    }
-}
-
-impl Default for LossScale {
-    fn default() -> Self {
-        Self {
-            factor: 1.0,
-            steady: 0,
-        }
-    }
-}
-
-/// Where training is, with everything that decides how it goes on besides tensors. Arrays are indexed by
-/// [`Role::index`](crate::model::arch::Role::index).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Counters {
-    /// Iterations done.
-    pub iteration: u64,
-    /// Adam steps of each network.
-    pub steps: [Steps; 2],
-    /// Loss scale of each network's gradients.
-    pub loss_scale: [LossScale; 2],
-}
-
-/// What one iteration left.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Metrics {
-    /// The number of the iteration; the first is 0.
-    pub iteration: u64,
-    /// Losses, indexed by [`Slot`].
-    pub losses: [Loss; 3],
-    /// Adam steps after the iteration, indexed by [`Role::index`](crate::model::arch::Role::index).
-    pub steps: [Steps; 2],
-    /// Loss scales after the iteration, with the index of `steps`.
-    pub loss_scale: [f32; 2],
-}
-
 /// The decay of the generator's average after `iterations`: it starts low, so that a short run's average forgets the
 /// initial weights (min(decay, (1 + t)/(10 + t)), as TensorFlow's ExponentialMovingAverage).
 pub fn ema_decay(decay: f64, iterations: u64) -> f64 {
@@ -293,6 +190,13 @@ pub trait Progress {
     /// # Errors
     /// Where the device fails.
     fn advance(&mut self) -> Result<()>;
+
+    /// Sets what the coming steps of both networks are multiplied by, from D's losses of this iteration, as `schedule`
+    /// says.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn set_rates(&mut self, schedule: &Schedule) -> Result<()>;
 
     /// Asks for the metrics of the iterations `range`, of which the last has been asked for;
     /// [`Self::take_metrics`] hands them out. What was asked for before and not taken is lost.
@@ -384,21 +288,22 @@ pub trait Backend {
     /// Where there is not enough memory.
     fn progress(&self, slots: usize) -> Result<Self::Progress>;
 
-    /// A ring of `slots` batches of `n` images of the shape `image`.
+    /// A ring of `slots` times `n` images of the shape `image`: all those of an iteration.
     ///
     /// # Errors
     /// Where there is not enough memory, of the device or for the device's copies on the host.
     fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Self::Feed>;
 
-    /// Writes the batch of the iteration that `progress` is in to `images`: u8 → [−1, 1] (x/127.5 − 1), an image mirrored
-    /// left to right where its flip is 1.
+    /// Writes batch number `part` of the iteration that `progress` is in to `images`, which is as large as a batch: u8 →
+    /// [−1, 1] (x/127.5 − 1), an image mirrored left to right where its flip is 1.
     ///
     /// # Errors
-    /// Where `images` is of another size or shape than the feed's batches, or the device fails.
+    /// Where the feed has no such part, its images are of another shape, or the device fails.
     fn load_batch(
         &self,
         feed: &Self::Feed,
         progress: &Self::Progress,
+        part: usize,
         images: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -416,16 +321,30 @@ pub trait Backend {
     ) -> Result<()>;
 
     /// Fills `z` with standard normal noise from the stream of `(seed, purpose, iteration)` ([`crate::random`]), in the
-    /// order of the elements; the iteration is the one that `progress` is in.
+    /// order of the elements; the iteration is the one that `progress` is in. Every part of an iteration, counted by the
+    /// last of `stream`, has noise of its own: that from element 4·⌈elements/4⌉·part on.
     ///
     /// # Errors
     /// Where the device fails.
     fn draw_latent(
         &self,
-        seed: u64,
-        purpose: Purpose,
+        stream: (u64, Purpose, usize),
         progress: &Self::Progress,
         z: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// noisy ← images + noise, normal with the deviation that `noise` has in the iteration that `progress` is in; drawn as
+    /// [`Self::draw_latent`] draws, for [`Purpose::InstanceNoise`] and the seed and part of `stream`.
+    ///
+    /// # Errors
+    /// Where `noisy` is of another shape or holds fewer images, or the device fails.
+    fn add_noise(
+        &self,
+        noise: &InstanceNoise,
+        stream: (u64, usize),
+        progress: &Self::Progress,
+        images: &Self::Buffer,
+        noisy: &mut Self::Buffer,
     ) -> Result<()>;
 
     /// Fills `buffer` from f32 NCHW.
@@ -484,7 +403,7 @@ pub trait Network {
     fn output(&self) -> &Self::Buffer;
 
     /// The loss of the logits just computed: binary cross entropy, mean(max(x, 0) − x·t + ln(1 + e^−|x|)) over each
-    /// input's logits x, `targets` t one an input (1 real, 0 fake), in f32, as
+    /// input's logits x, `targets` t one an input (1 real, 0 fake, or in between), in f32, as
     /// `torch.nn.BCEWithLogitsLoss`. The losses go into the metrics of this iteration from slot `first` on. Keeps the
     /// gradient of their sum for [`Self::backward`], times the loss scale of the network that is to take a step: the
     /// generator where `first` is its slot, else the discriminator.
@@ -508,8 +427,9 @@ pub trait Network {
     /// Gradient of the input, of the last backward pass that wanted it, with the shape of all inputs together.
     fn input_gradient(&self) -> &Self::Buffer;
 
-    /// One step of Adam on f32 weights, from the last gradients divided by the loss scale; left out (and counted in
-    /// `progress`) if a gradient is not finite.
+    /// One step of Adam on f32 weights, from the last gradients divided by the loss scale, with the learning rate times
+    /// the network's rate ([`Progress::set_rates`]; 1 unless it is set). Skipped if a gradient is not finite, left out if
+    /// the rate is 0, and either is counted in `progress`.
     ///
     /// # Errors
     /// Where the network was not compiled for training.

@@ -323,15 +323,15 @@ fn iteration<T: Real>() -> Result<([f32; 3], [StateDict; 2])> {
     };
     let batch = 8;
     let backend = Cpu::<T>::new();
-    let mut gan = Gan::new(&backend, &dimensions, batch, 1, 1)?;
-    gan.feed.send_batch(0, &mut fill_pixels)?;
     let settings = Settings {
         ema: 0.0,
         seed: 1,
         ..Settings::REFERENCE
     };
-    gan.iteration(&backend, &settings)?;
-    let losses = gan.last_metrics()?.losses.map(|l| l.loss);
+    let mut gan = Gan::new(&backend, &dimensions, batch, 1, &settings, false)?;
+    gan.feed.send_batch(0, &mut fill_pixels)?;
+    gan.iteration(&backend)?;
+    let losses = gan.last_metrics()?.iteration_losses();
     ensure!(losses.iter().all(|l| l.is_finite()), "losses {losses:?}");
     let weights = [
         gan.discriminator.read(State::Parameters)?,

@@ -15,6 +15,7 @@ pub mod options;
 pub mod output;
 pub mod packs;
 pub mod partial;
+pub mod report;
 pub mod sample;
 pub mod sources;
 pub mod train;
@@ -43,6 +44,7 @@ enum Command {
     Train(Box<train::Args>),
     Sample(sample::Args),
     Evaluate(Box<evaluate::Args>),
+    Report(report::Args),
     /// Make, check and describe data sets.
     #[command(subcommand)]
     Dataset(dataset::Command),
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => args.run(),
         Command::Sample(args) => args.run(),
         Command::Evaluate(args) => args.run(),
+        Command::Report(args) => args.run(),
         Command::Dataset(command) => command.run(),
         Command::Latent(command) => command.run(),
         Command::Explore(args) => args.run(),

@@ -21,6 +21,8 @@ pub struct Loader<'a> {
     batch_size: usize,
     seed: u64,
     flip: bool,
+    /// The images to be trained on, where those are not all.
+    kept: Option<Vec<u32>>,
     /// The orders of the epochs last asked for, the latest first: batches are announced ahead of their turn.
     orders: Vec<(u64, Vec<u32>)>,
 }
@@ -47,13 +49,35 @@ impl<'a> Loader<'a> {
             batch_size,
             seed,
             flip,
+            kept: None,
             orders: Vec::new(),
         })
     }
 
+    /// Hands out the images `kept` only, places in the data set.
+    ///
+    /// # Errors
+    /// When they do not fill a batch.
+    pub fn keeping(mut self, kept: Vec<u32>) -> Result<Self> {
+        ensure!(
+            self.batch_size <= kept.len(),
+            "a batch of {} images is larger than the part of the data set that is trained on, which has {}: use a \
+             smaller --batch-size or --hold-out, or add images",
+            self.batch_size,
+            kept.len()
+        );
+        self.kept = Some(kept);
+        Ok(self)
+    }
+
+    /// Images that are trained on.
+    fn len(&self) -> usize {
+        self.kept.as_ref().map_or(self.dataset.len(), Vec::len)
+    }
+
     /// How many full batches an epoch has.
     pub fn batches_per_epoch(&self) -> u64 {
-        (self.dataset.len() / self.batch_size) as u64
+        (self.len() / self.batch_size) as u64
     }
 
     /// The epoch that `step` belongs to, from 0.
@@ -70,7 +94,12 @@ impl<'a> Loader<'a> {
             // This epoch's and the next one's, at the seam between them.
             self.orders.truncate(1);
             let stream = Stream::new(self.seed, Purpose::Shuffle, epoch);
-            let order = stream.permutation(self.dataset.len());
+            let mut order = stream.permutation(self.len());
+            if let Some(kept) = &self.kept {
+                order
+                    .iter_mut()
+                    .for_each(|place| *place = kept[*place as usize]);
+            }
             self.orders.insert(0, (epoch, order));
             0
         });

@@ -7,6 +7,7 @@ mod contents;
 pub mod dataset;
 pub mod decode;
 pub mod guarded;
+pub mod hold_out;
 pub mod loader;
 pub mod pack;
 pub mod prepare;
@@ -18,6 +19,7 @@ pub mod stamp;
 pub mod synthetic;
 
 pub use dataset::{Dataset, LoadOptions, Residency};
+pub use hold_out::HoldOut;
 pub use loader::Loader;
 pub use pack::Pack;
 pub use source::{AttributeCounts, Drawing, MAX_CLASSES, Original, PartCounts, Source, fit_image};

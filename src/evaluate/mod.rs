@@ -1,6 +1,7 @@
 //! How near generated images come to real ones, as numbers.
 
 pub mod cache;
+pub mod diversity;
 pub mod features;
 pub mod frechet;
 pub mod kernel;
@@ -14,6 +15,7 @@ pub mod sliced_wasserstein;
 mod sort;
 pub mod subset;
 
+pub use diversity::Diversity;
 pub use features::Features;
 pub use metrics::{Measure, Measures, Metric};
 pub use reference::{RealImages, Reference};

@@ -1,10 +1,10 @@
 //! One iteration of the GAN, in the order of the reference (pytorch/examples' DCGAN).
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::backend::{
-    Adam, Backend, Batch, Counters, Images, Metrics, Network, Progress, Slot, State, Statistics,
-    Use, Want,
+    Adam, Ahead, Backend, Balance, Batch, Counters, Images, InstanceNoise, Metrics, Network,
+    Progress, Schedule, Slot, State, Statistics, Use, Want,
 };
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -13,7 +13,7 @@ use crate::random::Purpose;
 /// Iterations of which the metrics are kept: [`Gan::send_metrics`] is due before there are more.
 pub const KEPT_METRICS: u64 = 256;
 
-/// What an iteration needs to know. It stays the same from the first iteration of a [`Gan`] to the last.
+/// How a [`Gan`] is trained, from its first iteration to the last.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// The discriminator's optimiser.
@@ -22,8 +22,20 @@ pub struct Settings {
     pub generator: Adam,
     /// Decay of the generator's moving average; 0 keeps none.
     pub ema: f64,
-    /// Seed of the noise z.
+    /// Seed of the noise z, and of instance noise.
     pub seed: u64,
+    /// Steps of the discriminator in an iteration, each on images and noise of its own; at least 1.
+    pub d_steps: usize,
+    /// Steps of the generator in an iteration, each on noise of its own but the first, whose noise is that of the last
+    /// step of the discriminator; at least 1.
+    pub g_steps: usize,
+    /// What D is to say of real images: 1, or less to smooth labels one-sidedly (Salimans et al. 2016, arXiv 1606.03498,
+    /// section 3.4).
+    pub real_target: f32,
+    /// Noise on all that D sees.
+    pub noise: Option<InstanceNoise>,
+    /// How the learning rates go.
+    pub schedule: Schedule,
 }
 
 impl Settings {
@@ -42,8 +54,36 @@ impl Settings {
             generator: adam,
             ema: 0.999,
             seed: 0,
+            d_steps: 1,
+            g_steps: 1,
+            real_target: 1.0,
+            noise: None,
+            schedule: Schedule {
+                decay_end: 0,
+                ahead: Ahead::No,
+                band: None,
+            },
         }
     };
+
+    /// Whether an iteration is that of the reference: only learning rates, Adam's settings and the average may differ.
+    pub fn is_reference(&self) -> bool {
+        let Self {
+            discriminator,
+            generator,
+            ema,
+            seed,
+            ..
+        } = *self;
+        *self
+            == Self {
+                discriminator,
+                generator,
+                ema,
+                seed,
+                ..Self::REFERENCE
+            }
+    }
 }
 
 /// Both networks and what lies between them.
@@ -60,14 +100,20 @@ pub struct Gan<B: Backend> {
     pub progress: B::Progress,
     /// The batches of the coming iterations.
     pub feed: B::Feed,
+    /// Where the settings ask for instance noise: real and generated images with it.
+    noisy: Option<[B::Buffer; 2]>,
+    /// Where D is to be examined: images that it is not trained on, and images that it is.
+    examined: Option<[B::Buffer; 2]>,
+    settings: Settings,
     recording: B::Recording,
     /// Iterations asked for.
     iterations: u64,
 }
 
 impl<B: Backend> Gan<B> {
-    /// Networks for batches of `batch` images, with the initial values of `seed` ([`StateDict::initial`]), and room for
-    /// `slots` batches that wait for their turn.
+    /// Networks for batches of `batch` images, with the initial values of the seed ([`StateDict::initial`]), that are
+    /// trained as `settings` say, and room for the images of `slots` iterations that wait for their turn. `examined`:
+    /// whether [`Gan::examine`] is going to be called.
     ///
     /// # Errors
     /// Where there is not enough memory, or the device fails.
@@ -76,9 +122,14 @@ impl<B: Backend> Gan<B> {
         dimensions: &Dimensions,
         batch: usize,
         slots: usize,
-        seed: u64,
+        settings: &Settings,
+        examined: bool,
     ) -> Result<Self> {
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
+        let pair = |wanted: bool| -> Result<Option<[B::Buffer; 2]>> {
+            let buffer = || backend.buffer(batch, d.input());
+            wanted.then(|| Ok([buffer()?, buffer()?])).transpose()
+        };
         let mut gan = Self {
             generator: backend.compile(&g, batch, Use::Training)?,
             // Real and fake go through the discriminator together.
@@ -86,34 +137,55 @@ impl<B: Backend> Gan<B> {
             real: backend.buffer(batch, d.input())?,
             z: backend.buffer(batch, g.input())?,
             progress: backend.progress(KEPT_METRICS as usize)?,
-            feed: backend.feed(batch, d.input(), slots)?,
+            feed: backend.feed(settings.d_steps * batch, d.input(), slots)?,
+            noisy: pair(settings.noise.is_some())?,
+            examined: pair(examined)?,
+            settings: *settings,
             recording: B::Recording::default(),
             iterations: 0,
         };
-        let initial = StateDict::initial(&g, seed);
+        let initial = StateDict::initial(&g, settings.seed);
         gan.generator.write(State::Parameters, &initial)?;
         gan.generator.write(State::Average, &initial)?;
-        let initial = StateDict::initial(&d, seed);
+        let initial = StateDict::initial(&d, settings.seed);
         gan.discriminator.write(State::Parameters, &initial)?;
+        if !settings.schedule.is_constant() {
+            let mut counters = gan.progress.read()?;
+            counters.balance = Balance::of(&settings.schedule);
+            gan.progress.write(&counters)?;
+        }
         Ok(gan)
     }
 
-    /// Bytes of the device that [`Gan::new`] takes for batches of `batch` images, without making it.
-    pub fn bytes(backend: &B, dimensions: &Dimensions, batch: usize, slots: usize) -> u64 {
+    /// Bytes of the device that [`Gan::new`] takes with the same arguments, without making it.
+    pub fn bytes(
+        backend: &B,
+        dimensions: &Dimensions,
+        batch: usize,
+        slots: usize,
+        settings: &Settings,
+        examined: bool,
+    ) -> u64 {
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
         let networks =
             backend.bytes(&g, batch, Use::Training) + backend.bytes(&d, 2 * batch, Use::Training);
-        let buffers =
-            backend.buffer_bytes(batch, g.input()) + backend.buffer_bytes(batch, d.input());
-        let waiting = slots * batch * (d.input().len() + 1);
+        let pairs = u64::from(settings.noise.is_some()) + u64::from(examined);
+        let buffers = backend.buffer_bytes(batch, g.input())
+            + (1 + 2 * pairs) * backend.buffer_bytes(batch, d.input());
+        let waiting = slots * settings.d_steps * batch * (d.input().len() + 1);
         networks + buffers + waiting as u64
     }
 
-    /// The next iteration, on the batch last sent into its slot of [`Gan::feed`] and on fresh noise.
+    /// How the networks are trained.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The next iteration, on the images last sent into its slot of [`Gan::feed`] and on fresh noise.
     ///
     /// # Errors
     /// Where the device fails.
-    pub fn iteration(&mut self, backend: &B, settings: &Settings) -> Result<()> {
+    pub fn iteration(&mut self, backend: &B) -> Result<()> {
         let Self {
             generator,
             discriminator,
@@ -121,13 +193,23 @@ impl<B: Backend> Gan<B> {
             z,
             progress,
             feed,
+            noisy,
+            settings,
             recording,
             iterations,
+            ..
         } = self;
         backend.replay(recording, feed, *iterations, &mut |feed| {
-            backend.load_batch(feed, progress, real)?;
-            backend.draw_latent(settings.seed, Purpose::Latent, progress, z)?;
-            update::<B>(generator, discriminator, real, z, progress, settings)?;
+            let mut update = Update {
+                backend,
+                g: &mut *generator,
+                d: &mut *discriminator,
+                real: &mut *real,
+                z: &mut *z,
+                noisy: noisy.as_mut(),
+                settings: &*settings,
+            };
+            update.run(Some(feed), progress)?;
             progress.advance()
         })?;
         *iterations += 1;
@@ -137,13 +219,41 @@ impl<B: Backend> Gan<B> {
     /// The next iteration, on what is in [`Gan::real`] and [`Gan::z`].
     ///
     /// # Errors
-    /// Where the device fails.
-    pub fn iteration_on(&mut self, settings: &Settings) -> Result<()> {
-        let (g, d) = (&mut self.generator, &mut self.discriminator);
-        update::<B>(g, d, &self.real, &self.z, &mut self.progress, settings)?;
+    /// Where the settings have several steps an iteration, or the device fails.
+    pub fn iteration_on(&mut self, backend: &B) -> Result<()> {
+        ensure!(
+            (self.settings.d_steps, self.settings.g_steps) == (1, 1),
+            "one batch is given, and an iteration takes several"
+        );
+        let mut update = Update {
+            backend,
+            g: &mut self.generator,
+            d: &mut self.discriminator,
+            real: &mut self.real,
+            z: &mut self.z,
+            noisy: self.noisy.as_mut(),
+            settings: &self.settings,
+        };
+        update.run(None, &mut self.progress)?;
         self.progress.advance()?;
         self.iterations += 1;
         Ok(())
+    }
+
+    /// Shows D a batch of images that it is not trained on, `held_out`, and one of those that it is trained on, `seen`,
+    /// both f32 NCHW in [−1, 1]; its losses go into the metrics of the iteration that comes next ([`Slot::HeldOut`],
+    /// [`Slot::Seen`]). Nothing of training changes. Waits on some devices.
+    ///
+    /// # Errors
+    /// Where this was not announced to [`Gan::new`], these are no batches, or the device fails.
+    pub fn examine(&mut self, backend: &B, held_out: &[f32], seen: &[f32]) -> Result<()> {
+        let [a, b] = self.examined.as_mut().context("no room to examine D")?;
+        backend.write(held_out, a)?;
+        backend.write(seen, b)?;
+        self.discriminator
+            .forward(&[&*a, &*b], Statistics::BatchOnly)?;
+        self.discriminator
+            .bce_with_logits(&[1.0, 1.0], &mut self.progress, Slot::HeldOut)
     }
 
     /// Sets where training is; it goes on from there.
@@ -188,32 +298,107 @@ pub fn fill_pixels(batch: Batch<'_>) {
     batch.flips.fill(0);
 }
 
-/// D on real and on fake images, one Adam step of D; then G through the new D, one Adam step of G.
-fn update<B: Backend>(
-    g: &mut B::Network,
-    d: &mut B::Network,
-    real: &B::Buffer,
-    z: &B::Buffer,
-    progress: &mut B::Progress,
-    settings: &Settings,
-) -> Result<()> {
-    g.forward(&[z], Statistics::Batch)?;
+/// What an iteration works on.
+struct Update<'a, B: Backend> {
+    backend: &'a B,
+    g: &'a mut B::Network,
+    d: &'a mut B::Network,
+    real: &'a mut B::Buffer,
+    z: &'a mut B::Buffer,
+    noisy: Option<&'a mut [B::Buffer; 2]>,
+    settings: &'a Settings,
+}
 
-    let range = nvtx::range!("D step");
-    d.forward(&[real, g.output()], Statistics::Batch)?;
-    d.bce_with_logits(&[1.0, 0.0], progress, Slot::Real)?;
-    d.backward(None, Want::Weights)?;
-    d.adam(&settings.discriminator, progress)?;
-    drop(range);
-
-    let _range = nvtx::range!("G step");
-    d.forward(&[g.output()], Statistics::Batch)?;
-    d.bce_with_logits(&[1.0], progress, Slot::Generator)?;
-    d.backward(None, Want::Input)?;
-    g.backward(Some(d.input_gradient()), Want::Weights)?;
-    g.adam(&settings.generator, progress)?;
-    if settings.ema > 0.0 {
-        g.average(settings.ema, progress)?;
+impl<B: Backend> Update<'_, B> {
+    /// D on real and on fake images, one Adam step of D; then G through the new D, one Adam step of G; each as often as
+    /// the settings say. On what `feed` has, or on what is there.
+    fn run(&mut self, feed: Option<&B::Feed>, progress: &mut B::Progress) -> Result<()> {
+        let Settings {
+            d_steps, g_steps, ..
+        } = *self.settings;
+        for step in 0..d_steps {
+            if let Some(feed) = feed {
+                self.backend.load_batch(feed, progress, step, self.real)?;
+            }
+            self.generate(feed, step, progress)?;
+            self.step_of_d(step, progress)?;
+        }
+        for step in 0..g_steps {
+            if step > 0 {
+                self.generate(feed, d_steps + step - 1, progress)?;
+            }
+            self.step_of_g(step, progress)?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Images of fresh noise, number `part` of the iteration, or of the noise that is given.
+    fn generate(
+        &mut self,
+        feed: Option<&B::Feed>,
+        part: usize,
+        progress: &B::Progress,
+    ) -> Result<()> {
+        if feed.is_some() {
+            let stream = (self.settings.seed, Purpose::Latent, part);
+            self.backend.draw_latent(stream, progress, self.z)?;
+        }
+        self.g.forward(&[&*self.z], Statistics::Batch)
+    }
+
+    fn step_of_d(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
+        let Self {
+            backend,
+            g,
+            d,
+            real,
+            noisy,
+            settings,
+            ..
+        } = self;
+        let _range = nvtx::range!("D step");
+        match (&settings.noise, noisy) {
+            (Some(noise), Some([noisy_real, noisy_fake])) => {
+                let part = |index: usize| (settings.seed, 2 * step + index);
+                backend.add_noise(noise, part(0), progress, real, noisy_real)?;
+                backend.add_noise(noise, part(1), progress, g.output(), noisy_fake)?;
+                d.forward(&[&*noisy_real, &*noisy_fake], Statistics::Batch)?;
+            }
+            _ => d.forward(&[&**real, g.output()], Statistics::Batch)?,
+        }
+        d.bce_with_logits(&[settings.real_target, 0.0], progress, Slot::Real)?;
+        if !settings.schedule.is_constant() {
+            progress.set_rates(&settings.schedule)?;
+        }
+        d.backward(None, Want::Weights)?;
+        d.adam(&settings.discriminator, progress)
+    }
+
+    fn step_of_g(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
+        let Self {
+            backend,
+            g,
+            d,
+            noisy,
+            settings,
+            ..
+        } = self;
+        let _range = nvtx::range!("G step");
+        match (&settings.noise, noisy) {
+            (Some(noise), Some([_, noisy_fake])) => {
+                let part = (settings.seed, 2 * settings.d_steps + step);
+                backend.add_noise(noise, part, progress, g.output(), noisy_fake)?;
+                d.forward(&[&*noisy_fake], Statistics::Batch)?;
+            }
+            _ => d.forward(&[g.output()], Statistics::Batch)?,
+        }
+        d.bce_with_logits(&[1.0], progress, Slot::Generator)?;
+        d.backward(None, Want::Input)?;
+        g.backward(Some(d.input_gradient()), Want::Weights)?;
+        g.adam(&settings.generator, progress)?;
+        if settings.ema > 0.0 {
+            g.average(settings.ema, progress)?;
+        }
+        Ok(())
+    }
 }

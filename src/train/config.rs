@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Adam, Conv, Precision};
-use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
+use super::any_path;
+use super::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD};
+use crate::backend::{Adam, Ahead, Conv, InstanceNoise, Precision, Schedule};
+use crate::data::{HoldOut, Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::evaluate::Metric;
 use crate::evaluate::metrics::Aim;
 use crate::files;
@@ -20,7 +22,7 @@ use crate::model::arch::Dimensions;
 use crate::text;
 
 /// What only concerns how far a run goes, where its data lies and how it reports: may change when it is resumed.
-const FREE: [&str; 13] = [
+const FREE: [&str; 14] = [
     "data",
     "allow_missing",
     "max_bad",
@@ -29,6 +31,7 @@ const FREE: [&str; 13] = [
     "checkpoint_every",
     "log_every",
     "keep_checkpoints",
+    "tensorboard",
     "metrics",
     "metrics_every",
     "metrics_count",
@@ -63,35 +66,26 @@ fn metrics_every() -> u64 {
     500
 }
 
-/// Paths in JSON: a string, or where that would change them, since they are no UTF-8, their bytes as numbers.
-mod any_path {
-    use std::ffi::OsString;
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    use std::path::PathBuf;
+// What the runs had that were written before there was a choice.
 
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+fn no_pretraining() -> PretrainD {
+    PretrainD(Ahead::No)
+}
 
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Text(PathBuf),
-        Bytes(Vec<u8>),
-    }
+fn one() -> usize {
+    1
+}
 
-    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
-        match path {
-            Some(path) if path.to_str().is_none() => path.as_os_str().as_bytes().serialize(to),
-            path => path.serialize(to),
-        }
-    }
+fn fixed() -> BalanceMode {
+    BalanceMode::Fixed
+}
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
-        let written = Option::<Written>::deserialize(from)?;
-        Ok(written.map(|written| match written {
-            Written::Text(path) => path,
-            Written::Bytes(bytes) => OsString::from_vec(bytes).into(),
-        }))
-    }
+fn band() -> BalanceBand {
+    BalanceBand::DEFAULT
+}
+
+fn no_decay() -> LrDecay {
+    LrDecay::None
 }
 
 /// Images of a set that are compared, at most.
@@ -184,6 +178,36 @@ options! {
     flip: bool,
     /// The seed of all random numbers.
     seed: u64,
+    /// Share of the images that are held out of training, at most [`HoldOut::MOST`] of them; 0 for none.
+    #[serde(default)]
+    hold_out: f64,
+    /// How long D is trained alone at first.
+    #[serde(default = "no_pretraining")]
+    pretrain_d: PretrainD,
+    /// Steps of D in an iteration.
+    #[serde(default = "one")]
+    d_steps: usize,
+    /// Steps of G in an iteration.
+    #[serde(default = "one")]
+    g_steps: usize,
+    /// Whether learning rates follow from how strong D is.
+    #[serde(default = "fixed")]
+    balance: BalanceMode,
+    /// Where D is to be, where they do.
+    #[serde(default = "band")]
+    balance_band: BalanceBand,
+    /// How much less than 1 D is to say of real images.
+    #[serde(default)]
+    label_smoothing: f64,
+    /// Standard deviation of the noise on all that D sees, at first; 0 for none.
+    #[serde(default)]
+    instance_noise: f64,
+    /// Iterations until it has faded to 0; `None` for all of the run's.
+    #[serde(default)]
+    instance_noise_steps: Option<u64>,
+    /// How the learning rates go over the run.
+    #[serde(default = "no_decay")]
+    lr_decay: LrDecay,
     /// Storage type of activations and of the weights that convolutions read.
     precision: Precision,
     /// Whose convolution kernels, on a GPU.
@@ -200,6 +224,9 @@ options! {
     log_every: u64,
     /// How many of the newest checkpoints stay.
     keep_checkpoints: usize,
+    /// Whether event files for TensorBoard are written.
+    #[serde(default)]
+    tensorboard: bool,
     /// What is measured meanwhile.
     #[serde(default)]
     metrics: Vec<Metric>,
@@ -227,6 +254,9 @@ impl Config {
             generator,
             ema,
             seed,
+            d_steps,
+            g_steps,
+            ..
         } = Settings::REFERENCE;
         Self {
             dataset,
@@ -254,6 +284,16 @@ impl Config {
             ema,
             flip: false,
             seed,
+            hold_out: 0.0,
+            pretrain_d: no_pretraining(),
+            d_steps,
+            g_steps,
+            balance: BalanceMode::Fixed,
+            balance_band: BalanceBand::DEFAULT,
+            label_smoothing: 0.0,
+            instance_noise: 0.0,
+            instance_noise_steps: None,
+            lr_decay: LrDecay::None,
             precision,
             conv: Conv::Auto,
             tf32: false,
@@ -261,6 +301,7 @@ impl Config {
             checkpoint_every: on(500, 5000),
             log_every: on(50, 500),
             keep_checkpoints: 3,
+            tensorboard: false,
             metrics: Vec::new(),
             metrics_every: on(metrics_every(), 5000),
             metrics_count: None,
@@ -300,7 +341,12 @@ impl Config {
         }
     }
 
-    /// What an iteration needs to know.
+    /// Real images that an iteration takes.
+    pub fn images_per_step(&self) -> usize {
+        self.d_steps * self.batch_size
+    }
+
+    /// How the networks are trained.
     pub fn settings(&self) -> Settings {
         let adam = |lr| Adam {
             lr,
@@ -313,6 +359,21 @@ impl Config {
             generator: adam(self.lr_g),
             ema: self.ema,
             seed: self.seed,
+            d_steps: self.d_steps,
+            g_steps: self.g_steps,
+            real_target: (1.0 - self.label_smoothing) as f32,
+            noise: (self.instance_noise > 0.0).then(|| InstanceNoise {
+                sigma: self.instance_noise,
+                end: self.instance_noise_steps.unwrap_or(self.steps),
+            }),
+            schedule: Schedule {
+                decay_end: match self.lr_decay {
+                    LrDecay::None => 0,
+                    LrDecay::Linear => self.steps,
+                },
+                ahead: self.pretrain_d.0,
+                band: (self.balance == BalanceMode::Adaptive).then_some(self.balance_band.0),
+            },
         }
     }
 
@@ -344,7 +405,8 @@ impl Config {
     /// # Errors
     /// When the number does not fit into 64 bits.
     pub fn steps_of(&self, epochs: u64, images: usize) -> Result<u64> {
-        let per_epoch = (images / self.batch_size) as u64;
+        let held_out = HoldOut::count(images, self.hold_out);
+        let per_epoch = ((images - held_out) / self.images_per_step()) as u64;
         epochs
             .checked_mul(per_epoch)
             .with_context(|| format!("--epochs {epochs} is out of range"))
@@ -388,6 +450,27 @@ impl Config {
             self.steps > 0,
             "nothing to do: --steps and --epochs must be at least 1"
         );
+        ensure!(
+            (0.0..=0.5).contains(&self.hold_out),
+            "--hold-out {} is out of range: use a share of the images up to 0.5, such as 0.02",
+            self.hold_out
+        );
+        ensure!(
+            (0.0..0.5).contains(&self.label_smoothing),
+            "--label-smoothing {} is out of range: use 0 or more, below 0.5, such as 0.1",
+            self.label_smoothing
+        );
+        ensure!(
+            (0.0..=10.0).contains(&self.instance_noise),
+            "--instance-noise {} is out of range: use 0 to 10, such as 0.1",
+            self.instance_noise
+        );
+        for (name, value) in [("--d-steps", self.d_steps), ("--g-steps", self.g_steps)] {
+            ensure!(
+                (1..=100).contains(&value),
+                "{name} {value} is out of range: use 1 to 100"
+            );
+        }
         for (name, value) in [
             ("--log-every", self.log_every),
             ("--keep-checkpoints", self.keep_checkpoints as u64),

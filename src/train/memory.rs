@@ -10,7 +10,7 @@ use crate::backend::{Backend, Use};
 use crate::data::{Dataset, Residency};
 use crate::gan::batches::SLOTS;
 use crate::gan::sampler::BATCH;
-use crate::gan::step::Gan;
+use crate::gan::step::{Gan, Settings};
 use crate::memory::{self, Bound, Free};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -24,7 +24,9 @@ pub fn needed<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
         true => 0,
         false => samples(BATCH),
     };
-    samples(SHEET_IMAGES) + measured + Gan::bytes(backend, &dimensions, batch, SLOTS)
+    let (settings, examined) = (config.settings(), config.hold_out > 0.0);
+    let gan = Gan::bytes(backend, &dimensions, batch, SLOTS, &settings, examined);
+    samples(SHEET_IMAGES) + measured + gan
 }
 
 /// Bytes of this program's memory that a checkpoint takes while it is saved or loaded: the networks, the average, Adam's
@@ -170,7 +172,8 @@ pub fn enough_for_iterations<B: Backend>(
     dimensions: &Dimensions,
     batch: usize,
 ) -> Result<()> {
-    let needed = |batch| Gan::bytes(backend, dimensions, batch, SLOTS);
+    let settings = Settings::REFERENCE;
+    let needed = |batch| Gan::bytes(backend, dimensions, batch, SLOTS, &settings, false);
     let (place, free) = match backend.is_host() {
         true => ("", memory::free().map(|f| (f.bytes, format!(" {}", f.by)))),
         false => (

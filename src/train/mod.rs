@@ -1,7 +1,10 @@
 //! Training: the loop ([`run`]) around the iteration ([`crate::gan::step`]), written once for every backend.
 
+mod any_path;
+pub mod balance;
 pub mod checkpoint;
 pub mod config;
+mod examine;
 pub mod memory;
 pub mod metrics;
 pub mod record;
@@ -11,3 +14,5 @@ pub mod run;
 pub mod run_folder;
 pub mod sheets;
 pub mod stop;
+pub mod tensorboard;
+pub mod watch;

@@ -35,7 +35,7 @@ pub fn bytes(config: &Config, steps: u64) -> u64 {
     steps.saturating_add(1).saturating_mul(2 * iteration)
 }
 
-/// Refuses a run that is too long to record.
+/// Refuses a run that is too long to record, or whose iterations are not the reference's.
 ///
 /// # Errors
 /// When it is.
@@ -44,6 +44,11 @@ pub fn check(config: &Config) -> Result<()> {
         config.steps <= MAX_STEPS,
         "--record keeps both networks for every iteration: at most {MAX_STEPS} can be recorded, not {}; use --steps",
         config.steps
+    );
+    ensure!(
+        config.settings().is_reference(),
+        "--record writes down an iteration of the reference, one step of D and one of G: leave out --d-steps, --g-steps, \
+         --balance, --pretrain-d, --label-smoothing, --instance-noise and --lr-decay"
     );
     Ok(())
 }

@@ -10,8 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
-use crate::backend::{Loss, Slot, Steps};
+use super::tensorboard::Events;
+use crate::backend::{Metrics, Slot};
 use crate::files;
+use crate::model::arch::Role;
 use crate::output::{print_error_line, print_line};
 use crate::text;
 
@@ -24,23 +26,46 @@ pub struct Window {
     count: u64,
     /// Indexed by [`Slot`]: loss, D(x), accuracy. A sum that is not finite is `null` in JSON.
     sums: [[Option<f64>; 3]; 3],
+    /// Norms of the gradients of D and of G.
+    #[serde(default)]
+    norms: [Option<f64>; 2],
+    /// D's certainty on real and fake images together.
+    #[serde(default)]
+    certainty: Option<f64>,
 }
 
 impl Window {
-    /// Adds the losses of an iteration, by [`Slot`].
-    pub fn add(&mut self, losses: &[Loss; 3]) {
-        for (sums, loss) in self.sums.iter_mut().zip(losses) {
+    /// Adds what an iteration left.
+    pub fn add(&mut self, metrics: &Metrics) {
+        let first = self.count == 0;
+        let add = |sum: &mut Option<f64>, value: f32| {
+            let total = if first { Some(0.0) } else { *sum };
+            *sum = total
+                .map(|t| t + f64::from(value))
+                .filter(|t| t.is_finite());
+        };
+        for (sums, loss) in self.sums.iter_mut().zip(&metrics.losses) {
             for (sum, value) in sums
                 .iter_mut()
                 .zip([loss.loss, loss.probability, loss.accuracy])
             {
-                let total = if self.count == 0 { Some(0.0) } else { *sum };
-                *sum = total
-                    .map(|t| t + f64::from(value))
-                    .filter(|t| t.is_finite());
+                add(sum, value);
             }
         }
+        for (sum, norm) in self.norms.iter_mut().zip(metrics.gradient_norm) {
+            add(sum, norm);
+        }
+        let [real, fake] = [Slot::Real, Slot::Fake].map(|slot| metrics.losses[slot as usize]);
+        add(&mut self.certainty, 0.5 * (real.certainty + fake.certainty));
         self.count += 1;
+    }
+
+    fn certainty(&self) -> Option<f64> {
+        self.certainty.map(|sum| sum / self.count as f64)
+    }
+
+    fn norm(&self, role: Role) -> Option<f64> {
+        self.norms[role.index()].map(|sum| sum / self.count as f64)
     }
 
     fn mean(&self, slot: Slot) -> [Option<f64>; 3] {
@@ -64,20 +89,77 @@ struct Line {
     d_real: Option<f64>,
     d_fake: Option<f64>,
     d_fake_after: Option<f64>,
-    /// Steps left out so far, since a gradient was not finite.
+    /// Steps skipped so far, since a gradient was not finite.
     d_skipped: u64,
     g_skipped: u64,
     images_per_sec: f64,
     elapsed_sec: f64,
+    /// Mean sign of D's logit on real images, −1 to 1 (r_t of Karras et al. 2020, arXiv 2006.06676, section 3).
+    d_real_sign: Option<f64>,
+    /// Share of real and fake images of which D is right and sure, D(x) beyond 0.982 or 0.018.
+    d_certainty: Option<f64>,
+    /// L2 norms of the gradients.
+    d_gradient_norm: Option<f64>,
+    g_gradient_norm: Option<f64>,
+    /// Learning rates of the last iteration.
+    lr_d: f64,
+    lr_g: f64,
+    /// Steps left out so far, since the rate was 0.
+    d_left_out: u64,
+    g_left_out: u64,
+    /// D on images that it is not trained on, and on images that it is, before the last iteration.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    examined: Option<Examined>,
 }
 
-/// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line.
+/// How D did on a batch that it is not trained on, and on one of those that it is.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Examined {
+    held_out_accuracy: Option<f64>,
+    held_out_d: Option<f64>,
+    seen_accuracy: Option<f64>,
+    seen_d: Option<f64>,
+}
+
+/// What is reported of an interval besides its means.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The last iteration.
+    pub metrics: Metrics,
+    /// Whether D was examined before it.
+    pub examined: bool,
+}
+
+impl Now {
+    fn examined(&self) -> Option<Examined> {
+        let of = |slot: Slot| {
+            let loss = self.metrics.losses[slot as usize];
+            let finite = |v: f32| Some(f64::from(v)).filter(|v| v.is_finite());
+            (finite(loss.accuracy), finite(loss.probability))
+        };
+        let (held_out_accuracy, held_out_d) = of(Slot::HeldOut);
+        let (seen_accuracy, seen_d) = of(Slot::Seen);
+        self.examined.then_some(Examined {
+            held_out_accuracy,
+            held_out_d,
+            seen_accuracy,
+            seen_d,
+        })
+    }
+}
+
+/// Tells how a run goes: to people on the terminal, and to programs in `log.jsonl`, a JSON object a line, and where it is
+/// wanted in event files for TensorBoard.
 pub struct Reporter {
     log: Log,
+    events: Events,
     bar: Option<ProgressBar>,
     quiet: bool,
     steps: u64,
+    /// Images of an iteration.
     batch: u64,
+    /// Learning rates of D and of G, as given.
+    rates: [f64; 2],
     start: Instant,
     last: (Instant, u64),
 }
@@ -120,10 +202,12 @@ impl Reporter {
         });
         Ok(Self {
             log,
+            events: Events::new(run, config, step + 1, quiet),
             bar,
             quiet,
             steps: config.steps,
-            batch: config.batch_size as u64,
+            batch: config.images_per_step() as u64,
+            rates: [config.lr_d, config.lr_g],
             start: Instant::now(),
             last: (Instant::now(), step),
         })
@@ -136,18 +220,16 @@ impl Reporter {
         }
     }
 
-    /// Reports the means of `window` after iteration `step`, which is `epochs` epochs; `steps` counts Adam's steps of the
-    /// discriminator and of the generator.
+    /// Reports the means of `window` after iteration `step`, which is `epochs` epochs.
     ///
     /// # Errors
     /// When the file cannot be written; the line is kept for the next try.
-    pub fn report(
-        &mut self,
-        step: u64,
-        epochs: f64,
-        window: &Window,
-        steps: [Steps; 2],
-    ) -> Result<()> {
+    pub fn report(&mut self, step: u64, epochs: f64, window: &Window, now: &Now) -> Result<()> {
+        let Metrics {
+            steps,
+            rate: factors,
+            ..
+        } = now.metrics;
         let seconds = self.last.0.elapsed().as_secs_f64().max(1e-9);
         let rate = ((step - self.last.1) * self.batch) as f64 / seconds;
         self.last = (Instant::now(), step);
@@ -170,7 +252,17 @@ impl Reporter {
             g_skipped: steps[1].skipped,
             images_per_sec: rate,
             elapsed_sec: self.start.elapsed().as_secs_f64(),
+            d_real_sign: d_real_accuracy.map(|share| 2.0 * share - 1.0),
+            d_certainty: window.certainty(),
+            d_gradient_norm: window.norm(Role::Discriminator),
+            g_gradient_norm: window.norm(Role::Generator),
+            lr_d: self.rates[0] * f64::from(factors[0]),
+            lr_g: self.rates[1] * f64::from(factors[1]),
+            d_left_out: steps[0].left_out,
+            g_left_out: steps[1].left_out,
+            examined: now.examined(),
         };
+        self.events.line(&serde_json::to_value(&line)?);
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
         let written = self.log.write(&text);
@@ -201,12 +293,14 @@ impl Reporter {
     }
 
     /// Adds a line that is no report: `line` as JSON to the log, and `shown` for people. `spent` is what it took to come
-    /// by it, which is not counted as training.
+    /// by it, which is not counted as training. TensorBoard gets the numbers of `metrics`, and the texts of `alarm` and
+    /// `stopped`.
     ///
     /// # Errors
     /// When the file cannot be written; the line is kept for the next try.
     pub fn add(&mut self, line: &impl Serialize, shown: &str, spent: Duration) -> Result<()> {
         self.last.0 += spent;
+        self.events.line(&serde_json::to_value(line)?);
         let mut text = serde_json::to_string(line)?;
         text.push('\n');
         match &self.bar {
@@ -217,12 +311,23 @@ impl Reporter {
         self.log.write(&text)
     }
 
-    /// Writes the lines that could not be written so far.
+    /// Shows the sample sheet of iteration `step`, the PNG in the file `path`, where more than the file is wanted.
+    pub fn sheet(&mut self, step: u64, path: &Path) {
+        self.events.write(|events| {
+            let png = files::read_regular(path).context("cannot read the sample sheet again")?;
+            events.image(step, "samples", &png)
+        });
+    }
+
+    /// Writes the lines that could not be written so far, at the end of training.
     ///
     /// # Errors
-    /// When they still cannot.
+    /// When they still cannot, or events for TensorBoard are missing.
     pub fn flush(&mut self) -> Result<()> {
-        self.log.write("")
+        let step = self.last.1;
+        self.events.write(|events| events.ended(step));
+        self.log.write("")?;
+        self.events.unwritten()
     }
 
     /// All of the log, which may have been removed by now.

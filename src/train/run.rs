@@ -1,7 +1,9 @@
 //! The training loop, written once for every backend.
 
 mod measuring;
+mod reports;
 mod rescue;
+mod sheet;
 mod telling;
 
 use std::collections::BTreeMap;
@@ -12,25 +14,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
+use self::reports::{Interval, Pending, not_skipped};
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
+use super::examine::Examiner;
 use super::metrics::Measurer;
 use super::record::Recorder;
 use super::report::{self, Reporter, Window};
 use super::run_folder::{Claim, Place, what_is_left};
 use super::sheets::Sheets;
 use super::stop::Stop;
-use crate::backend::{Backend, Feed, Network, Progress, State, Steps};
-use crate::data::{Dataset, Loader, Residency};
+use crate::backend::{Backend, Feed, Metrics, Network, Progress, State};
+use crate::data::{Dataset, HoldOut, Loader, Residency};
 use crate::evaluate::Features;
 use crate::files;
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, KEPT_METRICS};
 use crate::output::print_error_line;
 use crate::text;
-
-/// Iterations without a step of the weights after which a run gives up.
-const HOPELESS: u64 = 50;
 
 /// How often it is tried again to save where something is removed meanwhile.
 const REMOVED: u32 = 10;
@@ -104,7 +105,16 @@ pub fn train<B: Backend>(
     } = plan;
 
     // Data.
-    let loader = Loader::new(dataset, config.batch_size, config.seed, config.flip)?;
+    let loader = Loader::new(dataset, config.images_per_step(), config.seed, config.flip)?;
+    let hold_out = HoldOut::of(dataset.len(), config.hold_out, config.seed);
+    let (loader, examiner) = match hold_out.held_out.is_empty() {
+        true => (loader, None),
+        false => {
+            let loader = loader.keeping(hold_out.kept.clone())?;
+            let examiner = Examiner::new(dataset, hold_out, config.batch_size, config.seed);
+            (loader, Some(examiner))
+        }
+    };
     let batches_per_epoch = loader.batches_per_epoch();
     let batches = Batches::of(loader, residency == Residency::Stream, config.steps);
 
@@ -114,7 +124,8 @@ pub fn train<B: Backend>(
         &config.dimensions(),
         config.batch_size,
         SLOTS,
-        config.seed,
+        &config.settings(),
+        examiner.is_some(),
     )?;
     if residency == Residency::Device {
         gan.feed.keep_images(dataset.pixels())?;
@@ -186,6 +197,8 @@ pub fn train<B: Backend>(
         quiet,
         batches,
         batches_per_epoch,
+        examiner,
+        examined: None,
         gan,
         recorder,
         measurer,
@@ -231,6 +244,10 @@ struct Training<'a, B: Backend> {
     quiet: bool,
     batches: Batches<'a>,
     batches_per_epoch: u64,
+    /// Where images are held out.
+    examiner: Option<Examiner<'a>>,
+    /// The iteration before which D was last examined.
+    examined: Option<u64>,
     gan: Gan<B>,
     recorder: Option<Recorder>,
     measurer: Option<Measurer<'a, B>>,
@@ -248,9 +265,9 @@ struct Training<'a, B: Backend> {
     asked: u64,
     /// What is to be done once those are there.
     pending: Option<Pending>,
-    /// Adam steps after the last iteration whose metrics are there.
-    latest: Option<[Steps; 2]>,
-    /// Adam steps when they last moved both networks, and the iteration of it.
+    /// Those of the last iteration whose metrics are there.
+    latest: Option<Metrics>,
+    /// Adam steps that were not skipped, when there last were more of both networks, and the iteration of it.
     moved: (u64, u64),
     /// The iteration of the newest checkpoint.
     saved_at: Option<u64>,
@@ -270,20 +287,6 @@ struct Unwritten {
     sheet: Option<Error>,
     choices: Option<Error>,
     metrics: Option<Error>,
-}
-
-/// Metrics on their way.
-struct Pending {
-    /// The iterations until here.
-    step: u64,
-    /// Whether they end an interval, full or cut short by the end of training.
-    report: Option<Interval>,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Interval {
-    Full,
-    Short,
 }
 
 impl<B: Backend> Training<'_, B> {
@@ -321,16 +324,16 @@ impl<B: Backend> Training<'_, B> {
         let mut sheets = Sheets::new(backend, config, home)?;
         let mut latest_sheet = None;
         if self.step == 0 {
-            sheets.write(backend, &self.gan, 0)?;
+            let path = sheets.write(backend, &self.gan, 0)?;
+            self.show(&path);
         }
         self.find_best();
         self.tell_lacks();
-        self.moved.0 = taken(&self.gan.progress.read()?.steps);
+        self.moved.0 = not_skipped(&self.gan.progress.read()?.steps);
         // That of the last iteration comes after its checkpoint, and may be missing.
         let mut sheet_due = self.step == config.steps && !sheets.path(self.step).exists();
 
         // The loop.
-        let settings = config.settings();
         let mut chosen = false;
         self.batches.begin(&mut self.gan.feed, self.step)?;
         while self.step < config.steps && stop.exit_code().is_none() {
@@ -344,7 +347,8 @@ impl<B: Backend> Training<'_, B> {
                 recorder.before(&self.gan)?;
             }
             self.whole = false;
-            self.gan.iteration(backend, &settings)?;
+            self.examine()?;
+            self.gan.iteration(backend)?;
             if !chosen {
                 chosen = true;
                 self.write_choices();
@@ -425,19 +429,6 @@ impl<B: Backend> Training<'_, B> {
         })
     }
 
-    /// Writes the sheet of this iteration; `None` where it cannot be.
-    fn sheet(&mut self, sheets: &mut Sheets<B>) -> Result<Option<PathBuf>> {
-        self.claim.check()?;
-        match sheets.write(self.backend, &self.gan, self.step) {
-            Ok(path) => Ok(Some(path)),
-            Err(error) => {
-                self.tell_unwritten(&error, self.unwritten.sheet.is_some());
-                self.unwritten.sheet.get_or_insert(error);
-                Ok(None)
-            }
-        }
-    }
-
     /// Says once, by the first error of its kind, that something cannot be written.
     fn tell_unwritten(&self, error: &Error, told: bool) {
         if !told && !self.quiet {
@@ -457,79 +448,11 @@ impl<B: Backend> Training<'_, B> {
         Ok(())
     }
 
-    /// Asks for the metrics of the iterations that they were not asked of yet.
-    fn ask(&mut self, report: Option<Interval>) -> Result<()> {
-        self.collect(true)?;
-        self.gan.send_metrics(self.asked)?;
-        self.asked = self.step;
-        self.pending = Some(Pending {
-            step: self.step,
-            report,
-        });
-        Ok(())
-    }
-
-    /// Takes the metrics in that were asked for, if they are there or `wait`, and reports where an interval ends.
-    fn collect(&mut self, wait: bool) -> Result<()> {
-        if self.pending.is_none() {
-            return Ok(());
-        }
-        let Some(all) = self.gan.progress.take_metrics(wait)? else {
-            return Ok(());
-        };
-        let Some(Pending { step, report }) = self.pending.take() else {
-            return Ok(());
-        };
-        for metrics in &all {
-            self.window.add(&metrics.losses);
-            self.latest = Some(metrics.steps);
-        }
-        let (Some(interval), Some(steps)) = (report, self.latest) else {
-            return Ok(());
-        };
-        let epochs = step as f64 / self.batches_per_epoch as f64;
-        if let Some(reporter) = &mut self.reporter {
-            let reported = reporter.report(step, epochs, &self.window, steps);
-            if let Err(error) = reported {
-                self.tell_unwritten(&error, self.unwritten.log.is_some());
-                self.unwritten.log.get_or_insert(error);
-            }
-        }
-        // The last report may come early: then a resumed run goes on with the same window.
-        if interval == Interval::Full {
-            self.window = Window::default();
-        }
-        let taken = taken(&steps);
-        if taken > self.moved.0 {
-            self.moved = (taken, step);
-        }
-        let hopeless = step - self.moved.1;
-        ensure!(
-            hopeless < HOPELESS,
-            "training has diverged: no gradient was finite for the last {hopeless} iterations; start again with a \
-             smaller --lr"
-        );
-        // Seldom enough to be looked at here, and with all of the metrics taken in.
-        if self.gone {
-            Ok(())
-        } else {
-            self.claim.check()
-        }
-    }
-
-    /// Waits for all iterations and takes all metrics in.
-    fn settle(&mut self) -> Result<()> {
-        if self.asked < self.step {
-            self.ask(None)?;
-        }
-        self.collect(true)
-    }
-
     /// All of the run after this iteration.
     fn checkpoint(&self) -> Result<Checkpoint> {
         let config = self.config;
         let mut state = checkpoint::State::new(self.step, config.seed, &config.dimensions());
-        state.images_seen = self.step * config.batch_size as u64;
+        state.images_seen = self.step * config.images_per_step() as u64;
         state.data_fingerprint = self.dataset.fingerprint().to_string();
         state.window = self.window.clone();
         state.settings = Some(self.settings.clone());
@@ -567,11 +490,6 @@ impl<B: Backend> Training<'_, B> {
         self.write_choices();
         Ok(path)
     }
-}
-
-/// Adam steps that moved both networks.
-fn taken(steps: &[Steps; 2]) -> u64 {
-    steps[0].taken.min(steps[1].taken)
 }
 
 /// Whether a file or folder was not there.

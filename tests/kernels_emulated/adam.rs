@@ -38,10 +38,14 @@ fn initial(tensor: usize, count: usize) -> Vec<f64> {
 /// Entries of the ring that Adam reports to: fewer than there are steps.
 const ADAM_SLOTS: u64 = 3;
 
+/// Rates of the steps, by which the learning rate is multiplied.
+const RATES: [f32; 3] = [1.0, 0.25, 3.0];
+
 /// What the average keeps at most. From the 81st iteration on it does, before that it keeps less.
 const DECAY: f64 = 0.9;
 
 /// The launches of one step of network 1 and of the average.
+#[allow(clippy::too_many_arguments)]
 fn adam_step(
     t: Type,
     tensors: &Memory,
@@ -50,6 +54,7 @@ fn adam_step(
     state: &Memory,
     ring: &Memory,
     iteration: &Memory,
+    squares: &Memory,
 ) -> Vec<Launch> {
     let over = |kernel: String| {
         Launch::new(kernel, (blocks, 1, 1), 256)
@@ -57,7 +62,7 @@ fn adam_step(
             .value(count as u32)
     };
     vec![
-        over("adam_finite".into()).buffer(state),
+        over("adam_finite".into()).buffer(state).buffer(squares),
         over(format!("adam_{}", t.suffix()))
             .buffer(state)
             .value(ADAM.lr)
@@ -65,8 +70,10 @@ fn adam_step(
             .value(ADAM.beta2)
             .value(ADAM.eps),
         over("adam_average".into()).value(DECAY).buffer(iteration),
-        Launch::new("adam_finish", (1, 1, 1), 32)
+        Launch::new("adam_finish", (1, 1, 1), 256)
             .buffer(state)
+            .buffer(squares)
+            .value(blocks as u32)
             .value(ADAM.beta1)
             .value(ADAM.beta2)
             .value(2u32)
@@ -83,12 +90,16 @@ fn assert_reported(before: &[Vec<u8>], ring: &Memory, state: &AdamState, iterati
     let slot = (iteration % ADAM_SLOTS) as usize;
     let entry: Entry = bytemuck::pod_read_unaligned(&now[slot]);
     assert_eq!(entry.iteration, iteration);
-    assert_eq!(entry.steps[1], [state.taken, state.skipped]);
+    assert_eq!(entry.steps[1], [state.taken, state.skipped, state.left_out]);
     assert_eq!(entry.loss_scale[1], state.loss_scale);
+    assert_eq!(entry.rate[1], state.rate);
+    let second = |at: usize, bytes: usize| at + bytes..at + 2 * bytes;
     let parts = [
         0..8,
-        offset_of!(Entry, steps) + 16..offset_of!(Entry, loss_scale),
-        offset_of!(Entry, loss_scale) + 4..size_of::<Entry>(),
+        second(offset_of!(Entry, steps), 24),
+        second(offset_of!(Entry, loss_scale), 4),
+        second(offset_of!(Entry, gradient_norm), 4),
+        second(offset_of!(Entry, rate), 4),
     ];
     for part in parts {
         now[slot][part.clone()].copy_from_slice(&before[slot][part]);
@@ -140,8 +151,10 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                 buffers.push(memory);
             }
             let tensors = Memory::of(&table);
+            let squares = Memory::poisoned(blocks * size_of::<f64>());
             let state = Memory::of(&[AdamState {
                 loss_scale: scale as f32,
+                rate: 1.0,
                 ..AdamState::zeroed()
             }]);
             Launch::new("adam_prepare", (1, 1, 1), 32)
@@ -161,15 +174,24 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                     let scaled: Vec<f32> = gradient.iter().map(|g| (g * scale) as f32).collect();
                     memory.gradient.fill(&scaled);
                     parameter.gradient = gradient;
-                    parameter.step(&ADAM, step);
+                    parameter.step(&ADAM, RATES[step as usize - 1], step);
                     parameter.follow(decay_at(iteration));
                 }
                 let before = entries(&ring);
-                for launch in adam_step(t, &tensors, counts.len(), blocks, &state, &ring, &counter)
-                {
+                let mut now = state.values::<AdamState>()[0];
+                now.rate = RATES[step as usize - 1];
+                state.fill(&[now]);
+                let (count, ring_of) = (counts.len(), &ring);
+                let launches = adam_step(
+                    t, &tensors, count, blocks, &state, ring_of, &counter, &squares,
+                );
+                for launch in launches {
                     launch.run(seed).unwrap();
                 }
                 assert_reported(&before, &ring, &state.values::<AdamState>()[0], iteration);
+                let norm = reference.iter().map(Parameter::squares).sum::<f64>().sqrt();
+                let entry = ring.values::<Entry>()[(iteration % ADAM_SLOTS) as usize];
+                assert_close("norm", &[entry.gradient_norm[1].into()], &[norm], 1e-6);
                 iteration += 1;
                 counter.fill(&[iteration]);
             }
@@ -202,17 +224,29 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                 let rounded: Vec<f64> = read(&memory.weight).iter().map(|&w| t.round(w)).collect();
                 assert_eq!(memory.cast.read(t), rounded);
             }
-            // One infinite gradient, the last of all: nothing but the counts and the scale moves, and the average.
-            for bad in [f32::INFINITY, f32::NAN] {
+            // One infinite gradient, the last of all, or a rate of 0: nothing but the counts and the scale moves, and the
+            // average.
+            for (bad, rate) in [
+                (f32::INFINITY, 1.0),
+                (f32::NAN, 1.0),
+                (1.0, 0.0),
+                (f32::NAN, 0.0),
+            ] {
                 let mut gradient = vec![1.0f32; 3];
                 gradient[2] = bad;
+                let mut set = state.values::<AdamState>()[0];
+                set.rate = rate;
+                state.fill(&[set]);
                 buffers.last().unwrap().gradient.fill(&gradient);
                 let held = |b: &AdamBuffers| [&b.weight, &b.m, &b.v, &b.cast].map(Memory::bytes);
                 let before: Vec<_> = buffers.iter().map(held).collect();
                 let was = state.values::<AdamState>()[0];
                 let reported = entries(&ring);
-                for launch in adam_step(t, &tensors, counts.len(), blocks, &state, &ring, &counter)
-                {
+                let (count, ring_of) = (counts.len(), &ring);
+                let launches = adam_step(
+                    t, &tensors, count, blocks, &state, ring_of, &counter, &squares,
+                );
+                for launch in launches {
                     launch.run(seed).unwrap();
                 }
                 let now = state.values::<AdamState>()[0];
@@ -220,8 +254,19 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                 iteration += 1;
                 counter.fill(&[iteration]);
                 assert!(before == buffers.iter().map(held).collect::<Vec<_>>());
-                assert_eq!((now.taken, now.skipped), (was.taken, was.skipped + 1));
-                assert_eq!((now.loss_scale, now.steady), (was.loss_scale / 2.0, 0));
+                let (skipped, left_out) = match bad.is_finite() {
+                    true => (was.skipped, was.left_out + 1),
+                    false => (was.skipped + 1, was.left_out),
+                };
+                assert_eq!(
+                    (now.taken, now.skipped, now.left_out),
+                    (was.taken, skipped, left_out)
+                );
+                let scale = match bad.is_finite() {
+                    true => (was.loss_scale, was.steady),
+                    false => (was.loss_scale / 2.0, 0),
+                };
+                assert_eq!((now.loss_scale, now.steady), scale);
                 assert_eq!(now.not_finite, 0);
             }
         }
@@ -316,12 +361,16 @@ fn the_loss_scale_stays_within_its_bounds() {
                 loss_scale: factor,
                 steady,
                 not_finite: skip.into(),
+                rate: 1.0,
                 ..AdamState::zeroed()
             }]);
             let ring = Memory::poisoned(ADAM_SLOTS as usize * size_of::<Entry>());
             let iteration = Memory::of(&[0u64]);
-            Launch::new("adam_finish", (1, 1, 1), 32)
+            let squares = Memory::of(&[1.0f64; 300]);
+            Launch::new("adam_finish", (1, 1, 1), 256)
                 .buffer(&state)
+                .buffer(&squares)
+                .value(300u32)
                 .value(ADAM.beta1)
                 .value(ADAM.beta2)
                 .value(2000u32)

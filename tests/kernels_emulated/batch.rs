@@ -8,8 +8,9 @@ use crate::run_twice;
 
 #[test]
 fn gathers_flips_and_normalises() {
-    /// Batches in the ring.
+    /// Slots of the ring, and batches in each, of which the last is taken.
     const SLOTS: usize = 3;
+    const PARTS: usize = 2;
     for t in TYPES {
         for (n, h, w, c, stored) in [
             (1, 4, 4, 1, 1),
@@ -21,7 +22,8 @@ fn gathers_flips_and_normalises() {
             (1, 128, 128, 3, 8),
         ] {
             let length = h * w * c;
-            let images = n * SLOTS;
+            let each = n * PARTS;
+            let images = each * SLOTS;
             // No two images are the same, nor is one its own mirror image.
             let pixels: Vec<u8> = (0..images * length)
                 .map(|i| (i * 31 + i / length * 7) as u8)
@@ -41,7 +43,8 @@ fn gathers_flips_and_normalises() {
                 (false, false, None),
             ] {
                 let slots = if iteration.is_some() { SLOTS } else { 1 };
-                let first = iteration.map_or(0, |i| (i % SLOTS as u64) as usize * n);
+                let offset = each - n;
+                let first = iteration.map_or(0, |i| (i % SLOTS as u64) as usize * each) + offset;
                 let counter = iteration.map(|i| Memory::of(&[i]));
                 let out = run_twice(&[n * h * w * stored * t.size()], |out| {
                     let maybe = |launch: Launch, memory: Option<&Memory>| match memory {
@@ -58,7 +61,8 @@ fn gathers_flips_and_normalises() {
                     let launch = maybe(launch, flipped.then_some(&flip_memory));
                     let launch = launch.buffer(&out[0]).value(h as i32).value(w as i32);
                     let launch = launch.value(c as i32).value(stored as i32);
-                    vec![maybe(launch, counter.as_ref()).value(slots as u32)]
+                    let launch = maybe(launch, counter.as_ref()).value(slots as u32);
+                    vec![launch.value(each as u32).value(offset as u32)]
                 });
                 let mut want = Buffer::<f32>::new(n, Shape { h, w, c });
                 let chosen: Vec<u8> = (first..first + n)

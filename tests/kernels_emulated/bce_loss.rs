@@ -57,7 +57,7 @@ fn agrees_with_the_reference() {
             // Only its own losses of its own entry are written.
             let mut rest = entries(&out[1]);
             let entry: Entry = bytemuck::pod_read_unaligned(&rest[segments]);
-            rest[segments][8 + 12 * first..8 + 12 * (first + segments)].fill(0xff);
+            rest[segments][8 + 16 * first..8 + 16 * (first + segments)].fill(0xff);
             assert!(
                 rest.iter().all(|entry| untouched(entry)),
                 "more of the ring was written"
@@ -77,7 +77,8 @@ fn agrees_with_the_reference() {
                 }
                 assert_close("gradient", &got, &want, t.tolerance());
                 let losses = entry.losses[first + segment].map(f64::from);
-                let want = [loss.loss, loss.probability, loss.accuracy].map(f64::from);
+                let want =
+                    [loss.loss, loss.probability, loss.accuracy, loss.certainty].map(f64::from);
                 assert_close("losses", &losses, &want, 1e-6);
             }
         }

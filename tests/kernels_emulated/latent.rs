@@ -18,6 +18,8 @@ fn agrees_with_the_reference() {
             let (seed, step) = (0x0123_4567_89ab_cdef_u64, 5_u64 << 32 | 9);
             let counter = Memory::of(&[step]);
             let blocks = ((rows * channels).div_ceil(4 * 256), 1, 1);
+            // A part of its own, behind others.
+            let first = 2 * (rows * channels).div_ceil(4);
             let z = run_twice(&[rows * stored * t.size()], |out| {
                 vec![
                     Launch::new(format!("latent_nhwc_{}", t.suffix()), blocks, 256)
@@ -27,11 +29,13 @@ fn agrees_with_the_reference() {
                         .value(stored as u32)
                         .value(seed)
                         .value(Purpose::Latent as u32)
-                        .buffer(&counter),
+                        .buffer(&counter)
+                        .value(first as u32),
                 ]
             });
-            let mut want = vec![0.0; rows * channels];
+            let mut want = vec![0.0; 4 * first + rows * channels];
             Stream::new(seed, Purpose::Latent, step).fill_normal(&mut want);
+            want.drain(..4 * first);
             let z = z[0].read(t);
             let mut got = Vec::new();
             for row in z.chunks(stored) {

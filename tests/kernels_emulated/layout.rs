@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 
-use dcgan_cuda::backend::LossScale;
 use dcgan_cuda::backend::cuda::conv::shape::ConvShape;
 use dcgan_cuda::backend::cuda::ops::adam;
-use dcgan_cuda::backend::cuda::progress::{AdamState, Block, Entry};
+use dcgan_cuda::backend::cuda::progress::{AdamState, BalanceState, Block, Entry};
+use dcgan_cuda::backend::{LossScale, SURE};
 use dcgan_cuda::model::Activation;
 use dcgan_cuda::model::arch::LEAKY_SLOPE;
 
@@ -34,14 +34,17 @@ fn host_and_device_know_the_same() {
         known.insert(format!("activation {}", activation.name()), number);
     }
     known.insert("LEAKY_SLOPE".into(), f64::from(LEAKY_SLOPE as f32));
+    known.insert("SURE".into(), SURE.into());
     known.insert("LEAST_LOSS_SCALE".into(), LossScale::LEAST.into());
     known.insert("MOST_LOSS_SCALE".into(), LossScale::MOST.into());
     layout!(known, adam::Entry as "AdamTensor":
         gradient, weight, m, v, average, cast, count, first_block);
     layout!(known, AdamState as "AdamState":
-        taken, skipped, loss_scale, steady, not_finite, correction1, correction2);
-    layout!(known, Block as "Progress": iteration, adam);
-    layout!(known, Entry as "Metrics": iteration, losses, steps, loss_scale);
+        taken, skipped, left_out, loss_scale, steady, not_finite, correction1, correction2, rate);
+    layout!(known, BalanceState as "BalanceState": accuracy, certainty, advantage, begun);
+    layout!(known, Block as "Progress": iteration, adam, balance);
+    layout!(known, Entry as "Metrics":
+        iteration, losses, steps, loss_scale, gradient_norm, rate);
     layout!(known, ConvShape as "Convolution":
         n, small_h, small_w, k, large_h, large_w, c, stride, pad);
     assert_eq!(known_to_the_headers(), known);

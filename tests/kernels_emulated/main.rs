@@ -9,6 +9,7 @@
 
 mod activation;
 mod adam;
+mod balance;
 mod batch;
 mod batch_norm;
 mod bce_loss;
@@ -20,6 +21,7 @@ mod conv_wgrad;
 #[path = "../emulation/mod.rs"]
 mod emulation;
 mod emulation_itself;
+mod instance_noise;
 mod latent;
 mod layout;
 mod progress;

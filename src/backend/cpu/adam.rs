@@ -9,20 +9,40 @@ use super::{Real, widest};
 use crate::backend::Adam;
 
 impl<T: Real> Parameter<T> {
-    /// Whether every element of the gradient is a finite number.
-    pub fn is_finite(&self) -> bool {
-        self.gradient
-            .par_chunks(1 << 16)
-            .all(|c| c.iter().all(|g| g.is_finite()))
+    /// The sum of the squares of the gradient, in f64; not finite where an element is not.
+    pub fn squares(&self) -> f64 {
+        // In an order that does not depend on the threads.
+        let sum_of = |chunk: &[T]| {
+            // As many sums as vectors have room for.
+            let mut sums = [0.0; 16];
+            widest(
+                #[inline(always)]
+                || {
+                    let (pieces, rest) = chunk.as_chunks::<16>();
+                    for piece in pieces {
+                        for (sum, g) in sums.iter_mut().zip(piece) {
+                            *sum += g.f64() * g.f64();
+                        }
+                    }
+                    for (sum, g) in sums.iter_mut().zip(rest) {
+                        *sum += g.f64() * g.f64();
+                    }
+                },
+            );
+            sums.iter().sum::<f64>()
+        };
+        let chunks = self.gradient.par_chunks(1 << 14);
+        let sums: Vec<f64> = chunks.map(sum_of).collect();
+        sums.iter().sum()
     }
 
-    /// Adam's step number `t`, counted from 1, in `T`: moves the weight and both moments by the gradient, which must
-    /// not be scaled.
-    pub fn step(&mut self, adam: &Adam, t: u64) {
+    /// Adam's step number `t`, counted from 1, in `T`, with `rate` times the learning rate: moves the weight and both
+    /// moments by the gradient, which must not be scaled.
+    pub fn step(&mut self, adam: &Adam, rate: f32, t: u64) {
         let t = i32::try_from(t).unwrap_or(i32::MAX);
         let (b1, b2) = (T::of(adam.beta1), T::of(adam.beta2));
         let (a1, a2) = (T::of(1.0 - adam.beta1), T::of(1.0 - adam.beta2));
-        let step_size = T::of(adam.lr / (1.0 - adam.beta1.powi(t)));
+        let step_size = T::of(adam.lr * f64::from(rate) / (1.0 - adam.beta1.powi(t)));
         let root = T::of((1.0 - adam.beta2.powi(t)).sqrt());
         let eps = T::of(adam.eps);
         const CHUNK: usize = 1 << 14;

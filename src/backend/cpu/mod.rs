@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod adam;
+pub mod balance;
 pub mod batch;
 pub mod batch_norm;
 pub mod bce_loss;
@@ -12,6 +13,7 @@ pub mod conv2d;
 pub mod conv_transpose2d;
 pub mod conv_wgrad;
 pub mod gemm;
+pub mod instance_noise;
 pub mod latent;
 pub mod network;
 pub mod parameter;
@@ -21,7 +23,10 @@ use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::backend::{self, Backend, Batch, Counters, Fill, Images, Loss, Metrics, Use};
+use crate::backend::{
+    self, Backend, Batch, Counters, Fill, Images, InstanceNoise, Loss, Metrics, SLOTS, Schedule,
+    Slot, Use,
+};
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
 pub use network::CpuNetwork;
@@ -95,6 +100,8 @@ impl<T: Real> Buffer<T> {
 pub struct Progress {
     /// What decides how training goes on, besides tensors.
     pub counters: Counters,
+    /// What the next step of each network is multiplied by.
+    pub rates: [f32; 2],
     /// Those of iteration i at i mod the length.
     ring: Vec<Metrics>,
     /// What was asked for and not taken yet.
@@ -121,6 +128,13 @@ impl backend::Progress for Progress {
 
     fn advance(&mut self) -> Result<()> {
         self.counters.iteration += 1;
+        Ok(())
+    }
+
+    fn set_rates(&mut self, schedule: &Schedule) -> Result<()> {
+        let (iteration, losses) = (self.counters.iteration, self.metrics().losses);
+        let losses = [&losses[Slot::Real as usize], &losses[Slot::Fake as usize]];
+        self.rates = balance::rates(schedule, iteration, losses, &mut self.counters.balance);
         Ok(())
     }
 
@@ -223,12 +237,15 @@ impl<T: Real> Backend for Cpu<T> {
     fn progress(&self, slots: usize) -> Result<Progress> {
         let unset = Metrics {
             iteration: 0,
-            losses: [Loss::UNSET; 3],
+            losses: [Loss::UNSET; SLOTS],
             steps: Default::default(),
             loss_scale: [1.0; 2],
+            gradient_norm: [f32::NAN; 2],
+            rate: [1.0; 2],
         };
         Ok(Progress {
             counters: Counters::default(),
+            rates: [1.0; 2],
             ring: vec![unset; slots],
             sent: None,
         })
@@ -240,16 +257,27 @@ impl<T: Real> Backend for Cpu<T> {
         })
     }
 
-    fn load_batch(&self, feed: &Feed, progress: &Progress, images: &mut Buffer<T>) -> Result<()> {
+    fn load_batch(
+        &self,
+        feed: &Feed,
+        progress: &Progress,
+        part: usize,
+        images: &mut Buffer<T>,
+    ) -> Result<()> {
         let (pixels, flips) = &feed.slots[feed.index(progress.counters.iteration)];
+        let (n, length) = (images.n, images.shape.len());
         ensure!(
-            pixels.len() == images.data.len() && flips.len() == images.n,
-            "a batch of {} bytes and {} flips does not fit {} images",
+            pixels.len() == flips.len() * length && (part + 1) * n <= flips.len(),
+            "{} bytes and {} flips have no part {part} of {n} images",
             pixels.len(),
-            flips.len(),
-            images.n
+            flips.len()
         );
-        batch::normalise(pixels, flips, images);
+        let at = part * n..(part + 1) * n;
+        batch::normalise(
+            &pixels[at.start * length..at.end * length],
+            &flips[at],
+            images,
+        );
         Ok(())
     }
 
@@ -265,12 +293,39 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn draw_latent(
         &self,
-        seed: u64,
-        purpose: Purpose,
+        stream: (u64, Purpose, usize),
         progress: &Progress,
         z: &mut Buffer<T>,
     ) -> Result<()> {
-        latent::draw(seed, purpose, progress.counters.iteration, &mut z.data);
+        latent::draw(stream, progress.counters.iteration, &mut z.data);
+        Ok(())
+    }
+
+    fn add_noise(
+        &self,
+        noise: &InstanceNoise,
+        stream: (u64, usize),
+        progress: &Progress,
+        images: &Buffer<T>,
+        noisy: &mut Buffer<T>,
+    ) -> Result<()> {
+        let length = noisy.data.len();
+        ensure!(
+            images.shape == noisy.shape && images.data.len() >= length,
+            "{} images of {:?} are no {} of {:?}",
+            images.n,
+            images.shape,
+            noisy.n,
+            noisy.shape
+        );
+        let iteration = progress.counters.iteration;
+        instance_noise::add(
+            noise,
+            stream,
+            iteration,
+            &images.data[..length],
+            &mut noisy.data,
+        );
         Ok(())
     }
 

@@ -409,18 +409,23 @@ impl<T: Real> Network for CpuNetwork<T> {
     fn adam(&mut self, adam: &Adam, progress: &mut Progress) -> Result<()> {
         self.trained()?;
         let role = self.architecture.role.index();
-        let steps = &mut progress.counters.steps[role];
-        if self.parameters_mut().all(|p| p.is_finite()) {
+        let (steps, rate) = (&mut progress.counters.steps[role], progress.rates[role]);
+        let squares: f64 = self.parameters_mut().map(|p| p.squares()).sum();
+        if !squares.is_finite() {
+            steps.skipped += 1;
+        } else if rate == 0.0 {
+            steps.left_out += 1;
+        } else {
             steps.taken += 1;
             let t = steps.taken;
-            self.parameters_mut().for_each(|p| p.step(adam, t));
-        } else {
-            steps.skipped += 1;
+            self.parameters_mut().for_each(|p| p.step(adam, rate, t));
         }
         let (iteration, steps) = (progress.counters.iteration, *steps);
         let metrics = progress.metrics();
         metrics.iteration = iteration;
         metrics.steps[role] = steps;
+        metrics.gradient_norm[role] = squares.sqrt() as f32;
+        metrics.rate[role] = rate;
         Ok(())
     }
 

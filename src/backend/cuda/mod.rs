@@ -19,7 +19,7 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
-use crate::backend::{Backend, Conv, KernelChoices, Precision, Use};
+use crate::backend::{Backend, Conv, InstanceNoise, KernelChoices, Precision, Use};
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::{Architecture, Shape};
 use crate::output::print_error_line;
@@ -29,7 +29,7 @@ use conv::shape::Tile;
 use driver::{Device, Explained, Memory};
 use feed::Feed;
 pub use network::CudaNetwork;
-use ops::{batch, latent};
+use ops::{batch, instance_noise, latent};
 use progress::Progress;
 
 /// How a GPU computes.
@@ -206,13 +206,17 @@ impl Backend for Cuda {
         Feed::new(&self.device, n, image, slots)
     }
 
-    fn load_batch(&self, feed: &Feed, progress: &Progress, images: &mut Buffer) -> Result<()> {
+    fn load_batch(
+        &self,
+        feed: &Feed,
+        progress: &Progress,
+        part: usize,
+        images: &mut Buffer,
+    ) -> Result<()> {
         ensure!(
-            images.n == feed.n && images.shape == feed.shape,
-            "a batch of {} {:?} does not fit {} {:?}",
-            feed.n,
+            images.shape == feed.shape,
+            "a batch of {:?} does not fit {:?}",
             feed.shape,
-            images.n,
             images.shape
         );
         let from = feed.spans();
@@ -222,7 +226,7 @@ impl Backend for Cuda {
             (&from, progress.iteration()),
             images.memory.span(),
             (images.n, images.shape),
-            feed.slots(),
+            (feed.slots(), feed.n, part * images.n),
         )
     }
 
@@ -259,15 +263,43 @@ impl Backend for Cuda {
 
     fn draw_latent(
         &self,
-        seed: u64,
-        purpose: Purpose,
+        stream: (u64, Purpose, usize),
         progress: &Progress,
         z: &mut Buffer,
     ) -> Result<()> {
         let (device, precision) = (&self.device, self.options.precision);
-        let extent = [z.n, z.shape.len()];
-        let (stream, to) = ((seed, purpose), z.memory.span());
+        let (extent, to) = ([z.n, z.shape.len()], z.memory.span());
         latent::draw(device, precision, stream, progress.iteration(), to, extent)
+    }
+
+    fn add_noise(
+        &self,
+        noise: &InstanceNoise,
+        stream: (u64, usize),
+        progress: &Progress,
+        images: &Buffer,
+        noisy: &mut Buffer,
+    ) -> Result<()> {
+        ensure!(
+            images.shape == noisy.shape && images.n >= noisy.n,
+            "{} images of {:?} are no {} of {:?}",
+            images.n,
+            images.shape,
+            noisy.n,
+            noisy.shape
+        );
+        let (device, precision) = (&self.device, self.options.precision);
+        let maps = [images.memory.span(), noisy.memory.span()];
+        let count = noisy.n * noisy.shape.len();
+        instance_noise::add(
+            device,
+            precision,
+            noise,
+            stream,
+            progress.iteration(),
+            maps,
+            count,
+        )
     }
 
     fn write(&self, values: &[f32], buffer: &mut Buffer) -> Result<()> {

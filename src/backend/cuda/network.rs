@@ -116,19 +116,19 @@ pub fn bytes(
     let size = options.precision.size() as u64;
     let map = |elements: usize| batch as u64 * elements as u64 * size;
     let mut all = map(architecture.input().len());
-    let mut tensors = 0;
+    let mut tensors = Vec::new();
     for (block, shape) in architecture.blocks.iter().zip(shapes(architecture, batch)) {
         let weight = Parameter::bytes(shape.weights(), training, copied(options.precision));
         all += map(block.output.len()) + weight;
-        tensors += 1;
+        tensors.push(shape.weights());
         if block.batch_norm {
             all += map(block.output.len()) + BatchNorm::bytes(block.output.c, training);
-            tensors += 2;
+            tensors.extend([block.output.c; 2]);
         }
     }
     if training {
         all += map(architecture.input().len()) + map(architecture.output().len());
-        all += 2 * map(largest_map(architecture)) + Tensors::bytes(tensors as usize);
+        all += 2 * map(largest_map(architecture)) + Tensors::bytes(tensors.iter().copied());
     }
     all += partial_bytes(device, options.precision, architecture, batch) as u64;
     let shapes = shapes(architecture, batch);
@@ -142,7 +142,7 @@ pub fn bytes(
         all += all / 2;
     }
     // The driver gives out memory in pieces of 2 MiB: on average half of one is lost for each large tensor.
-    all + (MIB * 8 * tensors).min(all / 4)
+    all + (MIB * 8 * tensors.len() as u64).min(all / 4)
 }
 
 const MIB: u64 = 1 << 20;
@@ -387,7 +387,7 @@ impl Network for CudaNetwork {
         );
         let scaled = match first {
             Slot::Generator => Role::Generator,
-            Slot::Real | Slot::Fake => Role::Discriminator,
+            _ => Role::Discriminator,
         };
         let _range = self.operation("bce_loss");
         let maps = (self.output().memory.span(), backward.loss_gradient.span());

@@ -9,8 +9,10 @@ use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::CUevent_flags;
 
 use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span, read_one};
-use crate::backend::cuda::ops::adam;
-use crate::backend::{self, Adam, Counters, Loss, LossScale, Metrics, Precision, Steps};
+use crate::backend::cuda::ops::{adam, balance};
+use crate::backend::{
+    self, Adam, Balance, Counters, Loss, LossScale, Metrics, Precision, SLOTS, Schedule, Steps,
+};
 
 /// What Adam keeps of one network, as `struct AdamState` of `cuda/include/adam.cuh` has it.
 #[repr(C)]
@@ -18,8 +20,10 @@ use crate::backend::{self, Adam, Counters, Loss, LossScale, Metrics, Precision, 
 pub struct AdamState {
     /// Steps that moved the weights.
     pub taken: u64,
-    /// Steps that were left out since a gradient was not finite.
+    /// Steps that were skipped since a gradient was not finite.
     pub skipped: u64,
+    /// Steps that were left out since the rate was 0.
+    pub left_out: u64,
     /// What gradients are multiplied by; a power of two.
     pub loss_scale: f32,
     /// Steps since the loss scale last moved.
@@ -30,8 +34,33 @@ pub struct AdamState {
     pub correction1: f32,
     /// √(1 − β₂ᵗ) for t = `taken` + 1.
     pub correction2: f32,
-    /// Fills the last eight bytes.
-    pub unused: u32,
+    /// What the learning rate is multiplied by.
+    pub rate: f32,
+}
+
+/// What the controller of `cuda/balance.cu` remembers, as `struct BalanceState` of `cuda/include/progress.cuh` has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+pub struct BalanceState {
+    /// [`Balance::accuracy`].
+    pub accuracy: f32,
+    /// [`Balance::certainty`].
+    pub certainty: f32,
+    /// [`Balance::advantage`].
+    pub advantage: f32,
+    /// [`Balance::begun`], 1 or 0.
+    pub begun: u32,
+}
+
+impl From<Balance> for BalanceState {
+    fn from(balance: Balance) -> Self {
+        Self {
+            accuracy: balance.accuracy,
+            certainty: balance.certainty,
+            advantage: balance.advantage,
+            begun: balance.begun.into(),
+        }
+    }
 }
 
 /// `struct Progress` of `cuda/include/progress.cuh`. Networks by role: 0 the discriminator, 1 the generator.
@@ -42,6 +71,8 @@ pub struct Block {
     pub iteration: u64,
     /// The optimisers, indexed by role.
     pub adam: [AdamState; 2],
+    /// What the controller remembers.
+    pub balance: BalanceState,
 }
 
 /// One iteration's entry in the ring, as `struct Metrics` of `cuda/include/progress.cuh` has it.
@@ -50,14 +81,16 @@ pub struct Block {
 pub struct Entry {
     /// The iteration that wrote it.
     pub iteration: u64,
-    /// Loss, probability and accuracy: of real images, of fake ones, of the generator.
-    pub losses: [[f32; 3]; 3],
-    /// Fills eight bytes.
-    pub unused: u32,
-    /// Indexed by role: steps taken and skipped, after this iteration's.
-    pub steps: [[u64; 2]; 2],
+    /// Indexed by [`Slot`](backend::Slot): loss, probability, accuracy and certainty.
+    pub losses: [[f32; 4]; SLOTS],
+    /// Indexed by role: steps taken, skipped and left out, after this iteration's.
+    pub steps: [[u64; 3]; 2],
     /// Indexed by role, after this iteration's step.
     pub loss_scale: [f32; 2],
+    /// Indexed by role: the gradient's L2 norm, not scaled.
+    pub gradient_norm: [f32; 2],
+    /// Indexed by role: what the learning rate of the last step was multiplied by.
+    pub rate: [f32; 2],
 }
 
 /// What fp16 begins with, as PyTorch's GradScaler.
@@ -89,11 +122,13 @@ impl Progress {
         };
         let adam = AdamState {
             loss_scale: scale,
+            rate: 1.0,
             ..AdamState::zeroed()
         };
         let block = Block {
             iteration: 0,
             adam: [adam; 2],
+            balance: Balance::default().into(),
         };
         let bytes = slots * size_of::<Entry>();
         Ok(Self {
@@ -130,6 +165,11 @@ impl Progress {
     /// The loss scale of the network with this role, f32.
     pub(super) fn loss_scale(&self, role: usize) -> Result<Span> {
         self.adam(role)?.after(16)
+    }
+
+    /// All of the counters, `Block`.
+    pub(super) fn block(&self) -> Span {
+        self.block.span()
     }
 
     pub(super) fn ring(&self) -> Span {
@@ -169,11 +209,18 @@ impl backend::Progress for Progress {
             steps: block.adam.map(|a| Steps {
                 taken: a.taken,
                 skipped: a.skipped,
+                left_out: a.left_out,
             }),
             loss_scale: block.adam.map(|a| LossScale {
                 factor: a.loss_scale,
                 steady: a.steady,
             }),
+            balance: Balance {
+                accuracy: block.balance.accuracy,
+                certainty: block.balance.certainty,
+                advantage: block.balance.advantage,
+                begun: block.balance.begun != 0,
+            },
         })
     }
 
@@ -181,10 +228,14 @@ impl backend::Progress for Progress {
         let mut block = Block {
             iteration: counters.iteration,
             adam: [AdamState::zeroed(); 2],
+            balance: counters.balance.into(),
         };
         for (role, adam) in block.adam.iter_mut().enumerate() {
             adam.taken = counters.steps[role].taken;
             adam.skipped = counters.steps[role].skipped;
+            adam.left_out = counters.steps[role].left_out;
+            // Set anew in every iteration that has a schedule.
+            adam.rate = 1.0;
             adam.loss_scale = counters.loss_scale[role].factor;
             adam.steady = counters.loss_scale[role].steady;
         }
@@ -195,6 +246,11 @@ impl backend::Progress for Progress {
             }
         }
         Ok(())
+    }
+
+    fn set_rates(&mut self, schedule: &Schedule) -> Result<()> {
+        let (block, ring) = (self.block(), (self.ring(), self.ring_bytes(), self.slots));
+        balance::rates(&self.device, schedule, block, ring)
     }
 
     fn send_metrics(&mut self, range: Range<u64>) -> Result<()> {
@@ -235,13 +291,22 @@ impl backend::Progress for Progress {
             );
             Ok(Metrics {
                 iteration,
-                losses: entry.losses.map(|[loss, probability, accuracy]| Loss {
-                    loss,
-                    probability,
-                    accuracy,
+                losses: entry
+                    .losses
+                    .map(|[loss, probability, accuracy, certainty]| Loss {
+                        loss,
+                        probability,
+                        accuracy,
+                        certainty,
+                    }),
+                steps: entry.steps.map(|[taken, skipped, left_out]| Steps {
+                    taken,
+                    skipped,
+                    left_out,
                 }),
-                steps: entry.steps.map(|[taken, skipped]| Steps { taken, skipped }),
                 loss_scale: entry.loss_scale,
+                gradient_norm: entry.gradient_norm,
+                rate: entry.rate,
             })
         });
         all.collect::<Result<Vec<_>>>().map(Some)

@@ -237,7 +237,14 @@ impl Step {
         dataset: Option<&Dataset>,
         stop: &Stop,
     ) -> Result<Times> {
-        let mut gan = Gan::new(backend, dimensions, self.batch_size, SLOTS, 0)?;
+        let mut gan = Gan::new(
+            backend,
+            dimensions,
+            self.batch_size,
+            SLOTS,
+            &Settings::REFERENCE,
+            false,
+        )?;
         let mut batches = match dataset {
             Some(dataset) => {
                 if self.data_residency == Some(Residency::Device) {
@@ -257,7 +264,7 @@ impl Step {
             stop.check()?;
             let start = Instant::now();
             for _ in 0..count {
-                gan.iteration(backend, &Settings::REFERENCE)?;
+                gan.iteration(backend)?;
                 if loading {
                     batches.follow(&mut gan.feed, iteration)?;
                 }

@@ -1,5 +1,6 @@
 //! `train`.
 
+mod balance;
 mod describe;
 
 use std::ops::Range;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::{Args as ClapArgs, value_parser};
 
+use self::balance::{BalanceArgs, HOLD_OUT};
 use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
 use crate::cli::features::{self, FeatureArgs};
@@ -17,7 +19,7 @@ use crate::cli::output::{all_printed, print_error_line, print_line};
 use crate::cli::{packs, sources};
 use crate::data::pack::Recipe;
 use crate::data::prepare::Place;
-use crate::data::{self, Dataset, Kind, LoadOptions, Residency, Source};
+use crate::data::{self, Dataset, HoldOut, Kind, LoadOptions, Residency, Source};
 use crate::evaluate::Metric;
 use crate::evaluate::metrics::Aim;
 use crate::latent::networks::On;
@@ -109,6 +111,9 @@ pub struct Args {
     seed: Option<u64>,
 
     #[command(flatten)]
+    balance: BalanceArgs,
+
+    #[command(flatten)]
     compute: ComputeArgs,
 
     /// Where the images are while it trains; batches are the same
@@ -127,6 +132,9 @@ pub struct Args {
     /// Iterations between reports [default: 50, on a GPU 500]
     #[arg(long, value_name = "N")]
     log_every: Option<u64>,
+    /// Write event files for TensorBoard into the run folder: scalars, sample sheets and settings
+    #[arg(long)]
+    tensorboard: bool,
     /// Metrics to measure meanwhile: swd, ms-ssim, fid, kid, precision-recall, neighbours, with commas between them [default:
     /// none]
     ///
@@ -261,7 +269,7 @@ impl Args {
 
     /// What was given.
     fn given(&self) -> Given {
-        let (data, compute) = (&self.data, &self.compute);
+        let (data, compute, balance) = (&self.data, &self.compute, &self.balance);
         Given {
             dataset: self.dataset,
             data: data.source.data.clone().map(Some),
@@ -290,6 +298,16 @@ impl Args {
             ema: self.ema,
             flip: self.flip.then_some(true),
             seed: self.seed,
+            hold_out: balance.hold_out.map(|share| share.unwrap_or(HOLD_OUT)),
+            pretrain_d: balance.pretrain_d,
+            d_steps: balance.d_steps,
+            g_steps: balance.g_steps,
+            balance: balance.balance,
+            balance_band: balance.balance_band,
+            label_smoothing: balance.label_smoothing,
+            instance_noise: balance.instance_noise,
+            instance_noise_steps: balance.instance_noise_steps.map(Some),
+            lr_decay: balance.lr_decay,
             precision: compute.precision,
             conv: compute.cuda.conv,
             tf32: compute.cuda.tf32.then_some(true),
@@ -297,6 +315,7 @@ impl Args {
             checkpoint_every: self.checkpoint_every,
             log_every: self.log_every,
             keep_checkpoints: self.keep_checkpoints,
+            tensorboard: self.tensorboard.then_some(true),
             metrics: self.metrics.clone(),
             metrics_every: self.metrics_every,
             metrics_count: self.metrics_count.map(Some),
@@ -331,7 +350,9 @@ impl Args {
         let prepared = packs::prepare(source, &options, self.pack.named(), load, quiet)?;
         let dataset = packs::dataset_of(prepared.pack);
         // Says so before anything is written into the run folder.
-        data::Loader::new(&dataset, config.batch_size, config.seed, config.flip)?;
+        let hold_out = HoldOut::of(dataset.len(), config.hold_out, config.seed);
+        let images = config.images_per_step();
+        data::Loader::new(&dataset, images, config.seed, config.flip)?.keeping(hold_out.kept)?;
         Ok(dataset)
     }
 

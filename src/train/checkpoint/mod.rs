@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::backend::{
-    Backend, Counters, LossScale, Network, Progress, State as NetworkState, Steps,
+    Backend, Balance, Counters, LossScale, Network, Progress, State as NetworkState, Steps,
 };
 use crate::evaluate::metrics::Aim;
 use crate::files::{open_regular, write_atomically};
@@ -97,6 +97,9 @@ pub struct State {
     /// Loss scales, indexed by [`Role::index`]; left out while nothing is scaled.
     #[serde(default, skip_serializing_if = "is_unscaled")]
     pub loss_scale: [LossScale; 2],
+    /// What holds D and G in balance; left out where nothing does.
+    #[serde(default, skip_serializing_if = "is_unbalanced")]
+    pub balance: Balance,
     /// Fingerprint of the data set, so that a resumed run notices a change.
     pub data_fingerprint: String,
     /// Losses since the last report.
@@ -130,6 +133,7 @@ impl State {
             discriminator_steps: Steps::default(),
             generator_steps: Steps::default(),
             loss_scale: Default::default(),
+            balance: Balance::default(),
             data_fingerprint: String::new(),
             window: Window::default(),
             settings: None,
@@ -148,6 +152,7 @@ impl State {
             iteration: self.step,
             steps,
             loss_scale: self.loss_scale,
+            balance: self.balance,
         }
     }
 
@@ -189,6 +194,10 @@ fn is_unscaled(scales: &[LossScale; 2]) -> bool {
     *scales == [LossScale::default(); 2]
 }
 
+fn is_unbalanced(balance: &Balance) -> bool {
+    *balance == Balance::default()
+}
+
 fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
@@ -218,6 +227,7 @@ impl Checkpoint {
         state.discriminator_steps = counters.steps[Role::Discriminator.index()];
         state.generator_steps = counters.steps[Role::Generator.index()];
         state.loss_scale = counters.loss_scale;
+        state.balance = counters.balance;
         let mut optimizer = TensorFile::default();
         for (moment, prefix) in MOMENTS {
             let (d, g) = (gan.discriminator.read(moment)?, gan.generator.read(moment)?);
@@ -384,6 +394,7 @@ fn read_state(folder: &Path) -> Result<State> {
     for scale in &mut state.loss_scale {
         *scale = scale.bounded().with_context(damaged)?;
     }
+    state.balance.check().with_context(damaged)?;
     Ok(state)
 }
 

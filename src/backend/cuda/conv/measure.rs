@@ -65,7 +65,7 @@ impl<'a> Trial<'a> {
             for first in (0..count).step_by(MOST) {
                 let part = memory.span().after(first * precision.size())?;
                 let extent = [1, MOST.min(count - first)];
-                let stream = (step, Purpose::Sample);
+                let stream = (step, Purpose::Sample, 0);
                 latent::draw(device, precision, stream, iteration.span(), part, extent)?;
             }
             Ok(memory)

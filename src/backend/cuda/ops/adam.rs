@@ -8,6 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::backend::cuda::driver::{Device, Memory, Span};
 use crate::backend::cuda::parameter::Parameter;
+use crate::backend::cuda::progress::AdamState;
 use crate::backend::{Adam, Precision};
 
 const THREADS: u32 = 256;
@@ -15,8 +16,8 @@ const THREADS: u32 = 256;
 const CHUNK: usize = 4096;
 /// Steps without a skip after which fp16 doubles its loss scale, as PyTorch's GradScaler.
 const GROWTH_INTERVAL: u32 = 2000;
-/// `struct AdamState` of cuda/include/progress.cuh, in bytes.
-const STATE: usize = 40;
+/// `struct AdamState` of cuda/include/adam.cuh, in bytes.
+const STATE: usize = size_of::<AdamState>();
 
 /// `struct AdamTensor` of cuda/include/adam.cuh: one tensor of a network. Every pointer is a device address of `count`
 /// elements, in one order.
@@ -46,6 +47,8 @@ pub struct Entry {
 /// All learned tensors of a network, for one launch: a list of `struct AdamTensor` on the device.
 pub struct Tensors {
     entries: Memory,
+    /// The sum of the squares of the gradients that each block of a launch looks at, f64.
+    squares: Memory,
     count: usize,
     blocks: usize,
 }
@@ -80,13 +83,15 @@ impl Tensors {
         Ok(Self {
             count: entries.len(),
             entries: Memory::of(device, &entries)?,
+            squares: Memory::new(device, blocks * size_of::<f64>())?,
             blocks,
         })
     }
 
-    /// Bytes of the device that a list of `count` tensors takes.
-    pub fn bytes(count: usize) -> u64 {
-        (count * size_of::<Entry>()) as u64
+    /// Bytes of the device that a list of tensors of so many elements takes.
+    pub fn bytes(elements: impl Iterator<Item = usize>) -> u64 {
+        let of = |count: usize| size_of::<Entry>() + count.div_ceil(CHUNK) * size_of::<f64>();
+        elements.map(of).sum::<usize>() as u64
     }
 
     fn bytes_used(&self) -> usize {
@@ -118,7 +123,7 @@ pub fn prepare(device: &Device, state: Span, [beta1, beta2]: [f64; 2]) -> Result
         .span(state, STATE)?
         .value(beta1)
         .value(beta2);
-    // SAFETY: the arguments are those of adam_prepare, which writes one AdamState of 40 bytes.
+    // SAFETY: the arguments are those of adam_prepare, which writes one AdamState.
     unsafe { launch.run() }
 }
 
@@ -126,11 +131,12 @@ pub fn prepare(device: &Device, state: Span, [beta1, beta2]: [f64; 2]) -> Result
 ///
 /// m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  w ← w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)
 ///
-/// All of it is f32; the weights' copy for the convolutions is rounded to `precision`. Where a gradient is not finite,
+/// lr is that of `adam` times the rate in `state`. All of it is f32; the weights' copy for the convolutions is rounded to `precision`. Where a gradient is not finite,
 /// everything stays, the step counts as skipped and f16's loss scale is halved; after 2000 steps without that it is
-/// doubled; both within [`LossScale`](crate::backend::LossScale)'s bounds. `state` is the network's
-/// `struct AdamState`, made ready by [`prepare`]; its counts and loss scale also go
-/// to the entries of `role` (0 discriminator, 1 generator) in `report`.
+/// doubled; both within [`LossScale`](crate::backend::LossScale)'s bounds. Where the rate is 0 everything stays, and the
+/// step counts as left out. `state` is the network's
+/// `struct AdamState`, made ready by [`prepare`]; its counts, loss scale and rate and
+/// the gradient's norm also go to the entries of `role` (0 discriminator, 1 generator) in `report`.
 ///
 /// # Errors
 /// Where a span is too short, or the driver refuses the launch.
@@ -144,11 +150,13 @@ pub fn step(
 ) -> Result<()> {
     let (blocks, count) = ([tensors.blocks, 1, 1], tensors.count as u32);
     let (entries, bytes) = (tensors.entries.span(), tensors.bytes_used());
+    let squares = tensors.squares.span();
     let finite = device
         .launch("adam_finite", blocks, THREADS)?
         .span(entries, bytes)?
         .value(count)
-        .span(state, STATE)?;
+        .span(state, STATE)?
+        .span(squares, 8 * tensors.blocks)?;
     let kernel = format!("adam_{}", precision.suffix());
     let step = device
         .launch(&kernel, blocks, THREADS)?
@@ -164,8 +172,10 @@ pub fn step(
         _ => 0,
     };
     let finish = device
-        .launch("adam_finish", [1, 1, 1], 32)?
+        .launch("adam_finish", [1, 1, 1], THREADS)?
         .span(state, STATE)?
+        .span(squares, 8 * tensors.blocks)?
+        .value(tensors.blocks as u32)
         .value(adam.beta1)
         .value(adam.beta2)
         .value(growth)

@@ -9,11 +9,11 @@ use crate::model::Shape;
 
 const THREADS: usize = 256;
 
-/// `images[i][y][x][c] = pixels[i][y][flips[i] ? w − 1 − x : x][c] / 127.5 − 1` for the batch in slot `*iteration` mod
-/// `slots` of `from`.
+/// `images[i][y][x][c] = pixels[offset + i][y][flips[offset + i] ? w − 1 − x : x][c] / 127.5 − 1` for the images in slot
+/// `*iteration` mod `slots` of `from`, which has `each` a slot.
 ///
-/// `from` holds pixels in u8 NHWC, either `[slots][n][h][w][c]` or a whole set of images with indices `[slots][n]`,
-/// u32, into it; and flips `[slots][n]`, u8. `iteration` is a u64. `images` is NHWC, n·h·w·c elements of the storage
+/// `from` holds pixels in u8 NHWC, either `[slots][each][h][w][c]` or a whole set of images with indices
+/// `[slots][each]`, u32, into it; and flips `[slots][each]`, u8. `iteration` is a u64. `images` is NHWC, n·h·w·c elements of the storage
 /// type, rounded once from f32.
 ///
 /// # Errors
@@ -24,18 +24,23 @@ pub fn load(
     (from, iteration): (&Spans, Span),
     images: Span,
     (n, shape): (usize, Shape),
-    slots: usize,
+    (slots, each, offset): (usize, usize, usize),
 ) -> Result<()> {
+    ensure!(
+        offset + n <= each,
+        "images {offset} to {} of {each}",
+        offset + n
+    );
     let kernel = format!("batch_nhwc_{}", precision.suffix());
     let blocks = (shape.h * shape.w).div_ceil(THREADS);
     let launch = device
         .launch(&kernel, [blocks, n, 1], THREADS as u32)?
         .value(from.pixels.pointer);
     let launch = match from.indices {
-        Some(indices) => launch.span(indices, 4 * slots * n)?,
+        Some(indices) => launch.span(indices, 4 * slots * each)?,
         None => {
             ensure!(
-                from.pixels.bytes >= slots * n * shape.len(),
+                from.pixels.bytes >= slots * each * shape.len(),
                 "{} bytes hold no {slots} batches",
                 from.pixels.bytes
             );
@@ -43,15 +48,17 @@ pub fn load(
         }
     };
     let launch = launch
-        .span(from.flips, slots * n)?
+        .span(from.flips, slots * each)?
         .span(images, n * shape.len() * precision.size())?
         .value(shape.h as i32)
         .value(shape.w as i32)
         .value(shape.c as i32)
         .value(shape.c as i32)
         .span(iteration, 8)?
-        .value(slots as u32);
-    // SAFETY: the arguments are those of cuda/batch.cu, which stays within `slots` slots of n images or
+        .value(slots as u32)
+        .value(each as u32)
+        .value(offset as u32);
+    // SAFETY: the arguments are those of cuda/batch.cu, which stays within `slots` slots of `each` images or
     // indices; those are of the loader, which has as many images as were kept.
     unsafe { launch.run() }
 }

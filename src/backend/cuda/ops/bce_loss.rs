@@ -4,14 +4,14 @@ use anyhow::{Result, ensure};
 
 use crate::backend::cuda::driver::{Device, Span};
 use crate::backend::cuda::progress::Progress;
-use crate::backend::{Precision, Slot};
+use crate::backend::{Precision, SLOTS, Slot};
 
-/// For each of one or two batches of `n` logits x, one behind the other, and its target y of `targets` (0 or 1):
+/// For each of one or two batches of `n` logits x, one behind the other, and its target y of `targets` (0 to 1):
 ///
 /// loss = 1/n Σ max(x, 0) − x·y + log(1 + e^−|x|), in nats;  gradient = loss scale · (σ(x) − y) / n
 ///
 /// `logits` and `gradient` are n elements of the storage type for each batch. Terms are f32, sums f64 in a fixed order.
-/// Loss, mean of σ(x) and accuracy, f32, go into the metrics of this iteration from `first` on. The loss scale is that
+/// Loss, mean of σ(x), accuracy and certainty, f32, go into the metrics of this iteration from `first` on. The loss scale is that
 /// of the network with the role `scaled` (0 discriminator, 1 generator).
 ///
 /// # Errors
@@ -26,7 +26,7 @@ pub fn bce_with_logits(
 ) -> Result<()> {
     let segments = targets.len();
     ensure!(
-        (1..=2).contains(&segments) && first as usize + segments <= 3,
+        (1..=2).contains(&segments) && first as usize + segments <= SLOTS,
         "{segments} losses from {first:?} on"
     );
     let kernel = format!("bce_loss_nhwc_{}", precision.suffix());
@@ -45,6 +45,6 @@ pub fn bce_with_logits(
         .value(progress.slots as u32)
         .value(first as u32);
     // SAFETY: the arguments are those of cuda/bce_loss.cu: segments·n logits and gradients, a ring of `slots` entries
-    // with three losses each.
+    // with `SLOTS` losses each.
     unsafe { launch.run() }
 }

@@ -8,7 +8,8 @@ use crate::random::Purpose;
 
 const THREADS: usize = 256;
 
-/// `z[row][channel]` = standard normal number row·channels + channel of the stream of `(seed, purpose, *iteration)`:
+/// `z[row][channel]` = standard normal number 4·⌈rows·channels/4⌉·`part` + row·channels + channel of the stream of
+/// `(seed, purpose, *iteration)`:
 /// Philox4x32-10 (Salmon et al. 2011), then Box–Muller, the same numbers as [`crate::random::Stream`] draws.
 ///
 /// `z` is `rows`·`channels` elements of the storage type (NHWC with h = w = 1), rounded once from f32. `iteration` is a
@@ -19,13 +20,17 @@ const THREADS: usize = 256;
 pub fn draw(
     device: &Device,
     precision: Precision,
-    (seed, purpose): (u64, Purpose),
+    (seed, purpose, part): (u64, Purpose, usize),
     iteration: Span,
     z: Span,
     [rows, channels]: [usize; 2],
 ) -> Result<()> {
     let count = rows * channels;
-    ensure!(u32::try_from(count).is_ok(), "{count} latent numbers");
+    let first = part * count.div_ceil(4);
+    ensure!(
+        u32::try_from(4 * first + count).is_ok(),
+        "{count} latent numbers, in part {part}"
+    );
     let kernel = format!("latent_nhwc_{}", precision.suffix());
     let launch = device
         .launch(&kernel, [count.div_ceil(4 * THREADS), 1, 1], THREADS as u32)?
@@ -36,7 +41,8 @@ pub fn draw(
         .value(channels as u32)
         .value(seed)
         .value(purpose as u32)
-        .span(iteration, 8)?;
+        .span(iteration, 8)?
+        .value(first as u32);
     // SAFETY: the arguments are those of cuda/latent.cu, which writes rows·channels elements and reads one u64.
     unsafe { launch.run() }
 }

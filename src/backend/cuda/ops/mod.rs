@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod adam;
+pub mod balance;
 pub mod batch;
 pub mod batch_norm;
 pub mod bce_loss;
@@ -9,4 +10,5 @@ pub mod cast;
 pub mod conv2d;
 pub mod conv_transpose2d;
 pub mod conv_wgrad;
+pub mod instance_noise;
 pub mod latent;

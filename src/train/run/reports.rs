@@ -1,0 +1,124 @@
+//! What a run tells of its iterations: metrics are asked for, arrive later, and are reported interval by interval.
+
+use anyhow::{Result, ensure};
+
+use super::Training;
+use crate::backend::{Backend, Progress, Steps};
+use crate::train::report::{Now, Window};
+
+/// Iterations without a step of the weights after which a run gives up.
+const HOPELESS: u64 = 50;
+
+/// Metrics on their way.
+pub(super) struct Pending {
+    /// The iterations until here.
+    step: u64,
+    /// Whether they end an interval, full or cut short by the end of training.
+    report: Option<Interval>,
+    /// Whether D was examined before the last of them.
+    examined: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Interval {
+    Full,
+    Short,
+}
+
+impl<B: Backend> Training<'_, B> {
+    /// Asks for the metrics of the iterations that they were not asked of yet.
+    pub(super) fn ask(&mut self, report: Option<Interval>) -> Result<()> {
+        self.collect(true)?;
+        self.gan.send_metrics(self.asked)?;
+        self.asked = self.step;
+        self.pending = Some(Pending {
+            step: self.step,
+            report,
+            examined: self.examined == Some(self.step - 1),
+        });
+        Ok(())
+    }
+
+    /// Takes the metrics in that were asked for, if they are there or `wait`, and reports where an interval ends.
+    pub(super) fn collect(&mut self, wait: bool) -> Result<()> {
+        if self.pending.is_none() {
+            return Ok(());
+        }
+        let Some(all) = self.gan.progress.take_metrics(wait)? else {
+            return Ok(());
+        };
+        let Some(Pending {
+            step,
+            report,
+            examined,
+        }) = self.pending.take()
+        else {
+            return Ok(());
+        };
+        for metrics in &all {
+            self.window.add(metrics);
+            self.latest = Some(*metrics);
+        }
+        let (Some(interval), Some(metrics)) = (report, self.latest) else {
+            return Ok(());
+        };
+        let now = Now { metrics, examined };
+        let epochs = step as f64 / self.batches_per_epoch as f64;
+        if let Some(reporter) = &mut self.reporter {
+            let reported = reporter.report(step, epochs, &self.window, &now);
+            if let Err(error) = reported {
+                self.tell_unwritten(&error, self.unwritten.log.is_some());
+                self.unwritten.log.get_or_insert(error);
+            }
+        }
+        // The last report may come early: then a resumed run goes on with the same window.
+        if interval == Interval::Full {
+            self.window = Window::default();
+        }
+        let moved = not_skipped(&metrics.steps);
+        if moved > self.moved.0 {
+            self.moved = (moved, step);
+        }
+        let hopeless = step - self.moved.1;
+        ensure!(
+            hopeless < HOPELESS,
+            "training has diverged: no gradient was finite for the last {hopeless} iterations; start again with a \
+             smaller --lr"
+        );
+        // Seldom enough to be looked at here, and with all of the metrics taken in.
+        if self.gone {
+            Ok(())
+        } else {
+            self.claim.check()
+        }
+    }
+
+    /// Before the last iteration of an interval: shows D images that it is not trained on, where there are any.
+    pub(super) fn examine(&mut self) -> Result<()> {
+        let (config, step) = (self.config, self.step + 1);
+        let Some(examiner) = &self.examiner else {
+            return Ok(());
+        };
+        if step.is_multiple_of(config.log_every) || step == config.steps {
+            let number = step.div_ceil(config.log_every) - 1;
+            let [held_out, seen] = examiner.batches(number, self.step);
+            self.gan.examine(self.backend, &held_out, &seen)?;
+            self.examined = Some(self.step);
+        }
+        Ok(())
+    }
+
+    /// Waits for all iterations and takes all metrics in.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if self.asked < self.step {
+            self.ask(None)?;
+        }
+        self.collect(true)
+    }
+}
+
+/// Adam steps of both networks whose gradients were finite.
+pub(super) fn not_skipped(steps: &[Steps; 2]) -> u64 {
+    let of = |steps: &Steps| steps.taken + steps.left_out;
+    of(&steps[0]).min(of(&steps[1]))
+}

@@ -1,0 +1,17 @@
+//! What is read, and how: sources, containers, decoders, packs.
+//!
+//! One executable, so that what these tests share is compiled and linked once.
+
+#[path = "../training/mod.rs"]
+mod training;
+
+mod bad_input_data;
+mod data_sources;
+mod decode;
+mod folders_and_zips;
+mod formats;
+mod fuzz_corpus;
+mod pack;
+mod sources_as_found;
+mod stale_packs;
+mod synthesize;

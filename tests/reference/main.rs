@@ -1,0 +1,6 @@
+//! The CPU backend, which everything else is held to: against PyTorch, and against finite differences.
+//!
+//! One executable, so that what these tests share is compiled and linked once.
+
+mod gradients;
+mod parity_pytorch;
