@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use dcgan_cuda::train::checkpoint::Checkpoint;
 use serde_json::Value;
@@ -45,7 +46,7 @@ fn measuring_changes_nothing_and_the_best_is_the_same_across_stops() {
         "--metrics",
         "swd,fid",
         "--metrics-every",
-        "3",
+        "5",
         "--keep-best",
         "recall",
         "--features",
@@ -72,7 +73,7 @@ fn measuring_changes_nothing_and_the_best_is_the_same_across_stops() {
     let ((measured, reports), (own, plain_reports)) = (lines(&whole), lines(&plain));
     assert!(own.is_empty());
     assert_eq!(reports, plain_reports);
-    assert_eq!(steps(&measured), [3, 6, 9, 12, 14]);
+    assert_eq!(steps(&measured), [5, 10, 14]);
     for line in &measured {
         let keys: Vec<&String> = line["metrics"].as_object().unwrap().keys().collect();
         assert_eq!(
@@ -105,7 +106,7 @@ fn measuring_changes_nothing_and_the_best_is_the_same_across_stops() {
     // Where it was stopped, it was measured once more.
     let (again, parts_reports) = lines(&parts);
     assert_eq!(parts_reports, reports);
-    assert_eq!(steps(&again), [3, 5, 6, 9, 10, 12, 14]);
+    assert_eq!(steps(&again), [5, 9, 10, 14]);
     assert!(measured.iter().all(|line| again.contains(line)));
 
     // What was best, of equal ones the first; neither pruned nor the latest.
@@ -187,6 +188,57 @@ fn the_best_checkpoint_is_one_like_all_others() {
     ]));
     assert_eq!(latest(&run_folder), Some(9));
     assert_eq!(litter(&run_folder), Vec::<std::path::PathBuf>::new());
+}
+
+fn copied(from: &Path, to: &Path) {
+    let done = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(done.unwrap().success());
+}
+
+#[test]
+fn killed_and_resumed_the_best_is_the_same() {
+    let root = tempdir().unwrap();
+    let [whole, short] = ["whole", "short"].map(|name| root.path().join(name));
+    let args = |steps| {
+        let options = [
+            "--steps",
+            steps,
+            "--checkpoint-every",
+            "5",
+            "--keep-best",
+            "swd",
+        ];
+        [
+            &options[..],
+            &["--metrics-every", "3", "--metrics-count", "8"],
+        ]
+        .concat()
+    };
+    train_tiny(&whole, &args("12"));
+    train_tiny(&short, &args("3"));
+    let (measured, reports) = lines(&whole);
+    assert_eq!(steps(&measured), [3, 6, 9, 12]);
+    let kept = contents(&whole.join("checkpoints/best"));
+    // As a kill leaves it between the checkpoints of iterations 5 and 10: the log ahead, and kept as the best what was so
+    // far, or already what will be.
+    for best_so_far in [&short, &whole] {
+        let killed = root.path().join("killed");
+        copied(&whole, &killed);
+        let best = killed.join("checkpoints/best");
+        fs::remove_dir_all(&best).unwrap();
+        copied(&best_so_far.join("checkpoints/best"), &best);
+        let from = checkpoint(&killed, 5);
+        succeeds(&run(&[
+            "train",
+            "--quiet",
+            "--resume",
+            from.to_str().unwrap(),
+        ]));
+        assert_eq!(lines(&killed), (measured.clone(), reports.clone()));
+        assert!(contents(&best) == kept);
+        assert_eq!(litter(&killed), Vec::<std::path::PathBuf>::new());
+        fs::remove_dir_all(&killed).unwrap();
+    }
 }
 
 #[test]
