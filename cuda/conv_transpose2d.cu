@@ -97,6 +97,7 @@ struct LargeMap {
         // `row` counts the rows of all images, and so does 2·row.
         return to + (uint64_t{2 * row + p} * shape.large_w + 2 * j + q) * shape.c;
     }
+    __device__ __forceinline__ float value(uint32_t, float sum) const { return activate(activation, sum); }
 };
 
 template <typename T, int M, int N, bool ANY>

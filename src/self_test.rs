@@ -16,6 +16,7 @@ use crate::backend::cuda::driver::kernels::{self, KERNELS};
 use crate::backend::cuda::driver::{Device, Memory, library};
 use crate::backend::cuda::ops::{activation, cast};
 use crate::backend::cuda::{Cuda, Options};
+use crate::backend::extractor::Pixels;
 use crate::backend::{
     Backend, Conv, Counters, Feed, KernelChoices, LossScale, Network, Precision, State, Statistics,
     Use,
@@ -23,7 +24,8 @@ use crate::backend::{
 use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
 use crate::model::arch::Dimensions;
-use crate::model::{Activation, StateDict};
+use crate::model::plan::{Filter, Layer, Plan, Pool, Window};
+use crate::model::{Activation, Shape, StateDict};
 use crate::numeric::relative_error;
 use crate::random::{Purpose, Stream};
 
@@ -86,6 +88,14 @@ pub fn self_test(ordinal: usize) -> Result<String> {
             libraries += theirs.count();
         }
     }
+    let cuda = Cuda::new(
+        ordinal,
+        options(Precision::Fp32, None),
+        &KernelChoices::default(),
+    )?;
+    cuda.note_launches();
+    extraction(&cuda).context("a network that is only run forward")?;
+    launched.extend(cuda.noted_launches());
     let missing: Vec<&str> = names().filter(|name| !launched.contains(*name)).collect();
     ensure!(
         missing.is_empty(),
@@ -278,5 +288,47 @@ fn elementwise(device: &Rc<Device>, precision: Precision) -> Result<()> {
             "a cast to f32 is wrong"
         );
     }
+    Ok(())
+}
+
+/// A network of other people's weights in small: every kernel of [`Backend::extractor`], each pool, and branches.
+fn extraction(cuda: &Cuda) -> Result<()> {
+    let window = |kernel, stride, padding| Window {
+        kernel,
+        stride,
+        padding,
+    };
+    let conv = |channels, window| Layer::Convolution {
+        name: String::new(),
+        channels,
+        window,
+    };
+    let layers = [
+        conv(8, window([3, 3], 1, [0, 0])),
+        Layer::Pool(Pool::Max, window([3, 3], 2, [0, 0])),
+        Layer::Branches(vec![
+            vec![conv(12, window([1, 7], 1, [0, 3]))],
+            vec![Layer::Pool(Pool::Average, window([3, 3], 1, [1, 1]))],
+        ]),
+        // Wide enough for the largest tile.
+        conv(8192, window([1, 1], 2, [0, 0])),
+        Layer::Mean,
+    ];
+    let plan = Plan::new(&layers, Shape::new(19, 19, 3))?;
+    let mut filters = Vec::new();
+    for (index, shape) in plan.filters.iter().enumerate() {
+        let mut weights = vec![0.0; shape.len() + shape.outputs];
+        Stream::new(2, Purpose::Sample, index as u64).fill_normal(&mut weights);
+        let bias = weights.split_off(shape.len());
+        filters.push(Filter { weights, bias });
+    }
+    let pixels: Vec<u8> = (0..2 * 13 * 13).map(|i| (i * i) as u8).collect();
+    let images = Pixels::new(&pixels, 13, 1)?;
+    let got = cuda.extractor(&plan, &filters, 2)?.run(images)?;
+    let want = Cpu::<f32>::new()
+        .extractor(&plan, &filters, 2)?
+        .run(images)?;
+    let error = relative_error(&got, &want);
+    ensure!(error <= 1e-5, "features differ by {error:.1e}, relative");
     Ok(())
 }

@@ -3,6 +3,7 @@
 #include "activation.cuh"
 #include "convolution.cuh"
 #include "progress.cuh"
+#include "window.cuh"
 
 namespace {
 
@@ -73,6 +74,18 @@ const Known KNOWN[] = {
     FIELD(Convolution, c),
     FIELD(Convolution, stride),
     FIELD(Convolution, pad),
+
+    SIZE(Window),
+    FIELD(Window, in_h),
+    FIELD(Window, in_w),
+    FIELD(Window, c),
+    FIELD(Window, out_h),
+    FIELD(Window, out_w),
+    FIELD(Window, kernel_h),
+    FIELD(Window, kernel_w),
+    FIELD(Window, stride),
+    FIELD(Window, pad_h),
+    FIELD(Window, pad_w),
 };
 
 }  // namespace

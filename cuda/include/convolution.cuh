@@ -5,6 +5,7 @@
 // the small pixel (i, j) meets the large pixels (stride·i − pad + r, stride·j − pad + s).
 #pragma once
 
+#include "activation.cuh"
 #include "implicit_gemm.cuh"
 
 // Passed by value: nine 32-bit integers in this order.
@@ -86,6 +87,7 @@ struct MatrixOutput {
     __device__ __forceinline__ T* row(uint32_t m) const {
         return m < rows ? to + uint64_t{m} * columns : nullptr;
     }
+    __device__ __forceinline__ float value(uint32_t, float sum) const { return activate(activation, sum); }
 };
 
 }  // namespace

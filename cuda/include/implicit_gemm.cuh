@@ -4,7 +4,7 @@
 //             cp.async (16 bytes a copy) while older stages are multiplied; one barrier a stage
 //   f16, bf16 ldmatrix and mma.m16n8k16, four warps as 2×2, each with M/2 × N/2 of C
 //   f32       fused multiply-adds, threads as 16×8, each with M/16 × N/8 of C
-//   epilogue  C goes through shared memory, so that a thread writes 16 bytes of a row; activation; rounding
+//   epilogue  C goes through shared memory, so that a thread writes 16 bytes of a row; bias, activation; rounding
 //
 // Accumulation is in f32, in an order that depends on the shape alone.
 //
@@ -16,12 +16,12 @@
 //   bool vectors                      whether VECTOR<T> elements from a multiple of it are together in memory, aligned,
 //                                     and all inside or all outside; where ANY is false this must hold
 // The output says where a row of C goes: T* row(uint32_t m), null where m is beyond it; `columns`, the number of n;
-// `aligned`, whether 16-byte stores are possible; `activation`.
+// `aligned`, whether 16-byte stores are possible; float value(uint32_t n, float sum), what becomes of an element, which
+// may be beyond the columns.
 #pragma once
 
 #include <type_traits>
 
-#include "activation.cuh"
 #include "kernel.cuh"
 #include "mma.cuh"
 #include "types.cuh"
@@ -281,7 +281,9 @@ __device__ __forceinline__ void implicit_gemm(const A& a, const B& b, const Outp
         if (to == nullptr) continue;
         float values[V];
 #pragma unroll
-        for (int i = 0; i < V; ++i) values[i] = activate(output.activation, rows[row * ROW + column + i]);
+        for (int i = 0; i < V; ++i) {
+            values[i] = output.value(first_n + column + i, rows[row * ROW + column + i]);
+        }
         store_some(to + first_n + column, valid, output.aligned, values);
     }
 }

@@ -8,6 +8,7 @@
 mod balance;
 pub mod cpu;
 pub mod cuda;
+pub mod extractor;
 mod kernel_choices;
 mod metrics;
 
@@ -18,9 +19,11 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::model::plan::{Filter, Plan};
 use crate::model::{Architecture, Shape, StateDict};
 use crate::random::Purpose;
 pub use balance::{Ahead, Balance, Band, InstanceNoise, Schedule};
+pub use extractor::Extractor;
 pub use kernel_choices::KernelChoices;
 pub use metrics::{Counters, Loss, LossScale, Metrics, SLOTS, SURE, Slot, Steps};
 
@@ -264,6 +267,14 @@ pub trait Backend {
         batch: usize,
         usage: Use,
     ) -> Result<Self::Network>;
+
+    /// The network `plan` with the weights `filters`, by the plan's indices, to be run forward on at most `most` images
+    /// at a time; in f32 whatever the backend's precision.
+    ///
+    /// # Errors
+    /// Where these are not the plan's filters, or there is not enough memory.
+    fn extractor(&self, plan: &Plan, filters: &[Filter], most: usize)
+    -> Result<Box<dyn Extractor>>;
 
     /// Bytes of the device that a network of [`Self::compile`] takes, without making it.
     fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64;

@@ -4,6 +4,7 @@ pub mod cache;
 pub mod diversity;
 pub mod features;
 pub mod frechet;
+pub mod inception;
 pub mod kernel;
 pub mod laplacian;
 mod linear;
@@ -17,6 +18,7 @@ pub mod subset;
 
 pub use diversity::Diversity;
 pub use features::Features;
+pub use inception::Inception;
 pub use metrics::{Measure, Measures, Metric};
 pub use reference::{RealImages, Reference};
 pub use sliced_wasserstein::{Distances, Images, LevelDistance, Settings, sliced_wasserstein};

@@ -4,7 +4,9 @@ pub mod arch;
 pub mod foreign;
 pub mod layout;
 pub mod params;
+pub mod plan;
 pub mod tensor_file;
 
 pub use arch::{Activation, Architecture, Block, Convolution, Shape};
 pub use params::{StateDict, Tensor};
+pub use plan::Plan;

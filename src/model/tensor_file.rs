@@ -237,6 +237,16 @@ fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     bytes.as_chunks::<N>().0.iter().copied()
 }
 
+/// Whether the file `path` is a pickle, as `torch.save` makes them.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn is_pickle_file(path: &Path) -> std::io::Result<bool> {
+    let file = open_regular(path)?;
+    let length = file.metadata()?.len();
+    Ok(is_pickle(&ends(&file, length)?))
+}
+
 /// The first and the last bytes of a file.
 fn ends(mut file: &File, length: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

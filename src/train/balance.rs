@@ -28,6 +28,14 @@ pub enum LrDecay {
     Linear,
 }
 
+/// `--stop`: what ends a run before its last iteration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum StopRule {
+    /// D does no better than a coin on images that it was not trained on, and the metric does not improve any more.
+    Equilibrium,
+}
+
 /// `--pretrain-d`: how long D is trained alone at first.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::any_path;
-use super::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD};
+use super::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD, StopRule};
+use super::watch::Limits;
 use crate::backend::{Adam, Ahead, Conv, InstanceNoise, Precision, Schedule};
 use crate::data::{HoldOut, Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::evaluate::Metric;
@@ -22,7 +23,7 @@ use crate::model::arch::Dimensions;
 use crate::text;
 
 /// What only concerns how far a run goes, where its data lies and how it reports: may change when it is resumed.
-const FREE: [&str; 14] = [
+const FREE: [&str; 18] = [
     "data",
     "allow_missing",
     "max_bad",
@@ -37,6 +38,10 @@ const FREE: [&str; 14] = [
     "metrics_count",
     "keep_best",
     "features",
+    "inception",
+    "stop",
+    "stop_band",
+    "stop_window",
 ];
 
 /// No configuration is longer, in bytes.
@@ -67,6 +72,14 @@ fn metrics_every() -> u64 {
 }
 
 // What the runs had that were written before there was a choice.
+
+fn stop_band() -> f64 {
+    Limits::BAND
+}
+
+fn stop_window() -> u64 {
+    Limits::WINDOW
+}
 
 fn no_pretraining() -> PretrainD {
     PretrainD(Ahead::No)
@@ -242,6 +255,18 @@ options! {
     /// The classifier whose features are compared.
     #[serde(default, with = "any_path")]
     features: Option<PathBuf>,
+    /// What ends the run before its last iteration.
+    #[serde(default)]
+    stop: Option<StopRule>,
+    /// How far from one half D's accuracy may be, in equilibrium.
+    #[serde(default = "stop_band")]
+    stop_band: f64,
+    /// For how many iterations.
+    #[serde(default = "stop_window")]
+    stop_window: u64,
+    /// The weights of FID's Inception, where its features are compared.
+    #[serde(default, with = "any_path")]
+    inception: Option<PathBuf>,
 }
 
 impl Config {
@@ -307,6 +332,10 @@ impl Config {
             metrics_count: None,
             keep_best: None,
             features: None,
+            stop: None,
+            stop_band: stop_band(),
+            stop_window: stop_window(),
+            inception: None,
         }
     }
 
@@ -381,9 +410,19 @@ impl Config {
     pub fn measured(&self) -> Vec<Metric> {
         let mut all = self.metrics.clone();
         all.extend(self.keep_best.map(Aim::metric));
+        all.extend(self.stop_aim().map(Aim::metric));
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// The metric that has to stop improving before the run ends, where it may: one that is smaller the better.
+    pub fn stop_aim(&self) -> Option<Aim> {
+        let aim = match self.keep_best {
+            Some(aim @ (Aim::Fid | Aim::Kid)) => aim,
+            _ => Aim::Swd,
+        };
+        self.stop.map(|_| aim)
     }
 
     /// Which source the images come from.
@@ -455,6 +494,17 @@ impl Config {
             "--hold-out {} is out of range: use a share of the images up to 0.5, such as 0.02",
             self.hold_out
         );
+        ensure!(
+            self.stop.is_none() || self.hold_out > 0.0,
+            "--stop equilibrium looks at images that are held out of training, and this run holds none out: start another \
+             with --hold-out"
+        );
+        ensure!(
+            self.stop_band > 0.0 && self.stop_band < 0.5,
+            "--stop-band {} is out of range: use a number between 0 and 0.5, such as 0.15",
+            self.stop_band
+        );
+        ensure!(self.stop_window > 0, "--stop-window must be at least 1");
         ensure!(
             (0.0..0.5).contains(&self.label_smoothing),
             "--label-smoothing {} is out of range: use 0 or more, below 0.5, such as 0.1",

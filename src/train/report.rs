@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Config;
 use super::tensorboard::Events;
+use super::watch::Seen;
 use crate::backend::{Metrics, Slot};
 use crate::files;
 use crate::model::arch::Role;
@@ -110,6 +111,19 @@ struct Line {
     /// D on images that it is not trained on, and on images that it is, before the last iteration.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     examined: Option<Examined>,
+    /// How different generated images are from each other.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    diverse: Option<Diverse>,
+}
+
+/// How different generated images are from each other, against as many real ones: all pairs, and each image and the one
+/// nearest to it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Diverse {
+    /// [`crate::evaluate::Diversity::pairwise`], relative.
+    pub diversity: f64,
+    /// [`crate::evaluate::Diversity::nearest`], relative.
+    pub diversity_nearest: f64,
 }
 
 /// How D did on a batch that it is not trained on, and on one of those that it is.
@@ -128,6 +142,8 @@ pub struct Now {
     pub metrics: Metrics,
     /// Whether D was examined before it.
     pub examined: bool,
+    /// The images that were generated in it, where they were looked at.
+    pub diverse: Option<Diverse>,
 }
 
 impl Now {
@@ -220,11 +236,18 @@ impl Reporter {
         }
     }
 
-    /// Reports the means of `window` after iteration `step`, which is `epochs` epochs.
+    /// Reports the means of `window` after iteration `step`, which is `epochs` epochs. Returns
+    /// what it says, and the error where the file cannot be written; then the line is kept for the next try.
     ///
     /// # Errors
-    /// When the file cannot be written; the line is kept for the next try.
-    pub fn report(&mut self, step: u64, epochs: f64, window: &Window, now: &Now) -> Result<()> {
+    /// When there are numbers that have no form in JSON.
+    pub fn report(
+        &mut self,
+        step: u64,
+        epochs: f64,
+        window: &Window,
+        now: &Now,
+    ) -> Result<(Seen, Result<()>)> {
         let Metrics {
             steps,
             rate: factors,
@@ -261,8 +284,11 @@ impl Reporter {
             d_left_out: steps[0].left_out,
             g_left_out: steps[1].left_out,
             examined: now.examined(),
+            diverse: now.diverse,
         };
-        self.events.line(&serde_json::to_value(&line)?);
+        let value = serde_json::to_value(&line)?;
+        self.events.line(&value);
+        let seen = serde_json::from_value(value)?;
         let mut text = serde_json::to_string(&line)?;
         text.push('\n');
         let written = self.log.write(&text);
@@ -289,7 +315,7 @@ impl Reporter {
                 self.eta(step, rate)
             )),
         }
-        written
+        Ok((seen, written))
     }
 
     /// Adds a line that is no report: `line` as JSON to the log, and `shown` for people. `spent` is what it took to come

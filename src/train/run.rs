@@ -5,6 +5,7 @@ mod reports;
 mod rescue;
 mod sheet;
 mod telling;
+mod watching;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,15 +16,17 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use self::reports::{Interval, Pending, not_skipped};
+use self::watching::Watching;
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
 use super::examine::Examiner;
 use super::metrics::Measurer;
 use super::record::Recorder;
-use super::report::{self, Reporter, Window};
+use super::report::{self, Diverse, Reporter, Window};
 use super::run_folder::{Claim, Place, what_is_left};
 use super::sheets::Sheets;
 use super::stop::Stop;
+use super::watch::Watched;
 use crate::backend::{Backend, Feed, Metrics, Network, Progress, State};
 use crate::data::{Dataset, HoldOut, Loader, Residency};
 use crate::evaluate::Features;
@@ -75,6 +78,8 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
     /// The last sample sheet, if one was written.
     pub sheet: Option<PathBuf>,
+    /// Why `--stop` ended it.
+    pub ended: Option<String>,
     /// 130 or 143 where a signal stopped it.
     pub stopped: Option<u8>,
 }
@@ -107,10 +112,11 @@ pub fn train<B: Backend>(
     // Data.
     let loader = Loader::new(dataset, config.images_per_step(), config.seed, config.flip)?;
     let hold_out = HoldOut::of(dataset.len(), config.hold_out, config.seed);
+    let (kept, held_out) = (hold_out.kept.clone(), hold_out.held_out.len());
     let (loader, examiner) = match hold_out.held_out.is_empty() {
         true => (loader, None),
         false => {
-            let loader = loader.keeping(hold_out.kept.clone())?;
+            let loader = loader.keeping(kept.clone())?;
             let examiner = Examiner::new(dataset, hold_out, config.batch_size, config.seed);
             (loader, Some(examiner))
         }
@@ -132,6 +138,7 @@ pub fn train<B: Backend>(
         dataset.check()?;
     }
     let mut window = Window::default();
+    let mut watched = Watched::default();
     let mut step = 0;
     let settings = config.binding()?;
     let mut identity = None;
@@ -167,9 +174,11 @@ pub fn train<B: Backend>(
                 .restore(&mut gan)
                 .with_context(|| format!("cannot resume from {}", text::shown(path)))?;
             window = saved.state.window.clone();
+            watched = saved.state.watched.clone();
             identity.clone_from(&saved.state.run);
         }
     }
+    let watching = Watching::new(&config, dataset, &kept, held_out, watched)?;
     let identity = match identity {
         Some(identity) => identity,
         None => checkpoint::identity(&settings, dataset.fingerprint(), &[])?,
@@ -199,6 +208,9 @@ pub fn train<B: Backend>(
         batches_per_epoch,
         examiner,
         examined: None,
+        watching,
+        diverse: None,
+        done: None,
         gan,
         recorder,
         measurer,
@@ -248,6 +260,11 @@ struct Training<'a, B: Backend> {
     examiner: Option<Examiner<'a>>,
     /// The iteration before which D was last examined.
     examined: Option<u64>,
+    watching: Watching,
+    /// How different the images are that were generated in the iteration that was last asked for.
+    diverse: Option<Diverse>,
+    /// Why training is done before its last iteration.
+    done: Option<String>,
     gan: Gan<B>,
     recorder: Option<Recorder>,
     measurer: Option<Measurer<'a, B>>,
@@ -336,7 +353,7 @@ impl<B: Backend> Training<'_, B> {
         // The loop.
         let mut chosen = false;
         self.batches.begin(&mut self.gan.feed, self.step)?;
-        while self.step < config.steps && stop.exit_code().is_none() {
+        while self.step < config.steps && stop.exit_code().is_none() && self.done.is_none() {
             let on = self
                 .profile
                 .as_ref()
@@ -374,7 +391,8 @@ impl<B: Backend> Training<'_, B> {
                 self.ask(None)?;
             }
             // The recorder asks for metrics too, and what is not taken by then is lost.
-            self.collect(self.recorder.is_some())?;
+            // Whether a run is done is seen at once, not when it happens to be there.
+            self.collect(self.recorder.is_some() || config.stop.is_some())?;
             // Before the checkpoint: whoever goes on from there has it behind them.
             if due(step, config.metrics_every) || last {
                 self.measure()?;
@@ -387,7 +405,7 @@ impl<B: Backend> Training<'_, B> {
             if due(step, config.sample_every) && !last {
                 latest_sheet = self.sheet(&mut sheets)?.or(latest_sheet);
             }
-            sheet_due = last;
+            sheet_due = last || self.done.is_some();
         }
 
         // The end, or a signal: the checkpoint first.
@@ -421,6 +439,7 @@ impl<B: Backend> Training<'_, B> {
             step: self.step,
             checkpoint: claim.named(claim.run(), &checkpoint),
             sheet: latest_sheet.map(|sheet| claim.named(claim.run(), &sheet)),
+            ended: self.done.take(),
             stopped: if self.step < config.steps {
                 stop.exit_code()
             } else {
@@ -457,6 +476,7 @@ impl<B: Backend> Training<'_, B> {
         state.window = self.window.clone();
         state.settings = Some(self.settings.clone());
         state.run = Some(self.identity.clone());
+        state.watched = self.watching.state.clone();
         Checkpoint::of(&self.gan, state, config.ema > 0.0)
     }
 

@@ -1,4 +1,4 @@
-//! What the tests of the three convolution files share: cases, placement of tensors, and the account of what ran.
+//! What the tests of the convolution files share: cases, placement of tensors, and the account of what ran.
 //!
 //! Inputs are rounded to the storage type first, outputs poisoned; each launch runs twice with the threads in different
 //! orders, and the results must have the same bits. Every tile of every kernel takes every case that it can, and every
@@ -16,7 +16,7 @@ use crate::emulation::{Launch, Memory, TYPES, Type, kernel_names, sanitized};
 use crate::{SEEDS, normal};
 
 /// Two orders of the threads; one suffices where it is addresses that are watched.
-fn seeds() -> &'static [u64] {
+pub fn seeds() -> &'static [u64] {
     if sanitized() || under_compute_sanitizer() {
         &SEEDS[..1]
     } else {
@@ -177,7 +177,7 @@ impl Account {
 }
 
 /// What the names of kernels begin with, and of the files that they are in.
-const OPERATIONS: [&str; 3] = ["conv2d", "conv_transpose2d", "conv_wgrad"];
+const OPERATIONS: [&str; 4] = ["conv2d", "conv_bias_relu", "conv_transpose2d", "conv_wgrad"];
 
 /// Has `check` hold every kernel of `operation` that takes a case to the reference. It is given the case, the type, and
 /// how many elements before each tensor take away its alignment.

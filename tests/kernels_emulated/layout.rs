@@ -6,6 +6,7 @@ use std::mem::offset_of;
 use dcgan_cuda::backend::cuda::conv::shape::ConvShape;
 use dcgan_cuda::backend::cuda::ops::adam;
 use dcgan_cuda::backend::cuda::progress::{AdamState, BalanceState, Block, Entry};
+use dcgan_cuda::backend::cuda::window::Window;
 use dcgan_cuda::backend::{LossScale, SURE};
 use dcgan_cuda::model::Activation;
 use dcgan_cuda::model::arch::LEAKY_SLOPE;
@@ -47,5 +48,7 @@ fn host_and_device_know_the_same() {
         iteration, losses, steps, loss_scale, gradient_norm, rate);
     layout!(known, ConvShape as "Convolution":
         n, small_h, small_w, k, large_h, large_w, c, stride, pad);
+    layout!(known, Window as "Window":
+        in_h, in_w, c, out_h, out_w, kernel_h, kernel_w, stride, pad_h, pad_w);
     assert_eq!(known_to_the_headers(), known);
 }

@@ -16,6 +16,7 @@ mod bce_loss;
 mod cast;
 mod conv;
 mod conv2d;
+mod conv_bias_relu;
 mod conv_transpose2d;
 mod conv_wgrad;
 #[path = "../emulation/mod.rs"]
@@ -24,8 +25,10 @@ mod emulation_itself;
 mod instance_noise;
 mod latent;
 mod layout;
+mod pool;
 mod progress;
 mod reference_shapes;
+mod resize;
 
 use std::fs;
 use std::path::Path;

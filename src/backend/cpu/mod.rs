@@ -10,13 +10,17 @@ pub mod batch;
 pub mod batch_norm;
 pub mod bce_loss;
 pub mod conv2d;
+pub mod conv_bias_relu;
 pub mod conv_transpose2d;
 pub mod conv_wgrad;
+pub mod extractor;
 pub mod gemm;
 pub mod instance_noise;
 pub mod latent;
 pub mod network;
 pub mod parameter;
+pub mod pool;
+pub mod resize;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -27,6 +31,7 @@ use crate::backend::{
     self, Backend, Batch, Counters, Fill, Images, InstanceNoise, Loss, Metrics, SLOTS, Schedule,
     Slot, Use,
 };
+use crate::model::plan::{Filter, Plan};
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
 pub use network::CpuNetwork;
@@ -215,6 +220,17 @@ impl<T: Real> Backend for Cpu<T> {
         usage: Use,
     ) -> Result<CpuNetwork<T>> {
         Ok(CpuNetwork::new(architecture, batch, usage))
+    }
+
+    fn extractor(
+        &self,
+        plan: &Plan,
+        filters: &[Filter],
+        most: usize,
+    ) -> Result<Box<dyn backend::Extractor>> {
+        Ok(Box::new(extractor::Extractor::<T>::new(
+            plan, filters, most,
+        )?))
     }
 
     fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64 {

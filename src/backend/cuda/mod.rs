@@ -6,12 +6,14 @@
 
 pub mod conv;
 pub mod driver;
+pub mod extractor;
 pub mod feed;
 pub mod network;
 pub mod ops;
 pub mod parameter;
 pub mod progress;
 mod types;
+pub mod window;
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -19,8 +21,9 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
-use crate::backend::{Backend, Conv, InstanceNoise, KernelChoices, Precision, Use};
+use crate::backend::{Backend, Conv, Extractor, InstanceNoise, KernelChoices, Precision, Use};
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
+use crate::model::plan::{Filter, Plan};
 use crate::model::{Architecture, Shape};
 use crate::output::print_error_line;
 use crate::random::Purpose;
@@ -174,6 +177,16 @@ impl Backend for Cuda {
     ) -> Result<CudaNetwork> {
         let (device, chooser) = (&self.device, &self.chooser);
         CudaNetwork::new(device, chooser, self.options, architecture, batch, usage)
+    }
+
+    fn extractor(
+        &self,
+        plan: &Plan,
+        filters: &[Filter],
+        most: usize,
+    ) -> Result<Box<dyn Extractor>> {
+        let made = extractor::Extractor::new(&self.device, plan, filters, most)?;
+        Ok(Box::new(made))
     }
 
     fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64 {

@@ -2,10 +2,10 @@
 
 use clap::Args as ClapArgs;
 
-use crate::train::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD};
+use crate::train::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD, StopRule};
 
 /// What `--hold-out` holds out where it says no share.
-pub const HOLD_OUT: f64 = 0.02;
+const HOLD_OUT: f64 = 0.02;
 
 /// How D and G are held in balance; by default as in the reference, one step each at the given learning rates.
 #[derive(ClapArgs)]
@@ -40,4 +40,25 @@ pub struct BalanceArgs {
     /// How the learning rates go over the run [default: none]
     #[arg(long, value_enum)]
     pub lr_decay: Option<LrDecay>,
+    /// End the run early: once D does no better than a coin and the metric does not improve any more (holds images out, too)
+    #[arg(long, value_enum)]
+    pub stop: Option<StopRule>,
+    /// With --stop: how far from one half D's accuracy may be [default: 0.15]
+    #[arg(long, value_name = "SHARE")]
+    pub stop_band: Option<f64>,
+    /// With --stop: for how many iterations [default: 2000]
+    #[arg(long, value_name = "N")]
+    pub stop_window: Option<u64>,
+}
+
+impl BalanceArgs {
+    /// The share of the images to hold out, where it is said or follows from another option; a run that is `resumed` has
+    /// its own.
+    pub fn hold_out(&self, resumed: bool) -> Option<f64> {
+        match self.hold_out {
+            Some(share) => Some(share.unwrap_or(HOLD_OUT)),
+            None if self.stop.is_some() && !resumed => Some(HOLD_OUT),
+            None => None,
+        }
+    }
 }

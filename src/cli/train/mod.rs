@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::{Args as ClapArgs, value_parser};
 
-use self::balance::{BalanceArgs, HOLD_OUT};
+use self::balance::BalanceArgs;
 use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
 use crate::cli::features::{self, FeatureArgs};
@@ -179,6 +179,7 @@ fn metric_list(text: &str) -> Result<Vec<Metric>, String> {
 fn network(config: &Config) -> Result<Option<features::Read>> {
     let given = FeatureArgs {
         features: config.features.clone(),
+        inception: config.inception.clone(),
     };
     features::check(&config.measured(), &given)?;
     let network = given.read()?;
@@ -298,7 +299,10 @@ impl Args {
             ema: self.ema,
             flip: self.flip.then_some(true),
             seed: self.seed,
-            hold_out: balance.hold_out.map(|share| share.unwrap_or(HOLD_OUT)),
+            hold_out: balance.hold_out(self.resume.is_some()),
+            stop: balance.stop.map(Some),
+            stop_band: balance.stop_band,
+            stop_window: balance.stop_window,
             pretrain_d: balance.pretrain_d,
             d_steps: balance.d_steps,
             g_steps: balance.g_steps,
@@ -321,6 +325,7 @@ impl Args {
             metrics_count: self.metrics_count.map(Some),
             keep_best: self.keep_best.map(Some),
             features: self.features.features.clone().map(Some),
+            inception: self.features.inception.clone().map(Some),
         }
     }
 
@@ -365,6 +370,12 @@ impl Args {
                 text::shown(run)
             ));
             return ExitCode::from(code);
+        }
+        if outcome.ended.is_some() {
+            self.quiet.say(format!(
+                "ended by --stop after iteration {}: see the line above, or log.jsonl",
+                outcome.step
+            ));
         }
         self.quiet
             .say(format!("checkpoint: {}", text::shown(&outcome.checkpoint)));

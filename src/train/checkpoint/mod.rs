@@ -29,6 +29,7 @@ use crate::model::arch::{Dimensions, Role};
 use crate::model::{StateDict, params::TensorFile};
 use crate::text;
 use crate::train::report::Window;
+use crate::train::watch::Watched;
 
 pub use of_run::{best, followed, list, load_newest, load_of, newest, others, take_back_to};
 pub use weights::{Buffers, Networks, Trained, Weights, find, load_generator, load_networks};
@@ -110,6 +111,9 @@ pub struct State {
     /// Of which run this is ([`identity`]); left out by versions that did not keep it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
+    /// What is remembered of the reports so far.
+    #[serde(default, skip_serializing_if = "is_unwatched")]
+    pub watched: Watched,
     /// By what it is the best of its run; left out of all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
@@ -138,6 +142,7 @@ impl State {
             window: Window::default(),
             settings: None,
             run: None,
+            watched: Watched::default(),
             best: None,
             files: BTreeMap::new(),
             checksum: String::new(),
@@ -192,6 +197,10 @@ pub fn identity(
 
 fn is_unscaled(scales: &[LossScale; 2]) -> bool {
     *scales == [LossScale::default(); 2]
+}
+
+fn is_unwatched(watched: &Watched) -> bool {
+    *watched == Watched::default()
 }
 
 fn is_unbalanced(balance: &Balance) -> bool {

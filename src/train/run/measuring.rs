@@ -49,6 +49,10 @@ impl<B: Backend> Training<'_, B> {
         if better {
             shown += "  best yet: checkpoints/best";
         }
+        self.watching.state.metric = self.config.stop_aim().and_then(|aim| {
+            let score = aim.score(&measured.measures);
+            score.filter(|score| *score > 0.0)
+        });
         let line = measured.line(self.step);
         let written = match &mut self.reporter {
             Some(reporter) => reporter.add(&line, &shown, measured.spent),

@@ -29,6 +29,11 @@ impl<B: Backend> Training<'_, B> {
     /// Asks for the metrics of the iterations that they were not asked of yet.
     pub(super) fn ask(&mut self, report: Option<Interval>) -> Result<()> {
         self.collect(true)?;
+        // While they are those of this iteration. This waits for it: reports are few.
+        self.diverse = match report {
+            Some(Interval::Full) => self.diversity()?,
+            _ => None,
+        };
         self.gan.send_metrics(self.asked)?;
         self.asked = self.step;
         self.pending = Some(Pending {
@@ -62,13 +67,20 @@ impl<B: Backend> Training<'_, B> {
         let (Some(interval), Some(metrics)) = (report, self.latest) else {
             return Ok(());
         };
-        let now = Now { metrics, examined };
+        let now = Now {
+            metrics,
+            examined,
+            diverse: self.diverse.take(),
+        };
         let epochs = step as f64 / self.batches_per_epoch as f64;
         if let Some(reporter) = &mut self.reporter {
-            let reported = reporter.report(step, epochs, &self.window, &now);
-            if let Err(error) = reported {
+            let (seen, written) = reporter.report(step, epochs, &self.window, &now)?;
+            if let Err(error) = written {
                 self.tell_unwritten(&error, self.unwritten.log.is_some());
                 self.unwritten.log.get_or_insert(error);
+            }
+            if interval == Interval::Full {
+                self.watch(seen);
             }
         }
         // The last report may come early: then a resumed run goes on with the same window.

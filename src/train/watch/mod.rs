@@ -30,6 +30,8 @@ pub struct Seen {
     pub loss_d_fake: Option<f64>,
     /// Mean loss of G since the report before.
     pub loss_g: Option<f64>,
+    /// Share of generated images that D takes for generated, since the report before.
+    pub d_fake_accuracy: Option<f64>,
     /// Mean D(x) since the report before.
     pub d_real: Option<f64>,
     /// Mean D(G(z)) after D's step since the report before.
@@ -60,6 +62,7 @@ pub struct Seen {
     /// ([`crate::evaluate::Diversity::pairwise`]).
     pub diversity: Option<f64>,
     /// The same of each image from the one nearest to it ([`crate::evaluate::Diversity::nearest`]).
+    #[serde(rename = "diversity_nearest")]
     pub nearest: Option<f64>,
 }
 
@@ -163,6 +166,18 @@ impl Watch {
             .map(|(k, _)| k)
             .collect()
     }
+}
+
+/// All that is remembered of the reports so far; part of a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Watched {
+    /// What may be wrong.
+    pub watch: Watch,
+    /// Whether training is done.
+    pub equilibrium: Equilibrium,
+    /// The metric that was measured since the last report.
+    pub metric: Option<f64>,
 }
 
 /// The two sentences of an alarm.

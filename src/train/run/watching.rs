@@ -1,0 +1,150 @@
+//! What looks at a run while it trains: whether something is wrong, and whether it is done.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::Training;
+use crate::backend::{Backend, Network};
+use crate::data::Dataset;
+use crate::evaluate::{Diversity, choose};
+use crate::gan::sheet;
+use crate::train::balance::StopRule;
+use crate::train::config::Config;
+use crate::train::report::Diverse;
+use crate::train::watch::{Limits, Seen, Standing, Watched};
+
+/// Generated and real images whose diversity is compared, at most.
+const IMAGES: usize = 64;
+
+/// What a run is looked at with.
+pub struct Watching {
+    /// How different real images are; `None` where a batch has too few to say.
+    real: Option<Diversity>,
+    /// Images that D is examined with, and those held out.
+    examined: u64,
+    held_out: u64,
+    /// What is remembered.
+    pub state: Watched,
+}
+
+impl Watching {
+    /// For the run of `config` on the images `kept` of `dataset`, with `held_out` others; `kept` is empty for all.
+    ///
+    /// # Errors
+    /// Where images cannot be read any more.
+    pub fn new(
+        config: &Config,
+        dataset: &Dataset,
+        kept: &[u32],
+        held_out: usize,
+        state: Watched,
+    ) -> Result<Self> {
+        let images = if kept.is_empty() {
+            dataset.len()
+        } else {
+            kept.len()
+        };
+        let count = config.batch_size.min(IMAGES);
+        let mut pixels = Vec::new();
+        for place in choose(images, count, config.seed) {
+            let place = kept.get(place as usize).copied().unwrap_or(place);
+            let image = dataset.image(place as usize);
+            match config.channels {
+                1 => pixels.extend(image.iter().flat_map(|&v| [v; 3])),
+                _ => pixels.extend_from_slice(image),
+            }
+        }
+        dataset.check()?;
+        Ok(Self {
+            real: match count >= 2 && images >= count {
+                true => Some(Diversity::of(&pixels, config.image_size, 3)?),
+                false => None,
+            },
+            examined: config.batch_size as u64,
+            held_out: held_out as u64,
+            state,
+        })
+    }
+}
+
+impl<B: Backend> Training<'_, B> {
+    /// How different the images are that were generated last, relative to real ones. Waits.
+    pub(super) fn diversity(&self) -> Result<Option<Diverse>> {
+        let Some(real) = &self.watching.real else {
+            return Ok(None);
+        };
+        let (size, channels) = (self.config.image_size, self.config.channels);
+        let images = self.backend.read(self.gan.generator.output(), real.count)?;
+        if !images.iter().all(|v| v.is_finite()) {
+            return Ok(None);
+        }
+        let each = images.chunks_exact(channels * size * size);
+        let pixels: Vec<u8> = each
+            .flat_map(|image| sheet::to_pixels(image, channels, size))
+            .collect();
+        let generated = Diversity::of(&pixels, size, 3)?;
+        let relative = generated.relative_to(real)?;
+        Ok(relative.map(|relative| Diverse {
+            diversity: relative.pairwise,
+            diversity_nearest: relative.nearest,
+        }))
+    }
+
+    /// Looks at the report of a whole interval: raises alarms, and ends the run where it is done and that was asked for.
+    pub(super) fn watch(&mut self, mut seen: Seen) {
+        let fake_accuracy = seen.d_fake_accuracy;
+        (seen.examined, seen.held_out) = (self.watching.examined, self.watching.held_out);
+        let state = &mut self.watching.state;
+        let alarms = state.watch.observe(&seen);
+        let metric = state.metric.take();
+        for alarm in alarms {
+            let shown = format!(
+                "step {}/{}  alarm: {}: {}; what helps: {}",
+                seen.step,
+                self.config.steps,
+                alarm.kind.name(),
+                alarm.seen,
+                alarm.helps
+            );
+            self.add_line(&alarm, &shown);
+        }
+        if self.config.stop != Some(StopRule::Equilibrium) {
+            return;
+        }
+        let limits = Limits {
+            band: self.config.stop_band,
+            window: self.config.stop_window,
+            ..Limits::default()
+        };
+        let state = &mut self.watching.state;
+        let standing = Standing {
+            step: seen.step,
+            held_out_accuracy: seen.held_out_accuracy,
+            fake_accuracy,
+            metric,
+            diversity: seen.diversity,
+            nearest: seen.nearest,
+            alarmed: !state.watch.active().is_empty(),
+        };
+        if let Some(why) = state.equilibrium.observe(&limits, &standing) {
+            let line = json!({ "step": seen.step, "stopped": "equilibrium", "why": why });
+            let shown = format!("step {}  equilibrium: {why}", seen.step);
+            self.add_line(&line, &shown);
+            self.done = Some(why);
+        }
+    }
+
+    /// Adds a line to the log; where it cannot be written, training goes on.
+    fn add_line(&mut self, line: &impl serde::Serialize, shown: &str) {
+        let written = match &mut self.reporter {
+            Some(reporter) => reporter.add(line, shown, Duration::ZERO),
+            None => Ok(()),
+        };
+        if let Err(error) = written {
+            self.tell_unwritten(&error, self.unwritten.log.is_some());
+            self.unwritten.log.get_or_insert(error);
+        }
+    }
+}
