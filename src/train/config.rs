@@ -246,7 +246,7 @@ options! {
     /// Iterations between measurements; 0 for only the last.
     #[serde(default = "metrics_every")]
     metrics_every: u64,
-    /// Images of each set that are compared; `None` for 512, or half of the images where there are fewer.
+    /// Images of each set that are compared; `None` for 256, or half of the images where there are fewer.
     #[serde(default)]
     metrics_count: Option<usize>,
     /// By what a checkpoint is kept as the best one.

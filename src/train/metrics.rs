@@ -17,7 +17,7 @@ use crate::gan::step::Gan;
 use crate::random::{Purpose, Stream};
 
 /// Images of each set where nothing else is said: so many cost little beside training.
-const COUNT: usize = 512;
+const COUNT: usize = 256;
 
 /// Images of each set that the run of `config` compares, of a data set of `images`.
 pub fn count(config: &Config, images: usize) -> usize {

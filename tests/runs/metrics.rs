@@ -1,12 +1,17 @@
 //! Metrics on features and of structure agree with other programs; see scripts/make_metric_fixtures.py.
 
+mod command;
+mod runs;
+
 use std::path::Path;
+use std::time::Instant;
 
 use dcgan_cuda::evaluate::frechet::Gaussian;
 use dcgan_cuda::evaluate::kernel::{Subsets, kernel_distance};
 use dcgan_cuda::evaluate::ms_ssim::{mean_similarity, ms_ssim, weights};
 use dcgan_cuda::evaluate::neighbours::{coverage, median, nearest};
 use dcgan_cuda::model::tensor_file::{Tensor, TensorFile};
+use dcgan_cuda::random::{Purpose, Stream};
 use serde_json::Value;
 
 fn fixtures() -> (TensorFile, Value) {
@@ -51,6 +56,36 @@ fn frechet_distance_is_that_of_torch_fidelity() {
         assert_near(b.distance(&a).unwrap(), want, 1e-6);
         assert!(a.distance(&a).unwrap() < 1e-6 * want);
     });
+}
+
+/// Of a width like Inception's; too slow for every day.
+#[test]
+#[ignore]
+fn two_thousand_features_take_seconds() {
+    let (n, length) = (3000, 2048);
+    let sets = [1, 2].map(|seed| {
+        let mut values = vec![0.0; n * length];
+        Stream::new(seed, Purpose::Latent, 0).fill_normal(&mut values);
+        values.iter_mut().for_each(|v| *v = v.max(0.0));
+        values
+    });
+    let start = Instant::now();
+    let [a, b] = [&sets[0], &sets[1]].map(|set| Gaussian::of(set, length).unwrap());
+    println!("means and covariances: {:?}", start.elapsed());
+    println!("distance {} {:?}", a.distance(&b).unwrap(), start.elapsed());
+    println!("again {} {:?}", a.distance(&b).unwrap(), start.elapsed());
+    let subsets = Subsets {
+        count: 100,
+        size: 1000,
+        seed: 0,
+    };
+    println!(
+        "{:?}",
+        kernel_distance(&sets[0], &sets[1], length, subsets).unwrap()
+    );
+    println!("kernel distance: {:?}", start.elapsed());
+    println!("{:?}", coverage(&sets[0], &sets[1], length, 3).unwrap());
+    println!("coverage: {:?}", start.elapsed());
 }
 
 #[test]

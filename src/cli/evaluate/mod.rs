@@ -135,7 +135,6 @@ impl Args {
             dict: &dict,
             dimensions: &dimensions,
             real,
-            stop,
         };
         let found = with_backend(&picked, EXACT, || Ok(KernelChoices::default()), work)?;
 
@@ -317,7 +316,6 @@ struct Work<'a> {
     dict: &'a StateDict,
     dimensions: &'a Dimensions,
     real: RealImages,
-    stop: &'a Stop,
 }
 
 /// What came of it.
@@ -342,9 +340,7 @@ impl OnBackend for Work<'_> {
         };
         args.progress(format_args!("comparing"));
         let note = |text: String| print_error_line(text);
-        // Features that are kept are written whole or not at all.
         let cache = Cache::of_user();
-        self.stop.set_at_once(false)?;
         let (metrics, seed) = (self.metrics, args.seed);
         let mut reference = Reference::new(
             self.real,
@@ -354,8 +350,6 @@ impl OnBackend for Work<'_> {
             cache.as_ref(),
             &note,
         )?;
-        self.stop.check()?;
-        self.stop.set_at_once(true)?;
         let measures = reference.measure(&generated, features.as_deref_mut())?;
         let near = measures
             .all

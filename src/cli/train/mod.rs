@@ -145,7 +145,7 @@ pub struct Args {
     /// Iterations between measurements; 0 for only the last [default: 500, on a GPU 5000]
     #[arg(long, value_name = "N")]
     metrics_every: Option<u64>,
-    /// Images of each set that are compared [default: 512, or half of the images where there are fewer]
+    /// Images of each set that are compared [default: 256, or half of the images where there are fewer]
     #[arg(long, value_name = "N")]
     metrics_count: Option<usize>,
     /// Keep the checkpoint that is best by swd, ms-ssim, fid, kid, precision, recall, density or coverage as
