@@ -168,7 +168,12 @@ fn help_of_every_command_works_and_names_defaults() {
         (&["report"], &["[default: report.html", "--sheets"]),
         (
             &["train"],
-            &["--balance-band", "--hold-out", "--stop-window", "--keep-best"],
+            &[
+                "--balance-band",
+                "--hold-out",
+                "--stop-window",
+                "--keep-best",
+            ],
         ),
         (&["evaluate"], &["--metrics", "--inception", "--features"]),
     ];
@@ -236,7 +241,10 @@ fn wrong_usage_ends_with_2_and_wrong_values_with_1() {
         (&["train", "--d-steps", "0"], &["--d-steps", "1 to 100"]),
         (&["train", "--instance-noise=-1"], &["--instance-noise"]),
         (&["train", "--label-smoothing", "1"], &["--label-smoothing"]),
-        (&["train", "--metrics", "fid"], &["--features", "--inception"]),
+        (
+            &["train", "--metrics", "fid"],
+            &["--features", "--inception"],
+        ),
         (&["report", "gone"], &["gone"]),
         (&["train", "--device", "cuda"], &["--device cuda", "CPU"]),
         (&["train", "--resume"], &["--out"]),
