@@ -2,8 +2,9 @@
 //! equilibrium`).
 //!
 //! Half of the answers right is not enough: while G collapses D is right half of the time, too, since it swings from one
-//! side to the other, and later it gives up. So it must be so for long, on either side, in images that are as diverse as
-//! the data and near to them by the metric, and nothing may be wrong ([`super::Watch`]).
+//! side to the other; and later it gives up, all its answers one half, as they should be where training is done. So it
+//! must be so for long, on either side, in images that are as diverse as the data and better than at first, and nothing
+//! may be wrong ([`super::Watch`]): where D has given up the gradient that comes to G has died out.
 
 use serde::{Deserialize, Serialize};
 
@@ -48,8 +49,6 @@ pub struct Standing {
     pub fake_accuracy: Option<f64>,
     /// The metric to watch, smaller is better; above 0.
     pub metric: Option<f64>,
-    /// What it is between two sets of real images.
-    pub floor: Option<f64>,
     /// Distance of generated images from each other against that of real ones.
     pub diversity: Option<f64>,
     /// The same of each image from the one nearest to it.
@@ -60,14 +59,12 @@ pub struct Standing {
 
 /// Into so many parts the window is divided: what has to hold has to hold in each.
 const PARTS: usize = 4;
+/// How often the metric has to have been measured in the window.
+const METRICS: u64 = 2;
 /// How diverse images have to be.
 const DIVERSE: f64 = 0.6;
-/// What the metric has to have come to, as a share of its first value,
+/// What the metric has to have come to, as a share of its first value.
 const BETTER: f64 = 0.8;
-/// and how many times its floor it may be. Measured (sliced Wasserstein distance of 256 images at 32 px, floor 19.5): 31 where a
-/// run ended well; 67 where half of D's answers were right for 900 iterations and the images became better later; 83 to
-/// 127 where G had collapsed and D gave up, all of whose answers say one half, as they should where training is done.
-const NEAR: f64 = 3.0;
 
 /// Sums over a part of the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -82,6 +79,8 @@ struct Part {
     /// How many reports have the nearest.
     nearest_measured: u64,
     best: Option<f64>,
+    /// How many reports have the metric.
+    metrics: u64,
     alarmed: bool,
 }
 
@@ -103,6 +102,7 @@ impl Part {
             self.nearest += nearest;
         }
         self.best = smaller(self.best, finite(standing.metric));
+        self.metrics += u64::from(finite(standing.metric).is_some());
         self.alarmed |= standing.alarmed;
     }
 
@@ -140,8 +140,6 @@ pub struct Equilibrium {
     /// The metric's first value, and its best before the window.
     first: Option<f64>,
     before: Option<f64>,
-    /// Its newest floor.
-    floor: Option<f64>,
 }
 
 impl Equilibrium {
@@ -149,7 +147,6 @@ impl Equilibrium {
     pub fn observe(&mut self, limits: &Limits, standing: &Standing) -> Option<String> {
         let metric = standing.metric.filter(|m| m.is_finite());
         self.first = self.first.or(metric);
-        self.floor = standing.floor.filter(|f| f.is_finite()).or(self.floor);
         self.part.add(standing);
         let length = (limits.window / PARTS as u64).max(1);
         if standing.step.saturating_sub(self.began) < length {
@@ -164,6 +161,9 @@ impl Equilibrium {
         if self.parts.len() < PARTS || !self.parts.iter().all(|part| part.holds(limits.band)) {
             return None;
         }
+        if self.parts.iter().map(|part| part.metrics).sum::<u64>() < METRICS {
+            return None;
+        }
         let best = self
             .parts
             .iter()
@@ -171,8 +171,7 @@ impl Equilibrium {
             .reduce(f64::min)?;
         let (first, before) = (self.first?, self.before?);
         let improves = best < before * (1.0 - limits.improvement);
-        let far = self.floor.is_some_and(|floor| before > NEAR * floor);
-        if improves || far || best > before / BETTER || before > BETTER * first {
+        if improves || best > before / BETTER || before > BETTER * first {
             return None;
         }
         let accuracies: Vec<[f64; 2]> = self.parts.iter().filter_map(Part::accuracies).collect();
