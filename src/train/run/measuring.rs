@@ -57,7 +57,7 @@ impl<B: Backend> Training<'_, B> {
             };
             let mut all = measured.measures.all.iter();
             let measure = all.find(|measure| key(measure.key))?;
-            Some([measure.generated, measure.real]).filter(|pair| pair.iter().all(|v| *v > 0.0))
+            Some(measure.generated).filter(|v| *v > 0.0)
         });
         let line = measured.line(self.step);
         let written = match &mut self.reporter {

@@ -174,8 +174,8 @@ pub struct Watched {
     pub watch: Watch,
     /// Whether training is done.
     pub equilibrium: Equilibrium,
-    /// The metric that was measured since the last report, and what it is between two sets of real images.
-    pub metric: Option<[f64; 2]>,
+    /// The metric that was measured since the last report.
+    pub metric: Option<f64>,
 }
 
 /// The two sentences of an alarm.
