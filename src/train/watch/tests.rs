@@ -200,7 +200,7 @@ fn a_resumed_run_says_the_same() {
 
 #[test]
 fn an_alarm_is_a_line_of_the_log() {
-    let mut reports = vec![good(50)];
+    let mut reports = [good(50)];
     reports[0].loss_g = None;
     let alarm = Watch::default().observe(&reports[0]).remove(0);
     let line: serde_json::Value = serde_json::to_value(&alarm).unwrap();
