@@ -391,7 +391,9 @@ fn small_network() -> (Plan, Vec<Filter>) {
         let mut weights = vec![0.0; shape.len() + shape.outputs];
         Stream::new(1, Purpose::Sample, index as u64).fill_normal(&mut weights);
         weights.iter_mut().for_each(|w| *w *= scale);
-        let bias = weights.split_off(shape.len());
+        let mut bias = weights.split_off(shape.len());
+        // Without them some branch may be zero everywhere.
+        bias.iter_mut().for_each(|b| *b = b.abs());
         Filter { weights, bias }
     });
     let filters = filters.collect();
@@ -438,7 +440,8 @@ fn child() {
                         .flat_map(|pixel| pixel[own.clone()].to_vec())
                         .collect()
                 };
-                let error = relative_error(&of(map), &of(&wanted.next().unwrap()));
+                let (got, want) = (of(map), of(&wanted.next().unwrap()));
+                let error = relative_error(&got, &want);
                 assert!(error <= 1e-6, "{step:?}: {error:.1e}");
                 Ok(())
             })

@@ -419,7 +419,7 @@ impl Config {
     /// The metric that has to stop improving before the run ends, where it may: one that is smaller the better.
     pub fn stop_aim(&self) -> Option<Aim> {
         let aim = match self.keep_best {
-            Some(aim @ (Aim::Fid | Aim::Kid)) => aim,
+            Some(Aim::Fid) => Aim::Fid,
             _ => Aim::Swd,
         };
         self.stop.map(|_| aim)

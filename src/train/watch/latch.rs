@@ -81,7 +81,8 @@ mod tests {
             [200]
         );
         // Between: not gone.
-        assert!(signs(&[(300, Between), (350, Bad), (400, Bad), (450, Bad)]).is_empty());
+        let said = signs(&[(300, Between), (350, Bad), (400, Bad), (450, Bad)]);
+        assert!(said.is_empty(), "{said:?}");
         assert_eq!(
             signs(&[
                 (500, Good),

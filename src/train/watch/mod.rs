@@ -11,8 +11,6 @@ mod learning_by_heart;
 mod not_finite;
 mod saturation;
 mod starvation;
-#[cfg(test)]
-mod tests;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,8 +56,8 @@ pub struct Seen {
     /// Held-out images in all; not in the log.
     #[serde(skip)]
     pub held_out: u64,
-    /// Distance of generated images from each other against that of as many real ones
-    /// ([`crate::evaluate::Diversity::pairwise`]).
+    /// Distance of images of the generator that is trained (not of its average, which lags behind) from each other against
+    /// that of as many real ones ([`crate::evaluate::Diversity::pairwise`]).
     pub diversity: Option<f64>,
     /// The same of each image from the one nearest to it ([`crate::evaluate::Diversity::nearest`]).
     #[serde(rename = "diversity_nearest")]
@@ -185,3 +183,6 @@ struct Said {
     seen: String,
     helps: String,
 }
+
+#[cfg(test)]
+mod tests;
