@@ -68,7 +68,7 @@ fn auto() -> Conv {
 
 /// Iterations between measurements, where nothing else is said.
 fn metrics_every() -> u64 {
-    500
+    1000
 }
 
 // What the runs had that were written before there was a choice.
