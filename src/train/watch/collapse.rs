@@ -29,7 +29,7 @@ const USUAL_RATE: f64 = 2e-4;
 
 /// See [`super::Kind::Collapse`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Collapse {
     latch: Latch,
     last: u64,

@@ -68,7 +68,7 @@ const BETTER: f64 = 0.8;
 
 /// Sums over a part of the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct Part {
     reports: u64,
     held_out: f64,
@@ -130,7 +130,7 @@ impl Part {
 
 /// What is remembered of the reports so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Equilibrium {
     /// The whole parts behind each other, oldest first: those of the last window.
     parts: Vec<Part>,

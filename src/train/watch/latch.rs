@@ -26,7 +26,7 @@ impl Sign {
 
 /// Since when it holds, and whether that was said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Latch {
     /// The last iteration that it was looked at.
     last: u64,

@@ -23,6 +23,7 @@ const SIGNIFICANT: f64 = 4.0;
 
 /// D on held-out images and on training images, a batch of each: the shares that it takes for real.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Examination {
     held_out: f64,
     seen: f64,
@@ -33,7 +34,7 @@ struct Examination {
 
 /// See [`super::Kind::LearningByHeart`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct LearningByHeart {
     latch: Latch,
     /// The newest, oldest first.

@@ -60,7 +60,7 @@ pub struct Seen {
     /// that of as many real ones ([`crate::evaluate::Diversity::pairwise`]).
     pub diversity: Option<f64>,
     /// The same of each image from the one nearest to it ([`crate::evaluate::Diversity::nearest`]).
-    #[serde(rename = "diversity_nearest")]
+    #[serde(rename = "diversity_nearest", alias = "nearest")]
     pub nearest: Option<f64>,
 }
 
@@ -119,7 +119,7 @@ pub struct Alarm {
 /// What is remembered of the reports so far. An alarm is raised when something has been wrong for a while, and again only
 /// after it had gone away.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Watch {
     collapse: collapse::Collapse,
     saturation: saturation::Saturation,
@@ -168,7 +168,7 @@ impl Watch {
 
 /// All that is remembered of the reports so far; part of a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Watched {
     /// What may be wrong.
     pub watch: Watch,

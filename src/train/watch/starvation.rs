@@ -32,7 +32,7 @@ const SPIKE: f64 = 2.0;
 
 /// See [`super::Kind::GeneratorStarved`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Starvation {
     fooled: Latch,
     lost: Latch,
