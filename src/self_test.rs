@@ -18,8 +18,8 @@ use crate::backend::cuda::ops::{activation, cast};
 use crate::backend::cuda::{Cuda, Options};
 use crate::backend::extractor::Pixels;
 use crate::backend::{
-    Backend, Conv, Counters, Feed, KernelChoices, LossScale, Network, Precision, State, Statistics,
-    Use,
+    Backend, Band, Conv, Counters, Feed, InstanceNoise, KernelChoices, LossScale, Network,
+    Precision, Schedule, State, Statistics, Use,
 };
 use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
@@ -171,8 +171,17 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
         channels: 3,
     };
     let batch = 3;
+    // Everything that is off by default, so that its kernels are tried.
     let settings = Settings {
         seed: 1,
+        noise: Some(InstanceNoise { sigma: 0.1, end: 0 }),
+        schedule: Schedule {
+            band: Some(Band {
+                low: 0.5,
+                high: 0.5,
+            }),
+            ..Schedule::default()
+        },
         ..Settings::REFERENCE
     };
     let mut gan = Gan::new(backend, &dimensions, batch, 2, &settings, false)?;
