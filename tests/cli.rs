@@ -122,7 +122,7 @@ fn generator(folder: &Path) -> String {
 #[test]
 fn help_of_every_command_works_and_names_defaults() {
     let here = TempDir::new().unwrap();
-    let commands: [(&[&str], &[&str]); 21] = [
+    let commands: [(&[&str], &[&str]); 24] = [
         (&[], &["train", "sample", "dataset", "bench", "doctor"]),
         (
             &["train"],
@@ -165,6 +165,17 @@ fn help_of_every_command_works_and_names_defaults() {
         ),
         (&["latent", "directions", "find"], &["[default: 10]"]),
         (&["explore"], &["--share", "--port"]),
+        (&["report"], &["[default: report.html", "--sheets"]),
+        (
+            &["train"],
+            &[
+                "--balance-band",
+                "--hold-out",
+                "--stop-window",
+                "--keep-best",
+            ],
+        ),
+        (&["evaluate"], &["--metrics", "--inception", "--features"]),
     ];
     for (command, parts) in commands {
         let mut arguments = command.to_vec();
@@ -207,6 +218,10 @@ fn wrong_usage_ends_with_2_and_wrong_values_with_1() {
             "17 - ",
         ),
         (&["explore"], "--checkpoint"),
+        (&["report"], "<RUN>"),
+        (&["train", "--pretrain-d", "1.5"], "90%"),
+        (&["train", "--balance-band", "0.8"], "0.8..0.6"),
+        (&["train", "--metrics", "beauty"], "swd"),
         (
             &["dataset", "synthesize", "--count", "0", "--out", "x"],
             "--count",
@@ -222,6 +237,15 @@ fn wrong_usage_ends_with_2_and_wrong_values_with_1() {
         (&["train", "--steps", "0"], &["--steps"]),
         (&["train", "--workers", "0"], &["--workers"]),
         (&["train", "--lr", "0"], &["--lr", "positive"]),
+        (&["train", "--hold-out", "0.9"], &["--hold-out", "0.02"]),
+        (&["train", "--d-steps", "0"], &["--d-steps", "1 to 100"]),
+        (&["train", "--instance-noise=-1"], &["--instance-noise"]),
+        (&["train", "--label-smoothing", "1"], &["--label-smoothing"]),
+        (
+            &["train", "--metrics", "fid"],
+            &["--features", "--inception"],
+        ),
+        (&["report", "gone"], &["gone"]),
         (&["train", "--device", "cuda"], &["--device cuda", "CPU"]),
         (&["train", "--resume"], &["--out"]),
         (&["train", "--dataset", "folder"], &["--data"]),

@@ -110,6 +110,11 @@ fn commands() -> Vec<(Vec<&'static str>, Option<&'static str>, Ends)> {
             WithFiles,
         ),
         (
+            vec!["report", "run", "--out=report.html"],
+            Some("report.html"),
+            WithResult,
+        ),
+        (
             vec!["dataset", "synthesize", "--count=4", "--out=faces"],
             Some("faces"),
             WithFiles,

@@ -163,6 +163,12 @@ fn a_page_holds_what_the_run_left() {
         assert!(!own.contains(outside), "{outside}");
     }
 
+    // A run that went on after it was ended is not at its end.
+    lines.push(reported(110));
+    made(&run, &lines);
+    report(&[&run]);
+    assert_eq!(parts(&page).0["runs"][0]["stopped"], Value::Null);
+
     // Again: a report is replaced.
     fs::remove_dir_all(run.join("samples")).unwrap();
     assert_eq!(report(&[&run, Path::new("--quiet")]).status.code(), Some(0));

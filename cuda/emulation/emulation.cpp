@@ -129,6 +129,8 @@ std::vector<Thread> threads;
 unsigned thread_count = 0;
 // Bit l of word w: lane l of warp w can run.
 uint32_t ready[MOST_THREADS / 32];
+// Likewise: it waits in a warp operation.
+uint32_t in_warp[MOST_THREADS / 32];
 unsigned warp_count = 0;
 // Every second block lets warps run ahead in this order instead of all at random: a hazard between a warp that is
 // already at its next write and one that has yet to read is otherwise all but never met.
@@ -209,6 +211,7 @@ const char* base_name(const char* path) {
 void set_ready(unsigned thread) {
     threads[thread].state = State::READY;
     ready[thread / 32] |= 1u << thread % 32;
+    in_warp[thread / 32] &= ~(1u << thread % 32);
 }
 
 // Nobody can run, and not everybody is done: either all are at one barrier, which opens, or the kernel is wrong.
@@ -323,6 +326,7 @@ void run_block(const Registered& kernel, void** arguments) {
     by_warp = (blocks_of_launch++ + launch_seed) % 2 == 0;
     for (unsigned i = 0; i < warp_count; ++i) {
         ready[i] = 0;
+        in_warp[i] = 0;
         warp_order[i] = i;
     }
     for (unsigned i = warp_count - 1; i > 0; --i) std::swap(warp_order[i], warp_order[draw_below(i + 1)]);
@@ -403,6 +407,12 @@ void warp_operation(unsigned mask, Complete complete, Lane& lane, const char* fi
     self.mask = mask;
     self.complete = complete;
     self.lane = &lane;
+    in_warp[first / 32] |= 1u << self.number % 32;
+    if (mask & ~in_warp[first / 32]) {
+        wait_for_turn();
+        return;
+    }
+    // All that it names wait: whether for the same.
     Lane* lanes[32] = {};
     for (unsigned i = 0; i < 32; ++i) {
         if (!(mask >> i & 1u)) continue;

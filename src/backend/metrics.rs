@@ -11,7 +11,7 @@ pub struct Steps {
     pub taken: u64,
     /// Steps skipped, since a gradient was not finite.
     pub skipped: u64,
-    /// Steps left out, since its rate was 0 ([`Schedule`]).
+    /// Steps left out, since its rate was 0 ([`super::Schedule`]).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
 }

@@ -13,7 +13,7 @@ use super::Distances;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
-    /// [Sliced Wasserstein distance](super::sliced_wasserstein).
+    /// [Sliced Wasserstein distance](mod@super::sliced_wasserstein).
     Swd,
     /// [Structural similarity](super::ms_ssim) among the images of a set.
     MsSsim,

@@ -241,19 +241,30 @@ impl<B: Backend> Gan<B> {
     }
 
     /// Shows D a batch of images that it is not trained on, `held_out`, and one of those that it is trained on, `seen`,
-    /// both f32 NCHW in [−1, 1]; its losses go into the metrics of the iteration that comes next ([`Slot::HeldOut`],
+    /// both f32 NCHW in [−1, 1], with instance noise where there is any; its losses go into the metrics of the iteration that comes next ([`Slot::HeldOut`],
     /// [`Slot::Seen`]). Nothing of training changes. Waits on some devices.
     ///
     /// # Errors
     /// Where this was not announced to [`Gan::new`], these are no batches, or the device fails.
     pub fn examine(&mut self, backend: &B, held_out: &[f32], seen: &[f32]) -> Result<()> {
+        let Settings {
+            d_steps, g_steps, ..
+        } = self.settings;
         let [a, b] = self.examined.as_mut().context("no room to examine D")?;
         backend.write(held_out, a)?;
         backend.write(seen, b)?;
-        self.discriminator
-            .forward(&[&*a, &*b], Statistics::BatchOnly)?;
-        self.discriminator
-            .bce_with_logits(&[1.0, 1.0], &mut self.progress, Slot::HeldOut)
+        let d = &mut self.discriminator;
+        match (&self.settings.noise, &mut self.noisy) {
+            // D is used to it, and at a loss without.
+            (Some(noise), Some([noisy_a, noisy_b])) => {
+                let part = |index: usize| (self.settings.seed, 2 * d_steps + g_steps + index);
+                backend.add_noise(noise, part(0), &self.progress, a, noisy_a)?;
+                backend.add_noise(noise, part(1), &self.progress, b, noisy_b)?;
+                d.forward(&[&*noisy_a, &*noisy_b], Statistics::BatchOnly)?;
+            }
+            _ => d.forward(&[&*a, &*b], Statistics::BatchOnly)?,
+        }
+        d.bce_with_logits(&[1.0, 1.0], &mut self.progress, Slot::HeldOut)
     }
 
     /// Sets where training is; it goes on from there.

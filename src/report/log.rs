@@ -335,6 +335,9 @@ impl Reading {
                 self.metrics, self.metrics_every
             ));
         }
+        // A run that went on was not ended for good.
+        let last = self.last_report.unwrap_or(0);
+        self.log.stopped = self.log.stopped.filter(|end| end.step >= last);
         self.log.curves = curves;
         self.log.metrics.sort_by_key(|line| line.step);
         self.log.alarms.sort_by_key(|line| line.step);

@@ -9,8 +9,15 @@ use crate::hex::base64;
 
 const INDEX: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/style.css");
-const CHARTS: &str = include_str!("page/charts.js");
-const APP: &str = include_str!("page/app.js");
+/// The parts of the one script, in order.
+const SCRIPTS: [&str; 6] = [
+    include_str!("page/draw.js"),
+    include_str!("page/kinds.js"),
+    include_str!("page/page.js"),
+    include_str!("page/chart.js"),
+    include_str!("page/sheets.js"),
+    include_str!("page/app.js"),
+];
 
 /// How a file begins that may be replaced by another report.
 const MARK: &[u8] =
@@ -38,7 +45,7 @@ pub fn page(runs: &[Run], notes: &[String]) -> Result<String> {
         runs,
         notes,
     };
-    let script = format!("\n{CHARTS}\n{APP}");
+    let script = format!("\n{}", SCRIPTS.join("\n"));
     let style = format!("\n{STYLE}");
     let policy = format!(
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'sha256-{}'; style-src \
@@ -102,7 +109,7 @@ mod tests {
             assert_eq!(INDEX.matches(&format!("<!-- {part} -->")).count(), 1);
         }
         // They would end the script or the style.
-        for text in [CHARTS, APP, STYLE] {
+        for text in SCRIPTS.into_iter().chain([STYLE]) {
             assert!(!text.to_lowercase().contains("</s") && !text.contains("<!--"));
         }
     }

@@ -20,6 +20,8 @@ const LARGEST_SIDE: u32 = 8192;
 const SHOWN_SIDE: u32 = 1200;
 /// No sheet has more bytes.
 const MOST_BYTES: u64 = 256 << 20;
+/// Bytes of a sheet that is taken in as it is: one of that many pixels has fewer.
+const SHOWN_BYTES: u64 = 6 << 20;
 /// Of sheets that are made smaller.
 const JPEG_QUALITY: u8 = 90;
 
@@ -122,9 +124,11 @@ fn thinned<T>(all: Vec<T>, count: usize) -> Vec<T> {
 
 /// About how many bytes a sheet has on the page.
 fn bytes_shown(path: &Path) -> u64 {
-    let bytes = fs::metadata(path).map_or(0, |found| found.len());
-    // Larger ones are made smaller, to less than that.
-    bytes.min(u64::from(SHOWN_SIDE) * u64::from(SHOWN_SIDE))
+    match fs::metadata(path).map_or(0, |found| found.len()) {
+        // As JPEG less than a byte a pixel.
+        bytes if bytes > SHOWN_BYTES => u64::from(SHOWN_SIDE) * u64::from(SHOWN_SIDE),
+        bytes => bytes,
+    }
 }
 
 /// The sheet in the file `path`, and whether it was made smaller.
@@ -138,7 +142,7 @@ fn sheet(step: u64, path: &Path) -> Result<(Sheet, bool)> {
     ensure!(bytes.len() as u64 <= MOST_BYTES, "{} is too large", name());
     let image = decoded(&bytes).with_context(|| format!("{} is damaged", name()))?;
     let (width, height) = (image.width(), image.height());
-    if width.max(height) <= SHOWN_SIDE {
+    if width.max(height) <= SHOWN_SIDE && bytes.len() as u64 <= SHOWN_BYTES {
         let src = format!("data:image/png;base64,{}", base64(&bytes));
         let sheet = Sheet {
             step,
@@ -148,7 +152,10 @@ fn sheet(step: u64, path: &Path) -> Result<(Sheet, bool)> {
         };
         return Ok((sheet, false));
     }
-    let smaller = image.resize(SHOWN_SIDE, SHOWN_SIDE, FilterType::Triangle);
+    let smaller = match width.max(height) <= SHOWN_SIDE {
+        true => image,
+        false => image.resize(SHOWN_SIDE, SHOWN_SIDE, FilterType::Triangle),
+    };
     let mut coded = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut coded, JPEG_QUALITY);
     smaller

@@ -3,11 +3,13 @@
 //! An option of training is a field in the list of `options!` and a line of [`Config::defaults`]; the command line
 //! gives it.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::any_path;
@@ -68,7 +70,7 @@ fn auto() -> Conv {
 
 /// Iterations between measurements, where nothing else is said.
 fn metrics_every() -> u64 {
-    500
+    1000
 }
 
 // What the runs had that were written before there was a choice.
@@ -100,9 +102,6 @@ fn band() -> BalanceBand {
 fn no_decay() -> LrDecay {
     LrDecay::None
 }
-
-/// Images of a set that are compared, at most.
-const MOST_COMPARED: usize = 16384;
 
 /// How often a run goes through its images where nothing else is said.
 pub const EPOCHS: u64 = 25;
@@ -419,7 +418,7 @@ impl Config {
     /// The metric that has to stop improving before the run ends, where it may: one that is smaller the better.
     pub fn stop_aim(&self) -> Option<Aim> {
         let aim = match self.keep_best {
-            Some(aim @ (Aim::Fid | Aim::Kid)) => aim,
+            Some(Aim::Fid) => Aim::Fid,
             _ => Aim::Swd,
         };
         self.stop.map(|_| aim)
@@ -449,92 +448,6 @@ impl Config {
         epochs
             .checked_mul(per_epoch)
             .with_context(|| format!("--epochs {epochs} is out of range"))
-    }
-
-    /// Refuses values that cannot be trained with.
-    ///
-    /// # Errors
-    /// When there is one; the message names its option and what may be given.
-    pub fn check(&self) -> Result<()> {
-        self.dimensions().check()?;
-        ensure!(
-            (1..=65536).contains(&self.batch_size),
-            "--batch-size {} is out of range: use 1 to 65536",
-            self.batch_size
-        );
-        for (name, lr) in [("--lr-g", self.lr_g), ("--lr-d", self.lr_d)] {
-            ensure!(
-                lr.is_finite() && lr > 0.0,
-                "{name} {lr} is not a learning rate: use a positive number, such as 0.0002"
-            );
-        }
-        // As f32, which it is where it is used: a root of 0 and an ε of 0 give NaN.
-        let eps = self.eps as f32;
-        ensure!(
-            eps.is_finite() && eps > 0.0,
-            "eps {} is out of range: use a small positive number, such as 1e-8",
-            self.eps
-        );
-        for (name, value) in [
-            ("--beta1", self.beta1),
-            ("--beta2", self.beta2),
-            ("--ema", self.ema),
-        ] {
-            ensure!(
-                (0.0..1.0).contains(&value),
-                "{name} {value} is out of range: use 0 or more, below 1"
-            );
-        }
-        ensure!(
-            self.steps > 0,
-            "nothing to do: --steps and --epochs must be at least 1"
-        );
-        ensure!(
-            (0.0..=0.5).contains(&self.hold_out),
-            "--hold-out {} is out of range: use a share of the images up to 0.5, such as 0.02",
-            self.hold_out
-        );
-        ensure!(
-            self.stop.is_none() || self.hold_out > 0.0,
-            "--stop equilibrium looks at images that are held out of training, and this run holds none out: start another \
-             with --hold-out"
-        );
-        ensure!(
-            self.stop_band > 0.0 && self.stop_band < 0.5,
-            "--stop-band {} is out of range: use a number between 0 and 0.5, such as 0.15",
-            self.stop_band
-        );
-        ensure!(self.stop_window > 0, "--stop-window must be at least 1");
-        ensure!(
-            (0.0..0.5).contains(&self.label_smoothing),
-            "--label-smoothing {} is out of range: use 0 or more, below 0.5, such as 0.1",
-            self.label_smoothing
-        );
-        ensure!(
-            (0.0..=10.0).contains(&self.instance_noise),
-            "--instance-noise {} is out of range: use 0 to 10, such as 0.1",
-            self.instance_noise
-        );
-        for (name, value) in [("--d-steps", self.d_steps), ("--g-steps", self.g_steps)] {
-            ensure!(
-                (1..=100).contains(&value),
-                "{name} {value} is out of range: use 1 to 100"
-            );
-        }
-        for (name, value) in [
-            ("--log-every", self.log_every),
-            ("--keep-checkpoints", self.keep_checkpoints as u64),
-        ] {
-            ensure!(value > 0, "{name} must be at least 1");
-        }
-        if let Some(count) = self.metrics_count {
-            ensure!(
-                (2..=MOST_COMPARED).contains(&count),
-                "--metrics-count {count} is out of range: use 2 to {MOST_COMPARED}"
-            );
-            Metric::check_count(&self.measured(), count, "--metrics-count")?;
-        }
-        Ok(())
     }
 
     /// The configuration's file in the run folder `run`.

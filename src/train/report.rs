@@ -27,12 +27,16 @@ pub struct Window {
     count: u64,
     /// Indexed by [`Slot`]: loss, D(x), accuracy. A sum that is not finite is `null` in JSON.
     sums: [[Option<f64>; 3]; 3],
-    /// Norms of the gradients of D and of G.
-    #[serde(default)]
+    /// Norms of the gradients of D and of G; left out by versions that did not keep them, and where there is none.
+    #[serde(default, skip_serializing_if = "is_unset")]
     norms: [Option<f64>; 2],
-    /// D's certainty on real and fake images together.
-    #[serde(default)]
+    /// D's certainty on real and fake images together; likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     certainty: Option<f64>,
+}
+
+fn is_unset(norms: &[Option<f64>; 2]) -> bool {
+    norms.iter().all(Option::is_none)
 }
 
 impl Window {

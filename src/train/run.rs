@@ -394,7 +394,7 @@ impl<B: Backend> Training<'_, B> {
             // Whether a run is done is seen at once, not when it happens to be there.
             self.collect(self.recorder.is_some() || config.stop.is_some())?;
             // Before the checkpoint: whoever goes on from there has it behind them.
-            if due(step, config.metrics_every) || last {
+            if due(step, config.metrics_every) || last || self.done.is_some() {
                 self.measure()?;
             }
             if due(step, config.checkpoint_every) && !last {

@@ -149,6 +149,11 @@ pub fn build(shared: &Shared, sanitized: bool) -> PathBuf {
     flags.extend(["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]);
     // Contracting a·b + c is nvcc's habit too, but the host need not have the instruction.
     flags.push("-ffp-contract=off");
+    // fmaf() is one instruction then, not a call, and rounds the same.
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("fma") {
+        flags.push("-mfma");
+    }
     if sanitized {
         flags.push("-fsanitize=address,undefined");
         flags.push("-fno-sanitize-recover=undefined");

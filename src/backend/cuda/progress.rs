@@ -1,5 +1,6 @@
 //! Where training is, on the device: the structs of `cuda/include/progress.cuh`, and launches of `cuda/progress.cu`.
 
+use std::mem::offset_of;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -159,12 +160,13 @@ impl Progress {
 
     /// `AdamState` of the network with this role.
     pub(super) fn adam(&self, role: usize) -> Result<Span> {
-        self.block.span().after(8 + role * size_of::<AdamState>())
+        let at = offset_of!(Block, adam) + role * size_of::<AdamState>();
+        self.block.span().after(at)
     }
 
     /// The loss scale of the network with this role, f32.
     pub(super) fn loss_scale(&self, role: usize) -> Result<Span> {
-        self.adam(role)?.after(16)
+        self.adam(role)?.after(offset_of!(AdamState, loss_scale))
     }
 
     /// All of the counters, `Block`.

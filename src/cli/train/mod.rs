@@ -142,7 +142,7 @@ pub struct Args {
     /// features of a network (--features).
     #[arg(long, value_name = "LIST", value_parser = metric_list)]
     metrics: Option<std::vec::Vec<Metric>>,
-    /// Iterations between measurements; 0 for only the last [default: 500, on a GPU 5000]
+    /// Iterations between measurements; 0 for only the last [default: 1000, on a GPU 5000]
     #[arg(long, value_name = "N")]
     metrics_every: Option<u64>,
     /// Images of each set that are compared [default: 256, or half of the images where there are fewer]

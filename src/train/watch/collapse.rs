@@ -29,7 +29,7 @@ const USUAL_RATE: f64 = 2e-4;
 
 /// See [`super::Kind::Collapse`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Collapse {
     latch: Latch,
     last: u64,
@@ -52,18 +52,17 @@ impl Collapse {
         let sign = Sign::of(diversity < ALIKE || few, diversity > DIFFERENT && many);
         let ripe = seen.step >= BEGINS && self.learnt >= LEARNT;
         let held = self.latch.observe(seen.step, sign, HELD, ripe)?;
+        let percent = |share: f64| format!("{:.0} %", share * 100.0);
         let what = match diversity < ALIKE {
             true => format!(
-                "generated images are alike: their distance from each other has been {:.0} % or less of that of real ones for \
-                 {held} iterations, now {:.0} %",
-                ALIKE * 100.0,
-                diversity * 100.0
+                "generated images are alike, for {held} iterations: they are {} as far from each other as real ones are",
+                percent(diversity)
             ),
             false => format!(
-                "generated images are the same few again and again: each has another that is {:.0} % as near as real ones \
-                 have, while all pairs are {:.0} % as far from each other",
-                nearest * 100.0,
-                diversity * 100.0
+                "generated images are the same few again and again, for {held} iterations: the nearest other one is {} as far \
+                 away as with real ones, while all are {} as far from each other",
+                percent(nearest),
+                percent(diversity)
             ),
         };
         let helps = "go back to an earlier checkpoint, or begin anew with a smaller --lr-g, --balance adaptive, a larger \

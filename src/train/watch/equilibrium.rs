@@ -2,8 +2,9 @@
 //! equilibrium`).
 //!
 //! Half of the answers right is not enough: while G collapses D is right half of the time, too, since it swings from one
-//! side to the other. So it must be so for long, on either side, in images that are as diverse as the data and better than
-//! those at first, and nothing may be wrong ([`super::Watch`]).
+//! side to the other; and later it gives up, all its answers one half, as they should be where training is done. So it
+//! must be so for long, on either side, in images that are as diverse as the data and better than at first, and nothing
+//! may be wrong ([`super::Watch`]): where D has given up the gradient that comes to G has died out.
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,8 @@ pub struct Standing {
 
 /// Into so many parts the window is divided: what has to hold has to hold in each.
 const PARTS: usize = 4;
+/// How often the metric has to have been measured in the window.
+const METRICS: u64 = 2;
 /// How diverse images have to be.
 const DIVERSE: f64 = 0.6;
 /// What the metric has to have come to, as a share of its first value.
@@ -65,7 +68,7 @@ const BETTER: f64 = 0.8;
 
 /// Sums over a part of the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct Part {
     reports: u64,
     held_out: f64,
@@ -76,6 +79,8 @@ struct Part {
     /// How many reports have the nearest.
     nearest_measured: u64,
     best: Option<f64>,
+    /// How many reports have the metric.
+    metrics: u64,
     alarmed: bool,
 }
 
@@ -97,6 +102,7 @@ impl Part {
             self.nearest += nearest;
         }
         self.best = smaller(self.best, finite(standing.metric));
+        self.metrics += u64::from(finite(standing.metric).is_some());
         self.alarmed |= standing.alarmed;
     }
 
@@ -124,7 +130,7 @@ impl Part {
 
 /// What is remembered of the reports so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Equilibrium {
     /// The whole parts behind each other, oldest first: those of the last window.
     parts: Vec<Part>,
@@ -153,6 +159,9 @@ impl Equilibrium {
             self.before = smaller(self.before, oldest.best);
         }
         if self.parts.len() < PARTS || !self.parts.iter().all(|part| part.holds(limits.band)) {
+            return None;
+        }
+        if self.parts.iter().map(|part| part.metrics).sum::<u64>() < METRICS {
             return None;
         }
         let best = self

@@ -26,7 +26,7 @@ impl Sign {
 
 /// Since when it holds, and whether that was said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Latch {
     /// The last iteration that it was looked at.
     last: u64,
@@ -81,7 +81,8 @@ mod tests {
             [200]
         );
         // Between: not gone.
-        assert!(signs(&[(300, Between), (350, Bad), (400, Bad), (450, Bad)]).is_empty());
+        let said = signs(&[(300, Between), (350, Bad), (400, Bad), (450, Bad)]);
+        assert!(said.is_empty(), "{said:?}");
         assert_eq!(
             signs(&[
                 (500, Good),

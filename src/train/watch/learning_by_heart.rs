@@ -23,6 +23,7 @@ const SIGNIFICANT: f64 = 4.0;
 
 /// D on held-out images and on training images, a batch of each: the shares that it takes for real.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Examination {
     held_out: f64,
     seen: f64,
@@ -33,7 +34,7 @@ struct Examination {
 
 /// See [`super::Kind::LearningByHeart`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct LearningByHeart {
     latch: Latch,
     /// The newest, oldest first.
@@ -71,8 +72,12 @@ impl LearningByHeart {
             (all * seen.examined as f64).min(seen.held_out as f64),
             all * seen.examined as f64,
         ];
-        let p = (held_out * images[0] + known * images[1]) / (images[0] + images[1]);
-        let error = (p * (1.0 - p) * (1.0 / images[0] + 1.0 / images[1])).sqrt();
+        // Of a share, as if one image more had been taken for real and one not: no share is certain.
+        let variance = |share: f64, n: f64| {
+            let p = (share * n + 1.0) / (n + 2.0);
+            p * (1.0 - p) / n
+        };
+        let error = (variance(held_out, images[0]) + variance(known, images[1])).sqrt();
         let significant = gap > SIGNIFICANT * error;
         let grows = newer > older || gap > LARGE;
         let sign = Sign::of(gap > GAP && significant && grows, gap < GONE);

@@ -11,8 +11,6 @@ mod learning_by_heart;
 mod not_finite;
 mod saturation;
 mod starvation;
-#[cfg(test)]
-mod tests;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,11 +56,11 @@ pub struct Seen {
     /// Held-out images in all; not in the log.
     #[serde(skip)]
     pub held_out: u64,
-    /// Distance of generated images from each other against that of as many real ones
-    /// ([`crate::evaluate::Diversity::pairwise`]).
+    /// Distance of images of the generator that is trained (not of its average, which lags behind) from each other against
+    /// that of as many real ones ([`crate::evaluate::Diversity::pairwise`]).
     pub diversity: Option<f64>,
     /// The same of each image from the one nearest to it ([`crate::evaluate::Diversity::nearest`]).
-    #[serde(rename = "diversity_nearest")]
+    #[serde(rename = "diversity_nearest", alias = "nearest")]
     pub nearest: Option<f64>,
 }
 
@@ -121,7 +119,7 @@ pub struct Alarm {
 /// What is remembered of the reports so far. An alarm is raised when something has been wrong for a while, and again only
 /// after it had gone away.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Watch {
     collapse: collapse::Collapse,
     saturation: saturation::Saturation,
@@ -170,7 +168,7 @@ impl Watch {
 
 /// All that is remembered of the reports so far; part of a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Watched {
     /// What may be wrong.
     pub watch: Watch,
@@ -185,3 +183,6 @@ struct Said {
     seen: String,
     helps: String,
 }
+
+#[cfg(test)]
+mod tests;

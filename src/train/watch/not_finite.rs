@@ -17,7 +17,7 @@ const BEGINS: u64 = 200;
 
 /// See [`super::Kind::NotFinite`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct NotFinite {
     losses: Latch,
     steps: Latch,

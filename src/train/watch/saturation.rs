@@ -16,7 +16,7 @@ const HELD: u64 = 300;
 
 /// See [`super::Kind::DiscriminatorSaturated`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Saturation {
     latch: Latch,
 }

@@ -8,7 +8,12 @@ const draw = (() => {
     const size = Math.abs(value);
     if (size === 0) return '0';
     if (size >= 1e7 || size < 1e-3) {
-      return value.toExponential(3).replace(/\.?0*e/, 'e').replace('e+', 'e').replace('-', '−').replace('e-', 'e−');
+      return value
+        .toExponential(3)
+        .replace(/\.?0*e/, 'e')
+        .replace('e+', 'e')
+        .replace('-', '−')
+        .replace('e-', 'e−');
     }
     const digits = size >= 1000 ? 0 : Math.max(0, 3 - Math.floor(Math.log10(size)));
     const text = value.toLocaleString('en', { maximumFractionDigits: Math.min(digits, 6) });
@@ -133,7 +138,10 @@ const draw = (() => {
     const close = () => {
       if (stretch.length > 1) {
         const point = (i, list) => `${x(xs[i]).toFixed(1)} ${y(list[i]).toFixed(1)}`;
-        text += `M${stretch.map((i) => point(i, highs)).join('L')}L${stretch.reverse().map((i) => point(i, lows)).join('L')}Z`;
+        text += `M${stretch.map((i) => point(i, highs)).join('L')}L${stretch
+          .reverse()
+          .map((i) => point(i, lows))
+          .join('L')}Z`;
       }
       stretch = [];
     };
