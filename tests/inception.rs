@@ -3,6 +3,7 @@
 
 mod driver;
 mod emulation;
+mod training;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -342,6 +343,51 @@ fn files_that_are_no_weights_are_refused_by_name() {
     assert!(missing.is_err());
 }
 
+#[test]
+fn evaluate_compares_its_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inception.safetensors");
+    let file = random_weights();
+    std::fs::write(&path, file.to_bytes().unwrap()).unwrap();
+    let evaluate = |more: &[&str]| {
+        let mut command = training::binary();
+        command.args(["evaluate", "--device=cpu", "--dataset=synthetic"]);
+        command.args(["--synthetic-count=16", "--count=8", "--metrics=neighbours"]);
+        command
+            .arg("--checkpoint")
+            .arg(training::trained().join("run"));
+        command.arg("--inception").arg(&path).args(more);
+        training::checked(command.output().unwrap())
+    };
+    let out = evaluate(&["--json=-"]);
+    let name = format!("inception {}", &digest(&file.floats)[..8]);
+    let (json, stderr) = (
+        String::from_utf8_lossy(&out.stdout).into_owned(),
+        training::stderr(&out),
+    );
+    assert!(out.status.success(), "{stderr}");
+    assert!(
+        json.contains(&format!("by the features of {name}")),
+        "{json}"
+    );
+    assert!(
+        stderr.contains(&format!(
+            "the weights of {name} were not made from FID's public file"
+        )),
+        "{stderr}"
+    );
+    // Once more from the cache, as quiet as it says.
+    training::succeeds(&evaluate(&["--quiet"]));
+    let classifier = training::trained().join("run/checkpoints");
+    let classifier = classifier.join("step-000001/generator.safetensors");
+    std::fs::copy(classifier, &path).unwrap();
+    training::refuses(
+        &evaluate(&[]),
+        1,
+        &["inception.safetensors cannot be used", "is of this network"],
+    );
+}
+
 // ---- On CUDA, in a child process that finds the emulated driver
 
 const CHILD: &str = "INCEPTION_ON_CUDA";
@@ -442,13 +488,13 @@ fn child() {
                 };
                 let (got, want) = (of(map), of(&wanted.next().unwrap()));
                 let error = relative_error(&got, &want);
-                assert!(error <= 1e-6, "{step:?}: {error:.1e}");
+                assert!(error <= 1e-5, "{step:?}: {error:.1e}");
                 Ok(())
             })
             .unwrap();
         assert!(wanted.next().is_none());
         assert_eq!(got.len(), count * plan.output().len());
-        assert!(relative_error(&got, &want) <= 1e-6);
+        assert!(relative_error(&got, &want) <= 1e-5);
         // Nothing of the batch before is left, and it is deterministic.
         assert_eq!(on_cuda.run(images).unwrap(), got);
     }

@@ -69,11 +69,11 @@ impl FeatureArgs {
         self.features.is_some() || self.inception.is_some()
     }
 
-    /// Reads the weights; `None` where no network was given.
+    /// Reads the weights; `None` where no network was given. What people should know of them is printed unless `quiet`.
     ///
     /// # Errors
     /// Where the file cannot be read, or holds another network.
-    pub fn read(&self) -> Result<Option<Read>> {
+    pub fn read(&self, quiet: bool) -> Result<Option<Read>> {
         Ok(match (&self.features, &self.inception) {
             (Some(path), _) => {
                 let classifier = Classifier::read(path)
@@ -82,7 +82,7 @@ impl FeatureArgs {
             }
             (None, Some(path)) => {
                 let weights = Weights::read(path)?;
-                if let Some(note) = weights.note() {
+                if let (Some(note), false) = (weights.note(), quiet) {
                     print_error_line(note);
                 }
                 Some(Read::Inception(Box::new(weights)))

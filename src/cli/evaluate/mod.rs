@@ -116,7 +116,7 @@ impl Args {
             files::refuse_existing(path)?;
         }
         let metrics = self.metrics();
-        let network = self.features.read()?;
+        let network = self.features.read(self.quiet.quiet)?;
         self.check_features(&metrics)?;
         let picked = self.device.pick()?;
         let (dict, dimensions) = self.generator.load(Buffers::Needed, &self.quiet)?;

@@ -176,13 +176,13 @@ fn metric_list(text: &str) -> Result<Vec<Metric>, String> {
 }
 
 /// What is to be read of the network that the run compares features of.
-fn network(config: &Config) -> Result<Option<features::Read>> {
+fn network(config: &Config, quiet: bool) -> Result<Option<features::Read>> {
     let given = FeatureArgs {
         features: config.features.clone(),
         inception: config.inception.clone(),
     };
     features::check(&config.measured(), &given)?;
-    let network = given.read()?;
+    let network = given.read(quiet)?;
     if let Some(network) = &network {
         network.check_fits(config.image_size, config.channels)?;
     }
@@ -324,8 +324,15 @@ impl Args {
             metrics_every: self.metrics_every,
             metrics_count: self.metrics_count.map(Some),
             keep_best: self.keep_best.map(Some),
-            features: self.features.features.clone().map(Some),
-            inception: self.features.inception.clone().map(Some),
+            // One takes the place of the other that the run had.
+            features: match (&self.features.features, &self.features.inception) {
+                (None, Some(_)) => Some(None),
+                (given, _) => given.clone().map(Some),
+            },
+            inception: match (&self.features.inception, &self.features.features) {
+                (None, Some(_)) => Some(None),
+                (given, _) => given.clone().map(Some),
+            },
         }
     }
 
@@ -456,7 +463,7 @@ impl Job<'_> {
         if record {
             record::check(config)?;
         }
-        network(config)?;
+        network(config, self.args.quiet.quiet)?;
         metrics::check(config, source.len())?;
         let images = image_bytes(config, source);
         enough_memory(backend, config, record, When::Before(images))?;
@@ -478,7 +485,7 @@ impl Job<'_> {
         if record {
             record::check(&config)?;
         }
-        let network = network(&config)?;
+        let network = network(&config, args.quiet.quiet)?;
         metrics::check(&config, source.len())?;
         let images = image_bytes(&config, source);
         enough_memory(backend, &config, record, When::Before(images))?;
