@@ -16,6 +16,14 @@ pub struct Steps {
     pub left_out: u64,
 }
 
+impl Steps {
+    /// Steps of the network that has fewer of them whose gradients were finite.
+    pub fn not_skipped(both: &[Self; 2]) -> u64 {
+        let of = |steps: &Self| steps.taken + steps.left_out;
+        of(&both[0]).min(of(&both[1]))
+    }
+}
+
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }

@@ -15,19 +15,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 
-use self::reports::{Interval, Pending, not_skipped};
-use self::watching::Watching;
 use super::checkpoint::{self, Checkpoint};
 use super::config::Config;
 use super::examine::Examiner;
 use super::metrics::Measurer;
+use super::pending::{Interval, Pending};
 use super::record::Recorder;
 use super::report::{self, Diverse, Reporter, Window};
 use super::run_folder::{Claim, Place, what_is_left};
 use super::sheets::Sheets;
 use super::stop::Stop;
 use super::watch::Watched;
-use crate::backend::{Backend, Feed, Metrics, Network, Progress, State};
+use super::watching::Watching;
+use crate::backend::{Backend, Feed, Metrics, Network, Progress, State, Steps};
 use crate::data::{Dataset, HoldOut, Loader, Residency};
 use crate::evaluate::Features;
 use crate::files;
@@ -346,7 +346,7 @@ impl<B: Backend> Training<'_, B> {
         }
         self.find_best();
         self.tell_lacks();
-        self.moved.0 = not_skipped(&self.gan.progress.read()?.steps);
+        self.moved.0 = Steps::not_skipped(&self.gan.progress.read()?.steps);
         // That of the last iteration comes after its checkpoint, and may be missing.
         let mut sheet_due = self.step == config.steps && !sheets.path(self.step).exists();
 

@@ -12,6 +12,7 @@ pub mod network;
 pub mod ops;
 pub mod parameter;
 pub mod progress;
+pub mod state;
 mod types;
 pub mod window;
 

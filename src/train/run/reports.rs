@@ -4,26 +4,11 @@ use anyhow::{Result, ensure};
 
 use super::Training;
 use crate::backend::{Backend, Progress, Steps};
+use crate::train::pending::{Interval, Pending};
 use crate::train::report::{Now, Window};
 
 /// Iterations without a step of the weights after which a run gives up.
 const HOPELESS: u64 = 50;
-
-/// Metrics on their way.
-pub(super) struct Pending {
-    /// The iterations until here.
-    step: u64,
-    /// Whether they end an interval, full or cut short by the end of training.
-    report: Option<Interval>,
-    /// Whether D was examined before the last of them.
-    examined: bool,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Interval {
-    Full,
-    Short,
-}
 
 impl<B: Backend> Training<'_, B> {
     /// Asks for the metrics of the iterations that they were not asked of yet.
@@ -87,7 +72,7 @@ impl<B: Backend> Training<'_, B> {
         if interval == Interval::Full {
             self.window = Window::default();
         }
-        let moved = not_skipped(&metrics.steps);
+        let moved = Steps::not_skipped(&metrics.steps);
         if moved > self.moved.0 {
             self.moved = (moved, step);
         }
@@ -127,10 +112,4 @@ impl<B: Backend> Training<'_, B> {
         }
         self.collect(true)
     }
-}
-
-/// Adam steps of both networks whose gradients were finite.
-pub(super) fn not_skipped(steps: &[Steps; 2]) -> u64 {
-    let of = |steps: &Steps| steps.taken + steps.left_out;
-    of(&steps[0]).min(of(&steps[1]))
 }

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::backend::cuda::driver::{Device, Memory, Span};
 use crate::backend::cuda::parameter::Parameter;
-use crate::backend::cuda::progress::AdamState;
+use crate::backend::cuda::state::AdamState;
 use crate::backend::{Adam, Precision};
 
 const THREADS: u32 = 256;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::backend::cuda::driver::{Device, Span};
-use crate::backend::cuda::progress::Block;
+use crate::backend::cuda::state::Block;
 use crate::backend::{Ahead, Band, Schedule};
 
 /// Sets the rates of both networks in `block`, one `Block`, from the losses of real and fake images that the running
