@@ -71,6 +71,14 @@ fn balance_goes_on_where_it_was() {
     assert_eq!(log(&parts)[3]["epoch"], 4.0);
     assert_eq!(log(&parts)[3]["images_seen"], 96);
 
+    // However often it is looked at, and D with it: training goes on as if nobody did.
+    let seldom = root.path().join("seldom");
+    train_tiny(&seldom, &[&args[..], &["--log-every", "12"]].concat());
+    for file in TENSOR_FILES {
+        let of = |run: &Path| fs::read(checkpoint(run, 12).join(file)).unwrap();
+        assert!(of(&seldom) == of(&whole), "{file}");
+    }
+
     // With everything off it is the run that it was before there was any of it, to the bit.
     let (plain, off) = (root.path().join("plain"), root.path().join("off"));
     train_tiny(&plain, &["--steps", "4"]);
