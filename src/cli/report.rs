@@ -46,7 +46,7 @@ impl Args {
     /// # Errors
     /// When a folder holds no run, no run has a log, or the page cannot be written.
     pub fn run(self) -> Result<ExitCode> {
-        start_threads(1)?;
+        start_threads(0)?;
         let out = self.out();
         // Of a run that is not there, something else is wrong than where its page goes.
         if self.out.is_some() || self.runs.len() > 1 || self.runs[0].is_dir() {
