@@ -86,6 +86,7 @@ function makeRun(folder, { steps, every, seed, collapses = false, settings = {},
       images_per_sec: 1050 + 60 * noise(),
       elapsed_sec: (step * 64) / 1050,
       d_real_sign: 0.9 - 0.4 * t,
+      d_certainty: bad ? 0.95 : 0.1 + 0.3 * t,
       d_gradient_norm: 0.8 + 0.5 * t + 0.2 * Math.abs(noise()),
       g_gradient_norm: bad ? 0.002 : 0.4 - 0.1 * t + 0.1 * Math.abs(noise()),
       lr_d: 2e-4 * (1 - t / 2),
@@ -97,6 +98,7 @@ function makeRun(folder, { steps, every, seed, collapses = false, settings = {},
       seen_accuracy: accuracy,
       seen_d: 0.85 - 0.25 * t,
       diversity: bad ? 0.12 : 1 - 0.5 * Math.exp(-6 * t),
+      diversity_nearest: bad ? 0.1 : 1 - 0.6 * Math.exp(-6 * t),
     });
     if (step % (every * metricsEvery) === 0) {
       const falling = Math.exp(-4 * t);

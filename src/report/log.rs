@@ -34,6 +34,7 @@ const COLUMNS: &[&str] = &[
     "d_fake",
     "d_fake_after",
     "d_real_sign",
+    "d_certainty",
     "d_gradient_norm",
     "g_gradient_norm",
     "held_out_accuracy",
@@ -41,6 +42,7 @@ const COLUMNS: &[&str] = &[
     "held_out_d",
     "seen_d",
     "diversity",
+    "diversity_nearest",
     "lr_d",
     "lr_g",
     "d_skipped",
@@ -348,7 +350,7 @@ impl Reading {
 
 /// Whether `null` says that there is nothing to tell, not that it is not finite.
 fn may_lack(name: &str) -> bool {
-    name.starts_with("held_out_") || name.starts_with("seen_") || name == "diversity"
+    name.starts_with("held_out_") || name.starts_with("seen_") || name.starts_with("diversity")
 }
 
 /// The text of a field, on one line and not too long.

@@ -43,6 +43,13 @@ const REPORT_CHARTS = [
   },
   {
     group: 'The discriminator’s level',
+    title: 'Certainty of the discriminator',
+    fixed: [0, 1],
+    series: [series('d_certainty', 'right and sure')],
+    about: 'Share of images that it sorts rightly and is sure of. Near 1 for long: it is too strong.',
+  },
+  {
+    group: 'The discriminator’s level',
     title: 'Sign of its answers on real images',
     fixed: [-1, 1],
     series: [series('d_real_sign', 'mean sign')],
@@ -75,8 +82,8 @@ const REPORT_CHARTS = [
   {
     group: 'Quality',
     title: 'Diversity',
-    series: [series('diversity', 'generated / real')],
-    about: 'Distance between generated images, by that between real ones. Falling towards 0: collapse.',
+    series: [series('diversity', 'all pairs'), series('diversity_nearest', 'nearest')],
+    about: 'Distance between generated images, by that between real ones. Towards 0: collapse; the nearest alone: a few images.',
     references: [{ y: 1, label: 'as the data' }],
   },
   {

@@ -4,7 +4,6 @@ use anyhow::Result;
 
 use super::Training;
 use crate::backend::Backend;
-use crate::evaluate::metrics::Aim;
 use crate::train::checkpoint;
 
 impl<B: Backend> Training<'_, B> {
@@ -51,13 +50,8 @@ impl<B: Backend> Training<'_, B> {
             shown += "  best yet: checkpoints/best";
         }
         self.watching.state.metric = self.config.stop_aim().and_then(|aim| {
-            let key = |key: &str| match aim {
-                Aim::Fid => key == "fid" || key == "frechet",
-                _ => key == "swd",
-            };
-            let mut all = measured.measures.all.iter();
-            let measure = all.find(|measure| key(measure.key))?;
-            Some(measure.generated).filter(|v| *v > 0.0)
+            let score = aim.score(&measured.measures);
+            score.filter(|score| *score > 0.0)
         });
         let line = measured.line(self.step);
         let written = match &mut self.reporter {
