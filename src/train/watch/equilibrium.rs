@@ -180,11 +180,12 @@ impl Equilibrium {
         let [held_out, fake] = [mean(0), mean(1)];
         Some(format!(
             "for {} iterations D has been right about {:.0} % of images ({:.0} % of held-out ones, {:.0} % of generated ones), \
-             no better than a coin; and the metric, {first:.1} at first, has not improved on {before:.1}: {best:.1} at best",
+             no better than a coin; and the metric, {first:.1} at first, has not improved by {:.0} % on {before:.1}: {best:.1} at best",
             limits.window,
             (held_out + fake) * 50.0,
             held_out * 100.0,
             fake * 100.0,
+            limits.improvement * 100.0,
         ))
     }
 }
