@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -135,14 +135,39 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// As [`write_atomically`], but never replaces a file that came to be there in the meantime.
 pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_partial(path, bytes)?
-        .persist_noclobber(path)
+    keep_new(path, write_partial(path, bytes)?)
+}
+
+/// As [`write_new`], of what `fill` writes, which need not be held together.
+///
+/// # Errors
+/// As there, and where `fill` fails.
+pub fn fill_new(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>,
+) -> Result<()> {
+    keep_new(path, fill_partial(path, fill)?)
+}
+
+fn keep_new(path: &Path, file: tempfile::NamedTempFile) -> Result<()> {
+    file.persist_noclobber(path)
         .with_context(|| format!("cannot rename into {}", text::shown(path)))?;
     sync_folder(parent(path))
 }
 
-/// A synced temporary file beside `path`, removed when it is dropped.
+/// A synced temporary file of `bytes` beside `path`, removed when it is dropped.
 fn write_partial(path: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile> {
+    fill_partial(path, |file| {
+        let written = file.write_all(bytes);
+        written.with_context(|| format!("{} bytes", bytes.len()))
+    })
+}
+
+/// A synced temporary file beside `path` of what `fill` writes, removed when it is dropped.
+fn fill_partial(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> Result<()>,
+) -> Result<tempfile::NamedTempFile> {
     let folder = parent(path);
     let mut file = tempfile::Builder::new()
         .prefix(PARTIAL)
@@ -151,11 +176,14 @@ fn write_partial(path: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile> {
         .permissions(fs::Permissions::from_mode(0o666))
         .tempfile_in(folder)
         .with_context(|| format!("cannot write into {}", text::shown(folder)))?;
-    let whole = (|| {
-        file.as_file_mut().write_all(bytes)?;
-        file.as_file().sync_all()
+    let whole = (|| -> Result<()> {
+        let mut writer = BufWriter::new(file.as_file_mut());
+        fill(&mut writer)?;
+        writer.flush()?;
+        drop(writer);
+        Ok(file.as_file().sync_all()?)
     })();
-    whole.with_context(|| format!("cannot write {} ({} bytes)", text::shown(path), bytes.len()))?;
+    whole.with_context(|| format!("cannot write {}", text::shown(path)))?;
     Ok(file)
 }
 

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
 use crate::files::open_regular;
 use crate::memory;
@@ -66,49 +66,68 @@ impl TensorFile {
     /// # Errors
     /// Where a tensor has not as many elements as its shape says.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let counts: BTreeMap<&String, [u8; 8]> = self
-            .counts
-            .iter()
-            .map(|(name, count)| (name, count.to_le_bytes()))
-            .collect();
-        let mut views: Vec<(String, TensorView)> = Vec::new();
-        for (name, tensor) in &self.floats {
-            let bytes = bytemuck::cast_slice(&tensor.data);
-            views.push((
-                name.clone(),
-                TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?,
-            ));
-        }
-        for (name, bytes) in &counts {
-            views.push((
-                (*name).clone(),
-                TensorView::new(Dtype::I64, Vec::new(), bytes)?,
-            ));
-        }
-        let bytes = safetensors::serialize(views, None)?;
-        match self.metadata.is_empty() {
-            true => Ok(bytes),
-            false => self.with_metadata(&bytes),
-        }
+        let head = self.head()?;
+        let elements: usize = self.floats.values().map(|t| t.data.len()).sum();
+        let mut bytes = Vec::with_capacity(head.len() + 8 * self.counts.len() + 4 * elements);
+        self.write_behind(&head, &mut bytes)?;
+        Ok(bytes)
     }
 
-    /// `bytes`, such a file without metadata, with them. The library would write them in an order of chance, and the
-    /// same content is to be the same bytes.
-    fn with_metadata(&self, bytes: &[u8]) -> Result<Vec<u8>> {
-        let (length, rest) = bytes.split_at(8);
-        let length = u64::from_le_bytes(length.try_into()?) as usize;
-        let (header, data) = rest.split_at(length);
-        let tensors: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header)?;
-        let mut header = serde_json::Map::new();
-        header.insert("__metadata__".to_string(), serde_json::json!(self.metadata));
-        header.extend(tensors);
-        let mut header = serde_json::to_vec(&header)?;
-        // The data begins at a multiple of 8, as the library has it.
-        header.resize(header.len().next_multiple_of(8), b' ');
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(header);
-        bytes.extend(data);
-        Ok(bytes)
+    /// Writes the bytes of [`TensorFile::to_bytes`] without holding them together.
+    ///
+    /// # Errors
+    /// As there, and where `to` fails.
+    pub fn write_to(&self, to: &mut impl Write) -> Result<()> {
+        self.write_behind(&self.head()?, to)
+    }
+
+    fn write_behind(&self, head: &[u8], to: &mut impl Write) -> Result<()> {
+        to.write_all(head)?;
+        for count in self.counts.values() {
+            to.write_all(&count.to_le_bytes())?;
+        }
+        for tensor in self.floats.values() {
+            to.write_all(bytemuck::cast_slice(&tensor.data))?;
+        }
+        Ok(())
+    }
+
+    /// The file up to its data: the length, and the JSON of the library's [`Metadata`], which would have the strings of
+    /// `metadata` in an order of chance, and the same content is to be the same bytes.
+    fn head(&self) -> Result<Vec<u8>> {
+        let (mut tensors, mut end) = (Vec::new(), 0);
+        let mut add = |name: &String, dtype, shape: &[usize], bytes| {
+            let data_offsets = (end, end + bytes);
+            end += bytes;
+            let shape = shape.to_vec();
+            let tensor = TensorInfo {
+                dtype,
+                shape,
+                data_offsets,
+            };
+            tensors.push((name.clone(), tensor));
+        };
+        // Wide types first, then by name, as the library has it.
+        for name in self.counts.keys() {
+            add(name, Dtype::I64, &[], size_of::<i64>());
+        }
+        for (name, Tensor { shape, data }) in &self.floats {
+            add(name, Dtype::F32, shape, size_of_val(&data[..]));
+        }
+        let tensors = Metadata::new(None, tensors)?;
+        let json = if self.metadata.is_empty() {
+            serde_json::to_vec(&tensors)?
+        } else {
+            let mut header = serde_json::to_value(&tensors)?;
+            header["__metadata__"] = serde_json::json!(self.metadata);
+            serde_json::to_vec(&header)?
+        };
+        // The data begins at a multiple of 8, as the library has it too.
+        let length = json.len().next_multiple_of(8);
+        let mut header = (length as u64).to_le_bytes().to_vec();
+        header.extend(json);
+        header.resize(8 + length, b' ');
+        Ok(header)
     }
 
     /// Reads the safetensors file `path`: f32, f16, bf16 and f64 tensors as f32, i64 scalars as counts.
@@ -342,7 +361,43 @@ fn quoted(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use safetensors::tensor::TensorView;
+
     use super::*;
+
+    #[test]
+    fn bytes_are_those_of_the_library() {
+        let mut file = TensorFile::default();
+        let tensor = |n: usize| Tensor::new(&[n, 2], (0..2 * n).map(|i| i as f32).collect());
+        file.floats.insert("z.weight".to_string(), tensor(3));
+        file.floats.insert("a \"b\"".to_string(), tensor(0));
+        file.floats
+            .insert("Scalar".to_string(), Tensor::scalar(0.5));
+        file.counts.insert("m.count".to_string(), -7);
+        let count = (-7i64).to_le_bytes();
+        let floats = file.floats.iter().map(|(name, tensor)| {
+            let bytes = bytemuck::cast_slice(&tensor.data);
+            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).unwrap();
+            (name.clone(), view)
+        });
+        let mut views: Vec<_> = floats.collect();
+        let view = TensorView::new(Dtype::I64, Vec::new(), &count).unwrap();
+        views.push(("m.count".to_string(), view));
+        let theirs = safetensors::serialize(views, None).unwrap();
+        assert_eq!(file.to_bytes().unwrap(), theirs);
+        let mut written = Vec::new();
+        file.write_to(&mut written).unwrap();
+        assert_eq!(written, theirs);
+
+        file.metadata.insert("format".to_string(), "1".to_string());
+        let back = TensorFile::from_bytes(&file.to_bytes().unwrap()).unwrap();
+        assert_eq!(back.floats, file.floats);
+        assert_eq!(back.counts, file.counts);
+        assert_eq!(back.metadata, file.metadata);
+
+        file.floats.get_mut("z.weight").unwrap().data.pop();
+        assert!(file.to_bytes().is_err());
+    }
 
     #[test]
     fn one_byte_makes_no_pickle() {

@@ -16,8 +16,8 @@ use crate::text::shown;
 /// No more iterations than this: every one keeps both networks twice.
 pub const MAX_STEPS: u64 = 1000;
 
-/// Bytes of memory that a record of `steps` iterations of the run takes: the tensors, and the file before it is
-/// written.
+/// Bytes of memory that a record of `steps` iterations of the run takes: the tensors, and their parts while they are
+/// copied from the networks.
 pub fn bytes(config: &Config, steps: u64) -> u64 {
     // Of the name and what holds it, a tensor.
     const TENSOR: u64 = 256;
@@ -32,7 +32,8 @@ pub fn bytes(config: &Config, steps: u64) -> u64 {
     let image =
         (config.channels * config.image_size * config.image_size + config.latent_dim) as u64;
     let iteration = 4 * (numbers + config.batch_size as u64 * image) + TENSOR * tensors;
-    steps.saturating_add(1).saturating_mul(2 * iteration)
+    // The last state, and what is read and not yet taken.
+    steps.saturating_add(3).saturating_mul(iteration)
 }
 
 /// Refuses a run that is too long to record, or whose iterations are not the reference's.
@@ -154,7 +155,7 @@ impl Recorder {
         self.file
             .metadata
             .insert("steps".to_string(), self.step.to_string());
-        files::write_new(&self.path, &self.file.to_bytes()?)
+        files::fill_new(&self.path, |to| self.file.write_to(to))
             .with_context(|| format!("cannot write the record {}", shown(&self.path)))
     }
 
