@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -555,13 +556,15 @@ extern "C" int emulate_launch(const char* kernel, uint3 grid, uint3 block, size_
     if (posix_memalign(&memory, 128, shared ? shared : 1) != 0) return refuse("no memory for shared memory");
     shared_memory = static_cast<char*>(memory);
     shared_size = shared;
-    for (unsigned z = 0; z < grid.z && !failed; ++z) {
-        for (unsigned y = 0; y < grid.y && !failed; ++y) {
-            for (unsigned x = 0; x < grid.x && !failed; ++x) {
-                block_index = {x, y, z};
-                run_block(registered, arguments);
-            }
-        }
+    // CUDA promises no order of the blocks: a step that is prime to their number visits each once.
+    const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
+    uint64_t step = 1 + draw() % blocks;
+    while (std::gcd(step, blocks) != 1) ++step;
+    uint64_t index = draw() % blocks;
+    for (uint64_t done = 0; done < blocks && !failed; ++done, index = (index + step) % blocks) {
+        block_index = {static_cast<unsigned>(index % grid.x), static_cast<unsigned>(index / grid.x % grid.y),
+                       static_cast<unsigned>(index / grid.x / grid.y)};
+        run_block(registered, arguments);
     }
     std::free(memory);
     return failed ? 1 : 0;

@@ -1,6 +1,7 @@
 // CUDA on the host, for tests: included before every .cu file when g++ compiles it, in place of nvcc's built-ins.
 //
-// One fiber a CUDA thread, blocks one after the other, all on one operating-system thread. Between two points of
+// One fiber a CUDA thread, blocks one after the other in an order that is drawn from the seed, all on one
+// operating-system thread. Between two points of
 // synchronisation a thread runs alone; which one runs next is drawn from a seed, so that a missing barrier shows as a
 // wrong result. Shared memory holds NaN when a block starts. A barrier or warp operation that not every thread
 // reaches is reported, not waited for. What this cannot show: races between single instructions, memory ordering,
@@ -181,6 +182,16 @@ inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 template <typename T>
 inline T __ldg(const T* at) { return *at; }
+// Past L1, where there may be what another block has meanwhile replaced.
+template <typename T>
+inline T __ldcg(const T* at) { return *at; }
+// Blocks run one after the other: nothing comes between.
+inline unsigned atomicAdd(unsigned* at, unsigned value) {
+    const unsigned before = *at;
+    *at += value;
+    return before;
+}
+inline void __threadfence() {}
 
 // The approximate ones round as the exact ones here; tolerances in the tests are set by the storage type.
 inline float __expf(float x) { return std::exp(x); }

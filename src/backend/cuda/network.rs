@@ -167,7 +167,7 @@ impl CudaNetwork {
             let weights = ConvShape::of(&block, batch).weights();
             let norm = block
                 .batch_norm
-                .then(|| BatchNorm::new(device, block.output.c, training));
+                .then(|| BatchNorm::new(device, block.output.c, training, None));
             let convolved = block.batch_norm.then(|| map(block.output.len()));
             Ok(Layer {
                 block,

@@ -49,14 +49,14 @@ pub(crate) struct Launch<'a> {
     function: sys::CUfunction,
     grid: (u32, u32, u32),
     threads: u32,
-    /// Each in 40 bytes: the largest is `struct Convolution`, 36.
-    arguments: Vec<[u64; 5]>,
+    /// Each in 64 bytes: the largest is `struct Sums`, 64.
+    arguments: Vec<[u64; 8]>,
 }
 
 impl Launch<'_> {
-    /// The next argument, by value: a number, or a struct of at most 40 bytes that is laid out as the kernel's.
+    /// The next argument, by value: a number, or a struct of at most 64 bytes that is laid out as the kernel's.
     pub fn value<T: NoUninit>(mut self, value: T) -> Self {
-        let mut place = [0u64; 5];
+        let mut place = [0u64; 8];
         bytemuck::bytes_of_mut(&mut place)[..size_of::<T>()]
             .copy_from_slice(bytemuck::bytes_of(&value));
         self.arguments.push(place);

@@ -3,7 +3,8 @@
 
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use bytemuck::{Pod, Zeroable};
 
 use crate::backend::cuda::driver::{Device, Memory, Span};
 use crate::backend::cuda::parameter::Parameter;
@@ -34,7 +35,142 @@ pub struct BatchNorm {
     inverse: Memory,
     /// `[segments][c]`: means of the gradient, and of its product with x̂.
     means: Option<[Memory; 2]>,
+    /// One [`NormArrays`].
+    arrays: Memory,
     c: usize,
+}
+
+/// One layer's arrays by device addresses, `struct BatchNormArrays` of cuda/include/batch_norm.cuh; 0 where there is none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct NormArrays {
+    /// `[segments][c]`, as `inverse`, `mean_g` and `mean_gx`: the mean.
+    pub mean: u64,
+    /// 1/√(variance + ε).
+    pub inverse: u64,
+    /// Mean of the gradient g.
+    pub mean_g: u64,
+    /// Mean of g·x̂.
+    pub mean_gx: u64,
+    /// γ, `[c]`.
+    pub weight: u64,
+    /// β, `[c]`.
+    pub bias: u64,
+    /// Gradient of γ, `[c]`.
+    pub weight_gradient: u64,
+    /// Gradient of β, `[c]`.
+    pub bias_gradient: u64,
+    /// `[c]`.
+    pub running_mean: u64,
+    /// `[c]`.
+    pub running_var: u64,
+    /// One u64.
+    pub tracked: u64,
+    /// One u32, set to 1 where a gradient is not finite.
+    pub not_finite: u64,
+}
+
+/// Where a launch leaves sums for batch norm, `struct Sums` of cuda/include/batch_norm.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Sums {
+    /// One [`NormArrays`].
+    pub arrays: u64,
+    /// f64 `[segments][chunks][2][channels]`.
+    pub partial: u64,
+    /// f64 `[segments][groups][2][channels]`.
+    pub groups: u64,
+    /// u32 `[tiles of channels][segments·groups + 1]`, all 0 between launches.
+    pub arrived: u64,
+    /// Inputs.
+    pub segments: u32,
+    /// Chunks of rows that a segment is cut into.
+    pub chunks: u32,
+    /// Rows of a segment.
+    pub rows: u32,
+    /// Channels, c.
+    pub channels: u32,
+    /// Chunks of a group.
+    pub group: u32,
+    /// Bits of `NORM_*`.
+    pub how: u32,
+    /// Fills the last eight bytes.
+    pub unused: [u32; 2],
+}
+
+/// The running statistics move (`NORM_RUNNING`).
+pub const RUNNING: u32 = 1;
+/// The statistics were the batch's own (`NORM_BY_BATCH`).
+pub const BY_BATCH: u32 = 2;
+/// The gradients of weight and bias are wanted (`NORM_WEIGHTS`).
+pub const WEIGHTS: u32 = 4;
+
+/// What launches that sum for batch norm work in; they run one after the other, so that one serves all layers of a
+/// network.
+pub struct Workspace {
+    /// Partial sums, and behind them those of the groups.
+    sums: Memory,
+    arrived: Memory,
+}
+
+/// Chunks of a group: about √chunks, so that neither the sum of a group nor that of all groups is long.
+fn group(chunks: usize) -> usize {
+    chunks.isqrt().max(1)
+}
+
+impl Workspace {
+    /// A workspace for launches whose [`Workspace::needs`] are at most these.
+    ///
+    /// # Errors
+    /// Where there is not enough memory.
+    pub fn new(device: &Rc<Device>, needs: [usize; 2]) -> Result<Self> {
+        Ok(Self {
+            sums: Memory::new(device, needs[0])?,
+            arrived: Memory::zeroed(device, needs[1])?,
+        })
+    }
+
+    /// Bytes of sums and of counters for `segments` inputs, each cut into `chunks`, of `c` channels cut into `tiles`.
+    pub fn needs(segments: usize, chunks: usize, c: usize, tiles: usize) -> [usize; 2] {
+        let groups = chunks.div_ceil(group(chunks));
+        let sums = 2 * size_of::<f64>() * segments * (chunks + groups) * c;
+        [sums, 4 * tiles * (segments * groups + 1)]
+    }
+
+    /// Where a launch over `extent` leaves its sums, which cuts each segment into `chunks` and the channels of `norm`
+    /// into `tiles`; `how` has bits of [`RUNNING`], [`BY_BATCH`] and [`WEIGHTS`].
+    ///
+    /// # Errors
+    /// Where the workspace is too small.
+    pub fn sums(
+        &self,
+        norm: &BatchNorm,
+        extent: Extent,
+        (chunks, tiles): (usize, usize),
+        how: u32,
+    ) -> Result<Sums> {
+        let [sums, arrived] = Self::needs(extent.segments, chunks, norm.c, tiles);
+        let (at, counters) = (self.sums.span(), self.arrived.span());
+        ensure!(
+            sums <= at.bytes && arrived <= counters.bytes,
+            "batch norm's sums need {sums} and {arrived} bytes, {} and {} are there",
+            at.bytes,
+            counters.bytes
+        );
+        Ok(Sums {
+            arrays: norm.arrays.span().pointer,
+            partial: at.pointer,
+            groups: at.pointer + (16 * extent.segments * chunks * norm.c) as u64,
+            arrived: counters.pointer,
+            segments: extent.segments as u32,
+            chunks: chunks as u32,
+            rows: extent.rows as u32,
+            channels: norm.c as u32,
+            group: group(chunks) as u32,
+            how,
+            unused: [0; 2],
+        })
+    }
 }
 
 /// The size of a batch: `segments` inputs of `rows` = n·h·w rows of channels each, one behind the other.
@@ -47,24 +183,57 @@ pub struct Extent {
 }
 
 impl BatchNorm {
-    /// A layer of `c` channels; parameters and buffers are unset, `num_batches_tracked` is 0.
+    /// A layer of `c` channels; parameters and buffers are unset, `num_batches_tracked` is 0. `not_finite`, one u32 that
+    /// outlives the layer, is set to 1 where a gradient of its parameters is not finite.
     ///
     /// # Errors
     /// Where there is not enough memory.
-    pub fn new(device: &Rc<Device>, c: usize, training: bool) -> Result<Self> {
+    pub fn new(
+        device: &Rc<Device>,
+        c: usize,
+        training: bool,
+        not_finite: Option<Span>,
+    ) -> Result<Self> {
         let statistics = || Memory::new(device, 4 * SEGMENTS * c);
+        let weight = Parameter::new(device, c, training, None)?;
+        let bias = Parameter::new(device, c, training, None)?;
+        let [running_mean, running_var] =
+            [Memory::new(device, 4 * c)?, Memory::new(device, 4 * c)?];
+        let tracked = Memory::zeroed(device, 8)?;
+        let (mean, inverse) = (statistics()?, statistics()?);
+        let means = match training {
+            true => Some([statistics()?, statistics()?]),
+            false => None,
+        };
+        let gradient = |parameter: &Parameter| {
+            let kept = parameter.training.as_ref();
+            kept.map_or(0, |kept| kept.gradient.span().pointer)
+        };
+        let mean_of = |index: usize| means.as_ref().map_or(0, |m| m[index].span().pointer);
+        let arrays = NormArrays {
+            mean: mean.span().pointer,
+            inverse: inverse.span().pointer,
+            mean_g: mean_of(0),
+            mean_gx: mean_of(1),
+            weight: weight.weight.span().pointer,
+            bias: bias.weight.span().pointer,
+            weight_gradient: gradient(&weight),
+            bias_gradient: gradient(&bias),
+            running_mean: running_mean.span().pointer,
+            running_var: running_var.span().pointer,
+            tracked: tracked.span().pointer,
+            not_finite: not_finite.map_or(0, |at| at.pointer),
+        };
         Ok(Self {
-            weight: Parameter::new(device, c, training, None)?,
-            bias: Parameter::new(device, c, training, None)?,
-            running_mean: Memory::new(device, 4 * c)?,
-            running_var: Memory::new(device, 4 * c)?,
-            tracked: Memory::zeroed(device, 8)?,
-            mean: statistics()?,
-            inverse: statistics()?,
-            means: match training {
-                true => Some([statistics()?, statistics()?]),
-                false => None,
-            },
+            arrays: Memory::of(device, &[arrays])?,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            tracked,
+            mean,
+            inverse,
+            means,
             c,
         })
     }
