@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow, ensure};
 
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::probe;
-use crate::backend::cuda::{Cuda, Options};
+use crate::backend::cuda::{Cuda, Fuse, Options};
 use crate::backend::{Backend, Conv, KernelChoices, Precision};
 use crate::cli::output::print_error_line;
 use crate::latent::networks::{Networks, On};
@@ -119,6 +119,7 @@ pub const EXACT: Options = Options {
     graph: false,
     ranges: false,
     tile: None,
+    fuse: Fuse::ALL,
 };
 
 /// Work that any backend can do.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::backend::cuda::Options;
+use crate::backend::cuda::{Fuse, Options};
 use crate::backend::{Conv, KernelChoices, Precision};
 use crate::cli::device::{self, Device, Picked};
 use crate::cli::output::{print_error_line, print_line};
@@ -293,6 +293,7 @@ impl CudaArgs {
             graph: self.graph == Switch::On && !ranges,
             ranges,
             tile: None,
+            fuse: Fuse::ALL,
         }
     }
 

@@ -213,6 +213,12 @@ impl<T: Real> Backend for Cpu<T> {
         Ok(Buffer::new(n, shape))
     }
 
+    fn buffers<const N: usize>(&self, n: usize, shape: Shape) -> Result<[Buffer<T>; N]> {
+        let all: Result<Vec<_>> = (0..N).map(|_| self.buffer(n, shape)).collect();
+        let all: Result<[_; N], _> = all?.try_into();
+        all.map_err(|_| anyhow::anyhow!("not {N} buffers"))
+    }
+
     fn compile(
         &self,
         architecture: &Architecture,

@@ -253,15 +253,16 @@ impl BatchNorm {
     ///
     /// # Errors
     /// Where a span is too short, or the driver refuses a launch.
-    pub fn forward(
+    pub fn forward_statistics(
         &self,
         device: &Device,
-        (precision, activation): (Precision, Activation),
+        precision: Precision,
         extent: Extent,
         statistics: Statistics,
-        (x, y): (Span, Span),
-        partial: Span,
+        x: Span,
+        workspace: &Workspace,
     ) -> Result<()> {
+        let partial = workspace.sums.span();
         let tile = Tile::new(device, precision, self.c, extent);
         let (c, rows) = (self.c as u32, extent.rows as u32);
         let (segments, suffix) = (extent.segments as u32, precision.suffix());
@@ -318,6 +319,25 @@ impl BatchNorm {
                 finalize.run()?;
             }
         }
+        Ok(())
+    }
+
+    /// y = f(γx̂ + β), with the statistics as they are.
+    ///
+    /// # Errors
+    /// Where a span is too short, or the driver refuses a launch.
+    pub fn apply(
+        &self,
+        device: &Device,
+        (precision, activation): (Precision, Activation),
+        extent: Extent,
+        (x, y): (Span, Span),
+    ) -> Result<()> {
+        let tile = Tile::new(device, precision, self.c, extent);
+        let (c, rows, suffix) = (self.c as u32, extent.rows as u32, precision.suffix());
+        let map = extent.segments * extent.rows * self.c * precision.size();
+        let per_segment = 4 * extent.segments * self.c;
+        let (mean, inverse) = (self.mean.span(), self.inverse.span());
         let kernel = format!("batch_norm_apply_nhwc_{suffix}");
         let apply = device
             .launch(&kernel, tile.grid, THREADS as u32)?
@@ -347,16 +367,16 @@ impl BatchNorm {
     /// # Errors
     /// Where the network is not trained, a span is too short, or the driver refuses a launch.
     #[allow(clippy::too_many_arguments)]
-    pub fn backward(
+    pub fn backward_sums(
         &self,
         device: &Device,
         (precision, activation): (Precision, Activation),
         extent: Extent,
         (statistics, weights): (Statistics, bool),
-        x: Span,
-        [dy, dx]: [Span; 2],
-        partial: Span,
+        (x, dy): (Span, Span),
+        workspace: &Workspace,
     ) -> Result<()> {
+        let partial = workspace.sums.span();
         let (Some([mean_g, mean_gx]), Some(weight), Some(bias)) =
             (&self.means, &self.weight.training, &self.bias.training)
         else {
@@ -401,6 +421,34 @@ impl BatchNorm {
             .value(rows)
             .value(c)
             .value(i32::from(statistics != Statistics::Running));
+        // SAFETY: as below.
+        unsafe {
+            reduce.run()?;
+            finalize.run()
+        }
+    }
+
+    /// dx.
+    ///
+    /// # Errors
+    /// Where the network is not trained, a span is too short, or the driver refuses a launch.
+    pub fn backward_apply(
+        &self,
+        device: &Device,
+        (precision, activation): (Precision, Activation),
+        extent: Extent,
+        x: Span,
+        [dy, dx]: [Span; 2],
+    ) -> Result<()> {
+        let Some([mean_g, mean_gx]) = &self.means else {
+            anyhow::bail!("this network was compiled for inference only");
+        };
+        let tile = Tile::new(device, precision, self.c, extent);
+        let (c, rows, suffix) = (self.c as u32, extent.rows as u32, precision.suffix());
+        let map = extent.segments * extent.rows * self.c * precision.size();
+        let per_segment = 4 * extent.segments * self.c;
+        let (mean, inverse) = (self.mean.span(), self.inverse.span());
+        let (gamma, beta) = (self.weight.weight.span(), self.bias.weight.span());
         let kernel = format!("batch_norm_backward_apply_nhwc_{suffix}");
         let apply = device
             .launch(&kernel, tile.grid, THREADS as u32)?
@@ -419,11 +467,7 @@ impl BatchNorm {
             .value(activation as i32);
         // SAFETY: the arguments are those of the three kernels: maps of segments·rows·c, statistics of segments·c,
         // c weights and gradients, a partial sum for each chunk and segment.
-        unsafe {
-            reduce.run()?;
-            finalize.run()?;
-            apply.run()
-        }
+        unsafe { apply.run() }
     }
 }
 
@@ -475,4 +519,28 @@ pub fn partial_bytes(device: &Device, precision: Precision, block: &Block, batch
     let sizes = extents
         .map(|extent| Tile::new(device, precision, block.output.c, extent).partial_bytes(extent));
     sizes.max().unwrap_or(0)
+}
+
+/// `Sums::how` of a forward pass; `None` where it takes no sums.
+pub fn how_forward(statistics: Statistics) -> Option<u32> {
+    match statistics {
+        Statistics::Batch => Some(RUNNING),
+        Statistics::BatchOnly => Some(0),
+        Statistics::Running => None,
+    }
+}
+
+/// `Sums::how` of a backward pass with these statistics, and with gradients of weight and bias where `weights`.
+pub fn how_backward(statistics: Statistics, weights: bool) -> u32 {
+    let by_batch = if statistics == Statistics::Running {
+        0
+    } else {
+        BY_BATCH
+    };
+    by_batch | if weights { WEIGHTS } else { 0 }
+}
+
+/// interim
+pub fn needs(device: &Device, precision: Precision, block: &Block, batch: usize) -> [usize; 2] {
+    [partial_bytes(device, precision, block, batch) * 2, 4]
 }
