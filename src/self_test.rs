@@ -15,10 +15,10 @@ use crate::backend::cuda::conv::{ConvKernel, cublas, cudnn};
 use crate::backend::cuda::driver::kernels::{self, KERNELS};
 use crate::backend::cuda::driver::{Device, Memory, library};
 use crate::backend::cuda::ops::{activation, cast};
-use crate::backend::cuda::{Cuda, Fuse, Options};
+use crate::backend::cuda::{Cuda, Options};
 use crate::backend::extractor::Pixels;
 use crate::backend::{
-    Backend, Band, Conv, Counters, Feed, InstanceNoise, KernelChoices, LossScale, Network,
+    Backend, Band, Conv, Counters, Feed, Fuse, InstanceNoise, KernelChoices, LossScale, Network,
     Precision, Schedule, State, Statistics, Use,
 };
 use crate::files;

@@ -9,6 +9,7 @@ mod balance;
 pub mod cpu;
 pub mod cuda;
 pub mod extractor;
+mod fuse;
 mod kernel_choices;
 mod metrics;
 
@@ -24,6 +25,7 @@ use crate::model::{Activation, Architecture, Shape, StateDict};
 use crate::random::Purpose;
 pub use balance::{Ahead, Balance, Band, InstanceNoise, Schedule};
 pub use extractor::Extractor;
+pub use fuse::Fuse;
 pub use kernel_choices::KernelChoices;
 pub use metrics::{Counters, Loss, LossScale, Metrics, SLOTS, SURE, Slot, Steps};
 

@@ -6,8 +6,8 @@ use anyhow::{Result, anyhow, ensure};
 
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::probe;
-use crate::backend::cuda::{Cuda, Fuse, Options};
-use crate::backend::{Backend, Conv, KernelChoices, Precision};
+use crate::backend::cuda::{Cuda, Options};
+use crate::backend::{Backend, Conv, Fuse, KernelChoices, Precision};
 use crate::cli::output::print_error_line;
 use crate::latent::networks::{Networks, On};
 use crate::self_test;

@@ -23,7 +23,9 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
-use crate::backend::{Backend, Conv, Extractor, InstanceNoise, KernelChoices, Precision, Use};
+use crate::backend::{
+    Backend, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, Precision, Use,
+};
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::plan::{Filter, Plan};
 use crate::model::{Architecture, Shape};
@@ -54,32 +56,6 @@ pub struct Options {
     pub tile: Option<Tile>,
     /// What is done on the way to memory, rather than by a launch of its own.
     pub fuse: Fuse,
-}
-
-/// What our kernels do on the way to memory, rather than by a launch of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fuse {
-    /// Batch norm's statistics, in the convolution before it.
-    pub statistics: bool,
-    /// Batch norm's sums over gradients and the activation behind it, in the data gradient of the layer above.
-    pub gradients: bool,
-    /// The backward pass of an activation, in the data gradient of the layer above.
-    pub activations: bool,
-}
-
-impl Fuse {
-    /// All of it.
-    pub const ALL: Self = Self {
-        statistics: true,
-        gradients: true,
-        activations: true,
-    };
-    /// None of it.
-    pub const NONE: Self = Self {
-        statistics: false,
-        gradients: false,
-        activations: false,
-    };
 }
 
 /// How the note begins that an iteration could not be recorded; scripts/verify-gpu looks for it.
