@@ -40,7 +40,6 @@ const Known KNOWN[] = {
     FIELD(AdamState, left_out),
     FIELD(AdamState, loss_scale),
     FIELD(AdamState, steady),
-    FIELD(AdamState, not_finite),
     FIELD(AdamState, correction1),
     FIELD(AdamState, correction2),
     FIELD(AdamState, rate),
@@ -74,6 +73,8 @@ const Known KNOWN[] = {
     FIELD(Convolution, c),
     FIELD(Convolution, stride),
     FIELD(Convolution, pad),
+    FIELD(Convolution, multipliers),
+    FIELD(Convolution, shifts),
 
     SIZE(Window),
     FIELD(Window, in_h),

@@ -203,12 +203,6 @@ pub trait Progress {
     /// Where the device fails.
     fn write(&mut self, counters: &Counters) -> Result<()>;
 
-    /// Ends an iteration: adds 1 to [`Counters::iteration`].
-    ///
-    /// # Errors
-    /// Where the device fails.
-    fn advance(&mut self) -> Result<()>;
-
     /// Sets what the coming steps of both networks are multiplied by, from D's losses of this iteration, as `schedule`
     /// says.
     ///
@@ -474,16 +468,19 @@ pub trait Network {
     /// the network's rate ([`Progress::set_rates`]; 1 unless it is set). Skipped if a gradient is not finite, left out if
     /// the rate is 0, and either is counted in `progress`.
     ///
-    /// # Errors
-    /// Where the network was not compiled for training.
-    fn adam(&mut self, adam: &Adam, progress: &mut Self::Progress) -> Result<()>;
-
-    /// average ← d·average + (1 − d)·weights in f32, with d = [`ema_decay`] of `decay` and this iteration. The average
-    /// has the buffers of batch norm from the network itself.
+    /// Then, where `average` is above 0, average ← d·average + (1 − d)·weights in f32, with d = [`ema_decay`] of `average`
+    /// and this iteration, whether the step was taken or not. The average has the buffers of batch norm from the network
+    /// itself. Where this is the `last` step of the iteration, it ends: [`Counters::iteration`] goes up by one.
     ///
     /// # Errors
     /// Where the network was not compiled for training.
-    fn average(&mut self, decay: f64, progress: &Self::Progress) -> Result<()>;
+    fn update(
+        &mut self,
+        adam: &Adam,
+        average: f64,
+        last: bool,
+        progress: &mut Self::Progress,
+    ) -> Result<()>;
 
     /// The tensors of `state`, f32, in PyTorch's names and layouts ([`StateDict`]). Waits.
     ///

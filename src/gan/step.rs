@@ -213,8 +213,7 @@ impl<B: Backend> Gan<B> {
                 noisy: noisy.as_mut(),
                 settings: &*settings,
             };
-            update.run(Some(feed), progress)?;
-            progress.advance()
+            update.run(Some(feed), progress)
         })?;
         *iterations += 1;
         Ok(())
@@ -239,7 +238,6 @@ impl<B: Backend> Gan<B> {
             settings: &self.settings,
         };
         update.run(None, &mut self.progress)?;
-        self.progress.advance()?;
         self.iterations += 1;
         Ok(())
     }
@@ -386,7 +384,7 @@ impl<B: Backend> Update<'_, B> {
             progress.set_rates(&settings.schedule)?;
         }
         d.backward(Upstream::Loss, Want::Weights)?;
-        d.adam(&settings.discriminator, progress)
+        d.update(&settings.discriminator, 0.0, false, progress)
     }
 
     fn step_of_g(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
@@ -418,10 +416,7 @@ impl<B: Backend> Update<'_, B> {
             d.backward(Upstream::Loss, Want::Input)?;
             g.backward(Upstream::Output(d.input_gradient()), Want::Weights)?;
         }
-        g.adam(&settings.generator, progress)?;
-        if settings.ema > 0.0 {
-            g.average(settings.ema, progress)?;
-        }
-        Ok(())
+        let last = step + 1 == settings.g_steps;
+        g.update(&settings.generator, settings.ema, last, progress)
     }
 }

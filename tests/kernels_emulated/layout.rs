@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 
-use dcgan_cuda::backend::cuda::conv::shape::ConvShape;
+use dcgan_cuda::backend::cuda::conv::shape::{ConvArgument, ConvShape};
 use dcgan_cuda::backend::cuda::ops::adam;
 use dcgan_cuda::backend::cuda::progress::{AdamState, BalanceState, Block, Entry};
 use dcgan_cuda::backend::cuda::window::Window;
@@ -41,13 +41,14 @@ fn host_and_device_know_the_same() {
     layout!(known, adam::Entry as "AdamTensor":
         gradient, weight, m, v, average, cast, count, first_block);
     layout!(known, AdamState as "AdamState":
-        taken, skipped, left_out, loss_scale, steady, not_finite, correction1, correction2, rate);
+        taken, skipped, left_out, loss_scale, steady, correction1, correction2, rate);
     layout!(known, BalanceState as "BalanceState": accuracy, certainty, advantage, begun);
     layout!(known, Block as "Progress": iteration, adam, balance);
     layout!(known, Entry as "Metrics":
         iteration, losses, steps, loss_scale, gradient_norm, rate);
     layout!(known, ConvShape as "Convolution":
         n, small_h, small_w, k, large_h, large_w, c, stride, pad);
+    layout!(known, ConvArgument as "Convolution": multipliers, shifts);
     layout!(known, Window as "Window":
         in_h, in_w, c, out_h, out_w, kernel_h, kernel_w, stride, pad_h, pad_w);
     assert_eq!(known_to_the_headers(), known);

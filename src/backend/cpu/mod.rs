@@ -131,11 +131,6 @@ impl backend::Progress for Progress {
         Ok(())
     }
 
-    fn advance(&mut self) -> Result<()> {
-        self.counters.iteration += 1;
-        Ok(())
-    }
-
     fn set_rates(&mut self, schedule: &Schedule) -> Result<()> {
         let (iteration, losses) = (self.counters.iteration, self.metrics().losses);
         let losses = [&losses[Slot::Real as usize], &losses[Slot::Fake as usize]];

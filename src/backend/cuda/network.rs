@@ -494,10 +494,17 @@ impl Network for CudaNetwork {
         }
     }
 
-    fn adam(&mut self, adam: &Adam, progress: &mut Progress) -> Result<()> {
+    fn update(
+        &mut self,
+        adam: &Adam,
+        average: f64,
+        last: bool,
+        progress: &mut Progress,
+    ) -> Result<()> {
         let role = self.architecture.role.index();
         let _range = self.range(0, "Adam");
-        let tensors = &self.trained()?.tensors;
+        let backward = self.trained()?;
+        let (tensors, not_finite) = (&backward.tensors, backward.not_finite.span());
         let precision = self.options.precision;
         progress.prepare(role, adam)?;
         let report = adam::Report {
@@ -505,15 +512,18 @@ impl Network for CudaNetwork {
             bytes: progress.ring_bytes(),
             slots: progress.slots,
             iteration: progress.iteration(),
+            last,
         };
-        let (device, state) = (&self.device, progress.adam(role)?);
-        adam::step(device, precision, tensors, adam, state, (report, role))
-    }
-
-    fn average(&mut self, decay: f64, progress: &Progress) -> Result<()> {
-        let _range = self.range(0, "average");
-        let tensors = &self.trained()?.tensors;
-        adam::average(&self.device, tensors, decay, progress.iteration())
+        if backward.unchecked {
+            adam::check(&self.device, tensors, not_finite)?;
+        }
+        let state = (progress.adam(role)?, not_finite);
+        let (how, report) = ((adam, average), (report, role));
+        adam::step(&self.device, precision, tensors, how, state, report)?;
+        if let Some(backward) = &mut self.backward {
+            backward.unchecked = false;
+        }
+        Ok(())
     }
 
     fn read(&self, state: State) -> Result<StateDict> {
