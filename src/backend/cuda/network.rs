@@ -15,7 +15,7 @@ use crate::backend::cuda::conv::{Choice, scratch_bytes, workspace_bytes};
 use crate::backend::cuda::driver::{Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::activation;
 use crate::backend::cuda::ops::adam::{self, Tensors};
-use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, Extent, SEGMENTS};
+use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, Extent, SEGMENTS, Workspace};
 use crate::backend::cuda::ops::bce_loss;
 use crate::backend::cuda::ops::cast;
 use crate::backend::cuda::parameter::{Kept, Parameter};
@@ -63,8 +63,8 @@ pub struct CudaNetwork {
     /// The inputs of the last forward pass, one after the other.
     input: Buffer,
     backward: Option<Backward>,
-    /// Batch norm's partial sums.
-    partial: Memory,
+    /// Batch norm's sums.
+    sums: Workspace,
     /// Inputs of the last forward pass, maps in each, and how batch norm normalised.
     inputs: usize,
     each: usize,
@@ -89,18 +89,19 @@ fn shapes(architecture: &Architecture, batch: usize) -> Vec<ConvShape> {
     blocks.map(|block| ConvShape::of(block, batch)).collect()
 }
 
-/// Bytes of batch norm's partial sums.
-fn partial_bytes(
+/// What batch norm needs of its [`Workspace`].
+fn sums_needed(
     device: &Device,
     precision: Precision,
     architecture: &Architecture,
     batch: usize,
-) -> usize {
+) -> [usize; 2] {
     let normed = architecture.blocks.iter().filter(|b| b.batch_norm);
     normed
-        .map(|block| batch_norm::partial_bytes(device, precision, block, batch))
-        .max()
-        .unwrap_or(0)
+        .map(|block| batch_norm::needs(device, precision, block, batch))
+        .fold([0; 2], |most, needs| {
+            [most[0].max(needs[0]), most[1].max(needs[1])]
+        })
 }
 
 /// Bytes of the device that [`CudaNetwork::new`] allocates, and those that choosing its kernels takes for a while; more
@@ -130,7 +131,8 @@ pub fn bytes(
         all += map(architecture.input().len()) + map(architecture.output().len());
         all += 2 * map(largest_map(architecture)) + Tensors::bytes(tensors.iter().copied());
     }
-    all += partial_bytes(device, options.precision, architecture, batch) as u64;
+    let sums = sums_needed(device, options.precision, architecture, batch);
+    all += sums.iter().sum::<usize>() as u64;
     let shapes = shapes(architecture, batch);
     let largest = |bytes: &dyn Fn(&ConvShape) -> usize| shapes.iter().map(bytes).max().unwrap_or(0);
     if training {
@@ -190,7 +192,7 @@ impl CudaNetwork {
             }),
             false => None,
         };
-        let partial = partial_bytes(device, precision, architecture, batch);
+        let sums = sums_needed(device, precision, architecture, batch);
         Ok(Self {
             device: Rc::clone(device),
             chooser: Rc::clone(chooser),
@@ -200,7 +202,7 @@ impl CudaNetwork {
             layers,
             input: Buffer::new(device, precision, batch, architecture.input())?,
             backward,
-            partial: Memory::new(device, partial)?,
+            sums: Workspace::new(device, sums)?,
             chosen: RefCell::default(),
             inputs: 0,
             each: 0,
@@ -356,9 +358,10 @@ impl Network for CudaNetwork {
                     self.convolve((index, n), pass, (input, weight, x), Activation::None)?;
                     let extent = self.extent(&layer.block);
                     let kind = (precision, activation);
-                    let partial = self.partial.span();
+                    let sums = &self.sums;
                     let _range = self.operation("batch_norm");
-                    norm.forward(&device, kind, extent, statistics, (x, output), partial)?;
+                    norm.forward_statistics(&device, precision, extent, statistics, x, sums)?;
+                    norm.apply(&device, kind, extent, (x, output))?;
                 }
                 _ => self.convolve((index, n), pass, (input, weight, output), activation)?,
             }
@@ -418,9 +421,10 @@ impl Network for CudaNetwork {
                     let extent = self.extent(&layer.block);
                     let how = (self.statistics, want.weights());
                     let (kind, maps) = ((precision, activation), [at, current]);
-                    let (x, partial) = (convolved.span(), self.partial.span());
+                    let (x, sums) = (convolved.span(), &self.sums);
                     let _range = self.operation("batch_norm backward");
-                    norm.backward(device, kind, extent, how, x, maps, partial)?;
+                    norm.backward_sums(device, kind, extent, how, (x, at), sums)?;
+                    norm.backward_apply(device, kind, extent, x, maps)?;
                     at = current;
                 }
                 _ if activation == Activation::None => {}
