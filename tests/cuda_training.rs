@@ -868,7 +868,7 @@ fn what_is_amiss_is_told() {
     let ends = kernels
         .iter()
         .enumerate()
-        .filter(|(_, l)| l.contains(" adam_"));
+        .filter(|(_, l)| l.contains(" adam_f32 "));
     // D's step and then G's end each.
     let ends: Vec<usize> = ends.map(|(index, _)| index).skip(1).step_by(2).collect();
     assert_eq!(ends.len(), 9);

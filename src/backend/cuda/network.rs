@@ -106,6 +106,14 @@ fn shapes(architecture: &Architecture, precision: Precision, batch: usize) -> Ve
     blocks.map(of).collect()
 }
 
+/// `block` with its output as it is stored.
+fn stored_block(block: &Block, precision: Precision) -> Block {
+    Block {
+        output: stored(block.output, precision),
+        ..*block
+    }
+}
+
 /// What batch norm's sums take at most, by its own launches and by our convolutions', bytes of sums and of counters.
 fn sums_needed(
     device: &Device,
@@ -115,7 +123,7 @@ fn sums_needed(
 ) -> [usize; 2] {
     let mut most = [0; 2];
     for block in architecture.blocks.iter().filter(|b| b.batch_norm) {
-        let own = batch_norm::needs(device, precision, block, batch);
+        let own = batch_norm::needs(device, precision, &stored_block(block, precision), batch);
         // However a convolution cuts a map, it is into no more chunks than the smallest tile has rows, and no more tiles
         // of channels.
         let c = block.output.c.next_multiple_of(precision.vector());
