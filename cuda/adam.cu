@@ -8,8 +8,9 @@
 // lr is the learning rate times state.rate; a rate of 0 leaves the step out. Where `not_finite` is not 0 a gradient was
 // not a finite number, and the step is skipped. Either leaves all as it is but for the average.
 //
-// adam_<T> is a whole step: the last block to arrive (arrival.cuh), when all have read the state, counts, moves the loss
-// scale, prepares the next step's corrections, reports to the ring, and ends the iteration if it is the last step of one.
+// adam_<T> is a whole step: the last block to arrive (arrival.cuh), when all have read the state, counts, moves the
+// loss scale, prepares the next step's corrections, reports to the ring, and ends the iteration if it is the last
+// step of one.
 // What makes gradients sets `not_finite` (convolutions, batch norm); adam_check does for what libraries have made.
 // adam_prepare makes the corrections fit `taken` after the host has set it.
 //
@@ -110,8 +111,8 @@ struct Step {
     uint32_t last;
 };
 
-// Counts a step and moves the loss scale: a skipped step halves it, within its bounds. Then ring[iteration % slots] gets
-// the iteration and what `network` has come to. `squares` are the sums of the `blocks`. By a whole block.
+// Counts a step and moves the loss scale: a skipped step halves it, within its bounds. Then ring[iteration % slots]
+// gets the iteration and what `network` has come to. `squares` are the sums of the `blocks`. By a whole block.
 __device__ void finish(AdamState* state, uint32_t* not_finite, const double* squares, uint32_t blocks, const Step& step) {
     double sum = 0.0;
     for (uint32_t i = threadIdx.x; i < blocks; i += THREADS) sum += __ldcg(squares + i);

@@ -1,6 +1,7 @@
 // Latent noise z: standard normal numbers, the same on every device.
 //
-//   z[n][c] = element 4·first_block + n·channels + c of the stream (seed, purpose, step): Philox4x32-10, then Box–Muller (philox.cuh)
+//   z[n][c] = element 4·first_block + n·channels + c of the stream (seed, purpose, step): Philox4x32-10, then
+// Box–Muller (philox.cuh)
 //
 // Layout: NHWC with h = w = 1; each row has `stored` ≥ channels places, the rest is zero. `step` is read from the
 // device, so that a captured graph draws new noise each time it runs.

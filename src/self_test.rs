@@ -71,6 +71,7 @@ pub fn self_test(ordinal: usize) -> Result<String> {
     for precision in PRECISIONS {
         // Each tile where it fits; and all that is fused by itself.
         for (tile, width, fuse) in [
+            (Tile::M128N128, 8, Fuse::ALL),
             (Tile::M128N64, 8, Fuse::ALL),
             (Tile::M64N32, 8, Fuse::NONE),
             (Tile::M64N128, 8, Fuse::ALL),
