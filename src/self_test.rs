@@ -19,7 +19,7 @@ use crate::backend::cuda::{Cuda, Options};
 use crate::backend::extractor::Pixels;
 use crate::backend::{
     Backend, Band, Conv, Counters, Feed, InstanceNoise, KernelChoices, LossScale, Network,
-    Precision, Schedule, State, Statistics, Use,
+    Precision, Progress, Schedule, State, Statistics, Use,
 };
 use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
@@ -200,6 +200,11 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
     ensure!(
         metrics.steps.iter().all(|s| s.taken == 1 && s.skipped == 0),
         "a gradient was not finite"
+    );
+    gan.progress.advance()?;
+    ensure!(
+        gan.progress.read()?.iteration == 2,
+        "iterations are not counted"
     );
     let mut gradients = [
         gan.discriminator.read(State::Gradients)?,

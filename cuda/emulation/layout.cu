@@ -40,7 +40,6 @@ const Known KNOWN[] = {
     FIELD(AdamState, left_out),
     FIELD(AdamState, loss_scale),
     FIELD(AdamState, steady),
-    FIELD(AdamState, not_finite),
     FIELD(AdamState, correction1),
     FIELD(AdamState, correction2),
     FIELD(AdamState, rate),

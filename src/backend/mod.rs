@@ -188,7 +188,7 @@ pub trait Progress {
     /// Where the device fails.
     fn write(&mut self, counters: &Counters) -> Result<()>;
 
-    /// Ends an iteration: adds 1 to [`Counters::iteration`].
+    /// Ends an iteration that no step has ended ([`Network::update`]): adds 1 to [`Counters::iteration`].
     ///
     /// # Errors
     /// Where the device fails.
@@ -440,18 +440,24 @@ pub trait Network {
 
     /// One step of Adam on f32 weights, from the last gradients divided by the loss scale, with the learning rate times
     /// the network's rate ([`Progress::set_rates`]; 1 unless it is set). Skipped if a gradient is not finite, left out if
-    /// the rate is 0, and either is counted in `progress`.
+    /// the rate is 0, and either is counted in `progress`, whose metrics it also writes.
+    ///
+    /// Then, however the step went, and unless `average` is 0:
+    ///
+    /// average ← d·average + (1 − d)·weights in f32, with d = [`ema_decay`] of `average` and this iteration.
+    ///
+    /// The average has the buffers of batch norm from the network itself. Where this is the `last` step of the iteration,
+    /// it ends the iteration, as [`Progress::advance`] does: so all of it may be a single launch.
     ///
     /// # Errors
-    /// Where the network was not compiled for training.
-    fn adam(&mut self, adam: &Adam, progress: &mut Self::Progress) -> Result<()>;
-
-    /// average ← d·average + (1 − d)·weights in f32, with d = [`ema_decay`] of `decay` and this iteration. The average
-    /// has the buffers of batch norm from the network itself.
-    ///
-    /// # Errors
-    /// Where the network was not compiled for training.
-    fn average(&mut self, decay: f64, progress: &Self::Progress) -> Result<()>;
+    /// Where the network was not compiled for training, or the device fails.
+    fn update(
+        &mut self,
+        adam: &Adam,
+        average: f64,
+        last: bool,
+        progress: &mut Self::Progress,
+    ) -> Result<()>;
 
     /// The tensors of `state`, f32, in PyTorch's names and layouts ([`StateDict`]). Waits.
     ///

@@ -209,8 +209,7 @@ impl<B: Backend> Gan<B> {
                 noisy: noisy.as_mut(),
                 settings: &*settings,
             };
-            update.run(Some(feed), progress)?;
-            progress.advance()
+            update.run(Some(feed), progress)
         })?;
         *iterations += 1;
         Ok(())
@@ -235,7 +234,6 @@ impl<B: Backend> Gan<B> {
             settings: &self.settings,
         };
         update.run(None, &mut self.progress)?;
-        self.progress.advance()?;
         self.iterations += 1;
         Ok(())
     }
@@ -322,7 +320,7 @@ struct Update<'a, B: Backend> {
 
 impl<B: Backend> Update<'_, B> {
     /// D on real and on fake images, one Adam step of D; then G through the new D, one Adam step of G; each as often as
-    /// the settings say. On what `feed` has, or on what is there.
+    /// the settings say. On what `feed` has, or on what is there. The last step ends the iteration.
     fn run(&mut self, feed: Option<&B::Feed>, progress: &mut B::Progress) -> Result<()> {
         let Settings {
             d_steps, g_steps, ..
@@ -382,7 +380,7 @@ impl<B: Backend> Update<'_, B> {
             progress.set_rates(&settings.schedule)?;
         }
         d.backward(None, Want::Weights)?;
-        d.adam(&settings.discriminator, progress)
+        d.update(&settings.discriminator, 0.0, false, progress)
     }
 
     fn step_of_g(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
@@ -406,10 +404,7 @@ impl<B: Backend> Update<'_, B> {
         d.bce_with_logits(&[1.0], progress, Slot::Generator)?;
         d.backward(None, Want::Input)?;
         g.backward(Some(d.input_gradient()), Want::Weights)?;
-        g.adam(&settings.generator, progress)?;
-        if settings.ema > 0.0 {
-            g.average(settings.ema, progress)?;
-        }
-        Ok(())
+        let last = step + 1 == settings.g_steps;
+        g.update(&settings.generator, settings.ema, last, progress)
     }
 }

@@ -44,44 +44,78 @@ const RATES: [f32; 3] = [1.0, 0.25, 3.0];
 /// What the average keeps at most. From the 81st iteration on it does, before that it keeps less.
 const DECAY: f64 = 0.9;
 
-/// The launches of one step of network 1 and of the average.
-#[allow(clippy::too_many_arguments)]
-fn adam_step(
-    t: Type,
-    tensors: &Memory,
-    count: usize,
+/// What a step of network 1 works on, besides its tensors.
+struct Step {
+    state: Memory,
+    not_finite: Memory,
+    squares: Memory,
+    arrived: Memory,
+    ring: Memory,
+    iteration: Memory,
     blocks: usize,
-    state: &Memory,
-    ring: &Memory,
-    iteration: &Memory,
-    squares: &Memory,
-) -> Vec<Launch> {
-    let over = |kernel: String| {
-        Launch::new(kernel, (blocks, 1, 1), 256)
+}
+
+impl Step {
+    /// A step of `blocks` blocks in `iteration`, with nothing in the ring.
+    fn new(state: AdamState, blocks: usize, iteration: u64) -> Self {
+        Self {
+            state: Memory::of(&[state]),
+            not_finite: Memory::of(&[0u32]),
+            squares: Memory::poisoned(blocks * size_of::<f64>()),
+            arrived: Memory::of(&[0u32]),
+            ring: Memory::poisoned(ADAM_SLOTS as usize * size_of::<Entry>()),
+            iteration: Memory::of(&[iteration]),
+            blocks,
+        }
+    }
+
+    /// The check of the gradients of `count` tensors.
+    fn check(&self, tensors: &Memory, count: usize) -> Launch {
+        Launch::new("adam_finite", (self.blocks, 1, 1), 256)
             .buffer(tensors)
             .value(count as u32)
-    };
-    vec![
-        over("adam_finite".into()).buffer(state).buffer(squares),
-        over(format!("adam_{}", t.suffix()))
-            .buffer(state)
+            .buffer(&self.not_finite)
+    }
+
+    /// The step itself, with `decay` of the average and a loss scale that grows after `growth` steps. Ends the iteration
+    /// if it is the `last`.
+    fn adam(
+        &self,
+        t: Type,
+        (tensors, count): (&Memory, usize),
+        (decay, growth): (f64, u32),
+        last: bool,
+    ) -> Launch {
+        Launch::new(format!("adam_{}", t.suffix()), (self.blocks, 1, 1), 256)
+            .buffer(tensors)
+            .value(count as u32)
+            .buffer(&self.state)
+            .buffer(&self.not_finite)
             .value(ADAM.lr)
             .value(ADAM.beta1)
             .value(ADAM.beta2)
-            .value(ADAM.eps),
-        over("adam_average".into()).value(DECAY).buffer(iteration),
-        Launch::new("adam_finish", (1, 1, 1), 256)
-            .buffer(state)
-            .buffer(squares)
-            .value(blocks as u32)
-            .value(ADAM.beta1)
-            .value(ADAM.beta2)
-            .value(2u32)
-            .buffer(ring)
-            .buffer(iteration)
+            .value(ADAM.eps)
+            .value(decay)
+            .value(growth)
+            .buffer(&self.squares)
+            .buffer(&self.arrived)
+            .buffer(&self.ring)
+            .buffer(&self.iteration)
             .value(ADAM_SLOTS as u32)
-            .value(1u32),
-    ]
+            .value(1u32)
+            .value(u32::from(last))
+    }
+
+    fn state(&self) -> AdamState {
+        self.state.values()[0]
+    }
+
+    /// That the next step finds what it must: no gradient noted, no block through, and the iteration's number.
+    fn assert_ready(&self, iteration: u64) {
+        assert_eq!(self.not_finite.values::<u32>(), [0]);
+        assert_eq!(self.arrived.values::<u32>(), [0]);
+        assert_eq!(self.iteration.values::<u64>(), [iteration]);
+    }
 }
 
 /// That of the ring only network 1's part of the last iteration's entry changed since `before`, to what `state` says.
@@ -151,22 +185,21 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                 buffers.push(memory);
             }
             let tensors = Memory::of(&table);
-            let squares = Memory::poisoned(blocks * size_of::<f64>());
-            let state = Memory::of(&[AdamState {
+            // At the first step the average's decay is below DECAY, then it is DECAY.
+            let mut iteration = 79u64;
+            let first = AdamState {
                 loss_scale: scale as f32,
                 rate: 1.0,
                 ..AdamState::zeroed()
-            }]);
+            };
+            let step_of = Step::new(first, blocks, iteration);
+            let Step { state, ring, .. } = &step_of;
             Launch::new("adam_prepare", (1, 1, 1), 32)
-                .buffer(&state)
+                .buffer(state)
                 .value(ADAM.beta1)
                 .value(ADAM.beta2)
                 .run(seed)
                 .unwrap();
-            let ring = Memory::poisoned(ADAM_SLOTS as usize * size_of::<Entry>());
-            // At the first step the average's decay is below DECAY, then it is DECAY.
-            let mut iteration = 79u64;
-            let counter = Memory::of(&[iteration]);
             for step in 1..=3u64 {
                 for (i, (parameter, memory)) in reference.iter_mut().zip(&buffers).enumerate() {
                     let gradient = normal(Type::F32, counts[i], 100 * step + i as u64);
@@ -177,30 +210,27 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                     parameter.step(&ADAM, RATES[step as usize - 1], step);
                     parameter.follow(decay_at(iteration));
                 }
-                let before = entries(&ring);
-                let mut now = state.values::<AdamState>()[0];
+                let before = entries(ring);
+                let mut now = step_of.state();
                 now.rate = RATES[step as usize - 1];
                 state.fill(&[now]);
-                let (count, ring_of) = (counts.len(), &ring);
-                let launches = adam_step(
-                    t, &tensors, count, blocks, &state, ring_of, &counter, &squares,
-                );
-                for launch in launches {
-                    launch.run(seed).unwrap();
-                }
-                assert_reported(&before, &ring, &state.values::<AdamState>()[0], iteration);
+                // The second is one of several in its iteration.
+                let last = step != 2;
+                step_of.check(&tensors, counts.len()).run(seed).unwrap();
+                step_of
+                    .adam(t, (&tensors, counts.len()), (DECAY, 2), last)
+                    .run(seed)
+                    .unwrap();
+                assert_reported(&before, ring, &step_of.state(), iteration);
                 let norm = reference.iter().map(Parameter::squares).sum::<f64>().sqrt();
                 let entry = ring.values::<Entry>()[(iteration % ADAM_SLOTS) as usize];
                 assert_close("norm", &[entry.gradient_norm[1].into()], &[norm], 1e-6);
-                iteration += 1;
-                counter.fill(&[iteration]);
+                iteration += u64::from(last);
+                step_of.assert_ready(iteration);
             }
             // Two steady steps double the scale; the third is the first of the next two.
-            let now = state.values::<AdamState>()[0];
-            assert_eq!(
-                (now.taken, now.skipped, now.steady, now.not_finite),
-                (3, 0, 1, 0)
-            );
+            let now = step_of.state();
+            assert_eq!((now.taken, now.skipped, now.steady), (3, 0, 1));
             assert_eq!(f64::from(now.loss_scale), 2.0 * scale);
             for (i, (parameter, memory)) in reference.iter().zip(&buffers).enumerate() {
                 let start = initial(i, counts[i]);
@@ -225,7 +255,7 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                 assert_eq!(memory.cast.read(t), rounded);
             }
             // One infinite gradient, the last of all, or a rate of 0: nothing but the counts and the scale moves, and the
-            // average.
+            // average, which a decay of 0 keeps in place too.
             for (bad, rate) in [
                 (f32::INFINITY, 1.0),
                 (f32::NAN, 1.0),
@@ -234,26 +264,40 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
             ] {
                 let mut gradient = vec![1.0f32; 3];
                 gradient[2] = bad;
-                let mut set = state.values::<AdamState>()[0];
+                let mut set = step_of.state();
                 set.rate = rate;
                 state.fill(&[set]);
                 buffers.last().unwrap().gradient.fill(&gradient);
                 let held = |b: &AdamBuffers| [&b.weight, &b.m, &b.v, &b.cast].map(Memory::bytes);
                 let before: Vec<_> = buffers.iter().map(held).collect();
-                let was = state.values::<AdamState>()[0];
-                let reported = entries(&ring);
-                let (count, ring_of) = (counts.len(), &ring);
-                let launches = adam_step(
-                    t, &tensors, count, blocks, &state, ring_of, &counter, &squares,
-                );
-                for launch in launches {
-                    launch.run(seed).unwrap();
-                }
-                let now = state.values::<AdamState>()[0];
-                assert_reported(&reported, &ring, &now, iteration);
+                let averages = |buffers: &[AdamBuffers]| -> Vec<Vec<f64>> {
+                    let read = |b: &AdamBuffers| b.average.read(Type::F32);
+                    buffers.iter().map(read).collect()
+                };
+                let averages_before = averages(&buffers);
+                let was = step_of.state();
+                let reported = entries(ring);
+                let decay = if rate == 0.0 { 0.0 } else { DECAY };
+                step_of.check(&tensors, counts.len()).run(seed).unwrap();
+                step_of
+                    .adam(t, (&tensors, counts.len()), (decay, 2), true)
+                    .run(seed)
+                    .unwrap();
+                let now = step_of.state();
+                assert_reported(&reported, ring, &now, iteration);
                 iteration += 1;
-                counter.fill(&[iteration]);
+                step_of.assert_ready(iteration);
                 assert!(before == buffers.iter().map(held).collect::<Vec<_>>());
+                let moved = averages(&buffers);
+                for ((was, now), memory) in averages_before.iter().zip(&moved).zip(&buffers) {
+                    let weight = memory.weight.read(Type::F32);
+                    let follow = |(average, w): (&f64, &f64)| DECAY * average + (1.0 - DECAY) * w;
+                    let want: Vec<f64> = match decay {
+                        0.0 => was.clone(),
+                        _ => was.iter().zip(&weight).map(follow).collect(),
+                    };
+                    assert_close("average", now, &want, 1e-6);
+                }
                 let (skipped, left_out) = match bad.is_finite() {
                     true => (was.skipped, was.left_out + 1),
                     false => (was.skipped + 1, was.left_out),
@@ -267,7 +311,6 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                     false => (was.loss_scale / 2.0, 0),
                 };
                 assert_eq!((now.loss_scale, now.steady), scale);
-                assert_eq!(now.not_finite, 0);
             }
         }
     }
@@ -284,32 +327,34 @@ fn the_average_starts_with_a_low_decay() {
     let count = 4099;
     let (weight, start) = (initial(0, count), initial(1, count));
     let weight_memory = Memory::typed(Type::F32, &weight);
+    let gradient = Memory::typed(Type::F32, &vec![1.0; count]);
     for iteration in [0u64, 1, 79, 80, 81, 5_000_000_000] {
-        let counter = Memory::of(&[iteration]);
         let mut last: Option<Vec<u8>> = None;
         for seed in SEEDS {
             let average = Memory::typed(Type::F32, &start);
-            // Two tensors; the second has no average, and nothing else is read of either.
+            // Two tensors; the second has no average. The step is left out, so that the weights stay and nothing is read
+            // of the moments.
             let table = Memory::of(&[
                 Tensor {
+                    gradient: gradient.address(),
                     weight: weight_memory.address(),
                     average: average.address(),
                     count: count as u64,
                     ..Tensor::zeroed()
                 },
                 Tensor {
+                    gradient: gradient.address(),
                     count: 5,
                     first_block: 2,
                     ..Tensor::zeroed()
                 },
             ]);
-            Launch::new("adam_average", (3, 1, 1), 256)
-                .buffer(&table)
-                .value(2u32)
-                .value(DECAY)
-                .buffer(&counter)
+            let step = Step::new(AdamState::zeroed(), 3, iteration);
+            step.adam(Type::F32, (&table, 2), (DECAY, 0), false)
                 .run(seed)
                 .unwrap();
+            step.assert_ready(iteration);
+            assert_eq!(weight_memory.read(Type::F32), weight);
             let decay = decay_at(iteration);
             let want: Vec<f64> = start
                 .iter()
@@ -357,30 +402,28 @@ fn the_loss_scale_stays_within_its_bounds() {
         (1.0, 5000),
     ] {
         for skip in [false, true] {
-            let state = Memory::of(&[AdamState {
+            let state = AdamState {
                 loss_scale: factor,
                 steady,
-                not_finite: skip.into(),
                 rate: 1.0,
                 ..AdamState::zeroed()
+            };
+            let step = Step::new(state, 1, 0);
+            step.not_finite.fill(&[u32::from(skip)]);
+            let [gradient, weight, m, v] = [(); 4].map(|()| Memory::of(&[0.0f32; 5]));
+            let table = Memory::of(&[Tensor {
+                gradient: gradient.address(),
+                weight: weight.address(),
+                m: m.address(),
+                v: v.address(),
+                count: 5,
+                ..Tensor::zeroed()
             }]);
-            let ring = Memory::poisoned(ADAM_SLOTS as usize * size_of::<Entry>());
-            let iteration = Memory::of(&[0u64]);
-            let squares = Memory::of(&[1.0f64; 300]);
-            Launch::new("adam_finish", (1, 1, 1), 256)
-                .buffer(&state)
-                .buffer(&squares)
-                .value(300u32)
-                .value(ADAM.beta1)
-                .value(ADAM.beta2)
-                .value(2000u32)
-                .buffer(&ring)
-                .buffer(&iteration)
-                .value(ADAM_SLOTS as u32)
-                .value(1u32)
+            step.adam(Type::F32, (&table, 1), (0.0, 2000), false)
                 .run(1)
                 .unwrap();
-            let now = state.values::<AdamState>()[0];
+            step.assert_ready(0);
+            let now = step.state();
             let got = LossScale {
                 factor: now.loss_scale,
                 steady: now.steady,

@@ -41,7 +41,7 @@ fn host_and_device_know_the_same() {
     layout!(known, adam::Entry as "AdamTensor":
         gradient, weight, m, v, average, cast, count, first_block);
     layout!(known, AdamState as "AdamState":
-        taken, skipped, left_out, loss_scale, steady, not_finite, correction1, correction2, rate);
+        taken, skipped, left_out, loss_scale, steady, correction1, correction2, rate);
     layout!(known, BalanceState as "BalanceState": accuracy, certainty, advantage, begun);
     layout!(known, Block as "Progress": iteration, adam, balance);
     layout!(known, Entry as "Metrics":

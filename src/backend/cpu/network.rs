@@ -11,7 +11,7 @@ use super::conv_wgrad::weight_gradient;
 use super::conv2d::{Geometry, gather};
 use super::parameter::Parameter;
 use super::{Buffer, Progress, Real};
-use crate::backend::{Adam, Network, Slot, State, Statistics, Use, Want, ema_decay};
+use crate::backend::{self, Adam, Network, Slot, State, Statistics, Use, Want, ema_decay};
 use crate::model::layout::FilterLayout;
 use crate::model::params::{Entry, Part};
 use crate::model::{Activation, Architecture, Block, StateDict};
@@ -406,7 +406,13 @@ impl<T: Real> Network for CpuNetwork<T> {
         &self.input_gradient
     }
 
-    fn adam(&mut self, adam: &Adam, progress: &mut Progress) -> Result<()> {
+    fn update(
+        &mut self,
+        adam: &Adam,
+        average: f64,
+        last: bool,
+        progress: &mut Progress,
+    ) -> Result<()> {
         self.trained()?;
         let role = self.architecture.role.index();
         let (steps, rate) = (&mut progress.counters.steps[role], progress.rates[role]);
@@ -426,13 +432,13 @@ impl<T: Real> Network for CpuNetwork<T> {
         metrics.steps[role] = steps;
         metrics.gradient_norm[role] = squares.sqrt() as f32;
         metrics.rate[role] = rate;
-        Ok(())
-    }
-
-    fn average(&mut self, decay: f64, progress: &Progress) -> Result<()> {
-        self.trained()?;
-        let decay = ema_decay(decay, progress.counters.iteration);
-        self.parameters_mut().for_each(|p| p.follow(decay));
+        if average > 0.0 {
+            let decay = ema_decay(average, iteration);
+            self.parameters_mut().for_each(|p| p.follow(decay));
+        }
+        if last {
+            backend::Progress::advance(progress)?;
+        }
         Ok(())
     }
 

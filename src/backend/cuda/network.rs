@@ -27,6 +27,9 @@ use crate::model::layout::FilterLayout;
 use crate::model::params::{Entry, Part};
 use crate::model::{Activation, Architecture, Block, StateDict};
 
+/// Whether gradients are checked in a launch of their own: not all kernels that make them do it yet.
+const CHECKED_AFTERWARDS: bool = true;
+
 /// How the convolutions' weights lie.
 const LAYOUT: FilterLayout = FilterLayout::Krsc;
 
@@ -163,11 +166,14 @@ impl CudaNetwork {
         let training = usage == Use::Training;
         let precision = options.precision;
         let map = |elements: usize| Memory::new(device, batch * elements * precision.size());
+        let not_finite = training.then(|| Memory::zeroed(device, size_of::<u32>()));
+        let not_finite = not_finite.transpose()?;
+        let flag = not_finite.as_ref().map(Memory::span);
         let layers = architecture.blocks.iter().map(|&block| -> Result<Layer> {
             let weights = ConvShape::of(&block, batch).weights();
             let norm = block
                 .batch_norm
-                .then(|| BatchNorm::new(device, block.output.c, training, None));
+                .then(|| BatchNorm::new(device, block.output.c, training, flag));
             let convolved = block.batch_norm.then(|| map(block.output.len()));
             Ok(Layer {
                 block,
@@ -178,17 +184,17 @@ impl CudaNetwork {
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let backward = match training {
-            true => Some(Backward {
+        let backward = match not_finite {
+            Some(not_finite) => Some(Backward {
                 input_gradient: Buffer::new(device, precision, batch, architecture.input())?,
                 loss_gradient: map(architecture.output().len())?,
                 gradients: [
                     map(largest_map(architecture))?,
                     map(largest_map(architecture))?,
                 ],
-                tensors: Tensors::new(device, parameters(&layers))?,
+                tensors: Tensors::new(device, parameters(&layers), not_finite)?,
             }),
-            false => None,
+            None => None,
         };
         let partial = partial_bytes(device, precision, architecture, batch);
         Ok(Self {
@@ -470,7 +476,13 @@ impl Network for CudaNetwork {
         }
     }
 
-    fn adam(&mut self, adam: &Adam, progress: &mut Progress) -> Result<()> {
+    fn update(
+        &mut self,
+        adam: &Adam,
+        average: f64,
+        last: bool,
+        progress: &mut Progress,
+    ) -> Result<()> {
         let role = self.architecture.role.index();
         let _range = self.range(0, "Adam");
         let tensors = &self.trained()?.tensors;
@@ -482,14 +494,16 @@ impl Network for CudaNetwork {
             slots: progress.slots,
             iteration: progress.iteration(),
         };
-        let (device, state) = (&self.device, progress.adam(role)?);
-        adam::step(device, precision, tensors, adam, state, (report, role))
-    }
-
-    fn average(&mut self, decay: f64, progress: &Progress) -> Result<()> {
-        let _range = self.range(0, "average");
-        let tensors = &self.trained()?.tensors;
-        adam::average(&self.device, tensors, decay, progress.iteration())
+        if CHECKED_AFTERWARDS {
+            adam::check(&self.device, tensors)?;
+        }
+        let step = adam::Step {
+            state: progress.adam(role)?,
+            role,
+            average,
+            last,
+        };
+        adam::step(&self.device, precision, tensors, adam, step, report)
     }
 
     fn read(&self, state: State) -> Result<StateDict> {
