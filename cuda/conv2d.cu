@@ -1,17 +1,20 @@
 // Convolution 4×4, forward; the same arithmetic is the data gradient of the transposed convolution.
 //
-//   small[n,i,j,k] = f( Σ_{r,s,c} large[n, stride·i − pad + r, stride·j − pad + s, c] · w[k,r,s,c] )
+//   small[n,i,j,k] = e( Σ_{r,s,c} large[n, stride·i − pad + r, stride·j − pad + s, c] · w[k,r,s,c] )
 //
 // An implicit GEMM: M = (n,i,j), N = k, K = (r,s,c). A is gathered from `large`, zero where a tap hangs over; B is `w`.
-// Layout: large and small NHWC, w [k][r][s][c]. Any stride and padding (2 and 1 in the network, 1 and 0 in its 4×4 →
-// 1×1 layer). f is an Activation (activation.cuh). `small` is overwritten.
+// e is an epilogue (convolution.cuh): an activation, batch norm's sums, the backward pass of an activation, or that of
+// an activation and batch norm's sums; `other` is then y or x of that layer, laid out as `small`.
+// Layout: large and small NHWC, w [k][r][s][c], c and k multiples of VECTOR<T> (8, in f32 4), all aligned to 16 bytes.
+// Any stride and padding (2 and 1 in the network, 1 and 0 in its 4×4 → 1×1 layer). `small` is overwritten. The n maps
+// are `segments` inputs, one behind the other, whose sums are kept apart: no tile has rows of two.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), one rounding to T.
-// Kernels: conv2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32,64x32_any}. The first two need c a multiple of VECTOR<T> (8,
-// in f32 4), and large and w aligned to 16 bytes.
-// Launch: ceil(M/tile M) · ceil(N/tile N) blocks of 128, tiles of N first, so that they share A in L2; no dynamic
-// shared memory.
+// Kernels: conv2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32}.
+// Launch: (segments · ceil(rows/tile M) · ceil(N/tile N), 1, splits) blocks of 128, rows = M/segments, tiles of N first,
+// so that they share A in L2; no dynamic shared memory. Where splits > 1 each sums a part of K of `depth`, a multiple of
+// a stage, and the last block of a tile to arrive finishes it (implicit_gemm.cuh). sums.chunks = ceil(rows/tile M).
 // Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8: there memory.
-// Neighbours: behind the activation or batch norm of the layer before; its own batch norm or loss follows.
+// Neighbours: behind the activation or batch norm of the layer before; the rest of its own batch norm or the loss follows.
 #include "convolution.cuh"
 
 namespace {
@@ -37,7 +40,6 @@ struct Weight {
     using Inner = uint32_t;
     const T* base;
     uint32_t rows, columns;
-    bool vectors;
     __device__ __forceinline__ Outer outer(uint32_t n) const {
         return n < rows ? base + uint64_t{n} * columns : nullptr;
     }
@@ -47,25 +49,41 @@ struct Weight {
     }
 };
 
-template <typename T, int M, int N, bool ANY>
+template <typename T, int M, int N>
 __device__ __forceinline__ void conv2d_fprop(const T* large, const T* w, T* small, const Convolution& shape,
-                                             int activation) {
+                                             const Epilogue<T>& epilogue, uint32_t segments, float* partial,
+                                             uint32_t* arrived, uint32_t depth_of_split, uint32_t group) {
     const uint32_t pixels = shape.n * shape.small_h * shape.small_w, depth = 16 * shape.c;
-    const uint32_t tiles_n = (shape.k + N - 1) / N;
+    const uint32_t rows = pixels / segments;
+    const uint32_t tiles_n = (shape.k + N - 1) / N, tiles_m = (rows + M - 1) / M;
+    const uint32_t tile_n = blockIdx.x % tiles_n, tile_m = blockIdx.x / tiles_n;
+    const uint32_t segment = tile_m / tiles_m, chunk = tile_m % tiles_m;
+    const uint32_t first_m = segment * rows + chunk * M, end_m = (segment + 1) * rows, first_n = tile_n * N;
     const LargeMap<T> a(large, shape, pixels);
-    // 16·c is a multiple of a vector for every c.
-    const Weight<T> b{w, shape.k, depth, is_aligned(w)};
-    const MatrixOutput<T> output(small, pixels, shape.k, activation);
-    implicit_gemm<T, M, N, ANY>(a, b, output, blockIdx.x / tiles_n * M, blockIdx.x % tiles_n * N, 0, depth);
+    const Weight<T> b{w, shape.k, depth};
+    const uint32_t first_k = blockIdx.z * depth_of_split;
+    float* const tile = multiply_tile<T, M, N, false>(a, b, first_m, first_n, first_k,
+                                                      min(depth, first_k + depth_of_split));
+    if (!sum_of_splits<M, N>(tile, {partial, arrived, blockIdx.x, blockIdx.z, gridDim.z, group})) return;
+    const auto at = [&](uint32_t m, uint32_t n) {
+        return m < end_m ? small + (uint64_t{m} * shape.k + n) : nullptr;
+    };
+    finish_tile<T, M, N>(tile, small, epilogue, {segment, chunk, first_n, tile_n, min(uint32_t{M}, end_m - first_m)},
+                         first_m, first_n, shape.k, at);
 }
 
 }  // namespace
 
-#define CONV2D(T, TILE, M, N, ANY)                                                                 \
-    KERNEL(conv2d_fprop_nhwc_##T##_##TILE, GEMM_THREADS,                                           \
-           (const T* large, const T* w, T* small, Convolution shape, int activation)) {            \
-        conv2d_fprop<T, M, N, ANY>(large, w, small, shape, activation);                            \
+#define CONV2D(T, TILE, M, N)                                                                                         \
+    KERNEL(conv2d_fprop_nhwc_##T##_##TILE, GEMM_THREADS,                                                              \
+           (const T* large, const T* w, T* small, Convolution shape, uint32_t kind, int activation, const T* other,   \
+            Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {       \
+        conv2d_fprop<T, M, N>(large, w, small, shape, {kind, activation, other, sums}, segments, partial, arrived,    \
+                              depth, group);                                                                          \
     }
-CONVOLUTION_TILES(CONV2D, f32)
-CONVOLUTION_TILES(CONV2D, f16)
-CONVOLUTION_TILES(CONV2D, bf16)
+#define CONV2D_TILES(T)           \
+    CONV2D(T, 128x64, 128, 64)    \
+    CONV2D(T, 64x32, 64, 32)
+CONV2D_TILES(f32)
+CONV2D_TILES(f16)
+CONV2D_TILES(bf16)

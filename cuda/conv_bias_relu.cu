@@ -78,12 +78,15 @@ struct Channels {
     uint32_t rows, columns, stored;
     bool aligned;
 
-    __device__ __forceinline__ f32* row(uint32_t m) const {
-        return m < rows ? to + uint64_t{m} * stored : nullptr;
+    __device__ __forceinline__ f32* at(uint32_t m, uint32_t n) const {
+        return m < rows ? to + uint64_t{m} * stored + n : nullptr;
     }
-    __device__ __forceinline__ float value(uint32_t n, float sum) const {
-        const float y = n < columns ? sum + bias[n] : 0.0f;
-        return y < 0.0f ? 0.0f : y;
+    __device__ __forceinline__ void values(uint32_t n, const float* sums, float (&result)[VECTOR<f32>]) const {
+#pragma unroll
+        for (uint32_t i = 0; i < VECTOR<f32>; ++i) {
+            const float y = n + i < columns ? sums[i] + bias[n + i] : 0.0f;
+            result[i] = y < 0.0f ? 0.0f : y;
+        }
     }
 };
 
@@ -96,7 +99,9 @@ __device__ __forceinline__ void conv_bias_relu(const f32* x, const f32* w, const
     const WindowColumns a{x, window, pixels, window.c % VECTOR<f32> == 0 && is_aligned(x)};
     const Filter b{w, depth, k, k % VECTOR<f32> == 0 && is_aligned(w)};
     const Channels output{y, bias, pixels, k, stored, stored % VECTOR<f32> == 0 && is_aligned(y)};
-    implicit_gemm<f32, M, N, ANY>(a, b, output, blockIdx.x / tiles_n * M, blockIdx.x % tiles_n * N, 0, depth);
+    const uint32_t first_m = blockIdx.x / tiles_n * M, first_n = blockIdx.x % tiles_n * N;
+    const float* const tile = multiply_tile<f32, M, N, ANY>(a, b, first_m, first_n, 0, depth);
+    store_tile<M, N>(tile, output, first_m, first_n);
 }
 
 }  // namespace
@@ -106,4 +111,6 @@ __device__ __forceinline__ void conv_bias_relu(const f32* x, const f32* w, const
            (const T* x, const T* w, const T* bias, T* y, Window window, uint32_t n, uint32_t k, uint32_t stored)) { \
         conv_bias_relu<M, N, ANY>(x, w, bias, y, window, n, k, stored);                                     \
     }
-CONVOLUTION_TILES(CONV_BIAS_RELU, f32)
+CONV_BIAS_RELU(f32, 128x64, 128, 64, false)
+CONV_BIAS_RELU(f32, 64x32, 64, 32, false)
+CONV_BIAS_RELU(f32, 64x32_any, 64, 32, true)

@@ -1,20 +1,30 @@
 // Transposed convolution 4×4, forward; the same arithmetic is the data gradient of the convolution.
 //
-//   large[n,h,w,c] = f( Σ_{i,j,r,s: stride·i − pad + r = h, stride·j − pad + s = w} Σ_k small[n,i,j,k] · w[k,r,s,c] )
+//   large[n,h,w,c] = e( Σ_{i,j,r,s: stride·i − pad + r = h, stride·j − pad + s = w} Σ_k small[n,i,j,k] · w[k,r,s,c] )
 //
 // stride 2, pad 1 (hl = 2·hs, wl = 2·ws): only every other tap meets a given output pixel, so each of the four parities
 // (p, q) of the output is a 2×2 convolution of its own, an implicit GEMM with M = (n,i,j), N = c, K = (a,b,k):
-//   large[n, 2i+p, 2j+q, c] = f( Σ_{a,b ∈ {0,1}} Σ_k small[n, i+p−a, j+q−b, k] · w[k, 2a+1−p, 2b+1−q, c] )
+//   large[n, 2i+p, 2j+q, c] = e( Σ_{a,b ∈ {0,1}} Σ_k small[n, i+p−a, j+q−b, k] · w[k, 2a+1−p, 2b+1−q, c] )
 // No product with a zero that the stride put in, no scatter, no atomics.
+// For the few channels of images N would be a fraction of a tile. `_parities` computes all four parities of a pixel at
+// once, N = (p,q,c), over the 3×3 neighbours that they share, K = (di,dj,k) with a = p − di, b = q − dj; of its weights
+// 20 of 36 are zero, and it still takes a quarter of the products of four tiles that are nearly empty.
 // stride 1, pad 0, 1×1 → 4×4: a plain GEMM with M = n, N = (r,s,c), K = k.
-// Layout: small and large NHWC, w [k][r][s][c]. f is an Activation (activation.cuh). `large` is overwritten.
+// e is an epilogue (convolution.cuh): an activation, batch norm's sums, the backward pass of an activation, or that of
+// an activation and batch norm's sums; `other` is then y or x of that layer, laid out as `large`. `_parities` has the
+// first and third.
+// Layout: small and large NHWC, w [k][r][s][c], c and k multiples of VECTOR<T> (8, in f32 4), all aligned to 16 bytes;
+// for `_parities` c is VECTOR<T>. `large` is overwritten. The n maps are `segments` inputs, one behind the other, whose
+// sums are kept apart: no tile has rows of two.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), one rounding to T.
-// Kernels: conv_transpose2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32,64x32_any}. The first two need k and c to be
-// multiples of VECTOR<T> (8, in f32 4), and small and w aligned to 16 bytes.
-// Launch: ceil(M/tile M) · parities · ceil(N/tile N) blocks of 128, parities = 4 for stride 2, 1 for stride 1; tiles of
-// N first, then parities, so that they share A in L2; no dynamic shared memory.
+// Kernels: conv_transpose2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32,128x32_parities}.
+// Launch: (segments · ceil(rows/tile M) · parities · ceil(N/tile N), 1, splits) blocks of 128, rows = M/segments, parities
+// = 4 for stride 2, 1 for stride 1 and `_parities`; tiles of N first, then parities, so that they share A in L2; no
+// dynamic shared memory. Where splits > 1 each sums a part of K of `depth`, a multiple of a stage, and the last block of
+// a tile to arrive finishes it (implicit_gemm.cuh). For sums.chunks = ceil(rows/tile M)·parities; of the 1×1 layer
+// ceil(rows/tile M)·16, where c must be a multiple of tile N.
 // Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8 and the 1×1 layer: there memory.
-// Neighbours: behind the activation or batch norm of the layer before; its own batch norm or tanh follows.
+// Neighbours: behind the activation or batch norm of the layer before; the rest of its own batch norm or the loss follows.
 #include "convolution.cuh"
 
 namespace {
@@ -35,17 +45,16 @@ struct SmallMap {
     Convolution shape;
     uint32_t pixels, depth;
     int p, q;
-    bool vectors;
 
     __device__ __forceinline__ Outer outer(uint32_t m) const {
         if (m >= pixels) return {base, OUTSIDE, OUTSIDE};
-        const uint32_t row = m / shape.small_w, image = row / shape.small_h;
+        const uint32_t row = over_small_w(shape, m), image = over_small_h(shape, row);
         return {base + uint64_t{image} * (shape.small_h * shape.small_w * shape.k),
                 static_cast<int>(row - image * shape.small_h), static_cast<int>(m - row * shape.small_w)};
     }
     __device__ __forceinline__ Inner inner(uint32_t k) const {
         if (k >= depth) return {OUTSIDE, OUTSIDE, 0};
-        const uint32_t tap = k / shape.k;
+        const uint32_t tap = over_k(shape, k);
         return {p - static_cast<int>(tap / 2), q - static_cast<int>(tap % 2), k - tap * shape.k};
     }
     __device__ __forceinline__ const T* at(const Outer& pixel, const Inner& tap) const {
@@ -65,12 +74,11 @@ struct Weight {
     Convolution shape;
     uint32_t columns, depth;
     int p, q;
-    bool vectors;
 
     __device__ __forceinline__ Outer outer(uint32_t n) const { return n; }
     __device__ __forceinline__ Inner inner(uint32_t k) const {
         if (k >= depth) return nullptr;
-        const uint32_t tap = k / shape.k;
+        const uint32_t tap = over_k(shape, k);
         const uint32_t r = 2 * (tap / 2) + 1 - p, s = 2 * (tap % 2) + 1 - q;
         const uint32_t row = (k - tap * shape.k) * 16 + (shape.stride == 1 ? 0 : 4 * r + s);
         return base + uint64_t{row} * shape.c;
@@ -80,49 +88,127 @@ struct Weight {
     }
 };
 
+// A: [pixel of the small map][di, dj, k], di and dj from −1 to 1.
 template <typename T>
-struct LargeMap {
-    using Type = T;
-    T* to;
-    Convolution shape;
-    uint32_t pixels, columns;
-    int p, q;
-    bool aligned;
-    int activation;
-
-    __device__ __forceinline__ T* row(uint32_t m) const {
-        if (m >= pixels) return nullptr;
-        if (shape.stride == 1) return to + uint64_t{m} * columns;
-        const uint32_t row = m / shape.small_w, j = m - row * shape.small_w;
-        // `row` counts the rows of all images, and so does 2·row.
-        return to + (uint64_t{2 * row + p} * shape.large_w + 2 * j + q) * shape.c;
+struct Neighbours : SmallMap<T> {
+    using Inner = typename SmallMap<T>::Inner;
+    __device__ __forceinline__ Inner inner(uint32_t k) const {
+        if (k >= this->depth) return {OUTSIDE, OUTSIDE, 0};
+        const uint32_t tap = over_k(this->shape, k);
+        return {static_cast<int>(tap / 3) - 1, static_cast<int>(tap % 3) - 1, k - tap * this->shape.k};
     }
-    __device__ __forceinline__ float value(uint32_t, float sum) const { return activate(activation, sum); }
 };
 
-template <typename T, int M, int N, bool ANY>
+// B: [di, dj, k][p, q, c], zero where no tap leads from the neighbour to the parity.
+template <typename T>
+struct ParityWeight {
+    static constexpr Along ALONG = Along::OUTER;
+    struct Outer {
+        int p, q;
+        uint32_t c;
+    };
+    struct Inner {
+        const T* row;
+        int i, j;
+    };
+    const T* base;
+    Convolution shape;
+    uint32_t depth;
+
+    __device__ __forceinline__ Outer outer(uint32_t n) const {
+        const uint32_t parity = n / VECTOR<T>;
+        return {static_cast<int>(parity / 2), static_cast<int>(parity % 2), n % VECTOR<T>};
+    }
+    __device__ __forceinline__ Inner inner(uint32_t k) const {
+        if (k >= depth) return {nullptr, 0, 0};
+        const uint32_t tap = over_k(shape, k);
+        return {base + uint64_t{k - tap * shape.k} * (16 * VECTOR<T>), static_cast<int>(tap / 3) - 1,
+                static_cast<int>(tap % 3) - 1};
+    }
+    __device__ __forceinline__ const T* at(const Outer& to, const Inner& from) const {
+        const int a = to.p - from.i, b = to.q - from.j;
+        const bool meets = (a == 0 || a == 1) && (b == 0 || b == 1) && to.p < 2 && from.row != nullptr;
+        return meets ? from.row + ((4 * (2 * a + 1 - to.p) + 2 * b + 1 - to.q) * VECTOR<T> + to.c) : nullptr;
+    }
+};
+
+// The first channel of the large pixel of parity (p, q) that belongs to the small pixel m.
+template <typename T>
+__device__ __forceinline__ T* large_pixel(T* large, const Convolution& shape, uint32_t m, uint32_t p, uint32_t q) {
+    const uint32_t row = over_small_w(shape, m), j = m - row * shape.small_w;
+    // `row` counts the rows of all images, and so does 2·row.
+    return large + (uint64_t{2 * row + p} * shape.large_w + 2 * j + q) * shape.c;
+}
+
+template <typename T, int M, int N>
 __device__ __forceinline__ void conv_transpose2d_fprop(const T* small, const T* w, T* large, const Convolution& shape,
-                                                       int activation) {
+                                                       const Epilogue<T>& epilogue, uint32_t segments, float* partial,
+                                                       uint32_t* arrived, uint32_t depth_of_split, uint32_t group) {
     const bool whole = shape.stride == 1;
-    const uint32_t pixels = shape.n * shape.small_h * shape.small_w;
+    const uint32_t pixels = shape.n * shape.small_h * shape.small_w, rows = pixels / segments;
     const uint32_t columns = whole ? 16 * shape.c : shape.c, depth = whole ? shape.k : 4 * shape.k;
-    const uint32_t tiles_n = (columns + N - 1) / N, parities = whole ? 1 : 4;
-    const uint32_t tile = blockIdx.x / tiles_n, parity = tile % parities;
-    const int p = static_cast<int>(parity / 2), q = static_cast<int>(parity % 2);
-    const SmallMap<T> a{small, shape, pixels, depth, p, q, shape.k % VECTOR<T> == 0 && is_aligned(small)};
-    const Weight<T> b{w, shape, columns, depth, p, q, columns % VECTOR<T> == 0 && is_aligned(w)};
-    const LargeMap<T> output{large, shape, pixels, columns, p, q, columns % VECTOR<T> == 0 && is_aligned(large),
-                             activation};
-    implicit_gemm<T, M, N, ANY>(a, b, output, tile / parities * M, blockIdx.x % tiles_n * N, 0, depth);
+    const uint32_t tiles_n = (columns + N - 1) / N, parities = whole ? 1 : 4, tiles_m = (rows + M - 1) / M;
+    const uint32_t tile_n = blockIdx.x % tiles_n, tile = blockIdx.x / tiles_n, parity = tile % parities;
+    const uint32_t segment = tile / parities / tiles_m, tile_m = tile / parities % tiles_m;
+    const uint32_t first_m = segment * rows + tile_m * M, end_m = (segment + 1) * rows, first_n = tile_n * N;
+    const uint32_t p = parity / 2, q = parity % 2;
+    const SmallMap<T> a{small, shape, pixels, depth, static_cast<int>(p), static_cast<int>(q)};
+    const Weight<T> b{w, shape, columns, depth, static_cast<int>(p), static_cast<int>(q)};
+    const uint32_t first_k = blockIdx.z * depth_of_split;
+    float* const sums = multiply_tile<T, M, N, false>(a, b, first_m, first_n, first_k,
+                                                      min(depth, first_k + depth_of_split));
+    if (!sum_of_splits<M, N>(sums, {partial, arrived, blockIdx.x, blockIdx.z, gridDim.z, group})) return;
+    const auto at = [&](uint32_t m, uint32_t n) -> T* {
+        if (m >= end_m) return nullptr;
+        return whole ? large + (uint64_t{m} * columns + n) : large_pixel(large, shape, m, p, q) + n;
+    };
+    const uint32_t tap = whole ? over_c(shape, first_n) : 0, channel = first_n - tap * shape.c;
+    const Chunk chunk = {segment, whole ? 16 * tile_m + tap : 4 * tile_m + parity, channel, channel / N,
+                         min(uint32_t{M}, end_m - first_m)};
+    finish_tile<T, M, N>(sums, large, epilogue, chunk, first_m, first_n, columns, at);
+}
+
+template <typename T, int M, int N>
+__device__ __forceinline__ void conv_transpose2d_parities(const T* small, const T* w, T* large,
+                                                          const Convolution& shape, const Epilogue<T>& epilogue,
+                                                          float* partial, uint32_t* arrived, uint32_t depth_of_split,
+                                                          uint32_t group) {
+    constexpr uint32_t C = VECTOR<T>, COLUMNS = 4 * C;
+    static_assert(COLUMNS <= N);
+    const uint32_t pixels = shape.n * shape.small_h * shape.small_w, depth = 9 * shape.k;
+    const uint32_t first_m = blockIdx.x * M;
+    const Neighbours<T> a{{small, shape, pixels, depth, 0, 0}};
+    const ParityWeight<T> b{w, shape, depth};
+    const uint32_t first_k = blockIdx.z * depth_of_split;
+    float* const sums = multiply_tile<T, M, N, false>(a, b, first_m, 0, first_k,
+                                                      min(depth, first_k + depth_of_split));
+    if (!sum_of_splits<M, N>(sums, {partial, arrived, blockIdx.x, blockIdx.z, gridDim.z, group})) return;
+    const auto at = [&](uint32_t m, uint32_t n) -> T* {
+        return m < pixels ? large_pixel(large, shape, m, n / C / 2, n / C % 2) + n % C : nullptr;
+    };
+    store_activated<T, M, N>(sums, large, epilogue, first_m, 0, COLUMNS, at);
 }
 
 }  // namespace
 
-#define CONV_TRANSPOSE2D(T, TILE, M, N, ANY)                                                       \
-    KERNEL(conv_transpose2d_fprop_nhwc_##T##_##TILE, GEMM_THREADS,                                 \
-           (const T* small, const T* w, T* large, Convolution shape, int activation)) {            \
-        conv_transpose2d_fprop<T, M, N, ANY>(small, w, large, shape, activation);                  \
+#define CONV_TRANSPOSE2D(T, TILE, M, N)                                                                               \
+    KERNEL(conv_transpose2d_fprop_nhwc_##T##_##TILE, GEMM_THREADS,                                                    \
+           (const T* small, const T* w, T* large, Convolution shape, uint32_t kind, int activation, const T* other,   \
+            Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {       \
+        conv_transpose2d_fprop<T, M, N>(small, w, large, shape, {kind, activation, other, sums}, segments, partial,   \
+                                        arrived, depth, group);                                                       \
     }
-CONVOLUTION_TILES(CONV_TRANSPOSE2D, f32)
-CONVOLUTION_TILES(CONV_TRANSPOSE2D, f16)
-CONVOLUTION_TILES(CONV_TRANSPOSE2D, bf16)
+#define CONV_TRANSPOSE2D_PARITIES(T)                                                                                  \
+    KERNEL(conv_transpose2d_fprop_nhwc_##T##_128x32_parities, GEMM_THREADS,                                           \
+           (const T* small, const T* w, T* large, Convolution shape, uint32_t kind, int activation, const T* other,   \
+            Sums sums, uint32_t, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {                \
+        conv_transpose2d_parities<T, 128, 32>(small, w, large, shape, {kind, activation, other, sums}, partial,       \
+                                              arrived, depth, group);                                                 \
+    }
+#define CONV_TRANSPOSE2D_TILES(T)         \
+    CONV_TRANSPOSE2D(T, 128x64, 128, 64)  \
+    CONV_TRANSPOSE2D(T, 64x32, 64, 32)    \
+    CONV_TRANSPOSE2D_PARITIES(T)
+CONV_TRANSPOSE2D_TILES(f32)
+CONV_TRANSPOSE2D_TILES(f16)
+CONV_TRANSPOSE2D_TILES(bf16)

@@ -3,17 +3,17 @@
 //   dw[k,r,s,c] = Σ_{n,i,j} small[n,i,j,k] · large[n, stride·i − pad + r, stride·j − pad + s, c]
 //
 // An implicit GEMM: M = k, N = (r,s,c), K = pixels (n,i,j) of the small map. M·N is small and K long, so the pixels are
-// split over blockIdx.z: split z sums the pixels from z·pixels_per_split on into dw of its own, partial[z][k][r][s][c],
-// and conv_wgrad_reduce adds these in their order. With one split, `partial` is dw itself.
-// Layout: small and large NHWC, whichever of the two is the gradient; partial and dw [k][r][s][c]. Any stride and
-// padding. Overwritten. What loss scale the gradient carries stays in.
+// split over blockIdx.z: split z sums the `depth` pixels from z·depth on, and the last block of a tile to arrive adds
+// the splits up (implicit_gemm.cuh).
+// Layout: small and large NHWC, whichever of the two is the gradient; dw [k][r][s][c]; k and c multiples of VECTOR<T> (8,
+// in f32 4), all aligned to 16 bytes. Any stride and padding. Overwritten. What loss scale the gradient carries stays in.
+// `not_finite`, unless null, becomes 1 where an element of dw is not a finite number.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), f32 out.
-// Kernels: conv_wgrad_nhwc_{f32,f16,bf16}_{128x64,64x32,64x32_any}, conv_wgrad_reduce. The first two tiles need k and c
-// to be multiples of VECTOR<T> (8, in f32 4), and small and large aligned to 16 bytes.
-// Launch: (ceil(16·c/tile N), ceil(k/tile M), splits) blocks of 128, no dynamic shared memory; pixels_per_split ≥ 1,
-// splits = ceil(pixels/pixels_per_split). conv_wgrad_reduce: ceil(k·16·c/1024) blocks of 256, 16-byte aligned pointers.
-// Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8; the reduction: memory, 4·(splits + 1) bytes an element.
-// Neighbours: adam.cu reads dw, after conv_wgrad_reduce.
+// Kernels: conv_wgrad_nhwc_{f32,f16,bf16}_{128x64,64x32,64x128}; the last is for images: k = 64, 16·c = 128.
+// Launch: (ceil(16·c/tile N), ceil(k/tile M), splits) blocks of 128, no dynamic shared memory; depth ≥ 1, splits =
+// ceil(pixels/depth); partial [tiles][splits][tile M·tile N] where splits > 1.
+// Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8; and 8·splits bytes an element for the sums.
+// Neighbours: adam.cu reads dw.
 #include "convolution.cuh"
 
 namespace {
@@ -26,7 +26,6 @@ struct SmallMap {
     using Inner = const T*;
     const T* base;
     uint32_t pixels, columns;
-    bool vectors;
     __device__ __forceinline__ Outer outer(uint32_t m) const { return m; }
     __device__ __forceinline__ Inner inner(uint32_t pixel) const {
         return pixel < pixels ? base + uint64_t{pixel} * columns : nullptr;
@@ -49,44 +48,46 @@ struct LargeMap : Columns<T> {
     }
 };
 
-template <typename T, int M, int N, bool ANY>
-__device__ __forceinline__ void conv_wgrad(const T* small, const T* large, float* partial, const Convolution& shape,
-                                           uint32_t pixels_per_split) {
-    const uint32_t first = blockIdx.z * pixels_per_split;
-    const uint32_t end = min(shape.n * shape.small_h * shape.small_w, first + pixels_per_split);
-    const uint32_t columns = 16 * shape.c;
-    const SmallMap<T> a{small, end, shape.k, shape.k % VECTOR<T> == 0 && is_aligned(small)};
+template <typename T, int M, int N>
+__device__ __forceinline__ void conv_wgrad(const T* small, const T* large, float* dw, const Convolution& shape,
+                                           uint32_t* not_finite, float* partial, uint32_t* arrived,
+                                           uint32_t depth_of_split, uint32_t group) {
+    const uint32_t first = blockIdx.z * depth_of_split;
+    const uint32_t end = min(shape.n * shape.small_h * shape.small_w, first + depth_of_split);
+    const uint32_t columns = 16 * shape.c, first_m = blockIdx.y * M, first_n = blockIdx.x * N;
+    const SmallMap<T> a{small, end, shape.k};
     const LargeMap<T> b(large, shape, end);
-    const MatrixOutput<float> output(partial + uint64_t{blockIdx.z} * shape.k * columns, shape.k, columns,
-                                     ACTIVATION_none);
-    implicit_gemm<T, M, N, ANY>(a, b, output, blockIdx.y * M, blockIdx.x * N, first, end);
+    float* const tile = multiply_tile<T, M, N, false>(a, b, first_m, first_n, first, end);
+    const uint32_t number = blockIdx.y * gridDim.x + blockIdx.x;
+    if (!sum_of_splits<M, N>(tile, {partial, arrived, number, blockIdx.z, gridDim.z, group})) return;
+    using P = Place<f32, N>;
+    const P place;
+    const uint32_t n = first_n + place.column;
+    if (n >= columns) return;
+    bool finite = true;
+#pragma unroll 4
+    for (int row = place.row; row < M; row += P::STEP) {
+        if (first_m + row >= shape.k) break;
+        const float4 four =
+            *reinterpret_cast<const float4*>(tile + row * TileRows<M, N>::STRIDE + place.column);
+        finite = finite && isfinite(four.x) && isfinite(four.y) && isfinite(four.z) && isfinite(four.w);
+        *reinterpret_cast<float4*>(dw + (uint64_t{first_m + row} * columns + n)) = four;
+    }
+    if (!finite && not_finite != nullptr) *not_finite = 1;
 }
-
-constexpr int REDUCE_THREADS = 256;
 
 }  // namespace
 
-#define CONV_WGRAD(T, TILE, M, N, ANY)                                                                  \
-    KERNEL(conv_wgrad_nhwc_##T##_##TILE, GEMM_THREADS,                                                  \
-           (const T* small, const T* large, float* partial, Convolution shape, uint32_t pixels_per_split)) { \
-        conv_wgrad<T, M, N, ANY>(small, large, partial, shape, pixels_per_split);                       \
+#define CONV_WGRAD(T, TILE, M, N)                                                                                    \
+    KERNEL(conv_wgrad_nhwc_##T##_##TILE, GEMM_THREADS,                                                               \
+           (const T* small, const T* large, float* dw, Convolution shape, uint32_t* not_finite, float* partial,      \
+            uint32_t* arrived, uint32_t depth, uint32_t group)) {                                                    \
+        conv_wgrad<T, M, N>(small, large, dw, shape, not_finite, partial, arrived, depth, group);                    \
     }
-CONVOLUTION_TILES(CONV_WGRAD, f32)
-CONVOLUTION_TILES(CONV_WGRAD, f16)
-CONVOLUTION_TILES(CONV_WGRAD, bf16)
-
-// dw[i] = Σ_z partial[z][i], from z = 0 up; `count` = k·16·c elements, a multiple of 4.
-KERNEL(conv_wgrad_reduce, REDUCE_THREADS, (const float* partial, float* dw, uint32_t count, uint32_t splits)) {
-    const uint32_t at = (blockIdx.x * REDUCE_THREADS + threadIdx.x) * VECTOR<f32>;
-    if (at >= count) return;
-    float sum[VECTOR<f32>];
-    load_vector(partial + at, sum);
-#pragma unroll 4
-    for (uint32_t split = 1; split < splits; ++split) {
-        float part[VECTOR<f32>];
-        load_vector(partial + uint64_t{split} * count + at, part);
-#pragma unroll
-        for (int i = 0; i < VECTOR<f32>; ++i) sum[i] += part[i];
-    }
-    store_vector(dw + at, sum);
-}
+#define CONV_WGRAD_TILES(T)         \
+    CONV_WGRAD(T, 128x64, 128, 64)  \
+    CONV_WGRAD(T, 64x32, 64, 32)    \
+    CONV_WGRAD(T, 64x128, 64, 128)
+CONV_WGRAD_TILES(f32)
+CONV_WGRAD_TILES(f16)
+CONV_WGRAD_TILES(bf16)

@@ -461,6 +461,7 @@ fn child() {
         graph: false,
         ranges: false,
         tile: None,
+        fuse: dcgan_cuda::backend::Fuse::ALL,
     };
     let cuda = Cuda::new(0, options, &KernelChoices::default()).unwrap();
     let mut on_cuda = cuda.extractor(&plan, &filters, 3).unwrap();

@@ -1,14 +1,17 @@
-// What the three convolution kernels share: the geometry, and the large map seen through the taps.
+// What the three convolution kernels share: the geometry, the large map seen through the taps, and what becomes of a tile
+// on its way to memory.
 //
 // Every 4×4 convolution here lies between a *large* map (input of a convolution, output of a transposed one) and a
-// *small* one. Both are NHWC. Weights are [k][r][s][c]: k channels of the small map, c of the large one, tap (r, s):
-// the small pixel (i, j) meets the large pixels (stride·i − pad + r, stride·j − pad + s).
+// *small* one. Both are NHWC, with channels in whole vectors of 16 bytes. Weights are [k][r][s][c]: k channels of the
+// small map, c of the large one, tap (r, s): the small pixel (i, j) meets the large pixels (stride·i − pad + r,
+// stride·j − pad + s).
 #pragma once
 
 #include "activation.cuh"
+#include "batch_norm.cuh"
 #include "implicit_gemm.cuh"
 
-// Passed by value: nine 32-bit integers in this order.
+// Passed by value: `ConvArgument` of src/backend/cuda/conv/shape.rs.
 struct Convolution {
     uint32_t n;
     // The small map.
@@ -16,6 +19,21 @@ struct Convolution {
     // The large map.
     uint32_t large_h, large_w, c;
     uint32_t stride, pad;
+    // Division by small_h, small_w, k and c: see quotient().
+    uint32_t multipliers[4];
+    uint8_t shifts[4];
+};
+
+// What becomes of a tile's sums: numbers of `Epilogue` in src/backend/cuda/conv/epilogue.rs.
+enum : uint32_t {
+    // f(sum).
+    EPILOGUE_ACTIVATION = 0,
+    // The sum, and batch norm's sums over it.
+    EPILOGUE_STATISTICS = 1,
+    // sum·f'(x), from y = f(x): the activation's backward pass.
+    EPILOGUE_DERIVATIVE = 2,
+    // g = sum·f'(γx̂ + β) from x, and batch norm's sums over g and g·x̂.
+    EPILOGUE_NORM_GRADIENT = 3,
 };
 
 namespace {
@@ -28,6 +46,24 @@ __device__ __forceinline__ bool is_aligned(const T* pointer) {
     return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
+// n / d for n < 2³¹ by a multiplication (Granlund and Montgomery 1994, figure 4.1): shift = ⌈log₂ d⌉, multiplier =
+// ⌊2³²·(2^shift − d)/d⌋ + 1.
+__device__ __forceinline__ uint32_t quotient(uint32_t n, uint32_t multiplier, uint32_t shift) {
+    return (__umulhi(n, multiplier) + n) >> shift;
+}
+__device__ __forceinline__ uint32_t over_small_h(const Convolution& s, uint32_t n) {
+    return quotient(n, s.multipliers[0], s.shifts[0]);
+}
+__device__ __forceinline__ uint32_t over_small_w(const Convolution& s, uint32_t n) {
+    return quotient(n, s.multipliers[1], s.shifts[1]);
+}
+__device__ __forceinline__ uint32_t over_k(const Convolution& s, uint32_t n) {
+    return quotient(n, s.multipliers[2], s.shifts[2]);
+}
+__device__ __forceinline__ uint32_t over_c(const Convolution& s, uint32_t n) {
+    return quotient(n, s.multipliers[3], s.shifts[3]);
+}
+
 // The matrix [pixel of the small map][r, s, c] of what each small pixel meets in the large map.
 template <typename T>
 struct Columns {
@@ -35,7 +71,6 @@ struct Columns {
     Convolution shape;
     // Pixels from here on count as zero.
     uint32_t pixels;
-    bool vectors;
 
     struct Pixel {
         const T* image;
@@ -47,18 +82,18 @@ struct Columns {
     };
 
     __device__ __forceinline__ Columns(const T* large, const Convolution& shape, uint32_t pixels)
-        : base(large), shape(shape), pixels(pixels), vectors(shape.c % VECTOR<T> == 0 && is_aligned(large)) {}
+        : base(large), shape(shape), pixels(pixels) {}
 
     __device__ __forceinline__ Pixel pixel(uint32_t index) const {
         if (index >= pixels) return {base, OUTSIDE, OUTSIDE};
-        const uint32_t row = index / shape.small_w, image = row / shape.small_h;
+        const uint32_t row = over_small_w(shape, index), image = over_small_h(shape, row);
         const uint32_t i = row - image * shape.small_h, j = index - row * shape.small_w;
         return {base + uint64_t{image} * (shape.large_h * shape.large_w * shape.c),
                 static_cast<int>(i * shape.stride) - static_cast<int>(shape.pad),
                 static_cast<int>(j * shape.stride) - static_cast<int>(shape.pad)};
     }
     __device__ __forceinline__ Tap tap(uint32_t index) const {
-        const uint32_t tap = index / shape.c;
+        const uint32_t tap = over_c(shape, index);
         if (tap >= 16) return {OUTSIDE, OUTSIDE, 0};
         return {static_cast<int>(tap / 4), static_cast<int>(tap % 4), index - tap * shape.c};
     }
@@ -69,32 +104,181 @@ struct Columns {
     }
 };
 
-// Outputs that are a plain matrix, such as [pixel][k].
+// What an epilogue needs beside the sums; `other` is y or x, laid out as the output.
 template <typename T>
-struct MatrixOutput {
-    using Type = T;
-    T* to;
-    uint32_t rows, columns;
-    bool aligned;
+struct Epilogue {
+    uint32_t kind;
     int activation;
-
-    __device__ __forceinline__ MatrixOutput(T* to, uint32_t rows, uint32_t columns, int activation)
-        : to(to),
-          rows(rows),
-          columns(columns),
-          aligned(columns % VECTOR<T> == 0 && is_aligned(to)),
-          activation(activation) {}
-    __device__ __forceinline__ T* row(uint32_t m) const {
-        return m < rows ? to + uint64_t{m} * columns : nullptr;
-    }
-    __device__ __forceinline__ float value(uint32_t, float sum) const { return activate(activation, sum); }
+    const T* other;
+    Sums sums;
 };
 
-}  // namespace
+// Where a block's sums for batch norm belong.
+struct Chunk {
+    uint32_t segment, chunk;
+    // The first channel of the tile's columns, and the number of the tile of channels.
+    uint32_t channel, tile;
+    // Rows of the tile that there are.
+    uint32_t rows;
+};
 
-// The tiles that exist of a kernel. The first two read 16 bytes at a time and need what the kernel's header says of
-// channel counts and alignment; `_any` takes everything.
-#define CONVOLUTION_TILES(DEFINE, T)        \
-    DEFINE(T, 128x64, 128, 64, false)       \
-    DEFINE(T, 64x32, 64, 32, false)         \
-    DEFINE(T, 64x32_any, 64, 32, true)
+// The sums of the tile's columns over its rows, from those of the threads, in every thread of the column's.
+template <typename T, int N>
+__device__ __forceinline__ void sum_columns(const Place<T, N>& place, float (*shared)[N], const float (&mine)[VECTOR<T>],
+                                            float (&sum)[VECTOR<T>]) {
+    constexpr int V = VECTOR<T>;
+    // The call before may still be reading.
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < V; ++i) shared[place.row][place.column + i] = mine[i];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+        sum[i] = 0.0f;
+#pragma unroll 4
+        for (int row = 0; row < Place<T, N>::STEP; ++row) sum[i] += shared[row][place.column + i];
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void load_channels(const float* from, uint32_t channel, float (&to)[VECTOR<T>]) {
+#pragma unroll
+    for (int i = 0; i < VECTOR<T>; i += VECTOR<f32>) {
+        const float4 four = *reinterpret_cast<const float4*>(from + channel + i);
+        to[i] = four.x;
+        to[i + 1] = four.y;
+        to[i + 2] = four.z;
+        to[i + 3] = four.w;
+    }
+}
+
+// Stores the tile in `rows` with an activation or the derivative of one; `at(m, n)` is where the elements from (m, n) on
+// go, or null beyond the map or segment.
+template <typename T, int M, int N, typename At>
+__device__ __forceinline__ void store_activated(const float* rows, T* to, const Epilogue<T>& epilogue, uint32_t first_m,
+                                                uint32_t first_n, uint32_t columns, At at) {
+    using P = Place<T, N>;
+    constexpr int V = P::V, STRIDE = TileRows<M, N>::STRIDE;
+    const P place;
+    const uint32_t n = first_n + place.column;
+    if (n >= columns) return;
+    const int f = epilogue.activation;
+#pragma unroll 2
+    for (int row = place.row; row < M; row += P::STEP) {
+        T* const out = at(first_m + row, n);
+        if (out == nullptr) continue;
+        float values[V];
+#pragma unroll
+        for (int i = 0; i < V; ++i) values[i] = rows[row * STRIDE + place.column + i];
+        if (epilogue.kind == EPILOGUE_ACTIVATION) {
+#pragma unroll
+            for (int i = 0; i < V; ++i) values[i] = activate(f, values[i]);
+        } else {
+            float y[V];
+            load_vector(epilogue.other + (out - to), y);
+#pragma unroll
+            for (int i = 0; i < V; ++i) values[i] *= activation_derivative(f, y[i]);
+        }
+        store_vector(out, values);
+    }
+}
+
+// The same for every epilogue. Sums are of the rounded values, which is what later launches read.
+template <typename T, int M, int N, typename At>
+__device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epilogue<T>& epilogue, const Chunk& chunk,
+                                            uint32_t first_m, uint32_t first_n, uint32_t columns, At at) {
+    if (epilogue.kind == EPILOGUE_ACTIVATION || epilogue.kind == EPILOGUE_DERIVATIVE) {
+        store_activated<T, M, N>(rows, to, epilogue, first_m, first_n, columns, at);
+        return;
+    }
+    using P = Place<T, N>;
+    constexpr int V = P::V, STRIDE = TileRows<M, N>::STRIDE;
+    const P place;
+    const uint32_t n = first_n + place.column;
+    const bool inside = n < columns;
+    const int f = epilogue.activation;
+    STATIC_SHARED(float, shared, [P::STEP][N]);
+    const Sums& sums = epilogue.sums;
+    const uint32_t channel = chunk.channel + place.column;
+    float first[V] = {}, second[V] = {}, total[V];
+    if (epilogue.kind == EPILOGUE_STATISTICS) {
+#pragma unroll 2
+        for (int row = place.row; row < M; row += P::STEP) {
+            T* const out = inside ? at(first_m + row, n) : nullptr;
+            if (out == nullptr) continue;
+            float values[V];
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                values[i] = rows[row * STRIDE + place.column + i];
+                first[i] += to_float(from_float<T>(values[i]));
+            }
+            store_vector(out, values);
+        }
+        sum_columns<T, N>(place, shared, first, total);
+        // Squares of distances to the tile's mean: those to zero would cancel where the mean is large.
+        const float over = 1.0f / static_cast<float>(chunk.rows);
+#pragma unroll 2
+        for (int row = place.row; row < static_cast<int>(chunk.rows); row += P::STEP) {
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                const float x = to_float(from_float<T>(rows[row * STRIDE + place.column + i]));
+                const float distance = x - total[i] * over;
+                second[i] += distance * distance;
+            }
+        }
+        float spread[V];
+        sum_columns<T, N>(place, shared, second, spread);
+        if (place.row == 0 && inside) {
+            double* const leave = partial_sums(sums, chunk.segment, chunk.chunk) + channel;
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                const double sum = static_cast<double>(total[i]), mean = static_cast<double>(total[i] * over);
+                leave[i] = sum;
+                // Σx² = Σ(x − m)² + 2m·Σx − n·m², for any m.
+                leave[sums.channels + i] = static_cast<double>(spread[i]) + 2.0 * mean * sum -
+                                           static_cast<double>(chunk.rows) * mean * mean;
+            }
+        }
+        finish_statistics<GEMM_THREADS>(sums, chunk.segment, chunk.chunk, chunk.channel, N, chunk.tile);
+        return;
+    }
+    const BatchNormArrays& norm = *sums.arrays;
+    float mean[V], inverse[V], weight[V], bias[V];
+    if (inside) {
+        load_channels<T>(norm.mean + chunk.segment * sums.channels, channel, mean);
+        load_channels<T>(norm.inverse + chunk.segment * sums.channels, channel, inverse);
+        load_channels<T>(norm.weight, channel, weight);
+        load_channels<T>(norm.bias, channel, bias);
+    }
+#pragma unroll 2
+    for (int row = place.row; row < M; row += P::STEP) {
+        T* const out = inside ? at(first_m + row, n) : nullptr;
+        if (out == nullptr) continue;
+        float x[V], values[V];
+        load_vector(epilogue.other + (out - to), x);
+#pragma unroll
+        for (int i = 0; i < V; ++i) {
+            const float normal = (x[i] - mean[i]) * inverse[i];
+            const float y = activate(f, normal * weight[i] + bias[i]);
+            values[i] = rows[row * STRIDE + place.column + i] * activation_derivative(f, y);
+            const float g = to_float(from_float<T>(values[i]));
+            first[i] += g;
+            second[i] += g * normal;
+        }
+        store_vector(out, values);
+    }
+    float product[V];
+    sum_columns<T, N>(place, shared, first, total);
+    sum_columns<T, N>(place, shared, second, product);
+    if (place.row == 0 && inside) {
+        double* const leave = partial_sums(sums, chunk.segment, chunk.chunk) + channel;
+#pragma unroll
+        for (int i = 0; i < V; ++i) {
+            leave[i] = static_cast<double>(total[i]);
+            leave[sums.channels + i] = static_cast<double>(product[i]);
+        }
+    }
+    finish_gradients<GEMM_THREADS>(sums, chunk.segment, chunk.chunk, chunk.channel, N, chunk.tile);
+}
+
+}  // namespace

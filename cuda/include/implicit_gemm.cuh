@@ -4,7 +4,7 @@
 //             cp.async (16 bytes a copy) while older stages are multiplied; one barrier a stage
 //   f16, bf16 ldmatrix and mma.m16n8k16, four warps as 2×2, each with M/2 × N/2 of C
 //   f32       fused multiply-adds, threads as 16×8, each with M/16 × N/8 of C
-//   epilogue  C goes through shared memory, so that a thread writes 16 bytes of a row; bias, activation; rounding
+//   epilogue  C goes through shared memory, so that a thread writes 16 bytes of a row
 //
 // Accumulation is in f32, in an order that depends on the shape alone.
 //
@@ -15,13 +15,13 @@
 //   const T* base                     any valid address, 16-byte aligned if `vectors`
 //   bool vectors                      whether VECTOR<T> elements from a multiple of it are together in memory, aligned,
 //                                     and all inside or all outside; where ANY is false this must hold
-// The output says where a row of C goes: T* row(uint32_t m), null where m is beyond it; `columns`, the number of n;
-// `aligned`, whether 16-byte stores are possible; float value(uint32_t n, float sum), what becomes of an element, which
-// may be beyond the columns.
+// What becomes of a tile is up to the kernel: store_tile, or what convolution.cuh has; before that, sum_of_splits where
+// several blocks have a part of k each.
 #pragma once
 
 #include <type_traits>
 
+#include "arrival.cuh"
 #include "kernel.cuh"
 #include "mma.cuh"
 #include "types.cuh"
@@ -227,17 +227,24 @@ struct Accumulator<f32, M, N, A, B> {
     }
 };
 
-// The tile of C from (first_m, first_n), summed over k from first_k to end_k; the operands are zero from end_k on.
-template <typename T, int M, int N, bool ANY, typename A, typename B, typename Output>
-__device__ __forceinline__ void implicit_gemm(const A& a, const B& b, const Output& output, uint32_t first_m,
-                                              uint32_t first_n, uint32_t first_k, uint32_t end_k) {
+// A block's tile of C in shared memory, f32 rows of STRIDE: eight more than a row has, so that a warp's stores touch
+// every bank equally.
+template <int M, int N>
+struct TileRows {
+    static constexpr int STRIDE = N + 8;
+    static constexpr int SIZE = M * STRIDE;
+};
+
+// The tile of C from (first_m, first_n), summed over k from first_k to end_k; the operands are zero from end_k on. It is
+// left in shared memory, where all threads can read it.
+template <typename T, int M, int N, bool ANY, typename A, typename B>
+__device__ __forceinline__ float* multiply_tile(const A& a, const B& b, uint32_t first_m, uint32_t first_n,
+                                                uint32_t first_k, uint32_t end_k) {
     using LoaderA = std::conditional_t<ANY, AnyLoader<T, M, A>, VectorLoader<T, M, A>>;
     using LoaderB = std::conditional_t<ANY, AnyLoader<T, N, B>, VectorLoader<T, N, B>>;
     constexpr int STAGE = LoaderA::Tile::SIZE + LoaderB::Tile::SIZE;
-    // Eight floats more than a row: a warp's stores then touch every bank equally.
-    constexpr int ROW = N + 8;
     constexpr int RING_BYTES = STAGES * STAGE * static_cast<int>(sizeof(T));
-    constexpr int ROWS_BYTES = M * ROW * static_cast<int>(sizeof(float));
+    constexpr int ROWS_BYTES = TileRows<M, N>::SIZE * static_cast<int>(sizeof(float));
     STATIC_SHARED(unsigned char, shared, [RING_BYTES > ROWS_BYTES ? RING_BYTES : ROWS_BYTES]);
     T* const ring = reinterpret_cast<T*>(shared);
 
@@ -268,23 +275,109 @@ __device__ __forceinline__ void implicit_gemm(const A& a, const B& b, const Outp
 
     __syncthreads();
     float* const rows = reinterpret_cast<float*>(shared);
-    tile.put(rows, ROW);
+    tile.put(rows, TileRows<M, N>::STRIDE);
     __syncthreads();
-    using Stored = typename Output::Type;
-    constexpr int V = VECTOR<Stored>, VECTORS = N / V, ROW_STEP = GEMM_THREADS / VECTORS;
-    const int column = static_cast<int>(threadIdx.x) % VECTORS * V;
-    if (first_n + column >= output.columns) return;
-    const int valid = static_cast<int>(min(output.columns - (first_n + column), uint32_t{V}));
+    return rows;
+}
+
+// Which part of k a block has multiplied, of a tile whose k is split over several blocks.
+struct Split {
+    // [tiles][splits][M·N].
+    float* partial;
+    // [tiles][groups + 1], all 0 between launches.
+    uint32_t* arrived;
+    uint32_t tile, split, splits;
+    // Splits of a group, all but the last one's.
+    uint32_t group;
+};
+
+// rows ← the sum of `count` tiles of M·N, each `step` behind the one before, in their order.
+template <int M, int N>
+__device__ __forceinline__ void add_tiles(float* rows, const float* from, uint32_t count, uint64_t step) {
+    constexpr int V = VECTOR<f32>, PLACES = M * N / V / GEMM_THREADS, AT_ONCE = PLACES < 4 ? PLACES : 4;
+    static_assert(PLACES % AT_ONCE == 0);
+#pragma unroll 1
+    for (int first = 0; first < PLACES; first += AT_ONCE) {
+        float4 sum[AT_ONCE] = {};
 #pragma unroll 2
-    for (int row = static_cast<int>(threadIdx.x) / VECTORS; row < M; row += ROW_STEP) {
-        Stored* const to = output.row(first_m + row);
-        if (to == nullptr) continue;
-        float values[V];
+        for (uint32_t z = 0; z < count; ++z) {
 #pragma unroll
-        for (int i = 0; i < V; ++i) {
-            values[i] = output.value(first_n + column + i, rows[row * ROW + column + i]);
+            for (int i = 0; i < AT_ONCE; ++i) {
+                const int at = ((first + i) * GEMM_THREADS + static_cast<int>(threadIdx.x)) * V;
+                const float4 part = __ldcg(reinterpret_cast<const float4*>(from + z * step + at));
+                sum[i].x += part.x;
+                sum[i].y += part.y;
+                sum[i].z += part.z;
+                sum[i].w += part.w;
+            }
         }
-        store_some(to + first_n + column, valid, output.aligned, values);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const int at = ((first + i) * GEMM_THREADS + static_cast<int>(threadIdx.x)) * V;
+            *reinterpret_cast<float4*>(rows + at / N * TileRows<M, N>::STRIDE + at % N) = sum[i];
+        }
+    }
+    __syncthreads();
+}
+
+template <int M, int N>
+__device__ __forceinline__ void keep_tile(const float* rows, float* to) {
+    constexpr int V = VECTOR<f32>;
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x); i < M * N / V; i += GEMM_THREADS) {
+        const int at = i * V;
+        *reinterpret_cast<float4*>(to + at) =
+            *reinterpret_cast<const float4*>(rows + at / N * TileRows<M, N>::STRIDE + at % N);
+    }
+}
+
+// Leaves the block's part of a tile and, in the last block to arrive, makes `rows` the sum of all parts: whether this is
+// that block. Splits are added up in groups, then the groups: no block reads many of them one after the other.
+template <int M, int N>
+__device__ __forceinline__ bool sum_of_splits(float* rows, const Split& s) {
+    if (s.splits <= 1) return true;
+    const uint32_t groups = (s.splits + s.group - 1) / s.group, group = s.split / s.group;
+    const uint32_t first = group * s.group, members = min(s.group, s.splits - first);
+    float* const tile = s.partial + uint64_t{s.tile} * s.splits * (M * N);
+    uint32_t* const arrived = s.arrived + uint64_t{s.tile} * (groups + 1);
+    keep_tile<M, N>(rows, tile + uint64_t{s.split} * (M * N));
+    if (!last_to_arrive(arrived + group, members)) return false;
+    add_tiles<M, N>(rows, tile + uint64_t{first} * (M * N), members, M * N);
+    if (groups == 1) return true;
+    // Its group has been read.
+    keep_tile<M, N>(rows, tile + uint64_t{first} * (M * N));
+    if (!last_to_arrive(arrived + groups, groups)) return false;
+    add_tiles<M, N>(rows, tile, groups, uint64_t{s.group} * (M * N));
+    return true;
+}
+
+// Where a thread stores the tile: VECTOR<Stored> columns from `column` on of every STEP-th row from `row` on.
+template <typename Stored, int N>
+struct Place {
+    static constexpr int V = VECTOR<Stored>, VECTORS = N / V, STEP = GEMM_THREADS / VECTORS;
+    static_assert(GEMM_THREADS % VECTORS == 0);
+    const int column = static_cast<int>(threadIdx.x) % VECTORS * V;
+    const int row = static_cast<int>(threadIdx.x) / VECTORS;
+};
+
+// Stores the tile through `output`: Type* at(m, n), where the elements from (m, n) on are to go, or null beyond the rows;
+// uint32_t columns, the number of n; bool aligned, whether 16-byte stores are possible; void values(n, sums, result), what
+// becomes of VECTOR<Type> sums, some of which may be beyond the columns.
+template <int M, int N, typename Output>
+__device__ __forceinline__ void store_tile(const float* rows, const Output& output, uint32_t first_m,
+                                           uint32_t first_n) {
+    using P = Place<typename Output::Type, N>;
+    const P place;
+    const uint32_t n = first_n + place.column;
+    if (n >= output.columns) return;
+    const int valid = static_cast<int>(min(output.columns - n, uint32_t{P::V}));
+#pragma unroll 2
+    for (int row = place.row; row < M; row += P::STEP) {
+        auto* const to = output.at(first_m + row, n);
+        if (to == nullptr) continue;
+        float values[P::V];
+        output.values(n, rows + row * TileRows<M, N>::STRIDE + place.column, values);
+        store_some(to, valid, output.aligned, values);
     }
 }
 

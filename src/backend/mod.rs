@@ -9,6 +9,7 @@ mod balance;
 pub mod cpu;
 pub mod cuda;
 pub mod extractor;
+mod fuse;
 mod kernel_choices;
 mod metrics;
 
@@ -20,10 +21,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::model::plan::{Filter, Plan};
-use crate::model::{Architecture, Shape, StateDict};
+use crate::model::{Activation, Architecture, Shape, StateDict};
 use crate::random::Purpose;
 pub use balance::{Ahead, Balance, Band, InstanceNoise, Schedule};
 pub use extractor::Extractor;
+pub use fuse::Fuse;
 pub use kernel_choices::KernelChoices;
 pub use metrics::{Counters, Loss, LossScale, Metrics, SLOTS, SURE, Slot, Steps};
 
@@ -97,12 +99,25 @@ pub enum Want {
     Input,
     /// Gradients of the parameters and of the input.
     Both,
+    /// Gradient of what has become the input by this activation: that of the input times f′. The activation can be
+    /// differentiated by its output.
+    BehindInput(Activation),
+}
+
+/// What a backward pass starts from.
+pub enum Upstream<'a, B> {
+    /// The loss last computed.
+    Loss,
+    /// The gradient of the output.
+    Output(&'a B),
+    /// The gradient of what becomes the output by the last block's activation; that block has no batch norm.
+    Sum(&'a B),
 }
 
 impl Want {
     /// Whether gradients of the parameters are among them.
     pub fn weights(self) -> bool {
-        self != Self::Input
+        matches!(self, Self::Weights | Self::Both)
     }
 
     /// Whether the gradient of the input is among them.
@@ -188,12 +203,6 @@ pub trait Progress {
     /// Where the device fails.
     fn write(&mut self, counters: &Counters) -> Result<()>;
 
-    /// Ends an iteration that no step has ended ([`Network::update`]): adds 1 to [`Counters::iteration`].
-    ///
-    /// # Errors
-    /// Where the device fails.
-    fn advance(&mut self) -> Result<()>;
-
     /// Sets what the coming steps of both networks are multiplied by, from D's losses of this iteration, as `schedule`
     /// says.
     ///
@@ -256,6 +265,12 @@ pub trait Backend {
     /// # Errors
     /// Where there is not enough memory.
     fn buffer(&self, n: usize, shape: Shape) -> Result<Self::Buffer>;
+
+    /// `N` such batches. A network takes them as its inputs, in their order, without copying them, where it can.
+    ///
+    /// # Errors
+    /// Where there is not enough memory.
+    fn buffers<const N: usize>(&self, n: usize, shape: Shape) -> Result<[Self::Buffer; N]>;
 
     /// A network for at most `batch` maps in all inputs together. Its parameters are unset: [`Network::write`] them.
     ///
@@ -413,6 +428,16 @@ pub trait Network {
     /// that the network was compiled for.
     fn output(&self) -> &Self::Buffer;
 
+    /// The activation that the output comes from.
+    fn last_activation(&self) -> Activation;
+
+    /// Has forward passes write what they put out to `output`, which has the output's shape and room for the whole batch
+    /// that the network was compiled for.
+    ///
+    /// # Errors
+    /// Where it has another shape or less room.
+    fn write_to(&mut self, output: Self::Buffer) -> Result<()>;
+
     /// The loss of the logits just computed: binary cross entropy, mean(max(x, 0) − x·t + ln(1 + e^−|x|)) over each
     /// input's logits x, `targets` t one an input (1 real, 0 fake, or in between), in f32, as
     /// `torch.nn.BCEWithLogitsLoss`. The losses go into the metrics of this iteration from slot `first` on. Keeps the
@@ -428,29 +453,27 @@ pub trait Network {
         first: Slot,
     ) -> Result<()>;
 
-    /// Gradients for the last forward pass, from the gradient of its output, or from the loss where that is `None`.
-    /// They replace earlier ones; those that are not wanted stay.
+    /// Gradients for the last forward pass, whose inputs must be as they were. They replace earlier ones; those that are
+    /// not wanted stay.
     ///
     /// # Errors
-    /// Where `output_gradient` has fewer maps than the last forward pass.
-    fn backward(&mut self, output_gradient: Option<&Self::Buffer>, want: Want) -> Result<()>;
+    /// Where a gradient that is given has fewer maps than the last forward pass.
+    fn backward(&mut self, upstream: Upstream<'_, Self::Buffer>, want: Want) -> Result<()>;
 
-    /// Gradient of the input, of the last backward pass that wanted it, with the shape of all inputs together.
+    /// Gradient of the input, or of what is behind it, of the last backward pass that wanted it, with the shape of all
+    /// inputs together.
     fn input_gradient(&self) -> &Self::Buffer;
 
     /// One step of Adam on f32 weights, from the last gradients divided by the loss scale, with the learning rate times
     /// the network's rate ([`Progress::set_rates`]; 1 unless it is set). Skipped if a gradient is not finite, left out if
-    /// the rate is 0, and either is counted in `progress`, whose metrics it also writes.
+    /// the rate is 0, and either is counted in `progress`.
     ///
-    /// Then, however the step went, and unless `average` is 0:
-    ///
-    /// average ← d·average + (1 − d)·weights in f32, with d = [`ema_decay`] of `average` and this iteration.
-    ///
-    /// The average has the buffers of batch norm from the network itself. Where this is the `last` step of the iteration,
-    /// it ends the iteration, as [`Progress::advance`] does: so all of it may be a single launch.
+    /// Then, where `average` is above 0, average ← d·average + (1 − d)·weights in f32, with d = [`ema_decay`] of `average`
+    /// and this iteration, whether the step was taken or not. The average has the buffers of batch norm from the network
+    /// itself. Where this is the `last` step of the iteration, it ends: [`Counters::iteration`] goes up by one.
     ///
     /// # Errors
-    /// Where the network was not compiled for training, or the device fails.
+    /// Where the network was not compiled for training.
     fn update(
         &mut self,
         adam: &Adam,

@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, ensure};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::probe;
 use crate::backend::cuda::{Cuda, Options};
-use crate::backend::{Backend, Conv, KernelChoices, Precision};
+use crate::backend::{Backend, Conv, Fuse, KernelChoices, Precision};
 use crate::cli::output::print_error_line;
 use crate::latent::networks::{Networks, On};
 use crate::self_test;
@@ -119,6 +119,7 @@ pub const EXACT: Options = Options {
     graph: false,
     ranges: false,
     tile: None,
+    fuse: Fuse::ALL,
 };
 
 /// Work that any backend can do.

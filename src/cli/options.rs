@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::backend::cuda::Options;
-use crate::backend::{Conv, KernelChoices, Precision};
+use crate::backend::{Conv, Fuse, KernelChoices, Precision};
 use crate::cli::device::{self, Device, Picked};
 use crate::cli::output::{print_error_line, print_line};
 use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
@@ -274,6 +274,10 @@ pub struct CudaArgs {
     /// Let cuDNN and cuBLAS round the factors of fp32 products to TF32
     #[arg(long, help_heading = ON_A_GPU)]
     pub tf32: bool,
+    /// What our kernels do on the way to memory, rather than by launches of their own: all, none, or some of statistics,
+    /// gradients, activations and logits, with commas between them [default: all]
+    #[arg(long, value_name = "WHAT", help_heading = ON_A_GPU)]
+    pub fuse: Option<Fuse>,
     /// Record an iteration as a CUDA graph and replay it
     #[arg(long, value_enum, default_value = "on", help_heading = ON_A_GPU)]
     pub graph: Switch,
@@ -283,8 +287,8 @@ pub struct CudaArgs {
 }
 
 impl CudaArgs {
-    /// How a GPU is to compute, where the first three are decided: a resumed run keeps its own.
-    pub fn options(&self, precision: Precision, conv: Conv, tf32: bool) -> Options {
+    /// How a GPU is to compute, where the arguments are decided: a resumed run keeps its own.
+    pub fn options(&self, precision: Precision, conv: Conv, tf32: bool, fuse: Fuse) -> Options {
         let ranges = self.nvtx == Ranges::Ops;
         Options {
             precision,
@@ -293,6 +297,7 @@ impl CudaArgs {
             graph: self.graph == Switch::On && !ranges,
             ranges,
             tile: None,
+            fuse,
         }
     }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::backend::{
     Adam, Ahead, Backend, Balance, Batch, Counters, Images, InstanceNoise, Metrics, Network,
-    Progress, Schedule, Slot, State, Statistics, Use, Want,
+    Progress, Schedule, Slot, State, Statistics, Upstream, Use, Want,
 };
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;
@@ -126,15 +126,18 @@ impl<B: Backend> Gan<B> {
         examined: bool,
     ) -> Result<Self> {
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
+        // Of two that go through D together, so that they need not be copied.
         let pair = |wanted: bool| -> Result<Option<[B::Buffer; 2]>> {
-            let buffer = || backend.buffer(batch, d.input());
-            wanted.then(|| Ok([buffer()?, buffer()?])).transpose()
+            wanted
+                .then(|| backend.buffers(batch, d.input()))
+                .transpose()
         };
+        let [real, fake] = backend.buffers(batch, d.input())?;
         let mut gan = Self {
             generator: backend.compile(&g, batch, Use::Training)?,
             // Real and fake go through the discriminator together.
             discriminator: backend.compile(&d, 2 * batch, Use::Training)?,
-            real: backend.buffer(batch, d.input())?,
+            real,
             z: backend.buffer(batch, g.input())?,
             progress: backend.progress(KEPT_METRICS as usize)?,
             feed: backend.feed(settings.d_steps * batch, d.input(), slots)?,
@@ -144,6 +147,7 @@ impl<B: Backend> Gan<B> {
             recording: B::Recording::default(),
             iterations: 0,
         };
+        gan.generator.write_to(fake)?;
         let initial = StateDict::initial(&g, settings.seed);
         gan.generator.write(State::Parameters, &initial)?;
         gan.generator.write(State::Average, &initial)?;
@@ -320,7 +324,7 @@ struct Update<'a, B: Backend> {
 
 impl<B: Backend> Update<'_, B> {
     /// D on real and on fake images, one Adam step of D; then G through the new D, one Adam step of G; each as often as
-    /// the settings say. On what `feed` has, or on what is there. The last step ends the iteration.
+    /// the settings say. On what `feed` has, or on what is there.
     fn run(&mut self, feed: Option<&B::Feed>, progress: &mut B::Progress) -> Result<()> {
         let Settings {
             d_steps, g_steps, ..
@@ -379,7 +383,7 @@ impl<B: Backend> Update<'_, B> {
         if !settings.schedule.is_constant() {
             progress.set_rates(&settings.schedule)?;
         }
-        d.backward(None, Want::Weights)?;
+        d.backward(Upstream::Loss, Want::Weights)?;
         d.update(&settings.discriminator, 0.0, false, progress)
     }
 
@@ -393,6 +397,9 @@ impl<B: Backend> Update<'_, B> {
             ..
         } = self;
         let _range = nvtx::range!("G step");
+        // What D sees is what G has put out, where there is no noise on it: then D's backward pass may as well go through
+        // G's last activation.
+        let through = settings.noise.is_none();
         match (&settings.noise, noisy) {
             (Some(noise), Some([_, noisy_fake])) => {
                 let part = (settings.seed, 2 * settings.d_steps + step);
@@ -402,8 +409,13 @@ impl<B: Backend> Update<'_, B> {
             _ => d.forward(&[g.output()], Statistics::Batch)?,
         }
         d.bce_with_logits(&[1.0], progress, Slot::Generator)?;
-        d.backward(None, Want::Input)?;
-        g.backward(Some(d.input_gradient()), Want::Weights)?;
+        if through {
+            d.backward(Upstream::Loss, Want::BehindInput(g.last_activation()))?;
+            g.backward(Upstream::Sum(d.input_gradient()), Want::Weights)?;
+        } else {
+            d.backward(Upstream::Loss, Want::Input)?;
+            g.backward(Upstream::Output(d.input_gradient()), Want::Weights)?;
+        }
         let last = step + 1 == settings.g_steps;
         g.update(&settings.generator, settings.ema, last, progress)
     }

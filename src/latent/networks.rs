@@ -6,7 +6,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use crate::backend::{Adam, Backend, Network, State, Statistics, Use, Want};
+use crate::backend::{Adam, Backend, Network, State, Statistics, Upstream, Use, Want};
 use crate::model::{Architecture, Shape, StateDict};
 
 /// A backend that makes [`Piece`]s and [`Learner`]s.
@@ -176,7 +176,7 @@ impl<'a, B: Backend> Compiled<'a, B> {
         );
         let buffer = fitting(self.backend, &mut self.output_gradient, n, shape)?;
         self.backend.write(gradient, buffer)?;
-        self.network.backward(Some(buffer), want)?;
+        self.network.backward(Upstream::Output(buffer), want)?;
         Ok(n)
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::any_path;
 use super::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD, StopRule};
 use super::watch::Limits;
-use crate::backend::{Adam, Ahead, Conv, InstanceNoise, Precision, Schedule};
+use crate::backend::{Adam, Ahead, Conv, Fuse, InstanceNoise, Precision, Schedule};
 use crate::data::{HoldOut, Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::evaluate::Metric;
 use crate::evaluate::metrics::Aim;
@@ -228,6 +228,9 @@ options! {
     /// Whether cuDNN and cuBLAS may round the factors of fp32 products to TF32, on a GPU.
     #[serde(default)]
     tf32: bool,
+    /// What our kernels do on the way to memory, on a GPU.
+    #[serde(default)]
+    fuse: Fuse,
     /// Iterations between sample sheets; 0 for only the first and last.
     sample_every: u64,
     /// Iterations between checkpoints; 0 for only the last.
@@ -321,6 +324,7 @@ impl Config {
             precision,
             conv: Conv::Auto,
             tf32: false,
+            fuse: Fuse::ALL,
             sample_every: on(500, 2500),
             checkpoint_every: on(500, 5000),
             log_every: on(50, 500),

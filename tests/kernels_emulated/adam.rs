@@ -44,61 +44,58 @@ const RATES: [f32; 3] = [1.0, 0.25, 3.0];
 /// What the average keeps at most. From the 81st iteration on it does, before that it keeps less.
 const DECAY: f64 = 0.9;
 
-/// What a step of network 1 works on, besides its tensors.
-struct Step {
+/// What a step is over, beside its tensors.
+struct Over {
+    tensors: Memory,
+    count: usize,
+    blocks: usize,
     state: Memory,
     not_finite: Memory,
     squares: Memory,
     arrived: Memory,
     ring: Memory,
     iteration: Memory,
-    blocks: usize,
 }
 
-impl Step {
-    /// A step of `blocks` blocks in `iteration`, with nothing in the ring.
-    fn new(state: AdamState, blocks: usize, iteration: u64) -> Self {
+impl Over {
+    fn new(table: &[Tensor], blocks: usize, state: AdamState, iteration: u64) -> Self {
         Self {
+            tensors: Memory::of(table),
+            count: table.len(),
+            blocks,
             state: Memory::of(&[state]),
             not_finite: Memory::of(&[0u32]),
             squares: Memory::poisoned(blocks * size_of::<f64>()),
             arrived: Memory::of(&[0u32]),
             ring: Memory::poisoned(ADAM_SLOTS as usize * size_of::<Entry>()),
             iteration: Memory::of(&[iteration]),
-            blocks,
         }
     }
 
-    /// The check of the gradients of `count` tensors.
-    fn check(&self, tensors: &Memory, count: usize) -> Launch {
-        Launch::new("adam_finite", (self.blocks, 1, 1), 256)
-            .buffer(tensors)
-            .value(count as u32)
+    /// The check of the gradients, as where a library has made them.
+    fn check(&self) -> Launch {
+        Launch::new("adam_check", (self.blocks, 1, 1), 256)
+            .buffer(&self.tensors)
+            .value(self.count as u32)
             .buffer(&self.not_finite)
     }
 
-    /// The step itself, with `decay` of the average and a loss scale that grows after `growth` steps. Ends the iteration
-    /// if it is the `last`.
-    fn adam(
-        &self,
-        t: Type,
-        (tensors, count): (&Memory, usize),
-        (decay, growth): (f64, u32),
-        last: bool,
-    ) -> Launch {
-        Launch::new(format!("adam_{}", t.suffix()), (self.blocks, 1, 1), 256)
-            .buffer(tensors)
-            .value(count as u32)
+    /// A step of network 1 and of the average.
+    fn step(&self, t: Type, decay: f64, interval: u32, last: bool) -> Launch {
+        let kernel = format!("adam_{}", t.suffix());
+        Launch::new(kernel, (self.blocks, 1, 1), 256)
+            .buffer(&self.tensors)
+            .value(self.count as u32)
             .buffer(&self.state)
             .buffer(&self.not_finite)
+            .buffer(&self.squares)
+            .buffer(&self.arrived)
             .value(ADAM.lr)
             .value(ADAM.beta1)
             .value(ADAM.beta2)
             .value(ADAM.eps)
             .value(decay)
-            .value(growth)
-            .buffer(&self.squares)
-            .buffer(&self.arrived)
+            .value(interval)
             .buffer(&self.ring)
             .buffer(&self.iteration)
             .value(ADAM_SLOTS as u32)
@@ -106,15 +103,18 @@ impl Step {
             .value(u32::from(last))
     }
 
-    fn state(&self) -> AdamState {
-        self.state.values()[0]
+    /// Runs both; the step ends the iteration.
+    fn run(&self, t: Type, seed: u64) {
+        let iteration = self.iteration.values::<u64>()[0];
+        self.check().run(seed).unwrap();
+        self.step(t, DECAY, 2, true).run(seed).unwrap();
+        assert_eq!(self.iteration.values::<u64>(), [iteration + 1]);
+        assert_eq!(self.arrived.values::<u32>(), [0]);
+        assert_eq!(self.not_finite.values::<u32>(), [0]);
     }
 
-    /// That the next step finds what it must: no gradient noted, no block through, and the iteration's number.
-    fn assert_ready(&self, iteration: u64) {
-        assert_eq!(self.not_finite.values::<u32>(), [0]);
-        assert_eq!(self.arrived.values::<u32>(), [0]);
-        assert_eq!(self.iteration.values::<u64>(), [iteration]);
+    fn state(&self) -> AdamState {
+        self.state.values::<AdamState>()[0]
     }
 }
 
@@ -184,18 +184,20 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                 reference.push(parameter);
                 buffers.push(memory);
             }
-            let tensors = Memory::of(&table);
-            // At the first step the average's decay is below DECAY, then it is DECAY.
+            let over = Over::new(
+                &table,
+                blocks,
+                AdamState {
+                    loss_scale: scale as f32,
+                    rate: 1.0,
+                    ..AdamState::zeroed()
+                },
+                // At the first step the average's decay is below DECAY, then it is DECAY.
+                79,
+            );
             let mut iteration = 79u64;
-            let first = AdamState {
-                loss_scale: scale as f32,
-                rate: 1.0,
-                ..AdamState::zeroed()
-            };
-            let step_of = Step::new(first, blocks, iteration);
-            let Step { state, ring, .. } = &step_of;
             Launch::new("adam_prepare", (1, 1, 1), 32)
-                .buffer(state)
+                .buffer(&over.state)
                 .value(ADAM.beta1)
                 .value(ADAM.beta2)
                 .run(seed)
@@ -203,33 +205,26 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
             for step in 1..=3u64 {
                 for (i, (parameter, memory)) in reference.iter_mut().zip(&buffers).enumerate() {
                     let gradient = normal(Type::F32, counts[i], 100 * step + i as u64);
-                    let scale = f64::from(state.values::<AdamState>()[0].loss_scale);
+                    let scale = f64::from(over.state().loss_scale);
                     let scaled: Vec<f32> = gradient.iter().map(|g| (g * scale) as f32).collect();
                     memory.gradient.fill(&scaled);
                     parameter.gradient = gradient;
                     parameter.step(&ADAM, RATES[step as usize - 1], step);
                     parameter.follow(decay_at(iteration));
                 }
-                let before = entries(ring);
-                let mut now = step_of.state();
+                let before = entries(&over.ring);
+                let mut now = over.state();
                 now.rate = RATES[step as usize - 1];
-                state.fill(&[now]);
-                // The second is one of several in its iteration.
-                let last = step != 2;
-                step_of.check(&tensors, counts.len()).run(seed).unwrap();
-                step_of
-                    .adam(t, (&tensors, counts.len()), (DECAY, 2), last)
-                    .run(seed)
-                    .unwrap();
-                assert_reported(&before, ring, &step_of.state(), iteration);
+                over.state.fill(&[now]);
+                over.run(t, seed);
+                assert_reported(&before, &over.ring, &over.state(), iteration);
                 let norm = reference.iter().map(Parameter::squares).sum::<f64>().sqrt();
-                let entry = ring.values::<Entry>()[(iteration % ADAM_SLOTS) as usize];
+                let entry = over.ring.values::<Entry>()[(iteration % ADAM_SLOTS) as usize];
                 assert_close("norm", &[entry.gradient_norm[1].into()], &[norm], 1e-6);
-                iteration += u64::from(last);
-                step_of.assert_ready(iteration);
+                iteration += 1;
             }
             // Two steady steps double the scale; the third is the first of the next two.
-            let now = step_of.state();
+            let now = over.state();
             assert_eq!((now.taken, now.skipped, now.steady), (3, 0, 1));
             assert_eq!(f64::from(now.loss_scale), 2.0 * scale);
             for (i, (parameter, memory)) in reference.iter().zip(&buffers).enumerate() {
@@ -255,7 +250,7 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                 assert_eq!(memory.cast.read(t), rounded);
             }
             // One infinite gradient, the last of all, or a rate of 0: nothing but the counts and the scale moves, and the
-            // average, which a decay of 0 keeps in place too.
+            // average.
             for (bad, rate) in [
                 (f32::INFINITY, 1.0),
                 (f32::NAN, 1.0),
@@ -264,40 +259,35 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
             ] {
                 let mut gradient = vec![1.0f32; 3];
                 gradient[2] = bad;
-                let mut set = step_of.state();
+                let mut set = over.state();
                 set.rate = rate;
-                state.fill(&[set]);
+                over.state.fill(&[set]);
                 buffers.last().unwrap().gradient.fill(&gradient);
                 let held = |b: &AdamBuffers| [&b.weight, &b.m, &b.v, &b.cast].map(Memory::bytes);
                 let before: Vec<_> = buffers.iter().map(held).collect();
-                let averages = |buffers: &[AdamBuffers]| -> Vec<Vec<f64>> {
-                    let read = |b: &AdamBuffers| b.average.read(Type::F32);
-                    buffers.iter().map(read).collect()
+                let averages = |buffers: &[AdamBuffers]| -> Vec<_> {
+                    buffers.iter().map(|b| b.average.read(Type::F32)).collect()
                 };
-                let averages_before = averages(&buffers);
-                let was = step_of.state();
-                let reported = entries(ring);
-                let decay = if rate == 0.0 { 0.0 } else { DECAY };
-                step_of.check(&tensors, counts.len()).run(seed).unwrap();
-                step_of
-                    .adam(t, (&tensors, counts.len()), (decay, 2), true)
-                    .run(seed)
-                    .unwrap();
-                let now = step_of.state();
-                assert_reported(&reported, ring, &now, iteration);
+                let averaged = averages(&buffers);
+                let was = over.state();
+                let reported = entries(&over.ring);
+                over.run(t, seed);
+                let now = over.state();
+                assert_reported(&reported, &over.ring, &now, iteration);
                 iteration += 1;
-                step_of.assert_ready(iteration);
-                assert!(before == buffers.iter().map(held).collect::<Vec<_>>());
-                let moved = averages(&buffers);
-                for ((was, now), memory) in averages_before.iter().zip(&moved).zip(&buffers) {
-                    let weight = memory.weight.read(Type::F32);
-                    let follow = |(average, w): (&f64, &f64)| DECAY * average + (1.0 - DECAY) * w;
-                    let want: Vec<f64> = match decay {
-                        0.0 => was.clone(),
-                        _ => was.iter().zip(&weight).map(follow).collect(),
-                    };
-                    assert_close("average", now, &want, 1e-6);
+                // The average moves on, towards weights that stay.
+                for ((b, old), i) in buffers.iter().zip(&averaged).zip(0..) {
+                    let weight = b.weight.read(Type::F32);
+                    let follow = |(a, w): (&f64, &f64)| DECAY * a + (1.0 - DECAY) * w;
+                    let want: Vec<f64> = old.iter().zip(&weight).map(follow).collect();
+                    assert_close(
+                        &format!("average {i}"),
+                        &b.average.read(Type::F32),
+                        &want,
+                        1e-6,
+                    );
                 }
+                assert!(before == buffers.iter().map(held).collect::<Vec<_>>());
                 let (skipped, left_out) = match bad.is_finite() {
                     true => (was.skipped, was.left_out + 1),
                     false => (was.skipped + 1, was.left_out),
@@ -322,50 +312,65 @@ fn decay_at(iteration: u64) -> f64 {
     DECAY.min((1.0 + t) / (10.0 + t))
 }
 
+/// A state whose step leaves all as it is but for the average.
+fn left_out() -> AdamState {
+    AdamState {
+        loss_scale: 1.0,
+        ..AdamState::zeroed()
+    }
+}
+
 #[test]
 fn the_average_starts_with_a_low_decay() {
     let count = 4099;
     let (weight, start) = (initial(0, count), initial(1, count));
+    let zeros = Memory::of(&vec![0f32; count]);
     let weight_memory = Memory::typed(Type::F32, &weight);
-    let gradient = Memory::typed(Type::F32, &vec![1.0; count]);
     for iteration in [0u64, 1, 79, 80, 81, 5_000_000_000] {
-        let mut last: Option<Vec<u8>> = None;
-        for seed in SEEDS {
-            let average = Memory::typed(Type::F32, &start);
-            // Two tensors; the second has no average. The step is left out, so that the weights stay and nothing is read
-            // of the moments.
-            let table = Memory::of(&[
-                Tensor {
-                    gradient: gradient.address(),
-                    weight: weight_memory.address(),
-                    average: average.address(),
-                    count: count as u64,
-                    ..Tensor::zeroed()
-                },
-                Tensor {
-                    gradient: gradient.address(),
-                    count: 5,
-                    first_block: 2,
-                    ..Tensor::zeroed()
-                },
-            ]);
-            let step = Step::new(AdamState::zeroed(), 3, iteration);
-            step.adam(Type::F32, (&table, 2), (DECAY, 0), false)
-                .run(seed)
-                .unwrap();
-            step.assert_ready(iteration);
-            assert_eq!(weight_memory.read(Type::F32), weight);
-            let decay = decay_at(iteration);
-            let want: Vec<f64> = start
-                .iter()
-                .zip(&weight)
-                .map(|(average, weight)| decay * average + (1.0 - decay) * weight)
-                .collect();
-            // Neighbouring iterations differ by 1e-3, so this tells them apart.
-            assert_close("average", &average.read(Type::F32), &want, 1e-6);
-            let bytes = average.bytes();
-            assert!(last.as_ref().is_none_or(|last| *last == bytes));
-            last = Some(bytes);
+        for decay in [DECAY, 0.0] {
+            let mut last: Option<Vec<u8>> = None;
+            for seed in SEEDS {
+                let average = Memory::typed(Type::F32, &start);
+                // Two tensors; the second has no average.
+                let table = [
+                    Tensor {
+                        gradient: zeros.address(),
+                        weight: weight_memory.address(),
+                        m: zeros.address(),
+                        v: zeros.address(),
+                        average: average.address(),
+                        count: count as u64,
+                        ..Tensor::zeroed()
+                    },
+                    Tensor {
+                        gradient: zeros.address(),
+                        weight: zeros.address(),
+                        m: zeros.address(),
+                        v: zeros.address(),
+                        count: 5,
+                        first_block: 2,
+                        ..Tensor::zeroed()
+                    },
+                ];
+                let over = Over::new(&table, 3, left_out(), iteration);
+                over.step(Type::F32, decay, 0, false).run(seed).unwrap();
+                assert_eq!(over.iteration.values::<u64>(), [iteration], "not the last");
+                let keep = if decay > 0.0 {
+                    decay_at(iteration)
+                } else {
+                    1.0
+                };
+                let want: Vec<f64> = start
+                    .iter()
+                    .zip(&weight)
+                    .map(|(average, weight)| keep * average + (1.0 - keep) * weight)
+                    .collect();
+                // Neighbouring iterations differ by 1e-3, so this tells them apart.
+                assert_close("average", &average.read(Type::F32), &want, 1e-6);
+                let bytes = average.bytes();
+                assert!(last.as_ref().is_none_or(|last| *last == bytes));
+                last = Some(bytes);
+            }
         }
     }
 }
@@ -408,22 +413,29 @@ fn the_loss_scale_stays_within_its_bounds() {
                 rate: 1.0,
                 ..AdamState::zeroed()
             };
-            let step = Step::new(state, 1, 0);
-            step.not_finite.fill(&[u32::from(skip)]);
-            let [gradient, weight, m, v] = [(); 4].map(|()| Memory::of(&[0.0f32; 5]));
-            let table = Memory::of(&[Tensor {
-                gradient: gradient.address(),
-                weight: weight.address(),
-                m: m.address(),
-                v: v.address(),
-                count: 5,
-                ..Tensor::zeroed()
-            }]);
-            step.adam(Type::F32, (&table, 1), (0.0, 2000), false)
-                .run(1)
-                .unwrap();
-            step.assert_ready(0);
-            let now = step.state();
+            // Many blocks, whose squares are more than one a thread.
+            let one = Memory::of(&[1f32]);
+            let places: Vec<Memory> = (0..3).map(|_| Memory::of(&[0f32])).collect();
+            let table: Vec<Tensor> = (0..300)
+                .map(|block| Tensor {
+                    gradient: one.address(),
+                    weight: places[0].address(),
+                    m: places[1].address(),
+                    v: places[2].address(),
+                    count: 1,
+                    first_block: block,
+                    ..Tensor::zeroed()
+                })
+                .collect();
+            let over = Over::new(&table, 300, state, 0);
+            over.not_finite.fill(&[u32::from(skip)]);
+            over.step(Type::F32, 0.0, 2000, true).run(1).unwrap();
+            let norm = over.ring.values::<Entry>()[0].gradient_norm[1];
+            if factor.is_finite() && factor > 1e-10 {
+                let want = 300f64.sqrt() / f64::from(factor);
+                assert_close("norm", &[norm.into()], &[want], 1e-6);
+            }
+            let now = over.state();
             let got = LossScale {
                 factor: now.loss_scale,
                 steady: now.steady,

@@ -1,11 +1,11 @@
-//! `cuda/conv_wgrad.cu` against the CPU backend in f64, each tile in one split and in several.
+//! `cuda/conv_wgrad.cu` against the CPU backend in f64, each tile in one split, in several, and in groups of splits.
 
 use dcgan_cuda::backend::cpu::conv_wgrad::weight_gradient;
-use dcgan_cuda::backend::cpu::conv2d::TAPS;
-use dcgan_cuda::backend::cuda::conv::shape::{ConvShape, Tile};
+use dcgan_cuda::backend::cuda::conv::cut::Cut;
+use dcgan_cuda::backend::cuda::conv::shape::{ConvArgument, ConvShape, Pass, Tile};
 
 use crate::conv::{
-    Account, Tensors, check_all, fits, geometry, halving, placed, run_twice, transposed,
+    Account, Parts, Tensors, check_all, geometry, halving, precision, run_twice, transposed,
 };
 use crate::emulation::gpu::under_compute_sanitizer;
 use crate::emulation::{Launch, Memory, Type, assert_close, relative_error, sanitized};
@@ -25,47 +25,68 @@ pub fn tolerance(t: Type, pixels: usize) -> f64 {
     }
 }
 
-fn check(case: &ConvShape, t: Type, skipped: usize, account: &mut Account) {
+/// Runs `cut` on a fresh output for each seed: the weight gradient, and whether it was said not to be finite.
+fn run(cut: &Cut, t: Type, case: &ConvShape, [small, large]: [&Memory; 2]) -> (Vec<f64>, bool) {
+    let kernel = format!("conv_wgrad_nhwc_{}_{}", t.suffix(), cut.tile.name());
+    let (parts, flag) = (Parts::of(cut), Memory::of(&[0u32]));
+    let got = run_twice(Type::F32, case.weights(), |output| {
+        let [x, y, z] = cut.grid();
+        let launch = Launch::new(&kernel, (x, y, z), 128).buffer(small);
+        let launch = launch.buffer(large).value(output);
+        let launch = launch.plain(ConvArgument::from(*case)).buffer(&flag);
+        vec![parts.arguments(launch, cut)]
+    });
+    parts.check();
+    (got, flag.values::<u32>() != [0])
+}
+
+fn check(case: &ConvShape, t: Type, account: &mut Account) {
     let tensors = Tensors::of(case, t);
     let mut want = vec![f64::NAN; case.weights()];
     weight_gradient(&geometry(case), &tensors.large, &tensors.small, &mut want);
-    let (k, c) = (case.k as usize, case.c as usize);
-    let want = transposed(&want, k);
-    let (_small, small) = placed(t, &tensors.small, skipped);
-    let (_large, large) = placed(t, &tensors.large, skipped);
+    let want = transposed(&want, case.k as usize);
+    let small = Memory::typed(t, &tensors.small);
+    let large = Memory::typed(t, &tensors.large);
     for tile in Tile::ALL {
-        if !fits(tile, t, skipped, &[case.c, case.k]) {
+        if !tile.fits(Pass::Weights, case, precision(t)) {
             continue;
         }
-        let (m, n) = tile.extent();
-        let kernel = format!("conv_wgrad_nhwc_{}_{}", t.suffix(), tile.name());
-        // In one split straight into dw; and in several, of which none is a whole number of stages.
-        let pixels = case.small_pixels();
-        for pixels_per_split in [pixels, pixels.div_ceil(3) | 1] {
-            let splits = pixels.div_ceil(pixels_per_split);
-            let workspace = Memory::poisoned(splits * case.weights() * 4);
-            let got = run_twice(Type::F32, case.weights(), 0, |output| {
-                workspace.fill(&vec![0xffu8; splits * case.weights() * 4]);
-                let partial = match splits {
-                    1 => output,
-                    _ => workspace.address(),
-                };
-                let blocks = ((TAPS * c).div_ceil(n), k.div_ceil(m), splits);
-                let launch = Launch::new(&kernel, blocks, 128);
-                let launch = launch.value(small).value(large).value(partial);
-                account.ran(&kernel);
-                let mut launches = vec![launch.plain(*case).value(pixels_per_split as u32)];
-                if splits > 1 {
-                    let blocks = (case.weights().div_ceil(1024), 1, 1);
-                    let launch = Launch::new("conv_wgrad_reduce", blocks, 256);
-                    let launch = launch.value(partial).value(output);
-                    launches.push(launch.value(case.weights() as u32).value(splits as u32));
-                    account.ran("conv_wgrad_reduce");
-                }
-                launches
-            });
-            let what = format!("{kernel} {case:?} skipped {skipped}, {splits} splits");
-            assert_close(&what, &got, &want, tolerance(t, pixels_per_split));
+        account.ran(&format!("conv_wgrad_nhwc_{}_{}", t.suffix(), tile.name()));
+        let mut splits_before = 0;
+        // In one split; in a few, of which none is a whole number of stages; in so many that they are added in groups.
+        for splits in [1, 3, 13] {
+            let cut = Cut::new(Pass::Weights, case, precision(t), (tile, splits), 1).unwrap();
+            if cut.splits == splits_before {
+                continue;
+            }
+            splits_before = cut.splits;
+            let (got, flagged) = run(&cut, t, case, [&small, &large]);
+            let what = format!("{case:?} {cut:?}");
+            assert_close(&what, &got, &want, tolerance(t, cut.depth));
+            assert!(!flagged, "{what} is finite");
+        }
+    }
+}
+
+#[test]
+fn gradients_that_are_not_finite_are_noticed() {
+    let (case, t) = (halving(3, (4, 4), 8, 72), Type::F16);
+    let tensors = Tensors::of(&case, t);
+    for splits in [1, 4] {
+        for (bad, at) in [(f64::NAN, 5), (f64::INFINITY, case.small_len() - 1)] {
+            let mut small = tensors.small.clone();
+            small[at] = bad;
+            let maps = [Memory::typed(t, &small), Memory::typed(t, &tensors.large)];
+            let cut = Cut::new(
+                Pass::Weights,
+                &case,
+                precision(t),
+                (Tile::M64N32, splits),
+                1,
+            );
+            let (got, flagged) = run(&cut.unwrap(), t, &case, [&maps[0], &maps[1]]);
+            assert!(got.iter().any(|g| !g.is_finite()));
+            assert!(flagged, "{bad} at {at} in {splits} splits");
         }
     }
 }
@@ -81,21 +102,18 @@ fn long_sums_lose_what_tensor_cores_cut_off() {
     if under_compute_sanitizer() || sanitized() {
         return;
     }
-    let case = halving(4, (64, 64), 2, 8);
+    let case = halving(4, (64, 64), 8, 8);
     let t = Type::Bf16;
     let tensors = Tensors::of(&case, t);
     let mut want = vec![f64::NAN; case.weights()];
     weight_gradient(&geometry(&case), &tensors.large, &tensors.small, &mut want);
     let want = transposed(&want, case.k as usize);
-    let (_small, small) = placed(t, &tensors.small, 0);
-    let (_large, large) = placed(t, &tensors.large, 0);
+    let small = Memory::typed(t, &tensors.small);
+    let large = Memory::typed(t, &tensors.large);
     let pixels = case.small_pixels();
     assert_eq!(pixels, 16_384);
-    let got = run_twice(Type::F32, case.weights(), 0, |output| {
-        let launch = Launch::new("conv_wgrad_nhwc_bf16_64x32_any", (1, 1, 1), 128);
-        let launch = launch.value(small).value(large).value(output);
-        vec![launch.plain(case).value(pixels as u32)]
-    });
+    let cut = Cut::new(Pass::Weights, &case, precision(t), (Tile::M64N128, 1), 1).unwrap();
+    let (got, _) = run(&cut, t, &case, [&small, &large]);
     eprintln!(
         "{:.2e} a pixel",
         relative_error(&got, &want) / pixels as f64

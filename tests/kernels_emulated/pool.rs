@@ -5,7 +5,7 @@ use dcgan_cuda::backend::cuda::window;
 use dcgan_cuda::model::Shape;
 use dcgan_cuda::model::plan::{Pool, Window};
 
-use crate::conv::placed;
+use crate::conv_bias_relu::placed;
 use crate::conv_bias_relu::{into_channels, output, own, window};
 use crate::emulation::{Launch, Memory, Type, assert_close};
 use crate::normal;

@@ -5,12 +5,15 @@
 
 use std::collections::BTreeSet;
 
-use dcgan_cuda::backend::cuda::conv::shape::{ConvShape, Pass, Tile};
-use dcgan_cuda::backend::cuda::ops::conv_wgrad::most_splits;
+use bytemuck::Zeroable;
+use dcgan_cuda::backend::Precision;
+use dcgan_cuda::backend::cuda::conv::cut::Cut;
+use dcgan_cuda::backend::cuda::conv::shape::{ConvArgument, ConvShape, Pass, Tile};
+use dcgan_cuda::backend::cuda::ops::batch_norm::Sums;
 use dcgan_cuda::model::arch::Dimensions;
 use half::{bf16, f16};
 
-use crate::conv::fits;
+use crate::conv::{Parts, precision};
 use crate::conv_wgrad::tolerance;
 use crate::emulation::gpu::{on_gpu, under_compute_sanitizer};
 use crate::emulation::{Launch, Memory, TYPES, Type, assert_close};
@@ -41,7 +44,7 @@ const MULTIPROCESSORS: usize = 132;
 
 const PASSES: [Pass; 3] = [Pass::Gather, Pass::Scatter, Pass::Weights];
 
-/// Every convolution of a run, once: the generator's for a batch, the discriminator's for real and generated images.
+/// Every convolution of a run as it is stored in halves, once: the generator's for a batch, the discriminator's for real and generated images.
 fn shapes((dimensions, batch): (Dimensions, u32)) -> Vec<ConvShape> {
     let networks = [
         (dimensions.generator(), batch),
@@ -49,38 +52,20 @@ fn shapes((dimensions, batch): (Dimensions, u32)) -> Vec<ConvShape> {
     ];
     let mut seen = BTreeSet::new();
     let all = networks.iter().flat_map(|(network, n)| {
-        let of = |block| ConvShape::of(block, *n as usize);
+        let of = |block| ConvShape::of(block, *n as usize).stored(8);
         network.blocks.iter().map(of).collect::<Vec<_>>()
     });
     all.filter(|shape| seen.insert(format!("{shape:?}")))
         .collect()
 }
 
-/// Blocks of a pass, and how many pixels a split of a weight gradient has.
-fn grid(pass: Pass, s: &ConvShape, tile: Tile) -> ([usize; 3], usize) {
-    let (m, n) = tile.extent();
-    let (c, k, pixels) = (s.c as usize, s.k as usize, s.small_pixels());
+/// A cut as a device with [`MULTIPROCESSORS`] would take it: weight gradients in as many splits as make two blocks each.
+fn cut(pass: Pass, s: &ConvShape, t: Type, tile: Tile) -> Cut {
+    let of = |splits| Cut::new(pass, s, precision(t), (tile, splits), 1).unwrap();
+    let tiles = of(1).tiles;
     match pass {
-        Pass::Gather => ([pixels.div_ceil(m) * k.div_ceil(n), 1, 1], pixels),
-        Pass::Scatter => {
-            let (parities, columns) = if s.stride == 2 { (4, c) } else { (1, 16 * c) };
-            let blocks = pixels.div_ceil(m) * parities * columns.div_ceil(n);
-            ([blocks, 1, 1], pixels)
-        }
-        Pass::Weights => {
-            let (x, y) = ((16 * c).div_ceil(n), k.div_ceil(m));
-            let splits = (2 * MULTIPROCESSORS).div_ceil(x * y).max(1);
-            let pixels_per_split = pixels.div_ceil(splits.min(most_splits(s) as usize));
-            ([x, y, pixels.div_ceil(pixels_per_split)], pixels_per_split)
-        }
-    }
-}
-
-/// Which channels must be whole vectors.
-fn channels(pass: Pass, s: &ConvShape) -> Vec<u32> {
-    match pass {
-        Pass::Gather => vec![s.c],
-        Pass::Scatter | Pass::Weights => vec![s.c, s.k],
+        Pass::Weights => of((2 * MULTIPROCESSORS / (tiles[0] * tiles[1])).max(1) as u32),
+        Pass::Gather | Pass::Scatter => of(1),
     }
 }
 
@@ -245,31 +230,29 @@ fn check(s: &ConvShape) {
                 Pass::Weights => ("conv_wgrad", &small, &large, Type::F32),
             };
             for tile in Tile::ALL {
-                if !fits(tile, t, 0, &channels(pass, s)) {
+                if !tile.fits(pass, s, precision(t)) {
                     continue;
                 }
-                let ([x, y, z], pixels_per_split) = grid(pass, s, tile);
+                let cut = cut(pass, s, t, tile);
+                let [x, y, z] = cut.grid();
                 let kernel = format!("{operation}_nhwc_{}_{}", t.suffix(), tile.name());
-                let result = Memory::poisoned(len * out.size());
+                let (result, parts) = (Memory::poisoned(len * out.size()), Parts::of(&cut));
                 let launch = Launch::new(&kernel, (x, y, z), 128).buffer(a).buffer(b);
-                if pass == Pass::Weights {
-                    let partial = Memory::poisoned(z * len * 4);
-                    let to = if z == 1 { &result } else { &partial };
-                    let launch = launch.buffer(to).plain(*s).value(pixels_per_split as u32);
-                    launch.run(1).unwrap();
-                    if z > 1 {
-                        let blocks = (len.div_ceil(1024), 1, 1);
-                        let launch = Launch::new("conv_wgrad_reduce", blocks, 256);
-                        let launch = launch.buffer(&partial).buffer(&result);
-                        launch.value(len as u32).value(z as u32).run(1).unwrap();
-                    }
-                } else {
-                    // No activation.
-                    let launch = launch.buffer(&result).plain(*s).value(0i32);
-                    launch.run(1).unwrap();
-                }
+                let launch = launch.buffer(&result).plain(ConvArgument::from(*s));
+                let launch = match pass {
+                    Pass::Weights => launch.null(),
+                    // No activation, nothing else to read, one input.
+                    _ => launch
+                        .value(0u32)
+                        .value(0i32)
+                        .null()
+                        .plain(Sums::zeroed())
+                        .value(1u32),
+                };
+                parts.arguments(launch, &cut).run(1).unwrap();
+                parts.check();
                 let most = match pass {
-                    Pass::Weights => tolerance(t, pixels_per_split),
+                    Pass::Weights => tolerance(t, cut.depth),
                     Pass::Gather | Pass::Scatter => t.tolerance(),
                 };
                 let what = format!("{kernel} {s:?}, {z} splits");
@@ -306,7 +289,10 @@ fn grids_and_indices_of_the_reference_fit() {
     for s in all {
         for pass in PASSES {
             for tile in Tile::ALL {
-                let ([x, y, z], _) = grid(pass, &s, tile);
+                if !tile.fits(pass, &s, Precision::Bf16) {
+                    continue;
+                }
+                let [x, y, z] = cut(pass, &s, Type::Bf16, tile).grid();
                 assert!(x < 1 << 31 && y < 1 << 16 && z < 1 << 16, "{s:?} {pass:?}");
                 assert!(x * y * z >= 1);
             }

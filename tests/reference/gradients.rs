@@ -1,7 +1,7 @@
 //! Each block's backward pass, and whole networks, against central differences in f64.
 
 use dcgan_cuda::backend::cpu::{Buffer, Cpu, CpuNetwork};
-use dcgan_cuda::backend::{Backend, Network, Slot, State, Statistics, Use, Want};
+use dcgan_cuda::backend::{Backend, Network, Slot, State, Statistics, Upstream, Use, Want};
 use dcgan_cuda::model::arch::{Dimensions, Role};
 use dcgan_cuda::model::{Activation, Architecture, Block, Convolution, Shape, StateDict, Tensor};
 use dcgan_cuda::random::{Purpose, Stream};
@@ -80,9 +80,10 @@ fn check(
         let mut progress = backend.progress(1).unwrap();
         net.bce_with_logits(&targets, &mut progress, Slot::Real)
             .unwrap();
-        net.backward(None, Want::Both).unwrap();
+        net.backward(Upstream::Loss, Want::Both).unwrap();
     } else {
-        net.backward(Some(&weights), Want::Both).unwrap();
+        net.backward(Upstream::Output(&weights), Want::Both)
+            .unwrap();
     }
     let gradients = net.read(State::Gradients).unwrap();
     let input_gradient = net.input_gradient().data.clone();

@@ -131,11 +131,6 @@ impl backend::Progress for Progress {
         Ok(())
     }
 
-    fn advance(&mut self) -> Result<()> {
-        self.counters.iteration += 1;
-        Ok(())
-    }
-
     fn set_rates(&mut self, schedule: &Schedule) -> Result<()> {
         let (iteration, losses) = (self.counters.iteration, self.metrics().losses);
         let losses = [&losses[Slot::Real as usize], &losses[Slot::Fake as usize]];
@@ -211,6 +206,12 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn buffer(&self, n: usize, shape: Shape) -> Result<Buffer<T>> {
         Ok(Buffer::new(n, shape))
+    }
+
+    fn buffers<const N: usize>(&self, n: usize, shape: Shape) -> Result<[Buffer<T>; N]> {
+        let all: Result<Vec<_>> = (0..N).map(|_| self.buffer(n, shape)).collect();
+        let all: Result<[_; N], _> = all?.try_into();
+        all.map_err(|_| anyhow::anyhow!("not {N} buffers"))
     }
 
     fn compile(

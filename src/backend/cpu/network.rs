@@ -11,7 +11,7 @@ use super::conv_wgrad::weight_gradient;
 use super::conv2d::{Geometry, gather};
 use super::parameter::Parameter;
 use super::{Buffer, Progress, Real};
-use crate::backend::{self, Adam, Network, Slot, State, Statistics, Use, Want, ema_decay};
+use crate::backend::{Adam, Network, Slot, State, Statistics, Upstream, Use, Want, ema_decay};
 use crate::model::layout::FilterLayout;
 use crate::model::params::{Entry, Part};
 use crate::model::{Activation, Architecture, Block, StateDict};
@@ -340,6 +340,26 @@ impl<T: Real> Network for CpuNetwork<T> {
         &self.layers[self.layers.len() - 1].output
     }
 
+    fn last_activation(&self) -> Activation {
+        let last = self.architecture.blocks.last();
+        last.map_or(Activation::None, |block| block.activation)
+    }
+
+    fn write_to(&mut self, output: Buffer<T>) -> Result<()> {
+        let last = self.layers.len() - 1;
+        let own = &mut self.layers[last].output;
+        ensure!(
+            output.shape == own.shape && output.n >= own.n,
+            "{} maps of {:?} are no room for {} of {:?}",
+            output.n,
+            output.shape,
+            own.n,
+            own.shape
+        );
+        *own = output;
+        Ok(())
+    }
+
     fn bce_with_logits(
         &mut self,
         targets: &[f32],
@@ -369,13 +389,17 @@ impl<T: Real> Network for CpuNetwork<T> {
         Ok(())
     }
 
-    fn backward(&mut self, output_gradient: Option<&Buffer<T>>, want: Want) -> Result<()> {
+    fn backward(&mut self, upstream: Upstream<'_, Buffer<T>>, want: Want) -> Result<()> {
         self.trained()?;
         let n: usize = self.inputs.iter().sum();
         let (weights, wants_input) = (want.weights(), want.input());
         let [current, next] = &mut self.gradients;
         let length = n * self.architecture.output().len();
-        let given = output_gradient.map_or(&self.loss_gradient, |b| &b.data);
+        let (given, activated) = match upstream {
+            Upstream::Loss => (&self.loss_gradient, true),
+            Upstream::Output(gradient) => (&gradient.data, true),
+            Upstream::Sum(gradient) => (&gradient.data, false),
+        };
         ensure!(
             given.len() >= length,
             "a gradient of {} elements for an output of {length}",
@@ -386,7 +410,14 @@ impl<T: Real> Network for CpuNetwork<T> {
             let (before, rest) = self.layers.split_at_mut(index);
             let layer = &mut rest[0];
             let gradient = &mut current[..n * layer.block.output.len()];
-            layer.activate_backward(&self.inputs, weights, gradient);
+            if activated || index + 1 < self.architecture.blocks.len() {
+                layer.activate_backward(&self.inputs, weights, gradient);
+            } else {
+                ensure!(
+                    layer.norm.is_none(),
+                    "the last block has batch norm before its activation"
+                );
+            }
             if weights {
                 let input = before.last().map_or(&self.input.data, |l| &l.output.data);
                 layer.weight_backward(n, input, gradient);
@@ -396,7 +427,15 @@ impl<T: Real> Network for CpuNetwork<T> {
                 std::mem::swap(current, next);
             } else if wants_input {
                 let length = n * layer.block.input.len();
-                layer.input_backward(gradient, &mut self.input_gradient.data[..length]);
+                let to = &mut self.input_gradient.data[..length];
+                layer.input_backward(gradient, to);
+                if let Want::BehindInput(activation) = want {
+                    let chunks = to.par_chunks_mut(CHUNK);
+                    let inputs = self.input.data[..length].par_chunks(CHUNK);
+                    chunks
+                        .zip(inputs)
+                        .for_each(|(gradient, y)| backward(activation, y, gradient));
+                }
             }
         }
         Ok(())
@@ -437,7 +476,7 @@ impl<T: Real> Network for CpuNetwork<T> {
             self.parameters_mut().for_each(|p| p.follow(decay));
         }
         if last {
-            backend::Progress::advance(progress)?;
+            progress.counters.iteration += 1;
         }
         Ok(())
     }

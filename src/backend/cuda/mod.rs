@@ -11,6 +11,7 @@ pub mod feed;
 pub mod network;
 pub mod ops;
 pub mod parameter;
+mod passes;
 pub mod progress;
 pub mod state;
 mod types;
@@ -22,7 +23,9 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
-use crate::backend::{Backend, Conv, Extractor, InstanceNoise, KernelChoices, Precision, Use};
+use crate::backend::{
+    Backend, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, Precision, Use,
+};
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::plan::{Filter, Plan};
 use crate::model::{Architecture, Shape};
@@ -30,7 +33,7 @@ use crate::output::print_error_line;
 use crate::random::Purpose;
 use conv::choice::{Choices, Chooser};
 use conv::shape::Tile;
-use driver::{Device, Explained, Memory};
+use driver::{Device, Explained, Memory, Span};
 use feed::Feed;
 pub use network::CudaNetwork;
 use ops::{batch, instance_noise, latent};
@@ -51,6 +54,8 @@ pub struct Options {
     pub ranges: bool,
     /// Where our own kernels run a convolution, only those with this tile, if it fits: for tests.
     pub tile: Option<Tile>,
+    /// What is done on the way to memory, rather than by a launch of its own.
+    pub fuse: Fuse,
 }
 
 /// How the note begins that an iteration could not be recorded; scripts/verify-gpu looks for it.
@@ -59,21 +64,84 @@ const NO_GRAPH: &str = "note: iterations are not replayed from a graph";
 /// Bytes of a GPU that are left alone.
 const RESERVE: u64 = 64 << 20;
 
-/// A batch of feature maps on the device, NHWC in the storage type.
+/// A batch of feature maps on the device, NHWC in the storage type, with channels in whole vectors of 16 bytes: those
+/// beyond the shape's are zero.
 pub struct Buffer {
     pub(self) n: usize,
     pub(self) shape: Shape,
-    pub(self) memory: Memory,
+    /// Shared with what lies behind it, and with networks that have read it and will again for their gradients.
+    memory: Rc<Memory>,
+    at: usize,
+    precision: Precision,
 }
 
 impl Buffer {
-    fn new(device: &Rc<Device>, precision: Precision, n: usize, shape: Shape) -> Result<Self> {
-        Ok(Self {
+    /// `N` batches of `n` maps, one behind the other in memory.
+    fn row<const N: usize>(
+        device: &Rc<Device>,
+        precision: Precision,
+        n: usize,
+        shape: Shape,
+    ) -> Result<[Self; N]> {
+        let bytes = n * stored(shape, precision).len() * precision.size();
+        // What is written to a map is written to all of its stored channels, but for noise.
+        let memory = match stored(shape, precision) == shape {
+            true => Memory::new(device, N * bytes)?,
+            false => Memory::zeroed(device, N * bytes)?,
+        };
+        let memory = Rc::new(memory);
+        Ok(std::array::from_fn(|index| Self {
             n,
             shape,
-            memory: Memory::new(device, n * shape.len() * precision.size())?,
-        })
+            memory: Rc::clone(&memory),
+            at: index * bytes,
+            precision,
+        }))
     }
+
+    fn new(device: &Rc<Device>, precision: Precision, n: usize, shape: Shape) -> Result<Self> {
+        let [buffer] = Self::row(device, precision, n, shape)?;
+        Ok(buffer)
+    }
+
+    /// The shape as it is stored.
+    fn stored(&self) -> Shape {
+        stored(self.shape, self.precision)
+    }
+
+    fn bytes(&self) -> usize {
+        self.n * self.stored().len() * self.precision.size()
+    }
+
+    fn span(&self) -> Span {
+        Span {
+            pointer: self.memory.span().pointer + self.at as u64,
+            bytes: self.bytes(),
+        }
+    }
+}
+
+/// `shape` with channels in whole vectors of 16 bytes.
+fn stored(shape: Shape, precision: Precision) -> Shape {
+    Shape {
+        c: shape.c.next_multiple_of(precision.vector()),
+        ..shape
+    }
+}
+
+/// Rows of `channels` values each, with zeros behind them up to `stored`.
+fn padded(values: &[f32], [channels, stored]: [usize; 2]) -> Vec<f32> {
+    let zeros = vec![0.0; stored - channels];
+    let rows = values.chunks_exact(channels);
+    rows.flat_map(|row| row.iter().chain(&zeros))
+        .copied()
+        .collect()
+}
+
+/// The first `channels` values of rows of `stored`.
+fn stripped(values: &[f32], [channels, stored]: [usize; 2]) -> Vec<f32> {
+    let rows = values.chunks_exact(stored);
+    rows.flat_map(|row| &row[..channels]).copied().collect()
 }
 
 /// An iteration: run once as it is, then recorded, then replayed.
@@ -170,6 +238,10 @@ impl Backend for Cuda {
         Buffer::new(&self.device, self.options.precision, n, shape)
     }
 
+    fn buffers<const N: usize>(&self, n: usize, shape: Shape) -> Result<[Buffer; N]> {
+        Buffer::row(&self.device, self.options.precision, n, shape)
+    }
+
     fn compile(
         &self,
         architecture: &Architecture,
@@ -195,7 +267,8 @@ impl Backend for Cuda {
     }
 
     fn buffer_bytes(&self, n: usize, shape: Shape) -> u64 {
-        (n * shape.len() * self.options.precision.size()) as u64
+        let precision = self.options.precision;
+        (n * stored(shape, precision).len() * precision.size()) as u64
     }
 
     fn is_host(&self) -> bool {
@@ -238,8 +311,8 @@ impl Backend for Cuda {
             &self.device,
             self.options.precision,
             (&from, progress.iteration()),
-            images.memory.span(),
-            (images.n, images.shape),
+            images.span(),
+            (images.n, images.shape, images.stored().c),
             (feed.slots(), feed.n, part * images.n),
         )
     }
@@ -282,7 +355,12 @@ impl Backend for Cuda {
         z: &mut Buffer,
     ) -> Result<()> {
         let (device, precision) = (&self.device, self.options.precision);
-        let (extent, to) = ([z.n, z.shape.len()], z.memory.span());
+        ensure!(
+            z.shape.h * z.shape.w == 1,
+            "{:?} is no row of noise",
+            z.shape
+        );
+        let (extent, to) = ([z.n, z.shape.c, z.stored().c], z.span());
         latent::draw(device, precision, stream, progress.iteration(), to, extent)
     }
 
@@ -303,7 +381,8 @@ impl Backend for Cuda {
             noisy.shape
         );
         let (device, precision) = (&self.device, self.options.precision);
-        let maps = [images.memory.span(), noisy.memory.span()];
+        let maps = [images.span(), noisy.span()];
+        let channels = [noisy.shape.c, noisy.stored().c];
         let count = noisy.n * noisy.shape.len();
         instance_noise::add(
             device,
@@ -312,12 +391,12 @@ impl Backend for Cuda {
             stream,
             progress.iteration(),
             maps,
-            count,
+            (count, channels),
         )
     }
 
     fn write(&self, values: &[f32], buffer: &mut Buffer) -> Result<()> {
-        let shape = buffer.shape;
+        let (shape, precision) = (buffer.shape, self.options.precision);
         ensure!(
             values.len() == buffer.n * shape.len(),
             "{} values do not fill {} images of {shape:?}",
@@ -325,18 +404,19 @@ impl Backend for Cuda {
             buffer.n
         );
         let values = nchw_to_nhwc(values, shape);
-        buffer
-            .memory
-            .upload(&self.options.precision.encode(&values))
+        let rows = padded(&values, [shape.c, buffer.stored().c]);
+        let bytes = precision.encode(&rows);
+        buffer.memory.upload_to(buffer.at, &bytes)
     }
 
     fn read(&self, buffer: &Buffer, n: usize) -> Result<Vec<f32>> {
         ensure!(n <= buffer.n, "{n} images asked of {}", buffer.n);
-        let (shape, precision) = (buffer.shape, self.options.precision);
-        let bytes = buffer
-            .memory
-            .download::<u8>(n * shape.len() * precision.size())?;
-        Ok(nhwc_to_nchw(&precision.decode(&bytes), shape))
+        let (shape, stored) = (buffer.shape, buffer.stored());
+        let precision = self.options.precision;
+        let count = n * stored.len() * precision.size();
+        let bytes = buffer.memory.download_from::<u8>(buffer.at, count)?;
+        let values = stripped(&precision.decode(&bytes), [shape.c, stored.c]);
+        Ok(nhwc_to_nchw(&values, shape))
     }
 
     fn wait(&self) -> Result<()> {

@@ -13,73 +13,85 @@ use crate::backend::cuda::conv::choice::Chooser;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::backend::cuda::conv::{Choice, scratch_bytes, workspace_bytes};
 use crate::backend::cuda::driver::{Device, Memory, Span, read_one};
-use crate::backend::cuda::ops::activation;
 use crate::backend::cuda::ops::adam::{self, Tensors};
-use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, Extent, SEGMENTS};
+use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, Extent, Workspace};
 use crate::backend::cuda::ops::bce_loss;
 use crate::backend::cuda::ops::cast;
 use crate::backend::cuda::parameter::{Kept, Parameter};
 use crate::backend::cuda::progress::Progress;
-use crate::backend::cuda::{Buffer, Options};
-use crate::backend::{Adam, Conv, Network, Precision, Slot, State, Statistics, Use, Want};
+use crate::backend::cuda::{Buffer, Options, padded, stored, stripped};
+use crate::backend::{
+    Adam, Conv, Network, Precision, Slot, State, Statistics, Upstream, Use, Want,
+};
 use crate::model::arch::Role;
 use crate::model::layout::FilterLayout;
 use crate::model::params::{Entry, Part};
-use crate::model::{Activation, Architecture, Block, StateDict};
-
-/// Whether gradients are checked in a launch of their own: not all kernels that make them do it yet.
-const CHECKED_AFTERWARDS: bool = true;
+use crate::model::{Activation, Architecture, Block, Shape, StateDict};
 
 /// How the convolutions' weights lie.
 const LAYOUT: FilterLayout = FilterLayout::Krsc;
 
-struct Layer {
-    block: Block,
-    /// `[k, r, s, c]` with k channels of the small map.
-    weight: Parameter,
-    norm: Option<BatchNorm>,
+pub(super) struct Layer {
+    pub block: Block,
+    /// `[k, r, s, c]` with k channels of the small map, both channels in whole vectors.
+    pub weight: Parameter,
+    pub norm: Option<BatchNorm>,
     /// The convolution's output where batch norm needs it.
-    convolved: Option<Memory>,
+    pub convolved: Option<Memory>,
     /// What the next block sees.
-    output: Buffer,
+    pub output: Buffer,
 }
 
 /// Gradients and what else only a backward pass needs.
-struct Backward {
-    input_gradient: Buffer,
+pub(super) struct Backward {
+    pub input_gradient: Buffer,
     /// Gradient of the loss with respect to the logits.
-    loss_gradient: Memory,
+    pub loss_gradient: Memory,
     /// Gradients of the maps between blocks, in turns.
-    gradients: [Memory; 2],
-    tensors: Tensors,
+    pub gradients: [Memory; 2],
+    pub tensors: Tensors,
+    /// One u32: not 0 where a gradient since the last step is not a finite number.
+    pub not_finite: Memory,
+    /// Whether a library has made gradients since the last step, which does not look.
+    pub unchecked: bool,
+}
+
+/// What a forward pass has read, for the gradients of weights.
+pub(super) struct Input {
+    pub span: Span,
+    /// What it lies in.
+    _memory: Rc<Memory>,
 }
 
 /// A generator or discriminator on the GPU with its parameters, gradients, moments and activations.
 pub struct CudaNetwork {
     /// Kernels by layer, pass and batch size, chosen when they are first needed.
     chosen: RefCell<HashMap<(usize, Pass, usize), Rc<Choice>>>,
-    chooser: Rc<Chooser>,
-    options: Options,
-    architecture: Architecture,
-    batch: usize,
-    layers: Vec<Layer>,
+    pub(super) chooser: Rc<Chooser>,
+    pub(super) options: Options,
+    pub(super) architecture: Architecture,
+    pub(super) batch: usize,
+    pub(super) layers: Vec<Layer>,
     /// The inputs of the last forward pass, one after the other.
-    input: Buffer,
-    backward: Option<Backward>,
-    /// Batch norm's partial sums.
-    partial: Memory,
+    pub(super) input: Option<Input>,
+    /// Where they are put, if they do not lie like that.
+    joined: Option<Buffer>,
+    pub(super) backward: Option<Backward>,
+    /// What batch norm sums in.
+    pub(super) sums: Workspace,
     /// Inputs of the last forward pass, maps in each, and how batch norm normalised.
-    inputs: usize,
-    each: usize,
-    statistics: Statistics,
+    pub(super) inputs: usize,
+    pub(super) each: usize,
+    pub(super) statistics: Statistics,
     /// The last to go: libraries use its stream.
-    device: Rc<Device>,
+    pub(super) device: Rc<Device>,
 }
 
-/// Elements of the largest map between blocks.
-fn largest_map(architecture: &Architecture) -> usize {
-    let outputs = architecture.blocks.iter().map(|b| b.output.len());
-    outputs.max().unwrap_or(0)
+/// Bytes of `batch` of the largest map between blocks.
+fn largest_map(architecture: &Architecture, precision: Precision, batch: usize) -> usize {
+    let blocks = architecture.blocks.iter();
+    let outputs = blocks.map(|b| stored(b.output, precision).len());
+    batch * precision.size() * outputs.max().unwrap_or(0)
 }
 
 /// The type of the weights' copy that convolutions read, where f32 will not do.
@@ -87,23 +99,41 @@ fn copied(precision: Precision) -> Option<Precision> {
     (precision != Precision::Fp32).then_some(precision)
 }
 
-fn shapes(architecture: &Architecture, batch: usize) -> Vec<ConvShape> {
+/// The convolutions, with channels as they are stored.
+fn shapes(architecture: &Architecture, precision: Precision, batch: usize) -> Vec<ConvShape> {
     let blocks = architecture.blocks.iter();
-    blocks.map(|block| ConvShape::of(block, batch)).collect()
+    let of = |block| ConvShape::of(block, batch).stored(precision.vector());
+    blocks.map(of).collect()
 }
 
-/// Bytes of batch norm's partial sums.
-fn partial_bytes(
+/// `block` with its output as it is stored.
+fn stored_block(block: &Block, precision: Precision) -> Block {
+    Block {
+        output: stored(block.output, precision),
+        ..*block
+    }
+}
+
+/// What batch norm's sums take at most, by its own launches and by our convolutions', bytes of sums and of counters.
+fn sums_needed(
     device: &Device,
     precision: Precision,
     architecture: &Architecture,
     batch: usize,
-) -> usize {
-    let normed = architecture.blocks.iter().filter(|b| b.batch_norm);
-    normed
-        .map(|block| batch_norm::partial_bytes(device, precision, block, batch))
-        .max()
-        .unwrap_or(0)
+) -> [usize; 2] {
+    let mut most = [0; 2];
+    for block in architecture.blocks.iter().filter(|b| b.batch_norm) {
+        let own = batch_norm::needs(device, precision, &stored_block(block, precision), batch);
+        // However a convolution cuts a map, it is into no more chunks than the smallest tile has rows, and no more tiles
+        // of channels.
+        let c = block.output.c.next_multiple_of(precision.vector());
+        let chunks = batch * block.output.h * block.output.w / 64 + 16;
+        let fused = Workspace::needs(1, chunks, c, c.div_ceil(32));
+        for (most, needs) in most.iter_mut().zip(own.into_iter().zip(fused)) {
+            *most = needs.0.max(2 * needs.1).max(*most);
+        }
+    }
+    most
 }
 
 /// Bytes of the device that [`CudaNetwork::new`] allocates, and those that choosing its kernels takes for a while; more
@@ -117,28 +147,31 @@ pub fn bytes(
 ) -> u64 {
     let training = usage == Use::Training;
     let size = options.precision.size() as u64;
-    let map = |elements: usize| batch as u64 * elements as u64 * size;
-    let mut all = map(architecture.input().len());
+    let precision = options.precision;
+    let map = |shape: Shape| (batch * stored(shape, precision).len()) as u64 * size;
+    let mut all = map(architecture.input());
     let mut tensors = Vec::new();
-    for (block, shape) in architecture.blocks.iter().zip(shapes(architecture, batch)) {
-        let weight = Parameter::bytes(shape.weights(), training, copied(options.precision));
-        all += map(block.output.len()) + weight;
+    let shapes = shapes(architecture, precision, batch);
+    for (block, shape) in architecture.blocks.iter().zip(&shapes) {
+        let weight = Parameter::bytes(shape.weights(), training, copied(precision));
+        all += map(block.output) + weight;
         tensors.push(shape.weights());
         if block.batch_norm {
-            all += map(block.output.len()) + BatchNorm::bytes(block.output.c, training);
-            tensors.extend([block.output.c; 2]);
+            let c = stored(block.output, precision).c;
+            all += map(block.output) + BatchNorm::bytes(c, training);
+            tensors.extend([c; 2]);
         }
     }
     if training {
-        all += map(architecture.input().len()) + map(architecture.output().len());
-        all += 2 * map(largest_map(architecture)) + Tensors::bytes(tensors.iter().copied());
+        all += map(architecture.input()) + map(architecture.output());
+        all += 2 * largest_map(architecture, precision, batch) as u64;
+        all += Tensors::bytes(tensors.iter().copied());
     }
-    all += partial_bytes(device, options.precision, architecture, batch) as u64;
-    let shapes = shapes(architecture, batch);
+    all += sums_needed(device, precision, architecture, batch)
+        .iter()
+        .sum::<usize>() as u64;
     let largest = |bytes: &dyn Fn(&ConvShape) -> usize| shapes.iter().map(bytes).max().unwrap_or(0);
-    if training {
-        all += largest(&|s| workspace_bytes(device, s)) as u64;
-    }
+    all += largest(&|s| workspace_bytes(device, options, s).iter().sum()) as u64;
     all += largest(&|s| scratch_bytes(options, s)) as u64;
     if options.conv != Conv::Ours {
         // What cuDNN works in is known only when it is asked: of that, and its code, half as much again.
@@ -165,38 +198,45 @@ impl CudaNetwork {
     ) -> Result<Self> {
         let training = usage == Use::Training;
         let precision = options.precision;
-        let map = |elements: usize| Memory::new(device, batch * elements * precision.size());
-        let not_finite = training.then(|| Memory::zeroed(device, size_of::<u32>()));
-        let not_finite = not_finite.transpose()?;
+        let map = |shape: Shape| {
+            let elements = batch * stored(shape, precision).len();
+            Memory::new(device, elements * precision.size())
+        };
+        let not_finite = match training {
+            true => Some(Memory::zeroed(device, 4)?),
+            false => None,
+        };
         let flag = not_finite.as_ref().map(Memory::span);
-        let layers = architecture.blocks.iter().map(|&block| -> Result<Layer> {
-            let weights = ConvShape::of(&block, batch).weights();
+        let shapes = shapes(architecture, precision, batch);
+        let blocks = architecture.blocks.iter().zip(&shapes);
+        let layers = blocks.map(|(&block, shape)| -> Result<Layer> {
+            let c = stored(block.output, precision).c;
             let norm = block
                 .batch_norm
-                .then(|| BatchNorm::new(device, block.output.c, training, flag));
-            let convolved = block.batch_norm.then(|| map(block.output.len()));
+                .then(|| BatchNorm::new(device, c, training, flag));
+            let convolved = block.batch_norm.then(|| map(block.output));
             Ok(Layer {
                 block,
-                weight: Parameter::new(device, weights, training, copied(precision))?,
+                weight: Parameter::new(device, shape.weights(), training, copied(precision))?,
                 norm: norm.transpose()?,
                 convolved: convolved.transpose()?,
                 output: Buffer::new(device, precision, batch, block.output)?,
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
+        let largest = || Memory::new(device, largest_map(architecture, precision, batch));
         let backward = match not_finite {
             Some(not_finite) => Some(Backward {
                 input_gradient: Buffer::new(device, precision, batch, architecture.input())?,
-                loss_gradient: map(architecture.output().len())?,
-                gradients: [
-                    map(largest_map(architecture))?,
-                    map(largest_map(architecture))?,
-                ],
-                tensors: Tensors::new(device, parameters(&layers), not_finite)?,
+                loss_gradient: map(architecture.output())?,
+                gradients: [largest()?, largest()?],
+                tensors: Tensors::new(device, parameters(&layers))?,
+                not_finite,
+                unchecked: false,
             }),
             None => None,
         };
-        let partial = partial_bytes(device, precision, architecture, batch);
+        let needs = sums_needed(device, precision, architecture, batch);
         Ok(Self {
             device: Rc::clone(device),
             chooser: Rc::clone(chooser),
@@ -204,9 +244,10 @@ impl CudaNetwork {
             architecture: architecture.clone(),
             batch,
             layers,
-            input: Buffer::new(device, precision, batch, architecture.input())?,
+            input: None,
+            joined: None,
             backward,
-            partial: Memory::new(device, partial)?,
+            sums: Workspace::new(device, needs)?,
             chosen: RefCell::default(),
             inputs: 0,
             each: 0,
@@ -214,35 +255,60 @@ impl CudaNetwork {
         })
     }
 
-    /// Runs `pass` of layer `index` on `n` maps, as [`Runner::run`](super::conv::Runner::run).
-    fn convolve(
-        &self,
-        (index, n): (usize, usize),
-        pass: Pass,
-        (a, b, out): (Span, Span, Span),
-        activation: Activation,
-    ) -> Result<()> {
-        let _range = self.operation(match pass {
-            Pass::Gather => "conv2d",
-            Pass::Scatter => "conv_transpose2d",
-            Pass::Weights => "conv_wgrad",
-        });
+    /// The kernel for `pass` of layer `index` on `n` maps.
+    pub(super) fn choice(&self, index: usize, pass: Pass, n: usize) -> Result<Rc<Choice>> {
         let key = (index, pass, n);
-        let known = self.chosen.borrow().get(&key).map(Rc::clone);
-        let choice = match known {
-            Some(choice) => choice,
-            None => {
-                let shape = ConvShape::of(&self.layers[index].block, n);
-                let choice = Rc::new(self.chooser.choose(pass, &shape)?);
-                self.chosen.borrow_mut().insert(key, Rc::clone(&choice));
-                choice
-            }
-        };
-        self.chooser.runner.run(&choice, a, b, out, activation)
+        if let Some(known) = self.chosen.borrow().get(&key) {
+            return Ok(Rc::clone(known));
+        }
+        let vector = self.options.precision.vector();
+        let shape = ConvShape::of(&self.layers[index].block, n).stored(vector);
+        let choice = Rc::new(self.chooser.choose(pass, &shape)?);
+        self.chosen.borrow_mut().insert(key, Rc::clone(&choice));
+        Ok(choice)
     }
 
-    /// The memory of the tensor `entry` that `state` means, and how many f32 it has.
-    fn memory(&self, entry: &Entry, state: State) -> Result<(&Memory, usize)> {
+    /// The inputs one after the other: as they lie, or copied.
+    pub(super) fn join(&mut self, inputs: &[&Buffer]) -> Result<()> {
+        let first = inputs[0];
+        let end = |buffer: &Buffer| buffer.at + buffer.bytes();
+        let lie_so = inputs
+            .windows(2)
+            .all(|p| Rc::ptr_eq(&p[0].memory, &p[1].memory) && end(p[0]) == p[1].at);
+        let buffer = if lie_so {
+            first
+        } else {
+            if self.joined.is_none() {
+                let (precision, shape) = (self.options.precision, first.shape);
+                let joined = Buffer::new(&self.device, precision, self.batch, shape)?;
+                self.joined = Some(joined);
+            }
+            let joined = self.joined.as_ref().context("room for the inputs")?;
+            for (index, input) in inputs.iter().enumerate() {
+                let to = joined.span().after(index * input.bytes())?;
+                self.device
+                    .copy_on_device(input.span(), to, input.bytes())?;
+            }
+            joined
+        };
+        let last = if lie_so {
+            inputs[inputs.len() - 1]
+        } else {
+            buffer
+        };
+        self.input = Some(Input {
+            span: Span {
+                bytes: end(last) - buffer.at,
+                ..buffer.span()
+            },
+            _memory: Rc::clone(&buffer.memory),
+        });
+        Ok(())
+    }
+
+    /// The memory of the tensor `entry` that `state` means, and its sizes, as they are and as they are stored: rows of k
+    /// (1 for what is no weight of a convolution), and c in each of its parts.
+    fn memory(&self, entry: &Entry, state: State) -> Result<(&Memory, Rows)> {
         let layer = &self.layers[entry.block];
         let norm = layer.norm.as_ref().context("a block without batch norm");
         let learned = |parameter| place(parameter, state);
@@ -253,17 +319,33 @@ impl CudaNetwork {
             Part::RunningMean => &norm?.running_mean,
             Part::RunningVar => &norm?.running_var,
         };
-        Ok((memory, entry.shape.iter().product()))
+        let up = |channels: usize| channels.next_multiple_of(self.options.precision.vector());
+        let rows = match entry.part {
+            Part::Weight => {
+                let (small, large) = layer.block.small_large();
+                Rows {
+                    k: [small.c, up(small.c)],
+                    parts: 16,
+                    c: [large.c, up(large.c)],
+                }
+            }
+            _ => Rows {
+                k: [1, 1],
+                parts: 1,
+                c: [layer.block.output.c, up(layer.block.output.c)],
+            },
+        };
+        Ok((memory, rows))
     }
 
-    fn trained(&self) -> Result<&Backward> {
+    pub(super) fn trained(&self) -> Result<&Backward> {
         self.backward
             .as_ref()
             .context("this network was compiled for inference only")
     }
 
     /// A range for profilers around the work of one block, where they were asked for.
-    fn range(&self, index: usize, what: &str) -> Option<nvtx::RangeGuard> {
+    pub(super) fn range(&self, index: usize, what: &str) -> Option<nvtx::RangeGuard> {
         let network = self.architecture.prefix();
         self.options
             .ranges
@@ -271,11 +353,11 @@ impl CudaNetwork {
     }
 
     /// A range inside of a block's, around one operation.
-    fn operation(&self, name: &str) -> Option<nvtx::RangeGuard> {
+    pub(super) fn operation(&self, name: &str) -> Option<nvtx::RangeGuard> {
         self.options.ranges.then(|| nvtx::range!("{name}"))
     }
 
-    fn extent(&self, block: &Block) -> Extent {
+    pub(super) fn extent(&self, block: &Block) -> Extent {
         Extent {
             segments: self.inputs,
             rows: self.each * block.output.h * block.output.w,
@@ -295,6 +377,29 @@ impl CudaNetwork {
     }
 }
 
+/// A tensor `[k][parts][c]`, whose k and c are stored with zeros behind them: (as it is, as it is stored).
+struct Rows {
+    k: [usize; 2],
+    parts: usize,
+    c: [usize; 2],
+}
+
+impl Rows {
+    fn stored(&self) -> usize {
+        self.k[1] * self.parts * self.c[1]
+    }
+
+    fn pad(&self, values: &[f32]) -> Vec<f32> {
+        let mut values = padded(values, self.c);
+        values.resize(self.stored(), 0.0);
+        values
+    }
+
+    fn strip(&self, values: &[f32]) -> Vec<f32> {
+        stripped(&values[..self.k[0] * self.parts * self.c[1]], self.c)
+    }
+}
+
 /// Every learned tensor, in `state_dict` order.
 fn parameters(layers: &[Layer]) -> impl Iterator<Item = &Parameter> {
     layers.iter().flat_map(|layer| {
@@ -304,7 +409,7 @@ fn parameters(layers: &[Layer]) -> impl Iterator<Item = &Parameter> {
 }
 
 /// The memory of `parameter` that `state` means.
-fn place(parameter: &Parameter, state: State) -> Result<&Memory> {
+pub(super) fn place(parameter: &Parameter, state: State) -> Result<&Memory> {
     let kept = || -> Result<&Kept> {
         let kept = parameter.training.as_ref();
         kept.context("this network was compiled for inference only")
@@ -328,53 +433,31 @@ impl Network for CudaNetwork {
     type Progress = Progress;
 
     fn forward(&mut self, inputs: &[&Buffer], statistics: Statistics) -> Result<()> {
-        let (device, precision) = (Rc::clone(&self.device), self.options.precision);
-        let each = inputs.first().map_or(0, |input| input.n);
-        ensure!(
-            (1..=SEGMENTS).contains(&inputs.len())
-                && inputs
-                    .iter()
-                    .all(|i| i.n == each && i.shape == self.input.shape),
-            "inputs of one size and of {:?} are needed, at most {SEGMENTS}",
-            self.input.shape
-        );
-        let n = inputs.len() * each;
-        ensure!(n <= self.batch, "more than {} maps in one pass", self.batch);
-        (self.inputs, self.each, self.statistics) = (inputs.len(), each, statistics);
-        let bytes = each * self.input.shape.len() * precision.size();
-        for (index, input) in inputs.iter().enumerate() {
-            let to = self.input.memory.span().after(index * bytes)?;
-            device.copy_on_device(input.memory.span(), to, bytes)?;
-        }
-        let mut input = self.input.memory.span();
-        for (index, layer) in self.layers.iter().enumerate() {
-            let _range = self.range(index, "forward");
-            let activation = layer.block.activation;
-            let pass = match layer.block.convolution.is_transposed() {
-                true => Pass::Scatter,
-                false => Pass::Gather,
-            };
-            let weight = layer.weight.read();
-            let output = layer.output.memory.span();
-            match (&layer.norm, &layer.convolved) {
-                (Some(norm), Some(convolved)) => {
-                    let x = convolved.span();
-                    self.convolve((index, n), pass, (input, weight, x), Activation::None)?;
-                    let extent = self.extent(&layer.block);
-                    let kind = (precision, activation);
-                    let partial = self.partial.span();
-                    let _range = self.operation("batch_norm");
-                    norm.forward(&device, kind, extent, statistics, (x, output), partial)?;
-                }
-                _ => self.convolve((index, n), pass, (input, weight, output), activation)?,
-            }
-            input = output;
-        }
-        Ok(())
+        self.run_forward(inputs, statistics)
     }
 
     fn output(&self) -> &Buffer {
         &self.layers[self.layers.len() - 1].output
+    }
+
+    fn last_activation(&self) -> Activation {
+        let last = self.architecture.blocks.last();
+        last.map_or(Activation::None, |block| block.activation)
+    }
+
+    fn write_to(&mut self, output: Buffer) -> Result<()> {
+        let last = self.layers.len() - 1;
+        let own = &mut self.layers[last].output;
+        ensure!(
+            output.shape == own.shape && output.n >= own.n,
+            "{} maps of {:?} are no room for {} of {:?}",
+            output.n,
+            output.shape,
+            own.n,
+            own.shape
+        );
+        *own = output;
+        Ok(())
     }
 
     fn bce_with_logits(
@@ -396,83 +479,26 @@ impl Network for CudaNetwork {
             _ => Role::Discriminator,
         };
         let _range = self.operation("bce_loss");
-        let maps = (self.output().memory.span(), backward.loss_gradient.span());
+        let maps = (self.output().span(), backward.loss_gradient.span());
         bce_loss::bce_with_logits(
             &self.device,
             self.options.precision,
             maps,
-            (self.each, targets),
+            (self.each, self.output().stored().c, targets),
             (progress, scaled.index()),
             first,
         )
     }
 
-    fn backward(&mut self, output_gradient: Option<&Buffer>, want: Want) -> Result<()> {
-        let (device, precision) = (&self.device, self.options.precision);
-        let backward = self.trained()?;
-        let n = self.inputs * self.each;
-        let given = output_gradient.map_or(&backward.loss_gradient, |b| &b.memory);
-        // Where the gradient of the current layer's output is, and where the next one goes.
-        let mut at = given.span();
-        let [mut current, mut next] = [backward.gradients[0].span(), backward.gradients[1].span()];
-        for (index, layer) in self.layers.iter().enumerate().rev() {
-            let _range = self.range(index, "backward");
-            let activation = layer.block.activation;
-            let count = n * layer.block.output.len();
-            match (&layer.norm, &layer.convolved) {
-                (Some(norm), Some(convolved)) => {
-                    let extent = self.extent(&layer.block);
-                    let how = (self.statistics, want.weights());
-                    let (kind, maps) = ((precision, activation), [at, current]);
-                    let (x, partial) = (convolved.span(), self.partial.span());
-                    let _range = self.operation("batch_norm backward");
-                    norm.backward(device, kind, extent, how, x, maps, partial)?;
-                    at = current;
-                }
-                _ if activation == Activation::None => {}
-                _ => {
-                    let y = layer.output.memory.span();
-                    let maps = [at, current];
-                    let _range = self.operation("activation backward");
-                    activation::backward(device, precision, activation, y, maps, count)?;
-                    at = current;
-                }
-            }
-            let transposed = layer.block.convolution.is_transposed();
-            if want.weights() {
-                let input = match index {
-                    0 => self.input.memory.span(),
-                    _ => self.layers[index - 1].output.memory.span(),
-                };
-                let (large, small) = if transposed { (at, input) } else { (input, at) };
-                let to = place(&layer.weight, State::Gradients)?.span();
-                let maps = (large, small, to);
-                self.convolve((index, n), Pass::Weights, maps, Activation::None)?;
-            }
-            let to = match index {
-                0 if !want.input() => continue,
-                0 => backward.input_gradient.memory.span(),
-                _ => next,
-            };
-            let pass = if transposed {
-                Pass::Gather
-            } else {
-                Pass::Scatter
-            };
-            let maps = (at, layer.weight.read(), to);
-            self.convolve((index, n), pass, maps, Activation::None)?;
-            at = to;
-            // What lies in `current` is not needed any more.
-            std::mem::swap(&mut current, &mut next);
-        }
-        Ok(())
+    fn backward(&mut self, upstream: Upstream<'_, Buffer>, want: Want) -> Result<()> {
+        self.run_backward(upstream, want)
     }
 
     fn input_gradient(&self) -> &Buffer {
         match &self.backward {
             Some(backward) => &backward.input_gradient,
             // Nobody has asked for it: `backward` refuses.
-            None => &self.input,
+            None => self.output(),
         }
     }
 
@@ -485,7 +511,8 @@ impl Network for CudaNetwork {
     ) -> Result<()> {
         let role = self.architecture.role.index();
         let _range = self.range(0, "Adam");
-        let tensors = &self.trained()?.tensors;
+        let backward = self.trained()?;
+        let (tensors, not_finite) = (&backward.tensors, backward.not_finite.span());
         let precision = self.options.precision;
         progress.prepare(role, adam)?;
         let report = adam::Report {
@@ -493,24 +520,25 @@ impl Network for CudaNetwork {
             bytes: progress.ring_bytes(),
             slots: progress.slots,
             iteration: progress.iteration(),
-        };
-        if CHECKED_AFTERWARDS {
-            adam::check(&self.device, tensors)?;
-        }
-        let step = adam::Step {
-            state: progress.adam(role)?,
-            role,
-            average,
             last,
         };
-        adam::step(&self.device, precision, tensors, adam, step, report)
+        if backward.unchecked {
+            adam::check(&self.device, tensors, not_finite)?;
+        }
+        let state = (progress.adam(role)?, not_finite);
+        let (how, report) = ((adam, average), (report, role));
+        adam::step(&self.device, precision, tensors, how, state, report)?;
+        if let Some(backward) = &mut self.backward {
+            backward.unchecked = false;
+        }
+        Ok(())
     }
 
     fn read(&self, state: State) -> Result<StateDict> {
         let buffers = has_buffers(state);
         let mut dict = StateDict::collect(&self.architecture, buffers, LAYOUT, |entry| {
-            let (memory, count) = self.memory(entry, state)?;
-            memory.download(count)
+            let (memory, rows) = self.memory(entry, state)?;
+            Ok(rows.strip(&memory.download(rows.stored())?))
         })?;
         if buffers {
             // The same for all layers: they see the same batches.
@@ -530,7 +558,8 @@ impl Network for CudaNetwork {
             if state == State::Average && !entry.part.is_learned() {
                 return Ok(());
             }
-            self.memory(entry, state)?.0.upload(values)
+            let (memory, rows) = self.memory(entry, state)?;
+            memory.upload(&rows.pad(values))
         })?;
         if state == State::Parameters {
             for norm in self.layers.iter().filter_map(|layer| layer.norm.as_ref()) {

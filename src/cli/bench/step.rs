@@ -92,7 +92,12 @@ impl Step {
         );
         let precision = precision_on(&picked, self.compute.precision)?;
         let cuda = &self.compute.cuda;
-        let options = cuda.options(precision, self.conv(), cuda.tf32);
+        let options = cuda.options(
+            precision,
+            self.conv(),
+            cuda.tf32,
+            cuda.fuse.unwrap_or_default(),
+        );
         let work = Work {
             step: &self,
             dimensions,

@@ -221,7 +221,7 @@ impl Args {
         let (config, epochs) = self.resolve(&picked, resumed.as_ref())?;
         let run = resumed.as_ref().map(|resumed| resumed.run.clone());
         let cuda = &self.compute.cuda;
-        let options = cuda.options(config.precision, config.conv, config.tf32);
+        let options = cuda.options(config.precision, config.conv, config.tf32, config.fuse);
         let job = Job {
             args: &self,
             config,
@@ -315,6 +315,7 @@ impl Args {
             precision: compute.precision,
             conv: compute.cuda.conv,
             tf32: compute.cuda.tf32.then_some(true),
+            fuse: compute.cuda.fuse,
             sample_every: self.sample_every,
             checkpoint_every: self.checkpoint_every,
             log_every: self.log_every,

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::cuda::Options;
 use crate::backend::cuda::conv::cudnn::Algorithm;
+use crate::backend::cuda::conv::cut::Cut;
 use crate::backend::cuda::conv::libraries::Libraries;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass, Tile};
 use crate::backend::cuda::driver::Device;
-use crate::backend::cuda::ops::conv_wgrad;
 
 /// What runs one pass of a convolution; kernels.json and the cache hold it like this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub enum ConvKernel {
     Ours {
         /// What one block computes.
         tile: Tile,
-        /// Into how many parts the weight gradient's pixels are split; 1 for other passes.
+        /// Into how many parts the sums are split.
         splits: u32,
     },
     /// An algorithm of cuDNN for the pass.
@@ -38,20 +38,24 @@ pub(super) fn ours(
         .into_iter()
         .filter(|tile| tile.fits(pass, shape, options.precision))
         .collect();
+    // Tiles of which others do the same with less.
+    let idle = |tile: &Tile| match (pass, tile) {
+        // Nearly empty where there are but a few channels.
+        (Pass::Scatter, Tile::M128N64 | Tile::M64N32) => tiles.contains(&Tile::Parities),
+        // Half empty, or half as many rows as there might be.
+        (Pass::Weights, Tile::M128N64) => shape.k <= 64,
+        (Pass::Weights, Tile::M64N128) => shape.k > 64,
+        _ => false,
+    };
+    let idle: Vec<Tile> = tiles.iter().copied().filter(idle).collect();
     match options.tile {
         Some(tile) if tiles.contains(&tile) => tiles = vec![tile],
-        // Where another fits, it does the same with fewer instructions.
-        _ if tiles.len() > 1 => tiles.retain(|&tile| tile != Tile::Any),
-        _ => {}
+        _ => tiles.retain(|tile| !idle.contains(tile)),
     }
     let mut all = Vec::new();
     for tile in tiles {
-        let splits = match pass {
-            Pass::Weights => split_candidates(device, tile, shape),
-            _ => vec![1],
-        };
-        let kernels = splits.into_iter();
-        all.extend(kernels.map(|splits| ConvKernel::Ours { tile, splits }));
+        let splits = split_candidates(device, options, pass, shape, tile).into_iter();
+        all.extend(splits.map(|splits| ConvKernel::Ours { tile, splits }));
     }
     all
 }
@@ -70,27 +74,54 @@ pub(super) fn theirs(libraries: &Libraries, pass: Pass, shape: &ConvShape) -> Ve
     all
 }
 
-/// Into how many parts the weight gradient's pixels might be split.
-fn split_candidates(device: &Device, tile: Tile, shape: &ConvShape) -> Vec<u32> {
-    let most = conv_wgrad::most_splits(shape);
-    let splits = conv_wgrad::splits(device, tile, shape);
-    let mut all = vec![
-        splits,
-        (splits / 2).max(1),
-        (2 * splits).min(most),
-        (4 * splits).min(most),
-    ];
-    all.sort_unstable();
-    all.dedup();
+/// Terms of a part at least: fewer do not pay for adding one more.
+const LEAST_DEPTH: usize = 256;
+/// Bytes of parts at most.
+const MOST_PARTIAL: usize = 64 << 20;
+
+/// Into how many parts the sums of `pass` might be split, the likeliest first: so many that the blocks come to a whole
+/// number for each multiprocessor, or just below, never just above, which would leave most of them idle in the end. One
+/// part where there are as many tiles as multiprocessors.
+fn split_candidates(
+    device: &Device,
+    options: &Options,
+    pass: Pass,
+    shape: &ConvShape,
+    tile: Tile,
+) -> Vec<u32> {
+    let Ok(whole) = Cut::new(pass, shape, options.precision, (tile, 1), 1) else {
+        return vec![1];
+    };
+    let (tiles, (m, n)) = (whole.tiles[0] * whole.tiles[1], tile.extent());
+    let multiprocessors = device.multiprocessors as usize;
+    if pass != Pass::Weights && tiles >= multiprocessors {
+        return vec![1];
+    }
+    let most = (whole.depth / LEAST_DEPTH).min(MOST_PARTIAL / (4 * tiles * m * n));
+    let mut all = Vec::new();
+    // What two blocks a multiprocessor make comes first: one waits while the other multiplies.
+    for blocks in [2, 1, 3, 4] {
+        let splits = (blocks * multiprocessors / tiles).clamp(1, most.max(1)) as u32;
+        if !all.contains(&splits) {
+            all.push(splits);
+        }
+    }
     all
 }
 
-/// Bytes that our own kernels work in at most, for any pass of a convolution of this shape.
-pub fn workspace_bytes(device: &Device, shape: &ConvShape) -> usize {
-    let partial = |&tile: &Tile| {
-        let splits = split_candidates(device, tile, shape);
-        let most = splits.into_iter().max().unwrap_or(1);
-        conv_wgrad::partial_bytes(shape, most)
-    };
-    Tile::ALL.iter().map(partial).max().unwrap_or(0)
+/// Bytes that our own kernels work in at most, for any pass of a convolution of this shape: parts of sums, and counters.
+pub fn workspace_bytes(device: &Device, options: &Options, shape: &ConvShape) -> [usize; 2] {
+    let mut most = [0; 2];
+    for pass in [Pass::Gather, Pass::Scatter, Pass::Weights] {
+        for kernel in ours(device, options, pass, shape) {
+            let ConvKernel::Ours { tile, splits } = kernel else {
+                continue;
+            };
+            let cut = Cut::new(pass, shape, options.precision, (tile, splits), 1);
+            for (most, needs) in most.iter_mut().zip(cut.map_or([0; 2], |cut| cut.needs())) {
+                *most = needs.max(*most);
+            }
+        }
+    }
+    most
 }

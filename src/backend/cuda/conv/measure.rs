@@ -10,11 +10,11 @@ use crate::backend::Precision;
 use crate::backend::cuda::Options;
 use crate::backend::cuda::conv::cache::Timed;
 use crate::backend::cuda::conv::candidates::ConvKernel;
+use crate::backend::cuda::conv::epilogue::Epilogue;
 use crate::backend::cuda::conv::run::{Choice, Runner};
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::backend::cuda::driver::{Explained, Memory};
 use crate::backend::cuda::ops::latent;
-use crate::model::Activation;
 use crate::numeric::relative_error;
 use crate::random::Purpose;
 
@@ -64,7 +64,8 @@ impl<'a> Trial<'a> {
             const MOST: usize = 1 << 28;
             for first in (0..count).step_by(MOST) {
                 let part = memory.span().after(first * precision.size())?;
-                let extent = [1, MOST.min(count - first)];
+                let here = MOST.min(count - first);
+                let extent = [1, here, here];
                 let stream = (step, Purpose::Sample, 0);
                 latent::draw(device, precision, stream, iteration.span(), part, extent)?;
             }
@@ -95,8 +96,11 @@ impl<'a> Trial<'a> {
             Pass::Scatter => (&self.small, &self.weight),
             Pass::Weights => (&self.large, &self.small),
         };
-        let (a, b, out) = (a.span(), b.span(), self.out.span());
-        self.runner.run(choice, a, b, out, Activation::None)
+        let maps = (a.span(), b.span(), self.out.span());
+        match self.pass {
+            Pass::Weights => self.runner.weights(choice, maps, None),
+            _ => self.runner.map(choice, maps, (&Epilogue::NONE, 1)),
+        }
     }
 
     /// All of a small result, of a large one some parts: more takes the host longer than it is worth.

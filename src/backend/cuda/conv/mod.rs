@@ -5,6 +5,8 @@ mod candidates;
 pub mod choice;
 pub mod cublas;
 pub mod cudnn;
+pub mod cut;
+pub mod epilogue;
 mod libraries;
 mod measure;
 mod run;

@@ -10,9 +10,12 @@ use crate::backend::Precision;
 use crate::backend::cuda::Options;
 use crate::backend::cuda::conv::candidates::ConvKernel;
 use crate::backend::cuda::conv::cudnn::CudnnConvolution;
+use crate::backend::cuda::conv::cut::{Cut, Parts};
+use crate::backend::cuda::conv::epilogue::Epilogue;
 use crate::backend::cuda::conv::libraries::Libraries;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::backend::cuda::driver::{Device, Explained, Memory, Span};
+use crate::backend::cuda::ops::batch_norm::SEGMENTS;
 use crate::backend::cuda::ops::{activation, cast, conv_transpose2d, conv_wgrad, conv2d};
 use crate::model::Activation;
 
@@ -25,6 +28,19 @@ pub struct Choice {
     convolution: Option<CudnnConvolution>,
 }
 
+impl Choice {
+    /// How our kernel cuts the pass over `segments` inputs; `None` where the kernel is a library's, which has no
+    /// epilogues.
+    pub fn cut(&self, precision: Precision, segments: usize) -> Option<Cut> {
+        match self.kernel {
+            ConvKernel::Ours { tile, splits } => {
+                Cut::new(self.pass, &self.shape, precision, (tile, splits), segments).ok()
+            }
+            ConvKernel::Cudnn(_) | ConvKernel::Cublas => None,
+        }
+    }
+}
+
 /// Makes kernels ready and runs them, on the main stream.
 pub struct Runner {
     pub(super) options: Options,
@@ -32,6 +48,8 @@ pub struct Runner {
     /// What all kernels but cuBLAS's work in, the last of these: they run one after the other. What was too small
     /// stays, since a recorded iteration may use it.
     workspaces: RefCell<Vec<Memory>>,
+    /// Counters of the blocks that have arrived, all 0 between launches, in the same way.
+    counters: RefCell<Vec<Memory>>,
     /// The last to go: the libraries use its stream.
     pub(super) device: Rc<Device>,
 }
@@ -42,6 +60,7 @@ impl Runner {
             options,
             libraries,
             workspaces: RefCell::default(),
+            counters: RefCell::default(),
             device: Rc::clone(device),
         }
     }
@@ -63,10 +82,14 @@ impl Runner {
                     tile.fits(pass, shape, precision),
                     "{tile:?} does not fit {shape:?}"
                 );
-                let partial = match pass {
-                    Pass::Weights => conv_wgrad::partial_bytes(shape, splits),
-                    _ => 0,
-                };
+                let mut partial = 0;
+                for segments in 1..=SEGMENTS {
+                    if let Ok(cut) = Cut::new(pass, shape, precision, (tile, splits), segments) {
+                        let [parts, arrived] = cut.needs();
+                        partial = parts.max(partial);
+                        self.reserve_counters(arrived)?;
+                    }
+                }
                 (None, partial)
             }
             ConvKernel::Cudnn(algorithm) => {
@@ -99,6 +122,23 @@ impl Runner {
         Ok(())
     }
 
+    /// Sees to counters of so many bytes.
+    fn reserve_counters(&self, bytes: usize) -> Result<()> {
+        let mut counters = self.counters.borrow_mut();
+        if counters.last().map_or(0, |c| c.span().bytes) < bytes {
+            counters.push(Memory::zeroed(&self.device, bytes)?);
+        }
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts {
+        let counters = self.counters.borrow();
+        Parts {
+            partial: self.workspace(),
+            arrived: counters.last().map_or(Span::NONE, Memory::span),
+        }
+    }
+
     fn workspace(&self) -> Span {
         let workspaces = self.workspaces.borrow();
         workspaces.last().map_or(Span::NONE, Memory::span)
@@ -115,46 +155,87 @@ impl Runner {
         }
     }
 
-    /// Queues a pass of a convolution. `out` is overwritten:
-    /// - `Gather`: small map = f(large map `a` ∗ weights `b`);
-    /// - `Scatter`: large map = f(small map `a` ∗ᵀ weights `b`);
-    /// - `Weights`: gradient of the weights from the large map `a` and the small map `b`, in f32; `activation` must be
-    ///   none.
+    /// Queues a pass that makes a map; `out` is overwritten:
+    /// - `Gather`: small map = e(large map `a` ∗ weights `b`);
+    /// - `Scatter`: large map = e(small map `a` ∗ᵀ weights `b`).
     ///
     /// Maps are NHWC and weights `[k][r][s][c]`, of the storage type; sums are f32, rounded once to the type of `out`
-    /// (twice where a library has no such activation, or writes weight gradients in halves).
+    /// (twice where a library has no such activation). The maps are `segments` inputs. A library has no epilogue but an
+    /// activation ([`Choice::cut`]).
     ///
     /// # Errors
-    /// Where a span is too short for the shape, or the driver or a library refuses the launch.
-    pub fn run(
+    /// Where a span is too short for the shape, the kernel has no such epilogue, or the driver or a library refuses the
+    /// launch.
+    pub fn map(
         &self,
         choice: &Choice,
-        a: Span,
-        b: Span,
-        out: Span,
-        activation: Activation,
+        (a, b, out): (Span, Span, Span),
+        (epilogue, segments): (&Epilogue, usize),
     ) -> Result<()> {
         let (device, precision) = (&self.device, self.options.precision);
         let (pass, shape) = (choice.pass, &choice.shape);
-        let workspace = self.workspace();
-        match choice.kernel {
-            ConvKernel::Ours { tile, splits } => match pass {
-                Pass::Gather => {
-                    conv2d::fprop(device, precision, tile, shape, (a, b, out), activation)
-                }
+        if let ConvKernel::Ours { tile, splits } = choice.kernel {
+            let cut = Cut::new(pass, shape, precision, (tile, splits), segments)?;
+            let (maps, parts, then) = ((a, b, out), self.parts(), (epilogue, segments));
+            return match pass {
+                Pass::Gather => conv2d::fprop(device, precision, &cut, shape, maps, then, &parts),
                 Pass::Scatter => {
-                    conv_transpose2d::fprop(device, precision, tile, shape, (a, b, out), activation)
+                    conv_transpose2d::fprop(device, precision, &cut, shape, maps, then, &parts)
                 }
-                Pass::Weights => {
-                    let cut = (tile, splits);
-                    conv_wgrad::wgrad(device, precision, cut, shape, (b, a, out), workspace)
-                }
-            },
+                Pass::Weights => bail!("weights are no map"),
+            };
+        }
+        let Epilogue::Activation(activation) = *epilogue else {
+            bail!("a library has no such epilogue");
+        };
+        self.theirs(choice, a, b, out)?;
+        self.activate(pass, shape, out, activation)
+    }
+
+    /// Queues the weight gradient from the large map `a` and the small map `b` into `dw`, f32 `[k][r][s][c]`, overwritten,
+    /// summed in f32 (where a library writes halves, rounded in between). `not_finite`, a u32, becomes 1 where an
+    /// element is not finite, if the kernel is ours.
+    ///
+    /// # Errors
+    /// Where a span is too short for the shape, or the driver or a library refuses the launch.
+    pub fn weights(
+        &self,
+        choice: &Choice,
+        (a, b, dw): (Span, Span, Span),
+        not_finite: Option<Span>,
+    ) -> Result<()> {
+        let (device, precision, shape) = (&self.device, self.options.precision, &choice.shape);
+        ensure!(choice.pass == Pass::Weights, "a map is no weights");
+        match choice.kernel {
+            ConvKernel::Ours { tile, splits } => {
+                let cut = Cut::new(Pass::Weights, shape, precision, (tile, splits), 1)?;
+                let maps = (b, a, dw);
+                conv_wgrad::wgrad(
+                    device,
+                    precision,
+                    &cut,
+                    shape,
+                    maps,
+                    not_finite,
+                    &self.parts(),
+                )
+            }
+            ConvKernel::Cudnn(_) | ConvKernel::Cublas => self.theirs(choice, a, b, dw),
+        }
+    }
+
+    /// Queues a pass by a library's kernel.
+    fn theirs(&self, choice: &Choice, a: Span, b: Span, out: Span) -> Result<()> {
+        let (device, precision) = (&self.device, self.options.precision);
+        let (pass, shape) = (choice.pass, &choice.shape);
+        self.check_lengths(pass, shape, a, b, out)?;
+        match choice.kernel {
+            ConvKernel::Ours { .. } => bail!("a kernel of ours"),
             ConvKernel::Cudnn(algorithm) => {
                 let Some(convolution) = &choice.convolution else {
                     bail!("a choice of cuDNN without cuDNN");
                 };
-                self.check_lengths(pass, shape, a, b, out)?;
+                let workspace = self.workspace();
                 let in_front = self.in_front(pass, shape);
                 let room = workspace.after(in_front)?;
                 ensure!(
@@ -171,18 +252,16 @@ impl Runner {
                     convolution.run(pass, &algorithm, a.pointer, b.pointer, to.pointer, room)
                 };
                 done.map_err(|error| self.or_lost(error))?;
-                if halves {
-                    cast::to_f32(device, precision, to, out, shape.weights())?;
+                match halves {
+                    true => cast::to_f32(device, precision, to, out, shape.weights()),
+                    false => Ok(()),
                 }
-                self.activate(pass, shape, out, activation)
             }
             ConvKernel::Cublas => {
                 let cublas = self.libraries.cublas()?;
-                self.check_lengths(pass, shape, a, b, out)?;
                 // SAFETY: lengths were checked; all of it is Memory that lives until the streams are done.
                 let done = unsafe { cublas.run(pass, shape, a.pointer, b.pointer, out.pointer) };
-                done.map_err(|error| self.or_lost(error))?;
-                self.activate(pass, shape, out, activation)
+                done.map_err(|error| self.or_lost(error))
             }
         }
     }

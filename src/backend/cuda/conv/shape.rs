@@ -19,7 +19,7 @@ pub enum Pass {
     Weights,
 }
 
-/// The sizes of a convolution for `n` maps, `struct Convolution` of cuda/include/convolution.cuh: small map
+/// The sizes of a convolution for `n` maps: small map
 /// `[n][small_h][small_w][k]`, large map `[n][large_h][large_w][c]`, both NHWC, weights `[k][r][s][c]` with 4×4 taps.
 /// The small pixel (i, j) meets the large pixels (stride·i − pad + r, stride·j − pad + s).
 #[repr(C)]
@@ -63,6 +63,16 @@ impl ConvShape {
         }
     }
 
+    /// The same with channels rounded up to whole vectors of `vector` elements, as they are stored.
+    pub fn stored(self, vector: usize) -> Self {
+        let up = |channels: u32| channels.next_multiple_of(vector as u32);
+        Self {
+            k: up(self.k),
+            c: up(self.c),
+            ..self
+        }
+    }
+
     /// Elements of the weights, k·16·c.
     pub fn weights(&self) -> usize {
         self.k as usize * 16 * self.c as usize
@@ -89,32 +99,73 @@ impl ConvShape {
     }
 }
 
-/// The part M×N of the product that one block of our convolution kernels computes (cuda/include/implicit_gemm.cuh), and
-/// whether channels may be any number.
+/// `struct Convolution` of cuda/include/convolution.cuh: the sizes, and what the kernels divide by as multiplications.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct ConvArgument {
+    /// The sizes.
+    pub shape: ConvShape,
+    /// ⌊2³²·(2^shift − d)/d⌋ + 1 for d = small_h, small_w, k and c.
+    pub multipliers: [u32; 4],
+    /// ⌈log₂ d⌉ of the same.
+    pub shifts: [u8; 4],
+}
+
+impl From<ConvShape> for ConvArgument {
+    fn from(shape: ConvShape) -> Self {
+        let divisors = [shape.small_h, shape.small_w, shape.k, shape.c];
+        let shift = |d: u32| d.max(1).next_power_of_two().trailing_zeros();
+        Self {
+            shape,
+            // Granlund and Montgomery 1994, "Division by invariant integers using multiplication", figure 4.1.
+            multipliers: divisors.map(|d| {
+                let d = u64::from(d.max(1));
+                (((1 << shift(d as u32)) - d) * (1 << 32) / d + 1) as u32
+            }),
+            shifts: divisors.map(|d| shift(d) as u8),
+        }
+    }
+}
+
+/// The part M×N of the product that one block of our convolution kernels computes (cuda/include/implicit_gemm.cuh).
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 pub enum Tile {
-    /// 128×64, channels in whole vectors.
+    /// 128×64.
     #[serde(rename = "128x64")]
     M128N64,
-    /// 64×32, channels in whole vectors.
+    /// 64×32.
     #[serde(rename = "64x32")]
     M64N32,
-    /// 64×32, any number of channels.
+    /// 64×128, for weight gradients.
+    #[serde(rename = "64x128")]
+    M64N128,
+    /// 128 pixels with all four parities of the large map, whose channels are one vector.
+    #[serde(rename = "128x32_parities")]
+    Parities,
+    /// 64×32, any number of channels: `cuda/conv_bias_relu.cu` alone.
     #[serde(rename = "64x32_any")]
     Any,
 }
 
 impl Tile {
     /// Every tile that there are kernels for.
-    pub const ALL: [Self; 3] = [Self::M128N64, Self::M64N32, Self::Any];
+    pub const ALL: [Self; 5] = [
+        Self::M128N64,
+        Self::M64N32,
+        Self::M64N128,
+        Self::Parities,
+        Self::Any,
+    ];
 
     /// The end of the kernel's name, as in `conv2d_fprop_nhwc_bf16_128x64`.
     pub fn name(self) -> &'static str {
         match self {
             Self::M128N64 => "128x64",
             Self::M64N32 => "64x32",
+            Self::M64N128 => "64x128",
+            Self::Parities => "128x32_parities",
             Self::Any => "64x32_any",
         }
     }
@@ -124,19 +175,44 @@ impl Tile {
         match self {
             Self::M128N64 => (128, 64),
             Self::M64N32 | Self::Any => (64, 32),
+            Self::M64N128 => (64, 128),
+            Self::Parities => (128, 32),
         }
     }
 
-    /// Whether it can run `pass` on maps and weights of the type `precision`: all but [`Self::Any`] read channels in
-    /// vectors of 16 bytes.
+    /// Whether it can run `pass` on maps and weights of the type `precision`. Channels are read in vectors of 16 bytes.
     pub fn fits(self, pass: Pass, shape: &ConvShape, precision: Precision) -> bool {
         let vector = precision.vector() as u32;
-        let c = shape.c.is_multiple_of(vector);
-        let k = shape.k.is_multiple_of(vector);
-        match (self, pass) {
-            (Self::Any, _) => true,
-            (_, Pass::Gather) => c,
-            (_, Pass::Scatter | Pass::Weights) => c && k,
+        let whole = shape.c.is_multiple_of(vector) && shape.k.is_multiple_of(vector);
+        whole
+            && match self {
+                Self::M128N64 | Self::M64N32 => true,
+                Self::M64N128 => pass == Pass::Weights,
+                Self::Parities => pass == Pass::Scatter && shape.stride == 2 && shape.c == vector,
+                Self::Any => false,
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotients_are_exact() {
+        let divisors = (1..300).chain([511, 512, 513, 4095, 65_535, 65_536, 1_000_003]);
+        for d in divisors {
+            let shape = ConvShape {
+                small_h: d,
+                ..ConvShape::zeroed()
+            };
+            let argument = ConvArgument::from(shape);
+            let (multiplier, shift) = (argument.multipliers[0], argument.shifts[0]);
+            let near = (0..40).flat_map(|i| [i * d, (i * d).wrapping_sub(1), (1 << 31) - 1 - i]);
+            for n in near.filter(|&n| n < 1 << 31) {
+                let high = ((u64::from(n) * u64::from(multiplier)) >> 32) as u32;
+                assert_eq!((high + n) >> shift, n / d, "{n} / {d}");
+            }
         }
     }
 }

@@ -127,19 +127,28 @@ impl Memory {
     /// # Errors
     /// Where they do not fit, or the driver fails.
     pub fn upload<T: NoUninit>(&self, values: &[T]) -> Result<()> {
+        self.upload_to(0, values)
+    }
+
+    /// Writes `values` from byte `offset` on, on the main stream; waits for the copy.
+    ///
+    /// # Errors
+    /// Where they do not fit, or the driver fails.
+    pub fn upload_to<T: NoUninit>(&self, offset: usize, values: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
+        let to = self.span.after(offset)?;
         ensure!(
-            bytes.len() <= self.span.bytes,
+            bytes.len() <= to.bytes,
             "{} bytes into {}",
             bytes.len(),
-            self.span.bytes
+            to.bytes
         );
         if bytes.is_empty() {
             return Ok(());
         }
         let stream = &self.device.main;
         // SAFETY: the allocation is long enough, and `values` lives until the stream is done.
-        unsafe { result::memcpy_htod_async(self.span.pointer, bytes, stream.cu_stream()) }
+        unsafe { result::memcpy_htod_async(to.pointer, bytes, stream.cu_stream()) }
             .to("take data")?;
         stream.synchronize().to("take data")
     }

@@ -11,5 +11,6 @@ pub mod probe;
 
 pub use device::Device;
 pub(crate) use errors::Explained;
+pub(crate) use launch::Launch;
 pub(crate) use memory::read_one;
 pub use memory::{Memory, Pinned, Span};

@@ -49,23 +49,20 @@ pub struct Tensors {
     entries: Memory,
     /// The sum of the squares of the gradients that each block of a launch looks at, f64.
     squares: Memory,
-    /// How many blocks of a running step are through, u32.
+    /// Counts the blocks of a launch that have arrived: one u32, 0 between launches.
     arrived: Memory,
-    not_finite: Memory,
     count: usize,
     blocks: usize,
 }
 
 impl Tensors {
-    /// The list of those of `parameters` that are trained. They must live as long as this is used. `not_finite` is one
-    /// u32, 0: [`Self::not_finite`].
+    /// The list of those of `parameters` that are trained. They must live as long as this is used.
     ///
     /// # Errors
     /// Where there is not enough memory.
     pub fn new<'a>(
         device: &Rc<Device>,
         parameters: impl Iterator<Item = &'a Parameter>,
-        not_finite: Memory,
     ) -> Result<Self> {
         let (mut entries, mut blocks) = (Vec::new(), 0);
         for parameter in parameters {
@@ -89,22 +86,15 @@ impl Tensors {
             count: entries.len(),
             entries: Memory::of(device, &entries)?,
             squares: Memory::new(device, blocks * size_of::<f64>())?,
-            arrived: Memory::zeroed(device, size_of::<u32>())?,
-            not_finite,
+            arrived: Memory::zeroed(device, 4)?,
             blocks,
         })
-    }
-
-    /// One u32 that whatever makes a gradient of these tensors sets to 1 where that is not a finite number. The next
-    /// step looks at it and sets it back to 0.
-    pub fn not_finite(&self) -> Span {
-        self.not_finite.span()
     }
 
     /// Bytes of the device that a list of tensors of so many elements takes.
     pub fn bytes(elements: impl Iterator<Item = usize>) -> u64 {
         let of = |count: usize| size_of::<Entry>() + count.div_ceil(CHUNK) * size_of::<f64>();
-        (elements.map(of).sum::<usize>() + 2 * size_of::<u32>()) as u64
+        elements.map(of).sum::<usize>() as u64
     }
 
     fn bytes_used(&self) -> usize {
@@ -123,6 +113,8 @@ pub struct Report {
     pub slots: usize,
     /// The number of the iteration, one u64.
     pub iteration: Span,
+    /// Whether the iteration ends with this step: then its number goes up by one.
+    pub last: bool,
 }
 
 /// Makes the corrections of the next step, 1 − β₁ᵗ and √(1 − β₂ᵗ), fit t = steps taken + 1 of `state`, one
@@ -140,31 +132,17 @@ pub fn prepare(device: &Device, state: Span, [beta1, beta2]: [f64; 2]) -> Result
     unsafe { launch.run() }
 }
 
-/// What a step is told besides its tensors and Adam's settings.
-#[derive(Clone, Copy, Debug)]
-pub struct Step {
-    /// The network's `struct AdamState`, made ready by [`prepare`].
-    pub state: Span,
-    /// 0 for the discriminator, 1 for the generator: which entries of the report are written.
-    pub role: usize,
-    /// What the average keeps at most; 0 where there is none.
-    pub average: f64,
-    /// Whether the iteration ends with this step.
-    pub last: bool,
-}
-
-/// Sets the flag of `tensors` where one of their gradients is not finite ([`Tensors::not_finite`]): for gradients that
-/// were made by kernels that do not.
+/// Sets `not_finite`, a u32, to 1 where an element of the gradients of `tensors` is not a finite number.
 ///
 /// # Errors
-/// Where the driver refuses the launch.
-pub fn check(device: &Device, tensors: &Tensors) -> Result<()> {
+/// Where a span is too short, or the driver refuses the launch.
+pub fn check(device: &Device, tensors: &Tensors, not_finite: Span) -> Result<()> {
     let launch = device
-        .launch("adam_finite", [tensors.blocks, 1, 1], THREADS)?
+        .launch("adam_check", [tensors.blocks, 1, 1], THREADS)?
         .span(tensors.entries.span(), tensors.bytes_used())?
         .value(tensors.count as u32)
-        .span(tensors.not_finite(), 4)?;
-    // SAFETY: the arguments are those of adam_finite; what the entries point to is as in step.
+        .span(not_finite, 4)?;
+    // SAFETY: the arguments are those of adam_check; what the entries point to is as in step.
     unsafe { launch.run() }
 }
 
@@ -172,16 +150,16 @@ pub fn check(device: &Device, tensors: &Tensors) -> Result<()> {
 ///
 /// m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  w ← w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)
 ///
-/// lr is that of `adam` times the rate in the state. All of it is f32; the weights' copy for the convolutions is rounded
-/// to `precision`. Where [`Tensors::not_finite`] is set everything stays, the step counts as skipped and f16's loss
-/// scale is halved; after 2000 steps without that it is doubled; both within
-/// [`LossScale`](crate::backend::LossScale)'s bounds. Where the rate is 0 everything stays, and the step counts as left
-/// out. Either way the flag is 0 afterwards, and
+/// and then, where `average` is above 0, average ← d·average + (1 − d)·w with d = min(`average`, (1 + t)/(10 + t)) for t =
+/// the iteration.
 ///
-/// average ← d·average + (1 − d)·w, d = min(decay, (1 + i)/(10 + i)) in iteration i, where the decay is not 0.
-///
-/// The state's counts, loss scale and rate and the gradient's norm also go to `report`; after the last step of an
-/// iteration its number grows by 1.
+/// lr is that of `adam` times the rate in `state`. All of it is f32; the weights' copy for the convolutions is rounded to
+/// `precision`. Where `not_finite`, a u32, is not 0, everything but the average stays, the step counts as skipped and
+/// f16's loss scale is halved; after 2000 steps without that it is doubled; both within
+/// [`LossScale`](crate::backend::LossScale)'s bounds. Where the rate is 0 everything but the average stays, and the step
+/// counts as left out. `not_finite` is 0 afterwards. `state` is the network's `struct AdamState`, made ready by
+/// [`prepare`]; its counts, loss scale and rate and the gradient's norm also go to the entries of `role` (0
+/// discriminator, 1 generator) in `report`.
 ///
 /// # Errors
 /// Where a span is too short, or the driver refuses the launch.
@@ -189,9 +167,9 @@ pub fn step(
     device: &Device,
     precision: Precision,
     tensors: &Tensors,
-    adam: &Adam,
-    step: Step,
-    report: Report,
+    (adam, average): (&Adam, f64),
+    (state, not_finite): (Span, Span),
+    (report, role): (Report, usize),
 ) -> Result<()> {
     let growth = match precision {
         Precision::Fp16 => GROWTH_INTERVAL,
@@ -202,21 +180,21 @@ pub fn step(
         .launch(&kernel, [tensors.blocks, 1, 1], THREADS)?
         .span(tensors.entries.span(), tensors.bytes_used())?
         .value(tensors.count as u32)
-        .span(step.state, STATE)?
-        .span(tensors.not_finite(), 4)?
+        .span(state, STATE)?
+        .span(not_finite, 4)?
+        .span(tensors.squares.span(), 8 * tensors.blocks)?
+        .span(tensors.arrived.span(), 4)?
         .value(adam.lr)
         .value(adam.beta1)
         .value(adam.beta2)
         .value(adam.eps)
-        .value(step.average)
+        .value(average)
         .value(growth)
-        .span(tensors.squares.span(), 8 * tensors.blocks)?
-        .span(tensors.arrived.span(), 4)?
         .span(report.ring, report.bytes)?
         .span(report.iteration, 8)?
         .value(report.slots as u32)
-        .value(step.role as u32)
-        .value(u32::from(step.last));
+        .value(role as u32)
+        .value(u32::from(report.last));
     // SAFETY: the arguments are those of cuda/adam.cu. What the entries point to is of their `count`, and lives as long
     // as the network that made them; the ring has `slots` entries.
     unsafe { launch.run() }

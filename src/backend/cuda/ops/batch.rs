@@ -13,8 +13,8 @@ const THREADS: usize = 256;
 /// `*iteration` mod `slots` of `from`, which has `each` a slot.
 ///
 /// `from` holds pixels in u8 NHWC, either `[slots][each][h][w][c]` or a whole set of images with indices
-/// `[slots][each]`, u32, into it; and flips `[slots][each]`, u8. `iteration` is a u64. `images` is NHWC, n·h·w·c elements of the storage
-/// type, rounded once from f32.
+/// `[slots][each]`, u32, into it; and flips `[slots][each]`, u8. `iteration` is a u64. `images` is NHWC of the storage type,
+/// rounded once from f32, with `stored` ≥ c channels, of which those behind c become zero.
 ///
 /// # Errors
 /// Where a span is too short, or the driver refuses the launch.
@@ -23,7 +23,7 @@ pub fn load(
     precision: Precision,
     (from, iteration): (&Spans, Span),
     images: Span,
-    (n, shape): (usize, Shape),
+    (n, shape, stored): (usize, Shape, usize),
     (slots, each, offset): (usize, usize, usize),
 ) -> Result<()> {
     ensure!(
@@ -49,11 +49,11 @@ pub fn load(
     };
     let launch = launch
         .span(from.flips, slots * each)?
-        .span(images, n * shape.len() * precision.size())?
+        .span(images, n * shape.h * shape.w * stored * precision.size())?
         .value(shape.h as i32)
         .value(shape.w as i32)
         .value(shape.c as i32)
-        .value(shape.c as i32)
+        .value(stored as i32)
         .span(iteration, 8)?
         .value(slots as u32)
         .value(each as u32)

@@ -10,7 +10,8 @@ use crate::backend::{Precision, SLOTS, Slot};
 ///
 /// loss = 1/n Σ max(x, 0) − x·y + log(1 + e^−|x|), in nats;  gradient = loss scale · (σ(x) − y) / n
 ///
-/// `logits` and `gradient` are n elements of the storage type for each batch. Terms are f32, sums f64 in a fixed order.
+/// `logits` and `gradient` are n rows of `stored` elements of the storage type for each batch; the first of a row is the
+/// logit, and the others of the gradient become zero. Terms are f32, sums f64 in a fixed order.
 /// Loss, mean of σ(x), accuracy and certainty, f32, go into the metrics of this iteration from `first` on. The loss scale is that
 /// of the network with the role `scaled` (0 discriminator, 1 generator).
 ///
@@ -20,7 +21,7 @@ pub fn bce_with_logits(
     device: &Device,
     precision: Precision,
     (logits, gradient): (Span, Span),
-    (n, targets): (usize, &[f32]),
+    (n, stored, targets): (usize, usize, &[f32]),
     (progress, scaled): (&mut Progress, usize),
     first: Slot,
 ) -> Result<()> {
@@ -30,12 +31,12 @@ pub fn bce_with_logits(
         "{segments} losses from {first:?} on"
     );
     let kernel = format!("bce_loss_nhwc_{}", precision.suffix());
-    let bytes = segments * n * precision.size();
+    let bytes = segments * n * stored * precision.size();
     let launch = device
         .launch(&kernel, [segments, 1, 1], 256)?
         .span(logits, bytes)?
         .value(n as u32)
-        .value(1u32)
+        .value(stored as u32)
         .value(targets[0])
         .value(targets[segments - 1])
         .span(progress.loss_scale(scaled)?, 4)?

@@ -3,37 +3,40 @@
 use anyhow::Result;
 
 use crate::backend::Precision;
-use crate::backend::cuda::conv::shape::{ConvShape, Tile};
+use crate::backend::cuda::conv::cut::{Cut, Parts};
+use crate::backend::cuda::conv::epilogue::Epilogue;
+use crate::backend::cuda::conv::shape::{ConvArgument, ConvShape};
 use crate::backend::cuda::driver::{Device, Span};
-use crate::model::Activation;
 
-/// `small[n,i,j,k] = f(Σ_{r,s,c} large[n, stride·i − pad + r, stride·j − pad + s, c] · w[k,r,s,c])`
+/// `small[n,i,j,k] = e(Σ_{r,s,c} large[n, stride·i − pad + r, stride·j − pad + s, c] · w[k,r,s,c])`
 ///
 /// `large` and `small` are NHWC and `weight` is `[k][r][s][c]`, of the storage type and with the sizes of `shape`; sums
-/// are f32, rounded once. `small` is overwritten.
+/// are f32, rounded once. `small` is overwritten. e is `epilogue`; the n maps are `segments` inputs.
 ///
 /// # Errors
-/// Where a span is too short, or the driver refuses the launch. `tile` must fit ([`Tile::fits`]), else the result is
-/// undefined, within the spans.
+/// Where a span is too short, or the driver refuses the launch. The cut is one of a gather of this shape whose tile fits
+/// ([`Tile::fits`](crate::backend::cuda::conv::shape::Tile::fits)), else the result is undefined, within the spans.
+#[allow(clippy::too_many_arguments)]
 pub fn fprop(
     device: &Device,
     precision: Precision,
-    tile: Tile,
+    cut: &Cut,
     shape: &ConvShape,
     (large, weight, small): (Span, Span, Span),
-    activation: Activation,
+    (epilogue, segments): (&Epilogue, usize),
+    parts: &Parts,
 ) -> Result<()> {
-    let (m, n) = tile.extent();
-    let blocks = shape.small_pixels().div_ceil(m) * (shape.k as usize).div_ceil(n);
-    let kernel = format!("conv2d_fprop_nhwc_{}_{}", precision.suffix(), tile.name());
+    let name = cut.tile.name();
+    let kernel = format!("conv2d_fprop_nhwc_{}_{name}", precision.suffix());
     let size = precision.size();
     let launch = device
-        .launch(&kernel, [blocks, 1, 1], 128)?
+        .launch(&kernel, cut.grid(), 128)?
         .span(large, size * shape.large_len())?
         .span(weight, size * shape.weights())?
         .span(small, size * shape.small_len())?
-        .value(*shape)
-        .value(activation as i32);
-    // SAFETY: the arguments are those of cuda/conv2d.cu, whose accesses the shape bounds.
+        .value(ConvArgument::from(*shape));
+    let launch = epilogue.arguments(launch, size * shape.small_len(), segments, cut, parts)?;
+    // SAFETY: the arguments are those of cuda/conv2d.cu, whose accesses the shape bounds, and those of its epilogue the
+    // sums, which are of this cut.
     unsafe { launch.run() }
 }

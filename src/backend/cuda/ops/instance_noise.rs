@@ -10,7 +10,7 @@ const THREADS: usize = 256;
 
 /// noisy\[i\] = images\[i\] + deviation·normal(i) for `count` elements of the storage type, rounded once from f32, with
 /// the deviation that `noise` has at `*iteration`, a u64; normal(i) is number 4·⌈count/4⌉·`part` + i of the stream of
-/// `(seed, InstanceNoise, *iteration)`.
+/// `(seed, InstanceNoise, *iteration)`. The elements are rows of `channels`, stored in rows of `stored`, whose others stay.
 ///
 /// # Errors
 /// Where there are 2³² numbers or more, a span is too short, or the driver refuses the launch.
@@ -21,7 +21,7 @@ pub fn add(
     (seed, part): (u64, usize),
     iteration: Span,
     [images, noisy]: [Span; 2],
-    count: usize,
+    (count, [channels, stored]): (usize, [usize; 2]),
 ) -> Result<()> {
     let first = part * count.div_ceil(4);
     ensure!(
@@ -37,9 +37,11 @@ pub fn add(
             [count.div_ceil(each * THREADS), 1, 1],
             THREADS as u32,
         )?
-        .span(images, count * precision.size())?
-        .span(noisy, count * precision.size())?
+        .span(images, count / channels * stored * precision.size())?
+        .span(noisy, count / channels * stored * precision.size())?
         .value(count as u32)
+        .value(channels as u32)
+        .value(stored as u32)
         .value(noise.sigma)
         .value(noise.end)
         .value(seed)

@@ -12,7 +12,8 @@ const THREADS: usize = 256;
 /// `(seed, purpose, *iteration)`:
 /// Philox4x32-10 (Salmon et al. 2011), then Box–Muller, the same numbers as [`crate::random::Stream`] draws.
 ///
-/// `z` is `rows`·`channels` elements of the storage type (NHWC with h = w = 1), rounded once from f32. `iteration` is a
+/// `z` is `rows`·`stored` elements of the storage type (NHWC with h = w = 1), rounded once from f32; those of a row behind
+/// `channels` become zero. `iteration` is a
 /// u64.
 ///
 /// # Errors
@@ -23,7 +24,7 @@ pub fn draw(
     (seed, purpose, part): (u64, Purpose, usize),
     iteration: Span,
     z: Span,
-    [rows, channels]: [usize; 2],
+    [rows, channels, stored]: [usize; 3],
 ) -> Result<()> {
     let count = rows * channels;
     let first = part * count.div_ceil(4);
@@ -34,15 +35,14 @@ pub fn draw(
     let kernel = format!("latent_nhwc_{}", precision.suffix());
     let launch = device
         .launch(&kernel, [count.div_ceil(4 * THREADS), 1, 1], THREADS as u32)?
-        .span(z, count * precision.size())?
+        .span(z, rows * stored * precision.size())?
         .value(rows as u32)
         .value(channels as u32)
-        // Rows are stored without padding.
-        .value(channels as u32)
+        .value(stored as u32)
         .value(seed)
         .value(purpose as u32)
         .span(iteration, 8)?
         .value(first as u32);
-    // SAFETY: the arguments are those of cuda/latent.cu, which writes rows·channels elements and reads one u64.
+    // SAFETY: the arguments are those of cuda/latent.cu, which writes rows·stored elements and reads one u64.
     unsafe { launch.run() }
 }
