@@ -752,7 +752,7 @@ fn swapped_arguments_show() {
             &[
                 "batch_nhwc_f32:0:2",
                 "batch_nhwc_f32:5:6",
-                "latent_nhwc_f32:1:2",
+                "batch_nhwc_f32:14:15",
                 "conv2d_fprop_nhwc_f32_64x32:0:1",
                 "conv2d_fprop_nhwc_f32_64x32:1:2",
                 "conv2d_fprop_nhwc_f32_64x32:4:5",

@@ -321,7 +321,8 @@ pub trait Backend {
     fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Self::Feed>;
 
     /// Writes batch number `part` of the iteration that `progress` is in to `images`, which is as large as a batch: u8 →
-    /// [−1, 1] (x/127.5 − 1), an image mirrored left to right where its flip is 1.
+    /// [−1, 1] (x/127.5 − 1), an image mirrored left to right where its flip is 1. Fills the buffer of `noise` from its
+    /// stream as [`Self::draw_latent`] does: both together may be a single launch.
     ///
     /// # Errors
     /// Where the feed has no such part, its images are of another shape, or the device fails.
@@ -331,6 +332,7 @@ pub trait Backend {
         progress: &Self::Progress,
         part: usize,
         images: &mut Self::Buffer,
+        noise: ((u64, Purpose, usize), &mut Self::Buffer),
     ) -> Result<()>;
 
     /// Runs `body`, the calls of iteration number `iteration`, once its batch is there. They are the same calls with

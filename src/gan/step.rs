@@ -331,32 +331,28 @@ impl<B: Backend> Update<'_, B> {
         } = *self.settings;
         for step in 0..d_steps {
             if let Some(feed) = feed {
-                self.backend.load_batch(feed, progress, step, self.real)?;
+                let noise = (self.latent(step), &mut *self.z);
+                let (backend, real) = (self.backend, &mut *self.real);
+                backend.load_batch(feed, progress, step, real, noise)?;
             }
-            self.generate(feed, step, progress)?;
+            self.g.forward(&[&*self.z], Statistics::Batch)?;
             self.step_of_d(step, progress)?;
         }
         for step in 0..g_steps {
+            // The first one's images are those of the last step of D.
             if step > 0 {
-                self.generate(feed, d_steps + step - 1, progress)?;
+                let stream = self.latent(d_steps + step - 1);
+                self.backend.draw_latent(stream, progress, self.z)?;
+                self.g.forward(&[&*self.z], Statistics::Batch)?;
             }
             self.step_of_g(step, progress)?;
         }
         Ok(())
     }
 
-    /// Images of fresh noise, number `part` of the iteration, or of the noise that is given.
-    fn generate(
-        &mut self,
-        feed: Option<&B::Feed>,
-        part: usize,
-        progress: &B::Progress,
-    ) -> Result<()> {
-        if feed.is_some() {
-            let stream = (self.settings.seed, Purpose::Latent, part);
-            self.backend.draw_latent(stream, progress, self.z)?;
-        }
-        self.g.forward(&[&*self.z], Statistics::Batch)
+    /// The stream of noise number `part` of an iteration.
+    fn latent(&self, part: usize) -> (u64, Purpose, usize) {
+        (self.settings.seed, Purpose::Latent, part)
     }
 
     fn step_of_d(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {

@@ -280,6 +280,7 @@ impl<T: Real> Backend for Cpu<T> {
         progress: &Progress,
         part: usize,
         images: &mut Buffer<T>,
+        (stream, z): ((u64, Purpose, usize), &mut Buffer<T>),
     ) -> Result<()> {
         let (pixels, flips) = &feed.slots[feed.index(progress.counters.iteration)];
         let (n, length) = (images.n, images.shape.len());
@@ -295,7 +296,7 @@ impl<T: Real> Backend for Cpu<T> {
             &flips[at],
             images,
         );
-        Ok(())
+        self.draw_latent(stream, progress, z)
     }
 
     fn replay(
