@@ -760,7 +760,9 @@ fn swapped_arguments_show() {
                 "conv_transpose2d_fprop_nhwc_f32_128x32_parities:1:6",
                 "conv_wgrad_nhwc_f32_64x32:0:1",
                 "batch_norm_apply_nhwc_f32:0:1",
+                "batch_norm_apply_nhwc_f32:2:3",
                 "batch_norm_apply_nhwc_f32:4:5",
+                "batch_norm_apply_nhwc_f32:6:7",
                 "batch_norm_backward_apply_nhwc_f32:7:8",
                 "bce_loss_nhwc_f32:3:4",
                 "adam_f32:7:8",
@@ -771,6 +773,7 @@ fn swapped_arguments_show() {
             "none",
             &[
                 "batch_norm_backward_reduce_nhwc_f32:0:1",
+                "batch_norm_backward_reduce_nhwc_f32:2:3",
                 "leaky_relu_backward_nhwc_f32:0:1",
                 "tanh_backward_nhwc_f32:0:1",
             ],

@@ -7,16 +7,14 @@ use anyhow::{Context, Result, ensure};
 use bytemuck::{Pod, Zeroable};
 
 use crate::backend::cuda::driver::{Device, Launch, Memory, Span};
+use crate::backend::cuda::ops::batch_norm_grid::{
+    BACKWARD_BLOCKS, FORWARD_BLOCKS, THREADS, Tile, columns, most_chunks,
+};
 use crate::backend::cuda::parameter::Parameter;
 use crate::backend::{Precision, Statistics};
 use crate::model::{Activation, Block};
 
-const THREADS: usize = 256;
-/// Blocks a multiprocessor holds of the forward and of the backward kernels.
-const FORWARD_BLOCKS: usize = 4;
-const BACKWARD_BLOCKS: usize = 3;
-/// The most inputs of one forward pass: real and fake images.
-pub const SEGMENTS: usize = 2;
+pub use crate::backend::cuda::ops::batch_norm_grid::{Extent, SEGMENTS};
 
 /// One layer's parameters, buffers and statistics, for `c` channels.
 pub struct BatchNorm {
@@ -186,15 +184,6 @@ impl Workspace {
     }
 }
 
-/// The size of a batch: `segments` inputs of `rows` = n·h·w rows of channels each, one behind the other.
-#[derive(Clone, Copy, Debug)]
-pub struct Extent {
-    /// How many inputs, at most [`SEGMENTS`].
-    pub segments: usize,
-    /// Rows of each, n·h·w.
-    pub rows: usize,
-}
-
 impl BatchNorm {
     /// A layer of `c` channels; parameters and buffers are unset, `num_batches_tracked` is 0. `not_finite`, one u32 that
     /// outlives the layer, is set to 1 where a gradient of its parameters is not finite.
@@ -299,7 +288,13 @@ impl BatchNorm {
             // SAFETY: the arguments are those of batch_norm_running: c values in, segments·c out.
             return unsafe { launch.run() };
         }
-        let tile = Tile::new(device, precision, self.c, extent, FORWARD_BLOCKS)?;
+        let tile = Tile::new(
+            device.multiprocessors,
+            precision,
+            self.c,
+            extent,
+            FORWARD_BLOCKS,
+        )?;
         let how = how(statistics, false);
         let kernel = format!("batch_norm_statistics_nhwc_{}", precision.suffix());
         let launch = device
@@ -326,7 +321,13 @@ impl BatchNorm {
         extent: Extent,
         (x, y): (Span, Span),
     ) -> Result<()> {
-        let tile = Tile::new(device, precision, self.c, extent, FORWARD_BLOCKS)?;
+        let tile = Tile::new(
+            device.multiprocessors,
+            precision,
+            self.c,
+            extent,
+            FORWARD_BLOCKS,
+        )?;
         let map = self.map(precision, extent);
         let kernel = format!("batch_norm_apply_nhwc_{}", precision.suffix());
         let launch = device
@@ -364,7 +365,13 @@ impl BatchNorm {
         workspace: &Workspace,
     ) -> Result<()> {
         self.trained()?;
-        let tile = Tile::new(device, precision, self.c, extent, BACKWARD_BLOCKS)?;
+        let tile = Tile::new(
+            device.multiprocessors,
+            precision,
+            self.c,
+            extent,
+            BACKWARD_BLOCKS,
+        )?;
         let map = self.map(precision, extent);
         let how = how(statistics, weights);
         let kernel = format!("batch_norm_backward_reduce_nhwc_{}", precision.suffix());
@@ -399,7 +406,13 @@ impl BatchNorm {
         [dy, dx]: [Span; 2],
     ) -> Result<()> {
         let [mean_g, mean_gx] = self.trained()?;
-        let tile = Tile::new(device, precision, self.c, extent, BACKWARD_BLOCKS)?;
+        let tile = Tile::new(
+            device.multiprocessors,
+            precision,
+            self.c,
+            extent,
+            BACKWARD_BLOCKS,
+        )?;
         let map = self.map(precision, extent);
         let per_segment = 4 * extent.segments * self.c;
         let kernel = format!("batch_norm_backward_apply_nhwc_{}", precision.suffix());
@@ -442,82 +455,63 @@ impl BatchNorm {
     }
 }
 
-/// How the kernels cut a map.
-struct Tile {
-    grid: [usize; 3],
-    rows_per_chunk: u32,
-}
-
-impl Tile {
-    /// For kernels of which a multiprocessor holds so many `blocks`.
-    fn new(
-        device: &Device,
-        precision: Precision,
-        c: usize,
-        extent: Extent,
-        blocks: usize,
-    ) -> Result<Self> {
-        let vector = precision.vector();
-        ensure!(
-            c.is_multiple_of(vector),
-            "batch norm in {precision} needs a multiple of {vector} channels, not {c}"
-        );
-        let (columns, row_lanes) = columns(precision, c);
-        let chunks = most_chunks(device, precision, c, extent, blocks);
-        // The same for each of a block's threads.
-        let rows_per_chunk = extent.rows.div_ceil(chunks).next_multiple_of(row_lanes);
-        let rows_per_chunk = rows_per_chunk.max(row_lanes);
-        Ok(Self {
-            grid: [
-                columns,
-                extent.rows.div_ceil(rows_per_chunk).max(1),
-                extent.segments,
-            ],
-            rows_per_chunk: rows_per_chunk as u32,
-        })
-    }
-
-    /// Chunks of a segment, and tiles of channels.
-    fn sums(&self) -> (usize, usize) {
-        (self.grid[1], self.grid[0])
-    }
-}
-
-/// Blocks for all of `c` channels, and rows that one reads at once.
-fn columns(precision: Precision, c: usize) -> (usize, usize) {
-    let vector = precision.vector();
-    let lanes = c.div_ceil(vector).next_power_of_two().min(32);
-    (c.div_ceil(lanes * vector), THREADS / lanes)
-}
-
-/// The most chunks that a segment is cut into: those of one wave of `blocks` a multiprocessor, all of which run at once
-/// and end together, however long the map is; but at least two rows for each thread. So that a small map has many blocks
-/// too: 256 for 2048 rows of 512 channels in halves.
-fn most_chunks(
-    device: &Device,
-    precision: Precision,
-    c: usize,
-    extent: Extent,
-    blocks: usize,
-) -> usize {
-    let (columns, row_lanes) = columns(precision, c);
-    let wave = blocks * device.multiprocessors as usize / (columns * extent.segments);
-    wave.clamp(1, extent.rows.div_ceil(2 * row_lanes).max(1))
-}
-
 /// What the norm of `block` needs of a [`Workspace`] on this device for a batch of at most `batch` maps, in the terms of
 /// [`Workspace::needs`].
 pub fn needs(device: &Device, precision: Precision, block: &Block, batch: usize) -> [usize; 2] {
-    let c = block.output.c;
+    let rows = block.output.h * block.output.w;
+    most_needed(
+        device.multiprocessors,
+        precision,
+        block.output.c,
+        (batch, rows),
+    )
+}
+
+/// The same for `c` channels and so many `rows` of each map.
+fn most_needed(
+    multiprocessors: u32,
+    precision: Precision,
+    c: usize,
+    (batch, rows): (usize, usize),
+) -> [usize; 2] {
     let (tiles, _) = columns(precision, c);
     let mut most = [0; 2];
     for segments in 1..=SEGMENTS {
-        let rows = (batch / segments) * block.output.h * block.output.w;
-        let extent = Extent { segments, rows };
+        let extent = Extent {
+            segments,
+            rows: (batch / segments) * rows,
+        };
         // A wave of the forward kernels is the larger one.
-        let chunks = most_chunks(device, precision, c, extent, FORWARD_BLOCKS);
+        let chunks = most_chunks(multiprocessors, precision, c, extent, FORWARD_BLOCKS);
         let needs = Workspace::needs(segments, chunks, c, tiles);
         most = [most[0].max(needs[0]), most[1].max(needs[1])];
     }
     most
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smaller_batches_need_no_more() {
+        for (multiprocessors, c, rows) in [(8, 8, 1), (7, 24, 9), (132, 512, 16), (1, 64, 1024)] {
+            let most = most_needed(multiprocessors, Precision::Bf16, c, (40, rows));
+            for (n, segments) in (1..=40).flat_map(|n| [(n, 1), (n, 2)]) {
+                let rows = n / segments * rows;
+                let extent = Extent { segments, rows };
+                for blocks in [FORWARD_BLOCKS, BACKWARD_BLOCKS] {
+                    let (chunks, tiles) =
+                        Tile::new(multiprocessors, Precision::Bf16, c, extent, blocks)
+                            .unwrap()
+                            .sums();
+                    let needs = Workspace::needs(segments, chunks, c, tiles);
+                    assert!(needs[0] <= most[0] && needs[1] <= most[1], "{extent:?}");
+                    let groups = chunks.div_ceil(group(chunks));
+                    assert!(needs[0] >= 16 * segments * (chunks + groups) * c);
+                    assert!(needs[1] >= 4 * tiles * (segments * groups + 1));
+                }
+            }
+        }
+    }
 }
