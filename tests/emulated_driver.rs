@@ -791,7 +791,7 @@ fn host_pointer() {
 
 #[test]
 fn stray_accesses_end_the_process() {
-    let message = "leaky_relu_forward_nhwc_f32, block (1, 0, 0), accesses";
+    let message = "leaky_relu_forward_nhwc_f32, block (5, 0, 0), accesses";
     let place = "behind the end of an allocation of 4000 bytes of device memory (argument 1)";
     ends("stray_far", &[], STOPPED, &[message, place]);
     ends(

@@ -455,6 +455,22 @@ pub trait Network {
         first: Slot,
     ) -> Result<()>;
 
+    /// [`Self::forward`], and [`Self::bce_with_logits`] of what it puts out, which may be done as one. A backward pass from
+    /// the loss is to follow, if any.
+    ///
+    /// # Errors
+    /// As theirs.
+    fn forward_with_loss(
+        &mut self,
+        inputs: &[&Self::Buffer],
+        statistics: Statistics,
+        targets: &[f32],
+        (progress, first): (&mut Self::Progress, Slot),
+    ) -> Result<()> {
+        self.forward(inputs, statistics)?;
+        self.bce_with_logits(targets, progress, first)
+    }
+
     /// Gradients for the last forward pass, whose inputs must be as they were. They replace earlier ones; those that are
     /// not wanted stay.
     ///

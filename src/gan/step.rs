@@ -262,11 +262,15 @@ impl<B: Backend> Gan<B> {
                 let part = |index: usize| (self.settings.seed, 2 * d_steps + g_steps + index);
                 backend.add_noise(noise, part(0), &self.progress, a, noisy_a)?;
                 backend.add_noise(noise, part(1), &self.progress, b, noisy_b)?;
-                d.forward(&[&*noisy_a, &*noisy_b], Statistics::BatchOnly)?;
+                let shown = [&*noisy_a, &*noisy_b];
+                let slots = (&mut self.progress, Slot::HeldOut);
+                d.forward_with_loss(&shown, Statistics::BatchOnly, &[1.0, 1.0], slots)
             }
-            _ => d.forward(&[&*a, &*b], Statistics::BatchOnly)?,
+            _ => {
+                let slots = (&mut self.progress, Slot::HeldOut);
+                d.forward_with_loss(&[&*a, &*b], Statistics::BatchOnly, &[1.0, 1.0], slots)
+            }
         }
-        d.bce_with_logits(&[1.0, 1.0], &mut self.progress, Slot::HeldOut)
     }
 
     /// Sets where training is; it goes on from there.
@@ -366,16 +370,30 @@ impl<B: Backend> Update<'_, B> {
             ..
         } = self;
         let _range = nvtx::range!("D step");
+        let targets = [settings.real_target, 0.0];
         match (&settings.noise, noisy) {
             (Some(noise), Some([noisy_real, noisy_fake])) => {
                 let part = |index: usize| (settings.seed, 2 * step + index);
                 backend.add_noise(noise, part(0), progress, real, noisy_real)?;
                 backend.add_noise(noise, part(1), progress, g.output(), noisy_fake)?;
-                d.forward(&[&*noisy_real, &*noisy_fake], Statistics::Batch)?;
+                let shown = [&*noisy_real, &*noisy_fake];
+                d.forward_with_loss(
+                    &shown,
+                    Statistics::Batch,
+                    &targets,
+                    (&mut *progress, Slot::Real),
+                )?;
             }
-            _ => d.forward(&[&**real, g.output()], Statistics::Batch)?,
+            _ => {
+                let shown = [&**real, g.output()];
+                d.forward_with_loss(
+                    &shown,
+                    Statistics::Batch,
+                    &targets,
+                    (&mut *progress, Slot::Real),
+                )?;
+            }
         }
-        d.bce_with_logits(&[settings.real_target, 0.0], progress, Slot::Real)?;
         if !settings.schedule.is_constant() {
             progress.set_rates(&settings.schedule)?;
         }
@@ -400,11 +418,14 @@ impl<B: Backend> Update<'_, B> {
             (Some(noise), Some([_, noisy_fake])) => {
                 let part = (settings.seed, 2 * settings.d_steps + step);
                 backend.add_noise(noise, part, progress, g.output(), noisy_fake)?;
-                d.forward(&[&*noisy_fake], Statistics::Batch)?;
+                let slots = (&mut *progress, Slot::Generator);
+                d.forward_with_loss(&[&*noisy_fake], Statistics::Batch, &[1.0], slots)?;
             }
-            _ => d.forward(&[g.output()], Statistics::Batch)?,
+            _ => {
+                let slots = (&mut *progress, Slot::Generator);
+                d.forward_with_loss(&[g.output()], Statistics::Batch, &[1.0], slots)?;
+            }
         }
-        d.bce_with_logits(&[1.0], progress, Slot::Generator)?;
         if through {
             d.backward(Upstream::Loss, Want::BehindInput(g.last_activation()))?;
             g.backward(Upstream::Sum(d.input_gradient()), Want::Weights)?;

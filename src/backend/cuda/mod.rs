@@ -13,6 +13,7 @@ pub mod ops;
 pub mod parameter;
 mod passes;
 pub mod progress;
+mod sizes;
 pub mod state;
 mod types;
 pub mod window;
@@ -275,7 +276,7 @@ impl Backend for Cuda {
     }
 
     fn bytes(&self, architecture: &Architecture, batch: usize, usage: Use) -> u64 {
-        network::bytes(&self.device, &self.options, architecture, batch, usage)
+        sizes::bytes(&self.device, &self.options, architecture, batch, usage)
     }
 
     fn buffer_bytes(&self, n: usize, shape: Shape) -> u64 {

@@ -9,20 +9,21 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::backend::cuda::conv::Choice;
 use crate::backend::cuda::conv::choice::Chooser;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
-use crate::backend::cuda::conv::{Choice, scratch_bytes, workspace_bytes};
 use crate::backend::cuda::driver::{Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::adam::{self, Tensors};
-use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, Extent, Workspace};
+use crate::backend::cuda::ops::batch_norm::{BatchNorm, Extent, Workspace};
 use crate::backend::cuda::ops::bce_loss;
 use crate::backend::cuda::ops::cast;
 use crate::backend::cuda::parameter::{Kept, Parameter};
 use crate::backend::cuda::progress::Progress;
-use crate::backend::cuda::{Buffer, Options, padded, stored, stripped};
-use crate::backend::{
-    Adam, Conv, Network, Precision, Slot, State, Statistics, Upstream, Use, Want,
+use crate::backend::cuda::sizes::{
+    copied, largest_map, logits_block, logits_cuts, shapes, sums_needed,
 };
+use crate::backend::cuda::{Buffer, Options, padded, stored, stripped};
+use crate::backend::{Adam, Network, Slot, State, Statistics, Upstream, Use, Want};
 use crate::model::arch::Role;
 use crate::model::layout::FilterLayout;
 use crate::model::params::{Entry, Part};
@@ -54,6 +55,17 @@ pub(super) struct Backward {
     pub not_finite: Memory,
     /// Whether a library has made gradients since the last step, which does not look.
     pub unchecked: bool,
+    /// Where the last layer makes logits.
+    pub logits: Option<LogitsWork>,
+}
+
+/// What the kernels of logits work in.
+pub(super) struct LogitsWork {
+    /// Parts of the gradient of the weights, and counters of those.
+    pub partial: Memory,
+    pub arrived: Memory,
+    /// Counts the images whose logits are there: one u32, 0 between launches.
+    pub losses: Memory,
 }
 
 /// What a forward pass has read, for the gradients of weights.
@@ -83,105 +95,11 @@ pub struct CudaNetwork {
     pub(super) inputs: usize,
     pub(super) each: usize,
     pub(super) statistics: Statistics,
+    /// Whether the last forward pass has ended in a loss as one, and left the batch norm before it unapplied.
+    pub(super) with_loss: bool,
     /// The last to go: libraries use its stream.
     pub(super) device: Rc<Device>,
 }
-
-/// Bytes of `batch` of the largest map between blocks.
-fn largest_map(architecture: &Architecture, precision: Precision, batch: usize) -> usize {
-    let blocks = architecture.blocks.iter();
-    let outputs = blocks.map(|b| stored(b.output, precision).len());
-    batch * precision.size() * outputs.max().unwrap_or(0)
-}
-
-/// The type of the weights' copy that convolutions read, where f32 will not do.
-fn copied(precision: Precision) -> Option<Precision> {
-    (precision != Precision::Fp32).then_some(precision)
-}
-
-/// The convolutions, with channels as they are stored.
-fn shapes(architecture: &Architecture, precision: Precision, batch: usize) -> Vec<ConvShape> {
-    let blocks = architecture.blocks.iter();
-    let of = |block| ConvShape::of(block, batch).stored(precision.vector());
-    blocks.map(of).collect()
-}
-
-/// `block` with its output as it is stored.
-fn stored_block(block: &Block, precision: Precision) -> Block {
-    Block {
-        output: stored(block.output, precision),
-        ..*block
-    }
-}
-
-/// What batch norm's sums take at most, by its own launches and by our convolutions', bytes of sums and of counters.
-fn sums_needed(
-    device: &Device,
-    precision: Precision,
-    architecture: &Architecture,
-    batch: usize,
-) -> [usize; 2] {
-    let mut most = [0; 2];
-    for block in architecture.blocks.iter().filter(|b| b.batch_norm) {
-        let own = batch_norm::needs(device, precision, &stored_block(block, precision), batch);
-        // However a convolution cuts a map, it is into no more chunks than the smallest tile has rows, and no more tiles
-        // of channels.
-        let c = block.output.c.next_multiple_of(precision.vector());
-        let chunks = batch * block.output.h * block.output.w / 64 + 16;
-        let fused = Workspace::needs(1, chunks, c, c.div_ceil(32));
-        for (most, needs) in most.iter_mut().zip(own.into_iter().zip(fused)) {
-            *most = needs.0.max(2 * needs.1).max(*most);
-        }
-    }
-    most
-}
-
-/// Bytes of the device that [`CudaNetwork::new`] allocates, and those that choosing its kernels takes for a while; more
-/// rather than less.
-pub fn bytes(
-    device: &Device,
-    options: &Options,
-    architecture: &Architecture,
-    batch: usize,
-    usage: Use,
-) -> u64 {
-    let training = usage == Use::Training;
-    let size = options.precision.size() as u64;
-    let precision = options.precision;
-    let map = |shape: Shape| (batch * stored(shape, precision).len()) as u64 * size;
-    let mut all = map(architecture.input());
-    let mut tensors = Vec::new();
-    let shapes = shapes(architecture, precision, batch);
-    for (block, shape) in architecture.blocks.iter().zip(&shapes) {
-        let weight = Parameter::bytes(shape.weights(), training, copied(precision));
-        all += map(block.output) + weight;
-        tensors.push(shape.weights());
-        if block.batch_norm {
-            let c = stored(block.output, precision).c;
-            all += map(block.output) + BatchNorm::bytes(c, training);
-            tensors.extend([c; 2]);
-        }
-    }
-    if training {
-        all += map(architecture.input()) + map(architecture.output());
-        all += 2 * largest_map(architecture, precision, batch) as u64;
-        all += Tensors::bytes(tensors.iter().copied());
-    }
-    all += sums_needed(device, precision, architecture, batch)
-        .iter()
-        .sum::<usize>() as u64;
-    let largest = |bytes: &dyn Fn(&ConvShape) -> usize| shapes.iter().map(bytes).max().unwrap_or(0);
-    all += largest(&|s| workspace_bytes(device, options, s).iter().sum()) as u64;
-    all += largest(&|s| scratch_bytes(options, s)) as u64;
-    if options.conv != Conv::Ours {
-        // What cuDNN works in is known only when it is asked: of that, and its code, half as much again.
-        all += all / 2;
-    }
-    // The driver gives out memory in pieces of 2 MiB: on average half of one is lost for each large tensor.
-    all + (MIB * 8 * tensors.len() as u64).min(all / 4)
-}
-
-const MIB: u64 = 1 << 20;
 
 impl CudaNetwork {
     /// A network for at most `batch` maps in all inputs together. Parameters and buffers are unset.
@@ -233,6 +151,17 @@ impl CudaNetwork {
                 tensors: Tensors::new(device, parameters(&layers))?,
                 not_finite,
                 unchecked: false,
+                logits: match logits_cuts(architecture, precision, batch)[..] {
+                    [] => None,
+                    ref cuts => {
+                        let most = |index: usize| cuts.iter().map(|cut| cut.needs()[index]).max();
+                        Some(LogitsWork {
+                            partial: Memory::new(device, most(0).unwrap_or(0))?,
+                            arrived: Memory::zeroed(device, most(1).unwrap_or(0))?,
+                            losses: Memory::zeroed(device, 4)?,
+                        })
+                    }
+                },
             }),
             None => None,
         };
@@ -252,6 +181,7 @@ impl CudaNetwork {
             inputs: 0,
             each: 0,
             statistics: Statistics::Batch,
+            with_loss: false,
         })
     }
 
@@ -423,6 +353,14 @@ pub(super) fn place(parameter: &Parameter, state: State) -> Result<&Memory> {
     })
 }
 
+/// Whose loss scale the gradient of a loss in this slot carries: that of the network that is to take a step.
+pub(super) fn scaled_for(first: Slot) -> Role {
+    match first {
+        Slot::Generator => Role::Generator,
+        _ => Role::Discriminator,
+    }
+}
+
 /// Whether `state` comes with the buffers of batch norm.
 fn has_buffers(state: State) -> bool {
     matches!(state, State::Parameters | State::Average)
@@ -474,10 +412,7 @@ impl Network for CudaNetwork {
             self.inputs,
             self.architecture.output()
         );
-        let scaled = match first {
-            Slot::Generator => Role::Generator,
-            _ => Role::Discriminator,
-        };
+        let scaled = scaled_for(first);
         let _range = self.operation("bce_loss");
         let maps = (self.output().span(), backward.loss_gradient.span());
         bce_loss::bce_with_logits(
@@ -488,6 +423,20 @@ impl Network for CudaNetwork {
             (progress, scaled.index()),
             first,
         )
+    }
+
+    fn forward_with_loss(
+        &mut self,
+        inputs: &[&Buffer],
+        statistics: Statistics,
+        targets: &[f32],
+        (progress, first): (&mut Progress, Slot),
+    ) -> Result<()> {
+        if self.options.fuse.logits && logits_block(&self.architecture).is_some() {
+            return self.run_with_loss((inputs, statistics), targets, progress, first);
+        }
+        self.forward(inputs, statistics)?;
+        self.bce_with_logits(targets, progress, first)
     }
 
     fn backward(&mut self, upstream: Upstream<'_, Buffer>, want: Want) -> Result<()> {

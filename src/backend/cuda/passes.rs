@@ -12,10 +12,13 @@ use crate::backend::cuda::Buffer;
 use crate::backend::cuda::conv::epilogue::Epilogue;
 use crate::backend::cuda::conv::shape::Pass;
 use crate::backend::cuda::driver::Span;
-use crate::backend::cuda::network::{CudaNetwork, Layer, place};
+use crate::backend::cuda::network::{CudaNetwork, Layer, place, scaled_for};
 use crate::backend::cuda::ops::activation;
 use crate::backend::cuda::ops::batch_norm::{SEGMENTS, how};
-use crate::backend::{State, Statistics, Upstream, Want};
+use crate::backend::cuda::ops::logits::{self, Input, Loss, WeightGradient};
+use crate::backend::cuda::progress::Progress;
+use crate::backend::cuda::sizes::logits_shape;
+use crate::backend::{Slot, State, Statistics, Upstream, Want};
 use crate::model::Activation;
 
 impl Layer {
@@ -30,6 +33,77 @@ impl Layer {
 
 impl CudaNetwork {
     pub(super) fn run_forward(&mut self, inputs: &[&Buffer], statistics: Statistics) -> Result<()> {
+        self.begin_forward(inputs, statistics)?;
+        self.with_loss = false;
+        self.forward_layers(self.layers.len())
+    }
+
+    /// The same with the loss behind it, where the last layer makes logits: that is one launch, with the batch norm of
+    /// the layer before.
+    pub(super) fn run_with_loss(
+        &mut self,
+        (inputs, statistics): (&[&Buffer], Statistics),
+        targets: &[f32],
+        progress: &mut Progress,
+        first: Slot,
+    ) -> Result<()> {
+        self.begin_forward(inputs, statistics)?;
+        self.with_loss = true;
+        let last = self.layers.len() - 1;
+        self.forward_layers(last)?;
+        let backward = self.trained()?;
+        let work = backward.logits.as_ref().context("no logits")?;
+        ensure!(
+            targets.len() == self.inputs,
+            "{} targets for {} inputs",
+            targets.len(),
+            self.inputs
+        );
+        let (_range, _operation) = (self.range(last, "forward"), self.operation("logits"));
+        let layer = &self.layers[last];
+        let loss = Loss {
+            targets,
+            gradient: backward.loss_gradient.span(),
+            arrived: work.losses.span(),
+            progress,
+            scaled: scaled_for(first).index(),
+            first,
+        };
+        let (shape, input) = (self.logits_shape(), self.logits_input());
+        let to = (layer.weight.read(), layer.output.span());
+        logits::forward(
+            &self.device,
+            self.options.precision,
+            &shape,
+            &input,
+            to,
+            Some(loss),
+        )
+    }
+
+    fn logits_shape(&self) -> logits::Shape {
+        let block = &self.layers[self.layers.len() - 1].block;
+        logits_shape(block, self.options.precision, self.inputs, self.each)
+    }
+
+    /// What the last layer, which makes logits, reads: the layer before, before its batch norm.
+    fn logits_input(&self) -> Input {
+        let below = &self.layers[self.layers.len() - 2];
+        match (&below.norm, &below.convolved) {
+            (Some(norm), Some(convolved)) => Input {
+                x: convolved.span(),
+                arrays: Some(norm.arrays()),
+                activation: below.block.activation,
+            },
+            _ => Input {
+                x: below.output.span(),
+                arrays: None,
+                activation: Activation::None,
+            },
+        }
+    }
+
+    fn begin_forward(&mut self, inputs: &[&Buffer], statistics: Statistics) -> Result<()> {
         let each = inputs.first().map_or(0, |input| input.n);
         let shape = self.architecture.input();
         ensure!(
@@ -40,9 +114,14 @@ impl CudaNetwork {
         let n = inputs.len() * each;
         ensure!(n <= self.batch, "more than {} maps in one pass", self.batch);
         (self.inputs, self.each, self.statistics) = (inputs.len(), each, statistics);
-        self.join(inputs)?;
+        self.join(inputs)
+    }
+
+    /// The first `count` layers.
+    fn forward_layers(&self, count: usize) -> Result<()> {
+        let n = self.inputs * self.each;
         let mut input = self.input.as_ref().context("inputs")?.span;
-        for (index, layer) in self.layers.iter().enumerate() {
+        for (index, layer) in self.layers[..count].iter().enumerate() {
             let _range = self.range(index, "forward");
             let maps = (input, layer.weight.read());
             self.forward_layer(index, n, maps)?;
@@ -84,6 +163,10 @@ impl CudaNetwork {
             let sums = &self.sums;
             norm.forward_statistics(device, precision, extent, self.statistics, x, sums)?;
         }
+        // Before logits with their loss that does it on the way.
+        if self.with_loss && index + 2 == self.layers.len() {
+            return Ok(());
+        }
         norm.apply(device, (precision, activation), extent, (x, output))
     }
 
@@ -107,7 +190,18 @@ impl CudaNetwork {
             "the last block has batch norm before its activation"
         );
         let [mut current, mut next] = [backward.gradients[0].span(), backward.gradients[1].span()];
-        for index in (0..self.layers.len()).rev() {
+        let mut layers = self.layers.len();
+        if self.with_loss {
+            ensure!(
+                matches!(upstream, Upstream::Loss),
+                "the forward pass has ended in a loss"
+            );
+            behind = self.logits_gradient(at, next, want)?;
+            at = next;
+            std::mem::swap(&mut current, &mut next);
+            layers -= 1;
+        }
+        for index in (0..layers).rev() {
             let _range = self.range(index, "backward");
             at = self.behind_activation(index, at, current, behind, want)?;
             if want.weights() {
@@ -129,6 +223,36 @@ impl CudaNetwork {
             backward.unchecked |= unchecked;
         }
         Ok(())
+    }
+
+    /// The gradients of the last layer, which makes logits, from that of the loss: of its weights, where they are wanted,
+    /// and of its input, into `to`. Whether that is the gradient before the activation below, with batch norm's sums.
+    fn logits_gradient(&self, loss: Span, to: Span, want: Want) -> Result<bool> {
+        let (device, precision) = (&self.device, self.options.precision);
+        let backward = self.trained()?;
+        let work = backward.logits.as_ref().context("no logits")?;
+        let (shape, input) = (self.logits_shape(), self.logits_input());
+        let cut = logits::Cut::new(precision, &shape);
+        let last = self.layers.len() - 1;
+        let (_range, _operation) = (self.range(last, "backward"), self.operation("logits"));
+        let (layer, below) = (&self.layers[last], &self.layers[last - 1]);
+        let sums = below.norm.as_ref().map(|norm| {
+            let how = how(self.statistics, want.weights());
+            let (extent, chunks) = (self.extent(&below.block), (cut.chunks, cut.tiles));
+            self.sums.sums(norm, extent, chunks, how)
+        });
+        let sums = sums.transpose()?;
+        let gradient = WeightGradient {
+            to: place(&layer.weight, State::Gradients)?.span(),
+            partial: work.partial.span(),
+            arrived: work.arrived.span(),
+            not_finite: backward.not_finite.span(),
+        };
+        let weights = want.weights().then_some(&gradient);
+        let maps = [loss, layer.weight.read(), to];
+        let (cut, sums_of) = ((&shape, &cut), sums.as_ref());
+        logits::backward(device, precision, cut, &input, maps, sums_of, weights)?;
+        Ok(sums.is_some())
     }
 
     /// The gradient of what layer `index`'s convolution has put out, from that of the layer's output at `at`, into

@@ -14,5 +14,6 @@ pub mod conv_transpose2d;
 pub mod conv_wgrad;
 pub mod instance_noise;
 pub mod latent;
+pub mod logits;
 pub mod pool;
 pub mod resize;
