@@ -25,6 +25,8 @@ mod emulation_itself;
 mod instance_noise;
 mod latent;
 mod layout;
+mod logits;
+mod norm;
 mod pool;
 mod progress;
 mod reference_shapes;
