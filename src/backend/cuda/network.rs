@@ -1,6 +1,6 @@
 //! A compiled network on the GPU: blocks in order, activations kept for the backward pass.
 //!
-//! Everything is queued on the main stream. Maps and the weights that convolutions read are of the storage type; master
+//! Everything is queued on the main stream, but for gradients of weights, which may be on the side stream. Maps and the weights that convolutions read are of the storage type; master
 //! weights, gradients of weights, moments and batch norm's parameters are f32.
 
 use std::cell::RefCell;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::backend::cuda::conv::choice::Chooser;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::backend::cuda::conv::{Choice, scratch_bytes, workspace_bytes};
-use crate::backend::cuda::driver::{Device, Memory, Span, read_one};
+use crate::backend::cuda::driver::{Branch, Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::adam::{self, Tensors};
 use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, Extent, Workspace};
 use crate::backend::cuda::ops::bce_loss;
@@ -48,7 +48,9 @@ pub(super) struct Backward {
     /// Gradient of the loss with respect to the logits.
     pub loss_gradient: Memory,
     /// Gradients of the maps between blocks, in turns.
-    pub gradients: [Memory; 2],
+    pub gradients: Vec<Memory>,
+    /// What reads each of them beside the main stream, or none.
+    pub branches: Vec<Branch>,
     pub tensors: Tensors,
     /// One u32: not 0 where a gradient since the last step is not a finite number.
     pub not_finite: Memory,
@@ -92,6 +94,12 @@ fn largest_map(architecture: &Architecture, precision: Precision, batch: usize) 
     let blocks = architecture.blocks.iter();
     let outputs = blocks.map(|b| stored(b.output, precision).len());
     batch * precision.size() * outputs.max().unwrap_or(0)
+}
+
+/// How many gradients of maps are kept at a time: two in turns, and one more where the gradients of weights, which read
+/// them, are made beside.
+fn gradients_kept(options: &Options) -> usize {
+    2 + usize::from(options.fuse.branches)
 }
 
 /// The type of the weights' copy that convolutions read, where f32 will not do.
@@ -156,14 +164,15 @@ pub fn bytes(
     }
     if training {
         all += map(architecture.input()) + map(architecture.output());
-        all += 2 * largest_map(architecture, precision, batch) as u64;
+        all += (gradients_kept(options) * largest_map(architecture, precision, batch)) as u64;
         all += Tensors::bytes(tensors.iter().copied());
     }
     all += sums_needed(device, precision, architecture, batch)
         .iter()
         .sum::<usize>() as u64;
     let largest = |bytes: &dyn Fn(&ConvShape) -> usize| shapes.iter().map(bytes).max().unwrap_or(0);
-    all += largest(&|s| workspace_bytes(device, options, s).iter().sum()) as u64;
+    let workspace = largest(&|s| workspace_bytes(device, options, s).iter().sum()) as u64;
+    all += workspace * (1 + u64::from(options.fuse.branches));
     all += largest(&|s| scratch_bytes(options, s)) as u64;
     if options.conv != Conv::Ours {
         // What cuDNN works in is known only when it is asked: of that, and its code, half as much again.
@@ -216,12 +225,22 @@ impl CudaNetwork {
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let largest = || Memory::new(device, largest_map(architecture, precision, batch));
+        let largest = |_| Memory::new(device, largest_map(architecture, precision, batch));
+        let branches = if options.fuse.branches {
+            gradients_kept(&options)
+        } else {
+            0
+        };
         let backward = match not_finite {
             Some(not_finite) => Some(Backward {
                 input_gradient: Buffer::new(device, precision, batch, architecture.input())?,
                 loss_gradient: map(architecture.output())?,
-                gradients: [largest()?, largest()?],
+                gradients: (0..gradients_kept(&options))
+                    .map(largest)
+                    .collect::<Result<_>>()?,
+                branches: (0..branches)
+                    .map(|_| Branch::new(device))
+                    .collect::<Result<_>>()?,
                 tensors: Tensors::new(device, parameters(&layers))?,
                 not_finite,
                 unchecked: false,
