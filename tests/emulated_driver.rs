@@ -35,6 +35,7 @@ const CASES: &[(&str, fn())] = &[
     ("unsynchronised_copy", unsynchronised_copy),
     ("blocking_streams", blocking_streams),
     ("graphs", graphs),
+    ("forks", forks),
     ("capture_errors", capture_errors),
     ("poison", poison),
     ("stray_far", stray_far),
@@ -617,6 +618,72 @@ fn graphs_replay_in_every_order() {
     passes("graphs", &[]);
 }
 
+/// A graph with a fork that ends twice: for what it has read, and for what it has made.
+fn forks() {
+    let gpu = Gpu::new();
+    let [x, y, z, w, v] = [(); 5].map(|()| allocate(4 * N));
+    let input = pinned(N);
+    let output = pinned(2 * N);
+    let [begun, read, made] = [(); 3].map(|()| event());
+    // SAFETY: live handles.
+    unsafe {
+        capture(gpu.main);
+        to_device(x, input, gpu.main);
+        reverse(&gpu, x, y, gpu.main);
+        record(begun, gpu.main);
+        wait(gpu.copy, begun).unwrap();
+        result::memcpy_dtod_async(z, y, 4 * N, gpu.copy).unwrap();
+        record(read, gpu.copy);
+        reverse(&gpu, z, w, gpu.copy);
+        record(made, gpu.copy);
+        result::memcpy_dtod_async(v, y, 4 * N, gpu.main).unwrap();
+        wait(gpu.main, read).expect("wrong result: no fork");
+        result::memset_d8_async(y, 0, 4 * N, gpu.main).unwrap();
+        wait(gpu.main, made).unwrap();
+        to_host(&mut output[..N], v, gpu.main);
+        to_host(&mut output[N..], w, gpu.main);
+        let graph = result::stream::end_capture(gpu.main).expect("wrong result: no join");
+        let flags = sys::CUgraphInstantiate_flags(0);
+        let executable = result::graph::instantiate(graph, flags).unwrap();
+        result::graph::destroy(graph).unwrap();
+        for i in 0..4 {
+            input.copy_from_slice(&batch(i));
+            result::graph::launch(executable, gpu.main).unwrap();
+            synchronize(gpu.main).unwrap();
+            assert_eq!(output[..N], reversed(batch(i)), "wrong result");
+            assert_eq!(output[N..], batch(i), "wrong result");
+        }
+        result::graph::exec_destroy(executable).unwrap();
+        for event in [begun, read, made] {
+            result::event::destroy(event).unwrap();
+        }
+    }
+    [x, y, z, w, v].into_iter().for_each(free);
+    free_pinned(input);
+    free_pinned(output);
+}
+
+#[test]
+fn forks_of_a_graph_run_in_every_order() {
+    assert_eq!(failures("forks", &[]), 0);
+    passes("forks", &[]);
+}
+
+#[test]
+fn a_missing_edge_of_a_graph_shows() {
+    for dropped in ["1", "2", "3"] {
+        let wrong = failures("forks", &[("EMULATED_DROP_WAIT", dropped)]);
+        eprintln!("without wait {dropped}: wrong in {wrong} of {SEEDS} orders");
+        // The second one is an edge; without the others the fork is none, and is refused.
+        let all = if dropped == "2" {
+            1..SEEDS
+        } else {
+            SEEDS..SEEDS + 1
+        };
+        assert!(all.contains(&wrong), "wait {dropped}: {wrong}");
+    }
+}
+
 /// What must not be done while a stream is captured, and what the driver answers.
 fn capture_errors() {
     let gpu = Gpu::new();
@@ -676,7 +743,8 @@ fn capture_errors() {
         );
         capture(gpu.main);
         record(outside, gpu.main);
-        refused("join a second stream", 900, wait(gpu.copy, outside));
+        let null = wait(result::stream::null(), outside);
+        refused("join with the null stream", 900, null);
         let captured = wait(gpu.copy, outside);
         assert_eq!(captured.map_err(code), Err(907));
         let captured = result::event::query(outside);
@@ -686,6 +754,14 @@ fn capture_errors() {
             CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
         );
         assert_eq!(null.map_err(code), Err(900), "the null stream");
+        capture(gpu.main);
+        record(outside, gpu.main);
+        wait(gpu.copy, outside).unwrap();
+        let elsewhere = result::stream::end_capture(gpu.copy).map(|_| ());
+        assert_eq!(elsewhere.map_err(code), Err(903), "ends in a fork");
+        result::memset_d8_async(x, 0, 4, gpu.copy).unwrap();
+        assert_eq!(end().map_err(code), Err(904), "a fork does not join");
+        synchronize(gpu.copy).unwrap();
         // From another thread.
         capture(gpu.main);
         let (stream, mut context) = (gpu.main as usize, ptr::null_mut());

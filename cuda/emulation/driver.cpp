@@ -552,6 +552,9 @@ const Name NAMES[] = {
     {804, "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE", "forward compatibility was attempted on non supported HW"},
     {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"},
     {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
+    {903, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "the capture was not initiated in this stream"},
+    {904, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED",
+     "the capture sequence contains a fork that was not joined to the primary stream"},
     {905, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream"},
     {906, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT",
      "operation would make the legacy stream depend on a capturing blocking stream"},
@@ -1004,7 +1007,7 @@ int cuStreamWaitEvent(void* handle, void* event, unsigned flags) {
     if (!e->latest) return SUCCESS;
     if (stream->capture) {
         if (stream->capture->invalidated) return CAPTURE_INVALIDATED;
-        if (e->latest->captured_in == stream->capture->graph->number) return SUCCESS;
+        if (e->latest->captured_in == stream->capture->graph->number) return wait(*stream, e->latest);
         say("stream %d, which is captured, is to wait for an event recorded outside", stream->number);
         invalidate(*stream);
         return CAPTURE_ISOLATION;
@@ -1012,10 +1015,16 @@ int cuStreamWaitEvent(void* handle, void* event, unsigned flags) {
     if (!e->latest->captured_in) return wait(*stream, e->latest);
     for (const auto& other : streams) {
         if (!other->capture || other->capture->graph->number != e->latest->captured_in) continue;
-        say("stream %d is to join the capture of stream %d: only one stream is captured here", stream->number,
-            other->number);
-        invalidate(*other);
-        return CAPTURE_UNSUPPORTED;
+        if (stream->number == 0) {
+            say("the null stream cannot join the capture of stream %d", other->number);
+            invalidate(*other);
+            return CAPTURE_UNSUPPORTED;
+        }
+        if (other->capture->invalidated) return CAPTURE_INVALIDATED;
+        // A fork: what it is given from here on is captured too.
+        stream->capture = other->capture;
+        stream->tips = e->latest->after;
+        return SUCCESS;
     }
     return CAPTURED_EVENT;
 }
@@ -1248,7 +1257,9 @@ int cuStreamBeginCapture_v2(void* handle, int mode) {
         return CAPTURE_UNSUPPORTED;
     }
     if (stream->capture) return ILLEGAL_STATE;
-    stream->capture = std::make_unique<Capture>();
+    stream->capture = std::make_shared<Capture>();
+    stream->capture->origin = stream;
+    stream->tips.clear();
     stream->capture->graph = std::make_unique<Graph>();
     stream->capture->graph->number = ++captures;
     stream->capture->mode = mode;
@@ -1265,8 +1276,23 @@ int cuStreamEndCapture(void* handle, void** graph) {
     if (stream->capture->mode != MODE_RELAXED && stream->capture->thread != std::this_thread::get_id()) {
         return CAPTURE_WRONG_THREAD;
     }
-    const auto capture = std::move(stream->capture);
+    if (stream->capture->origin != stream) {
+        say("cuStreamEndCapture of stream %d, where the capture did not begin", stream->number);
+        return CAPTURE_UNMATCHED;
+    }
+    const auto capture = stream->capture;
+    int unjoined = -1;
+    for (const auto& other : streams) {
+        if (other->capture == capture && !joined(*other, *stream)) unjoined = other->number;
+    }
+    for (const auto& other : streams) {
+        if (other->capture == capture) other->capture = nullptr;
+    }
     if (capture->invalidated) return CAPTURE_INVALIDATED;
+    if (unjoined >= 0) {
+        say("stream %d has forked from the capture of stream %d and does not join it", unjoined, stream->number);
+        return CAPTURE_UNJOINED;
+    }
     if (options().failing_capture && capture->graph->number >= options().failing_capture) {
         say("capture %llu fails as asked for", static_cast<unsigned long long>(capture->graph->number));
         return options().failing_code;
@@ -1309,7 +1335,7 @@ int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long lo
     // 1 frees on launch, 2 uploads, 8 takes the nodes' priorities; 4 launches from the device.
     if (flags & ~uint64_t{1 | 2 | 8}) return INVALID_VALUE;
     Executable* e = new Executable;
-    e->nodes = std::make_shared<const std::vector<Item>>(g->nodes);
+    e->nodes = std::make_shared<const std::vector<Node>>(g->nodes);
     handles().executables.insert(e);
     *executable = e;
     return SUCCESS;

@@ -49,6 +49,8 @@ enum Code : int {
     NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
     CAPTURE_INVALIDATED = 901,
+    CAPTURE_UNMATCHED = 903,
+    CAPTURE_UNJOINED = 904,
     CAPTURE_ISOLATION = 905,
     CAPTURE_IMPLICIT = 906,
     CAPTURED_EVENT = 907,
@@ -127,6 +129,8 @@ struct Recording {
     double time = 0;
     // The number of the graph in whose capture it was recorded, or 0.
     uint64_t captured_in = 0;
+    // The nodes of that graph that come before it.
+    std::vector<size_t> after;
 };
 
 struct Launch {
@@ -140,13 +144,15 @@ struct Launch {
     char* argument(size_t i) { return reinterpret_cast<char*>(values.data()) + offsets[i]; }
 };
 
+struct Node;
+
 struct Item {
     enum Kind { KERNEL, COPY, SET, CALL, RECORD, WAIT, GRAPH } kind = CALL;
     const char* name = "";
     std::shared_ptr<Launch> launch;
     std::function<Code()> action;
     std::shared_ptr<Recording> recording;
-    std::shared_ptr<const std::vector<Item>> nodes;
+    std::shared_ptr<const std::vector<Node>> nodes;
     // Pinned memory that it uses.
     const void* host = nullptr;
     size_t host_bytes = 0;
@@ -154,21 +160,31 @@ struct Item {
     double earliest = 0;
 };
 
+// Of a graph: it runs after these other nodes, all before it in the graph.
+struct Node {
+    Item item;
+    std::vector<size_t> after;
+    // The number of the stream that was given it.
+    int stream = 0;
+};
+
 struct Graph {
     uint64_t number = 0;
-    std::vector<Item> nodes;
+    std::vector<Node> nodes;
 };
 
 struct Executable {
-    std::shared_ptr<const std::vector<Item>> nodes;
+    std::shared_ptr<const std::vector<Node>> nodes;
     // The end of its latest launch: it does not run beside itself.
     std::shared_ptr<Recording> latest;
     // Where that was.
     const void* stream = nullptr;
 };
 
+// Shared by the stream that it began on and those that have forked from it.
 struct Capture {
     std::unique_ptr<Graph> graph;
+    const void* origin = nullptr;
     int mode = 0;
     std::thread::id thread;
     bool invalidated = false;
@@ -183,7 +199,9 @@ struct Stream {
     int priority = 0;
     std::deque<Item> queue;
     double time = 0;
-    std::unique_ptr<Capture> capture;
+    std::shared_ptr<Capture> capture;
+    // What the next node that is captured from it runs after.
+    std::vector<size_t> tips;
 };
 
 struct Event {
@@ -207,6 +225,8 @@ Stream& null_stream();
 Code enqueue(Stream& stream, Item item);
 std::shared_ptr<Recording> record(Stream& stream, const char* name = "event");
 Code wait(Stream& stream, const std::shared_ptr<Recording>& recording);
+// Whether all that the captured `stream` has been given comes before what `origin` ends with.
+bool joined(const Stream& stream, const Stream& origin);
 // Runs queued work, whichever comes up, until `done` says so; the code of what went wrong, if anything.
 Code run_until(const std::function<bool()>& done);
 Code run_all();

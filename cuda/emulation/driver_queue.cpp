@@ -99,14 +99,11 @@ Code run_kernel(Launch& launch) {
     return SUCCESS;
 }
 
+Code run_graph(const Stream& stream, const std::vector<Node>& nodes);
+
 Code run_item(const Stream& stream, const Item& item) {
     write_trace(stream, item);
-    if (item.kind == Item::GRAPH) {
-        for (const Item& node : *item.nodes) {
-            if (const Code code = run_item(stream, node)) return code;
-        }
-        return SUCCESS;
-    }
+    if (item.kind == Item::GRAPH) return run_graph(stream, *item.nodes);
     current = &item;
     Code code = SUCCESS;
     if (item.launch) {
@@ -117,6 +114,33 @@ Code run_item(const Stream& stream, const Item& item) {
     if (item.kind == Item::KERNEL || item.kind == Item::CALL) check_guards();
     current = nullptr;
     return code;
+}
+
+// Runs the nodes in an order that their edges allow: whichever comes up, or those of one stream as long as they can,
+// then those of another.
+Code run_graph(const Stream& stream, const std::vector<Node>& nodes) {
+    std::vector<size_t> left(nodes.size()), ready;
+    std::vector<std::vector<size_t>> behind(nodes.size());
+    for (size_t i = 0; i < nodes.size(); ++i) {
+        left[i] = nodes[i].after.size();
+        for (const size_t before : nodes[i].after) behind[before].push_back(i);
+        if (left[i] == 0) ready.push_back(i);
+    }
+    const bool by_stream = draw() >> 63;
+    const uint64_t rank = draw();
+    const auto ranked = [&](size_t node) { return mixed(rank ^ static_cast<uint64_t>(nodes[node].stream)); };
+    const auto later = [&](size_t a, size_t b) { return ranked(a) < ranked(b); };
+    while (!ready.empty()) {
+        const auto first = by_stream ? std::max_element(ready.begin(), ready.end(), later)
+                                     : ready.begin() + static_cast<std::ptrdiff_t>(draw_below(ready.size()));
+        const size_t node = *first;
+        ready.erase(first);
+        if (const Code code = run_item(stream, nodes[node].item)) return code;
+        for (const size_t next : behind[node]) {
+            if (--left[next] == 0) ready.push_back(next);
+        }
+    }
+    return SUCCESS;
 }
 
 // Runs the head of a stream that can run.
@@ -228,11 +252,13 @@ Code enqueue(Stream& stream, Item item) {
     item.duration = duration_of(++items_made);
     if (item.kind == Item::GRAPH) {
         item.duration = 0;
-        for (const Item& node : *item.nodes) item.duration += node.duration;
+        for (const Node& node : *item.nodes) item.duration += node.item.duration;
     }
     if (stream.capture) {
         if (stream.capture->invalidated) return CAPTURE_INVALIDATED;
-        stream.capture->graph->nodes.push_back(std::move(item));
+        auto& nodes = stream.capture->graph->nodes;
+        nodes.push_back({std::move(item), stream.tips, stream.number});
+        stream.tips = {nodes.size() - 1};
         return SUCCESS;
     }
     order_with_null_stream(stream);
@@ -249,8 +275,9 @@ std::shared_ptr<Recording> record(Stream& stream, const char* name) {
     item.recording = std::make_shared<Recording>();
     auto recording = item.recording;
     if (stream.capture) {
-        // Its place in the graph means something to this graph alone, which is one chain.
+        // Its place in the graph means something to this graph alone.
         recording->captured_in = stream.capture->graph->number;
+        recording->after = stream.tips;
         return recording;
     }
     order_with_null_stream(stream);
@@ -259,6 +286,13 @@ std::shared_ptr<Recording> record(Stream& stream, const char* name) {
 }
 
 Code wait(Stream& stream, const std::shared_ptr<Recording>& recording) {
+    if (stream.capture) {
+        for (const size_t node : recording->after) {
+            auto& tips = stream.tips;
+            if (std::find(tips.begin(), tips.end(), node) == tips.end()) tips.push_back(node);
+        }
+        return SUCCESS;
+    }
     Item item;
     item.kind = Item::WAIT;
     item.name = "event";
@@ -266,6 +300,17 @@ Code wait(Stream& stream, const std::shared_ptr<Recording>& recording) {
     order_with_null_stream(stream);
     append(stream, std::move(item));
     return SUCCESS;
+}
+
+bool joined(const Stream& stream, const Stream& origin) {
+    const auto& nodes = origin.capture->graph->nodes;
+    std::vector<bool> before(nodes.size());
+    for (const size_t tip : origin.tips) before[tip] = true;
+    for (size_t i = nodes.size(); i-- > 0;) {
+        if (!before[i]) continue;
+        for (const size_t node : nodes[i].after) before[node] = true;
+    }
+    return std::all_of(stream.tips.begin(), stream.tips.end(), [&](size_t tip) { return before[tip]; });
 }
 
 Code run_until(const std::function<bool()>& done) {
@@ -313,7 +358,10 @@ bool in_use(const Allocation& pinned) {
     for (const auto& stream : streams) {
         for (const Item& item : stream->queue) {
             if (inside(item)) return true;
-            if (item.nodes && std::any_of(item.nodes->begin(), item.nodes->end(), inside)) return true;
+            if (item.nodes && std::any_of(item.nodes->begin(), item.nodes->end(),
+                                         [&](const Node& node) { return inside(node.item); })) {
+                return true;
+            }
         }
     }
     return false;

@@ -1,4 +1,5 @@
-//! Which work our kernels on a GPU do on the way to memory, rather than by a launch of its own.
+//! Which work a GPU does in one go or at a time: on the way to memory rather than by a launch of its own, or beside
+//! other work.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +7,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// What is done on the way to memory; `--fuse`. Results agree within rounding whatever it says.
+/// What is done on the way to memory, or beside other work; `--fuse`. Results agree within rounding whatever it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Fuse {
@@ -18,6 +19,8 @@ pub struct Fuse {
     pub activations: bool,
     /// D's last layer with the batch norm before it and the loss behind it.
     pub logits: bool,
+    /// The gradient of a layer's weights, beside that of its input; the same bits with and without.
+    pub branches: bool,
 }
 
 impl Fuse {
@@ -27,6 +30,7 @@ impl Fuse {
         gradients: true,
         activations: true,
         logits: true,
+        branches: true,
     };
     /// None of it.
     pub const NONE: Self = Self {
@@ -34,15 +38,17 @@ impl Fuse {
         gradients: false,
         activations: false,
         logits: false,
+        branches: false,
     };
 
     /// Each by its name.
-    fn parts(&mut self) -> [(&'static str, &mut bool); 4] {
+    fn parts(&mut self) -> [(&'static str, &mut bool); 5] {
         [
             ("statistics", &mut self.statistics),
             ("gradients", &mut self.gradients),
             ("activations", &mut self.activations),
             ("logits", &mut self.logits),
+            ("branches", &mut self.branches),
         ]
     }
 }
@@ -113,7 +119,8 @@ mod tests {
 
     #[test]
     fn names_come_back() {
-        for bits in 0..16 {
+        let count = Fuse::default().parts().len();
+        for bits in 0..1 << count {
             let mut fuse = Fuse::NONE;
             for (i, (_, on)) in fuse.parts().into_iter().enumerate() {
                 *on = bits >> i & 1 == 1;

@@ -1,7 +1,8 @@
 //! A compiled network on the GPU: blocks in order, activations kept for the backward pass.
 //!
-//! Everything is queued on the main stream. Maps and the weights that convolutions read are of the storage type; master
-//! weights, gradients of weights, moments and batch norm's parameters are f32.
+//! Everything is queued on the main stream, but for gradients of weights, which may be on the side stream. Maps and the
+//! weights that convolutions read are of the storage type; master weights, gradients of weights, moments and batch norm's
+//! parameters are f32.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::backend::cuda::conv::Choice;
 use crate::backend::cuda::conv::choice::Chooser;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
-use crate::backend::cuda::driver::{Device, Memory, Span, read_one};
+use crate::backend::cuda::driver::{Branch, Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::adam::{self, Tensors};
 use crate::backend::cuda::ops::batch_norm::{BatchNorm, Extent, Workspace};
 use crate::backend::cuda::ops::bce_loss;
@@ -20,7 +21,7 @@ use crate::backend::cuda::ops::cast;
 use crate::backend::cuda::parameter::{Kept, Parameter};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::sizes::{
-    copied, largest_map, logits_block, logits_cuts, shapes, sums_needed,
+    copied, gradients_kept, largest_map, logits_block, logits_cuts, shapes, sums_needed,
 };
 use crate::backend::cuda::{Buffer, Options, padded, stored, stripped};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Upstream, Use, Want};
@@ -49,7 +50,9 @@ pub(super) struct Backward {
     /// Gradient of the loss with respect to the logits.
     pub loss_gradient: Memory,
     /// Gradients of the maps between blocks, in turns.
-    pub gradients: [Memory; 2],
+    pub gradients: Vec<Memory>,
+    /// What reads each of them beside the main stream, or none.
+    pub branches: Vec<Branch>,
     pub tensors: Tensors,
     /// One u32: not 0 where a gradient since the last step is not a finite number.
     pub not_finite: Memory,
@@ -142,12 +145,22 @@ impl CudaNetwork {
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let largest = || Memory::new(device, largest_map(architecture, precision, batch));
+        let largest = |_| Memory::new(device, largest_map(architecture, precision, batch));
+        let branches = if options.fuse.branches {
+            gradients_kept(&options)
+        } else {
+            0
+        };
         let backward = match not_finite {
             Some(not_finite) => Some(Backward {
                 input_gradient: Buffer::new(device, precision, batch, architecture.input())?,
                 loss_gradient: map(architecture.output())?,
-                gradients: [largest()?, largest()?],
+                gradients: (0..gradients_kept(&options))
+                    .map(largest)
+                    .collect::<Result<_>>()?,
+                branches: (0..branches)
+                    .map(|_| Branch::new(device))
+                    .collect::<Result<_>>()?,
                 tensors: Tensors::new(device, parameters(&layers))?,
                 not_finite,
                 unchecked: false,

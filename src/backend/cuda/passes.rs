@@ -2,16 +2,18 @@
 //!
 //! Where the kernel of a convolution is ours, what follows it is done on the way to memory: batch norm's sums, and in the
 //! backward pass the activation of the layer below ([`Epilogue`]). Behind a library's kernel they are launches of their
-//! own. `Options::fuse` says what may be done so.
+//! own. The gradient of a layer's weights, where a kernel of ours makes it, is made beside that of its input. `Options::fuse`
+//! says what may be done so.
 
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::backend::cuda::Buffer;
+use crate::backend::cuda::conv::Choice;
 use crate::backend::cuda::conv::epilogue::Epilogue;
 use crate::backend::cuda::conv::shape::Pass;
-use crate::backend::cuda::driver::Span;
+use crate::backend::cuda::driver::{Branch, Span};
 use crate::backend::cuda::network::{CudaNetwork, Layer, place, scaled_for};
 use crate::backend::cuda::ops::activation;
 use crate::backend::cuda::ops::batch_norm::{SEGMENTS, how};
@@ -189,36 +191,56 @@ impl CudaNetwork {
             !(behind && last.norm.is_some()),
             "the last block has batch norm before its activation"
         );
-        let [mut current, mut next] = [backward.gradients[0].span(), backward.gradients[1].span()];
-        let mut layers = self.layers.len();
+        let (gradients, branches) = (&backward.gradients, &backward.branches);
+        // Some are open where a recording has failed.
+        branches.iter().for_each(Branch::forget);
+        let (mut current, mut latest, mut layers) = (0, None, self.layers.len());
         if self.with_loss {
             ensure!(
                 matches!(upstream, Upstream::Loss),
                 "the forward pass has ended in a loss"
             );
-            behind = self.logits_gradient(at, next, want)?;
-            at = next;
-            std::mem::swap(&mut current, &mut next);
+            let to = gradients[current].span();
+            behind = self.logits_gradient(at, to, want)?;
+            at = to;
             layers -= 1;
         }
         for index in (0..layers).rev() {
             let _range = self.range(index, "backward");
-            at = self.behind_activation(index, at, current, behind, want)?;
+            let to = gradients[current].span();
+            at = self.behind_activation(index, at, to, behind, want)?;
             if want.weights() {
-                unchecked |= self.weight_gradient(index, at)?;
+                let choice = self.choice(index, Pass::Weights, self.inputs * self.each)?;
+                let checked = choice.cut(self.options.precision, 1).is_some();
+                match branches.get(current) {
+                    // What a library works in is the main stream's.
+                    Some(branch) if checked => {
+                        branch.fork(|| self.weight_gradient(index, at, &choice))?;
+                        latest = Some(branch);
+                    }
+                    _ => self.weight_gradient(index, at, &choice)?,
+                }
+                unchecked |= !checked;
             }
             if index == 0 && !want.input() {
                 break;
             }
             let to = match index {
                 0 => backward.input_gradient.span(),
-                _ => next,
+                // What came from outside: ours is free.
+                _ if at != to => to,
+                _ => {
+                    current = (current + 1) % gradients.len();
+                    // The gradient of weights that reads it may be under way.
+                    branches.get(current).map_or(Ok(()), Branch::join)?;
+                    gradients[current].span()
+                }
             };
             behind = self.gradient_below(index, at, to, want)?;
             at = to;
-            // What lies in `current` is not needed any more.
-            std::mem::swap(&mut current, &mut next);
         }
+        // The side stream does one after the other.
+        latest.map_or(Ok(()), Branch::join)?;
         if let Some(backward) = &mut self.backward {
             backward.unchecked |= unchecked;
         }
@@ -291,8 +313,8 @@ impl CudaNetwork {
         Ok(to)
     }
 
-    /// The gradient of layer `index`'s weights; whether a library made it.
-    fn weight_gradient(&self, index: usize, gradient: Span) -> Result<bool> {
+    /// The gradient of layer `index`'s weights, by the kernel chosen.
+    fn weight_gradient(&self, index: usize, gradient: Span, choice: &Choice) -> Result<()> {
         let layer = &self.layers[index];
         let input = match index {
             0 => self.input.as_ref().context("no forward pass yet")?.span,
@@ -304,11 +326,9 @@ impl CudaNetwork {
         };
         let _range = self.operation("conv_wgrad");
         let to = place(&layer.weight, State::Gradients)?.span();
-        let choice = self.choice(index, Pass::Weights, self.inputs * self.each)?;
         let flag = self.trained()?.not_finite.span();
         let runner = &self.chooser.runner;
-        runner.weights(&choice, (large, small, to), Some(flag))?;
-        Ok(choice.cut(self.options.precision, 1).is_none())
+        runner.weights(choice, (large, small, to), Some(flag))
     }
 
     /// The gradient of layer `index`'s input into `to`. Whether it is that of what the activation of the layer below was

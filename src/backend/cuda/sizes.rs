@@ -22,6 +22,12 @@ pub(super) fn largest_map(
     batch * precision.size() * outputs.max().unwrap_or(0)
 }
 
+/// How many gradients of maps are kept at a time: two in turns, and one more where the gradients of weights, which read
+/// them, are made beside.
+pub(super) fn gradients_kept(options: &Options) -> usize {
+    2 + usize::from(options.fuse.branches)
+}
+
 /// The type of the weights' copy that convolutions read, where f32 will not do.
 pub(super) fn copied(precision: Precision) -> Option<Precision> {
     (precision != Precision::Fp32).then_some(precision)
@@ -145,7 +151,7 @@ pub fn bytes(
     }
     if training {
         all += map(architecture.input()) + map(architecture.output());
-        all += 2 * largest_map(architecture, precision, batch) as u64;
+        all += (gradients_kept(options) * largest_map(architecture, precision, batch)) as u64;
         all += Tensors::bytes(tensors.iter().copied());
         let cuts = logits_cuts(architecture, precision, batch);
         let work = cuts.iter().map(|cut| cut.needs().iter().sum::<usize>());
@@ -155,7 +161,8 @@ pub fn bytes(
         .iter()
         .sum::<usize>() as u64;
     let largest = |bytes: &dyn Fn(&ConvShape) -> usize| shapes.iter().map(bytes).max().unwrap_or(0);
-    all += largest(&|s| workspace_bytes(device, options, s).iter().sum()) as u64;
+    let workspace = largest(&|s| workspace_bytes(device, options, s).iter().sum()) as u64;
+    all += workspace * (1 + u64::from(options.fuse.branches));
     all += largest(&|s| scratch_bytes(options, s)) as u64;
     if options.conv != Conv::Ours {
         // What cuDNN works in is known only when it is asked: of that, and its code, half as much again.

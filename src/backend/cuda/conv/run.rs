@@ -41,15 +41,55 @@ impl Choice {
     }
 }
 
-/// Makes kernels ready and runs them, on the main stream.
+/// What kernels of one stream work in, one after the other; the last of each. What was too small stays, since a recorded
+/// iteration may use it.
+#[derive(Default)]
+struct Room {
+    /// Of all kernels but cuBLAS's.
+    workspaces: RefCell<Vec<Memory>>,
+    /// Counters of the blocks that have arrived, all 0 between launches.
+    counters: RefCell<Vec<Memory>>,
+}
+
+impl Room {
+    /// Sees to a workspace of so many bytes.
+    fn reserve(&self, device: &Rc<Device>, bytes: usize) -> Result<()> {
+        let mut workspaces = self.workspaces.borrow_mut();
+        if workspaces.last().map_or(0, |w| w.span().bytes) < bytes {
+            workspaces.push(Memory::new(device, bytes)?);
+        }
+        Ok(())
+    }
+
+    /// Sees to counters of so many bytes.
+    fn reserve_counters(&self, device: &Rc<Device>, bytes: usize) -> Result<()> {
+        let mut counters = self.counters.borrow_mut();
+        if counters.last().map_or(0, |c| c.span().bytes) < bytes {
+            counters.push(Memory::zeroed(device, bytes)?);
+        }
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts {
+        let counters = self.counters.borrow();
+        Parts {
+            partial: self.workspace(),
+            arrived: counters.last().map_or(Span::NONE, Memory::span),
+        }
+    }
+
+    fn workspace(&self) -> Span {
+        let workspaces = self.workspaces.borrow();
+        workspaces.last().map_or(Span::NONE, Memory::span)
+    }
+}
+
+/// Makes kernels ready and runs them: on the main stream, and in branches those of ours that make weight gradients.
 pub struct Runner {
     pub(super) options: Options,
     pub(super) libraries: Libraries,
-    /// What all kernels but cuBLAS's work in, the last of these: they run one after the other. What was too small
-    /// stays, since a recorded iteration may use it.
-    workspaces: RefCell<Vec<Memory>>,
-    /// Counters of the blocks that have arrived, all 0 between launches, in the same way.
-    counters: RefCell<Vec<Memory>>,
+    /// The main stream's, and the side stream's.
+    rooms: [Room; 2],
     /// The last to go: the libraries use its stream.
     pub(super) device: Rc<Device>,
 }
@@ -59,8 +99,7 @@ impl Runner {
         Self {
             options,
             libraries,
-            workspaces: RefCell::default(),
-            counters: RefCell::default(),
+            rooms: Default::default(),
             device: Rc::clone(device),
         }
     }
@@ -76,6 +115,8 @@ impl Runner {
         shape: &ConvShape,
     ) -> Result<Choice> {
         let precision = self.options.precision;
+        let [main, side] = &self.rooms;
+        let beside = pass == Pass::Weights && self.options.fuse.branches;
         let (convolution, workspace) = match kernel {
             ConvKernel::Ours { tile, splits } => {
                 ensure!(
@@ -87,7 +128,11 @@ impl Runner {
                     if let Ok(cut) = Cut::new(pass, shape, precision, (tile, splits), segments) {
                         let [parts, arrived] = cut.needs();
                         partial = parts.max(partial);
-                        self.reserve_counters(arrived)?;
+                        main.reserve_counters(&self.device, arrived)?;
+                        if beside {
+                            side.reserve(&self.device, parts)?;
+                            side.reserve_counters(&self.device, arrived)?;
+                        }
                     }
                 }
                 (None, partial)
@@ -104,7 +149,7 @@ impl Runner {
                 (None, 0)
             }
         };
-        self.reserve(workspace)?;
+        main.reserve(&self.device, workspace)?;
         Ok(Choice {
             kernel,
             pass,
@@ -113,35 +158,9 @@ impl Runner {
         })
     }
 
-    /// Sees to a workspace of so many bytes.
-    fn reserve(&self, bytes: usize) -> Result<()> {
-        let mut workspaces = self.workspaces.borrow_mut();
-        if workspaces.last().map_or(0, |w| w.span().bytes) < bytes {
-            workspaces.push(Memory::new(&self.device, bytes)?);
-        }
-        Ok(())
-    }
-
-    /// Sees to counters of so many bytes.
-    fn reserve_counters(&self, bytes: usize) -> Result<()> {
-        let mut counters = self.counters.borrow_mut();
-        if counters.last().map_or(0, |c| c.span().bytes) < bytes {
-            counters.push(Memory::zeroed(&self.device, bytes)?);
-        }
-        Ok(())
-    }
-
-    fn parts(&self) -> Parts {
-        let counters = self.counters.borrow();
-        Parts {
-            partial: self.workspace(),
-            arrived: counters.last().map_or(Span::NONE, Memory::span),
-        }
-    }
-
-    fn workspace(&self) -> Span {
-        let workspaces = self.workspaces.borrow();
-        workspaces.last().map_or(Span::NONE, Memory::span)
+    /// What kernels work in on the stream that launches go to now.
+    fn room(&self) -> &Room {
+        &self.rooms[usize::from(self.device.is_beside())]
     }
 
     /// Bytes in front of what cuDNN works in: its weight gradient of halves, before it becomes f32.
@@ -176,7 +195,7 @@ impl Runner {
         let (pass, shape) = (choice.pass, &choice.shape);
         if let ConvKernel::Ours { tile, splits } = choice.kernel {
             let cut = Cut::new(pass, shape, precision, (tile, splits), segments)?;
-            let (maps, parts, then) = ((a, b, out), self.parts(), (epilogue, segments));
+            let (maps, parts, then) = ((a, b, out), self.room().parts(), (epilogue, segments));
             return match pass {
                 Pass::Gather => conv2d::fprop(device, precision, &cut, shape, maps, then, &parts),
                 Pass::Scatter => {
@@ -217,7 +236,7 @@ impl Runner {
                     shape,
                     maps,
                     not_finite,
-                    &self.parts(),
+                    &self.room().parts(),
                 )
             }
             ConvKernel::Cudnn(_) | ConvKernel::Cublas => self.theirs(choice, a, b, dw),
@@ -235,7 +254,7 @@ impl Runner {
                 let Some(convolution) = &choice.convolution else {
                     bail!("a choice of cuDNN without cuDNN");
                 };
-                let workspace = self.workspace();
+                let workspace = self.room().workspace();
                 let in_front = self.in_front(pass, shape);
                 let room = workspace.after(in_front)?;
                 ensure!(

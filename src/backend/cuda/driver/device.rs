@@ -1,4 +1,4 @@
-//! One GPU: its context, its two streams, the kernels on it, and recordings of what it is asked for.
+//! One GPU: its context, its streams, the kernels on it, and recordings of what it is asked for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -33,6 +33,10 @@ pub struct Device {
     pub(crate) main: Arc<CudaStream>,
     /// The stream of batches on their way to the device.
     pub(crate) copy: Arc<CudaStream>,
+    /// The stream of what branches off the main stream and joins it again ([`Branch`](super::Branch)).
+    pub(super) side: Arc<CudaStream>,
+    /// Whether launches go to it now.
+    pub(super) beside: Cell<bool>,
     pub(crate) context: Arc<CudaContext>,
     /// How many multiprocessors it has.
     pub(crate) multiprocessors: u32,
@@ -53,6 +57,7 @@ impl Device {
         unsafe { context.disable_event_tracking() };
         let main = context.new_stream().to("make a stream")?;
         let copy = context.new_stream().to("make a stream")?;
+        let side = context.new_stream().to("make a stream")?;
         let mut modules = Vec::new();
         for kernel in KERNELS {
             // SAFETY: the image is a whole fatbin, as nvcc wrote it.
@@ -68,6 +73,8 @@ impl Device {
             modules,
             main,
             copy,
+            side,
+            beside: Cell::new(false),
             context,
             multiprocessors: u32::try_from(multiprocessors)?.max(1),
             allocated: Cell::new(0),
@@ -128,12 +135,26 @@ impl Device {
         self.allocated.set(self.allocated() - bytes as u64);
     }
 
-    /// Waits until both streams are done.
+    /// Whether launches go to the side stream now, rather than to the main stream.
+    pub(crate) fn is_beside(&self) -> bool {
+        self.beside.get()
+    }
+
+    /// The stream that launches go to now.
+    pub(super) fn stream(&self) -> &CudaStream {
+        match self.is_beside() {
+            true => &self.side,
+            false => &self.main,
+        }
+    }
+
+    /// Waits until all streams are done.
     ///
     /// # Errors
     /// Where something that was asked for earlier failed on the device.
     pub fn wait(&self) -> Result<()> {
         self.main.synchronize().to("finish its work")?;
+        self.side.synchronize().to("finish its work")?;
         self.copy.synchronize().to("finish its work")
     }
 

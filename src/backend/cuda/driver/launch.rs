@@ -11,8 +11,8 @@ use crate::backend::cuda::driver::errors::Explained;
 use crate::backend::cuda::driver::memory::Span;
 
 impl Device {
-    /// A launch of `kernel`, with `grid` blocks of `threads` threads, on the main stream. It takes no dynamic shared
-    /// memory but that of [`Launch::shared`].
+    /// A launch of `kernel`, with `grid` blocks of `threads` threads, on the main stream or in a branch's fork on the
+    /// side stream. It takes no dynamic shared memory but that of [`Launch::shared`].
     ///
     /// # Errors
     /// Where CUDA has no such grid (x up to 2³¹ − 1, y and z up to 65535, none 0), or this program no such kernel.
@@ -125,7 +125,7 @@ impl Launch<'_> {
                 self.grid,
                 (self.threads, 1, 1),
                 self.shared,
-                self.device.main.cu_stream(),
+                self.device.stream().cu_stream(),
                 &mut pointers[..self.arguments.len()],
             )
         };
