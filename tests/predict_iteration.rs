@@ -65,7 +65,9 @@ fn resources() -> String {
                 continue;
             };
             let registers = used.split(' ').next().unwrap();
-            let shared = used.split(", ").find_map(|part| part.strip_suffix(" bytes smem"));
+            let shared = used
+                .split(", ")
+                .find_map(|part| part.strip_suffix(" bytes smem"));
             lines.insert(name, format!("{registers} {}", shared.unwrap_or("0")));
         }
     }
@@ -205,7 +207,11 @@ fn a_kernel_without_a_rule_is_named() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("trace");
     let old = fs::read_to_string(before()).unwrap();
-    fs::write(&path, old.replace("leaky_relu_backward", "leaky_relu_sideways")).unwrap();
+    fs::write(
+        &path,
+        old.replace("leaky_relu_backward", "leaky_relu_sideways"),
+    )
+    .unwrap();
     let out = script(&["--trace", path.to_str().unwrap()]);
     assert_eq!(out.status.code(), Some(1), "{}", text(&out));
     let said = text(&out);
@@ -265,16 +271,18 @@ fn this_build_has_a_rule_for_every_launch() {
     }
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name);
-    trace(
-        &REFERENCE.map(str::to_owned),
-        "132",
-        &path("trace"),
-    );
+    trace(&REFERENCE.map(str::to_owned), "132", &path("trace"));
     let ran = fs::read_to_string(path("trace")).unwrap();
     // A pointer of an argument with the bytes behind it, and a number's bytes.
-    let batch = ran.lines().find(|line| line.contains(" batch_nhwc_bf16 ")).unwrap();
+    let batch = ran
+        .lines()
+        .find(|line| line.contains(" batch_nhwc_bf16 "))
+        .unwrap();
     let arguments: Vec<&str> = batch.split(' ').skip(5).collect();
-    assert!(arguments[0].starts_with('p') && arguments[0].contains("+0/"), "{batch}");
+    assert!(
+        arguments[0].starts_with('p') && arguments[0].contains("+0/"),
+        "{batch}"
+    );
     assert_eq!(arguments[4], "40000000", "{batch}");
     let result = predicted(&path("trace"));
     assert!(result["us"].as_f64().unwrap() > 100.0);
