@@ -34,8 +34,15 @@ __device__ __forceinline__ void backward(int activation, const T* y, const T* dy
     if (first >= count) return;
     const int valid = static_cast<int>(min(count - first, uint64_t{VECTOR<T>}));
     float v[VECTOR<T>], gradient[VECTOR<T>];
-    load_some(y + first, valid, true, 0.0f, v);
-    load_some(dy + first, valid, true, 0.0f, gradient);
+    if (valid == VECTOR<T>) {
+        // Both are under way before one is used.
+        const uint4 words = load_words(y + first), gradient_words = load_words(dy + first);
+        unpack<T>(words, v);
+        unpack<T>(gradient_words, gradient);
+    } else {
+        load_some(y + first, valid, true, 0.0f, v);
+        load_some(dy + first, valid, true, 0.0f, gradient);
+    }
 #pragma unroll
     for (int i = 0; i < VECTOR<T>; ++i) gradient[i] *= activation_derivative(activation, v[i]);
     store_some(dx + first, valid, true, gradient);

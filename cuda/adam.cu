@@ -2,23 +2,26 @@
 //
 //   g = gradient / loss_scale       m ← β₁m + (1 − β₁)g       v ← β₂v + (1 − β₂)g²
 //   w ← w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)            cast ← w as T
+//   average ← d·average + (1 − d)·w, d = min(decay, (1 + t)/(10 + t)), t = iteration: it starts low, so that a short
+//   run's average forgets the initial weights
 //
-// lr is the learning rate times state.rate; a rate of 0 leaves the step out.
+// lr is the learning rate times state.rate; a rate of 0 leaves the step out. Where `not_finite` is not 0 a gradient was
+// not a finite number, and the step is skipped. Either leaves all as it is but for the average.
 //
-// A step: adam_finite (sets state.not_finite where a gradient is not a finite number, and sums squares for the norm),
-// adam_<T> (leaves everything as it is then), adam_finish (counts, moves the loss scale, prepares the next step's
-// corrections, reports to the ring).
-// adam_average moves the average of the weights. adam_prepare makes the corrections fit `taken` after the host has set
-// it.
+// adam_<T> is a whole step: the last block to arrive (arrival.cuh), when all have read the state, counts, moves the
+// loss scale, prepares the next step's corrections, reports to the ring, and ends the iteration if it is the last
+// step of one.
+// What makes gradients sets `not_finite` (convolutions, batch norm); adam_check does for what libraries have made.
+// adam_prepare makes the corrections fit `taken` after the host has set it.
 //
 // Layout: `tensors` describes each tensor; all arrays of one have `count` elements in the same order, 16-byte aligned.
 // Block b takes elements CHUNK·(b − first_block) and on of the tensor with the last first_block ≤ b.
-// Types: f32 state and gradient, T cast. Launch: Σ ceil(count / CHUNK) blocks of THREADS; adam_prepare and adam_finish
-// one block.
-// Bound: memory; 28 bytes an element (4 read, 3 written, f32) + sizeof(T), and 4 for the check. At width 64, 64 px
-// (6.3 M parameters in both networks): 215 MB an iteration in bf16.
+// Types: f32 state and gradient, T cast. Launch: Σ ceil(count / CHUNK) blocks of THREADS; adam_prepare one block.
+// Bound: memory; 28 bytes an element (4 read, 3 written, f32) + sizeof(T), and 8 for the average. At width 64, 64 px
+// (6.3 M parameters in both networks): 219 MB an iteration in bf16.
 // Neighbours: behind the weight gradients and batch norm's; before the next forward pass, which reads `cast`.
 #include "adam.cuh"
+#include "arrival.cuh"
 #include "kernel.cuh"
 #include "progress.cuh"
 #include "reduce.cuh"
@@ -51,6 +54,8 @@ __device__ __forceinline__ Chunk find_chunk(const AdamTensor* tensors, uint32_t 
 
 struct Coefficients {
     float beta1, beta2, one_minus_beta1, one_minus_beta2, step_size, root, eps, unscale;
+    // Of the average.
+    float keep, take;
 };
 
 __device__ __forceinline__ void update(const Coefficients& k, float gradient, float& w, float& m, float& v) {
@@ -60,38 +65,31 @@ __device__ __forceinline__ void update(const Coefficients& k, float gradient, fl
     w -= k.step_size * m / (sqrtf(v) / k.root + k.eps);
 }
 
+// Writes four weights as T at once, or those that are `valid`.
 template <typename T>
-__device__ void adam(const AdamTensor* tensors, uint32_t count, const AdamState* state, double lr, double beta1,
-                     double beta2, double eps) {
-    const Chunk chunk = find_chunk(tensors, count);
-    if (state->not_finite != 0 || state->rate == 0.0f) return;
-    const AdamTensor& a = chunk.tensor;
-    const Coefficients k = {static_cast<float>(beta1),
-                            static_cast<float>(beta2),
-                            static_cast<float>(1.0 - beta1),
-                            static_cast<float>(1.0 - beta2),
-                            static_cast<float>(lr) * state->rate / state->correction1,
-                            state->correction2,
-                            static_cast<float>(eps),
-                            1.0f / state->loss_scale};
-    T* const cast = static_cast<T*>(a.cast);
-    for (uint64_t i = chunk.first + 4 * threadIdx.x; i < chunk.end; i += 4 * THREADS) {
-        const int valid = static_cast<int>(min(chunk.end - i, uint64_t{4}));
-        float g[4], w[4], m[4], v[4];
-        load_some(a.gradient + i, valid, true, 0.0f, g);
-        load_some(a.weight + i, valid, true, 0.0f, w);
-        load_some(a.m + i, valid, true, 0.0f, m);
-        load_some(a.v + i, valid, true, 0.0f, v);
+__device__ __forceinline__ void store_cast(T* to, int valid, const float (&w)[4]) {
+    struct alignas(4 * sizeof(T)) Four {
+        T element[4];
+    };
+    Four four;
 #pragma unroll
-        for (int j = 0; j < 4; ++j) update(k, g[j], w[j], m[j], v[j]);
-        store_some(a.weight + i, valid, true, w);
-        store_some(a.m + i, valid, true, m);
-        store_some(a.v + i, valid, true, v);
-        if (cast != nullptr) {
-            for (int j = 0; j < valid; ++j) cast[i + j] = from_float<T>(w[j]);
-        }
+    for (int j = 0; j < 4; ++j) four.element[j] = from_float<T>(w[j]);
+    if (valid == 4) {
+        *reinterpret_cast<Four*>(to) = four;
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+        if (j < valid) to[j] = four.element[j];
     }
 }
+
+// The elements of a chunk that a thread has at a time: AT_ONCE fours, which are all read before any is changed.
+template <typename T>
+struct Elements {
+    static constexpr int AT_ONCE = 2;
+    float g[AT_ONCE][4], w[AT_ONCE][4], m[AT_ONCE][4], v[AT_ONCE][4], average[AT_ONCE][4];
+};
 
 __device__ void prepare(AdamState* state, double beta1, double beta2) {
     const double t = static_cast<double>(state->taken + 1);
@@ -99,101 +97,149 @@ __device__ void prepare(AdamState* state, double beta1, double beta2) {
     state->correction2 = static_cast<float>(sqrt(1.0 - pow(beta2, t)));
 }
 
-}  // namespace
+// What is the same for all blocks.
+struct Step {
+    double lr, beta1, beta2, eps;
+    // Of the average; 0 keeps none.
+    double decay;
+    // Steps without a skip that double the loss scale; 0 keeps it as it is.
+    uint32_t growth_interval;
+    Metrics* ring;
+    uint64_t* iteration;
+    uint32_t slots, network;
+    // Whether the iteration ends with this step.
+    uint32_t last;
+};
 
-// Every block that finds one writes the same 1: the order does not matter. squares[block] gets the block's sum.
-KERNEL(adam_finite, THREADS, (const AdamTensor* tensors, uint32_t count, AdamState* state, double* squares)) {
-    const Chunk chunk = find_chunk(tensors, count);
-    bool finite = true;
-    // At most 16 elements a thread: f32 is enough for them, and f64 is slow.
-    float sum = 0.0f;
-    for (uint64_t i = chunk.first + 4 * threadIdx.x; i < chunk.end; i += 4 * THREADS) {
-        float g[4];
-        load_some(chunk.tensor.gradient + i, static_cast<int>(min(chunk.end - i, uint64_t{4})), true, 0.0f, g);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            finite = finite && isfinite(g[j]);
-            sum += g[j] * g[j];
-        }
-    }
-    if (!finite) state->not_finite = 1;
-    const double total = block_sum<THREADS>(static_cast<double>(sum));
-    if (threadIdx.x == 0) squares[blockIdx.x] = total;
-}
-
-KERNEL(adam_prepare, 32, (AdamState* state, double beta1, double beta2)) {
-    if (threadIdx.x != 0) return;
-    state->not_finite = 0;
-    prepare(state, beta1, beta2);
-}
-
-// `growth_interval` steps without a skip double the loss scale and a skipped one halves it, within its bounds; 0 keeps
-// it as it is. Then ring[iteration % slots] gets the iteration and what `network` has come to. `squares` are the sums of
-// adam_finite's `blocks`.
-KERNEL(adam_finish, THREADS,
-       (AdamState* state, const double* squares, uint32_t blocks, double beta1, double beta2, uint32_t growth_interval,
-        Metrics* ring, const uint64_t* iteration, uint32_t slots, uint32_t network)) {
+// Counts a step and moves the loss scale: a skipped step halves it, within its bounds. Then ring[iteration % slots]
+// gets the iteration and what `network` has come to. `squares` are the sums of the `blocks`. By a whole block.
+__device__ void finish(AdamState* state, uint32_t* not_finite, const double* squares, uint32_t blocks, const Step& step) {
     double sum = 0.0;
-    for (uint32_t i = threadIdx.x; i < blocks; i += THREADS) sum += squares[i];
+    for (uint32_t i = threadIdx.x; i < blocks; i += THREADS) sum += __ldcg(squares + i);
     sum = block_sum<THREADS>(sum);
     if (threadIdx.x != 0) return;
     const float norm = static_cast<float>(sqrt(sum) / static_cast<double>(state->loss_scale));
-    const bool skip = state->not_finite != 0, leave_out = state->rate == 0.0f;
+    const bool skip = *not_finite != 0, leave_out = state->rate == 0.0f;
     state->skipped += skip ? 1 : 0;
     state->left_out += !skip && leave_out ? 1 : 0;
     state->taken += skip || leave_out ? 0 : 1;
-    if (growth_interval != 0 && (skip || !leave_out)) {
+    if (step.growth_interval != 0 && (skip || !leave_out)) {
         state->steady = skip ? 0 : state->steady + 1;
-        const bool grow = state->steady >= growth_interval;
+        const bool grow = state->steady >= step.growth_interval;
         if (grow) state->steady = 0;
         const float scale = state->loss_scale * (skip ? 0.5f : grow ? 2.0f : 1.0f);
         // Without an end it comes to infinity, which no skip halves, or to zero, which nothing can be divided by.
         state->loss_scale = fminf(fmaxf(scale, LEAST_LOSS_SCALE), MOST_LOSS_SCALE);
     }
-    state->not_finite = 0;
-    prepare(state, beta1, beta2);
-    Metrics& entry = ring[ring_slot(iteration, slots)];
-    entry.iteration = *iteration;
-    entry.steps[network][0] = state->taken;
-    entry.steps[network][1] = state->skipped;
-    entry.steps[network][2] = state->left_out;
-    entry.loss_scale[network] = state->loss_scale;
-    entry.gradient_norm[network] = norm;
-    entry.rate[network] = state->rate;
+    *not_finite = 0;
+    prepare(state, step.beta1, step.beta2);
+    Metrics& entry = step.ring[ring_slot(step.iteration, step.slots)];
+    entry.iteration = *step.iteration;
+    entry.steps[step.network][0] = state->taken;
+    entry.steps[step.network][1] = state->skipped;
+    entry.steps[step.network][2] = state->left_out;
+    entry.loss_scale[step.network] = state->loss_scale;
+    entry.gradient_norm[step.network] = norm;
+    entry.rate[step.network] = state->rate;
+    if (step.last != 0) *step.iteration += 1;
 }
 
-// average ← d·average + (1 − d)·weight, d = min(decay, (1 + t)/(10 + t)), t = iteration: it starts low, so that a short
-// run's average forgets the initial weights.
-KERNEL(adam_average, THREADS,
-       (const AdamTensor* tensors, uint32_t count, double decay, const uint64_t* iteration)) {
+template <typename T>
+__device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state, uint32_t* not_finite, double* squares,
+                     uint32_t* arrived, const Step& step) {
     // One thread a block divides: f64 is slow. The barrier is find_chunk's.
-    STATIC_SHARED(float, factors, [2]);
+    STATIC_SHARED(float, decays, [2]);
     if (threadIdx.x == 0) {
-        const double t = static_cast<double>(*iteration);
-        const double d = min(decay, (1.0 + t) / (10.0 + t));
-        factors[0] = static_cast<float>(d);
-        factors[1] = static_cast<float>(1.0 - d);
+        const double t = static_cast<double>(*step.iteration);
+        const double d = min(step.decay, (1.0 + t) / (10.0 + t));
+        decays[0] = static_cast<float>(d);
+        decays[1] = static_cast<float>(1.0 - d);
     }
     const Chunk chunk = find_chunk(tensors, count);
+    const bool stay = *not_finite != 0 || state->rate == 0.0f;
     const AdamTensor& a = chunk.tensor;
-    if (a.average == nullptr) return;
-    const float keep = factors[0], take = factors[1];
-    for (uint64_t i = chunk.first + 4 * threadIdx.x; i < chunk.end; i += 4 * THREADS) {
-        const int valid = static_cast<int>(min(chunk.end - i, uint64_t{4}));
-        float average[4], w[4];
-        load_some(a.average + i, valid, true, 0.0f, average);
-        load_some(a.weight + i, valid, true, 0.0f, w);
+    const Coefficients k = {static_cast<float>(step.beta1),
+                            static_cast<float>(step.beta2),
+                            static_cast<float>(1.0 - step.beta1),
+                            static_cast<float>(1.0 - step.beta2),
+                            static_cast<float>(step.lr) * state->rate / state->correction1,
+                            state->correction2,
+                            static_cast<float>(step.eps),
+                            1.0f / state->loss_scale,
+                            decays[0],
+                            decays[1]};
+    T* const cast = static_cast<T*>(a.cast);
+    const bool averages = step.decay > 0.0 && a.average != nullptr;
+    // At most 16 elements a thread: f32 is enough for their squares.
+    float sum = 0.0f;
+    constexpr int AT_ONCE = Elements<T>::AT_ONCE;
+    for (uint64_t begin = chunk.first; begin < chunk.end; begin += AT_ONCE * 4 * THREADS) {
+        Elements<T> e;
+        uint64_t at[AT_ONCE];
+        int valid[AT_ONCE];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) average[j] = keep * average[j] + take * w[j];
-        store_some(a.average + i, valid, true, average);
+        for (int i = 0; i < AT_ONCE; ++i) {
+            at[i] = begin + 4 * (i * THREADS + threadIdx.x);
+            valid[i] = at[i] < chunk.end ? static_cast<int>(min(chunk.end - at[i], uint64_t{4})) : 0;
+            load_some(a.gradient + at[i], valid[i], true, 0.0f, e.g[i]);
+            load_some(a.weight + at[i], valid[i], true, 0.0f, e.w[i]);
+            load_some(a.m + at[i], valid[i], true, 0.0f, e.m[i]);
+            load_some(a.v + at[i], valid[i], true, 0.0f, e.v[i]);
+            if (averages) load_some(a.average + at[i], valid[i], true, 0.0f, e.average[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            if (valid[i] == 0) continue;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                sum += e.g[i][j] * e.g[i][j];
+                if (!stay) update(k, e.g[i][j], e.w[i][j], e.m[i][j], e.v[i][j]);
+            }
+            if (!stay) {
+                store_some(a.weight + at[i], valid[i], true, e.w[i]);
+                store_some(a.m + at[i], valid[i], true, e.m[i]);
+                store_some(a.v + at[i], valid[i], true, e.v[i]);
+                if (cast != nullptr) store_cast(cast + at[i], valid[i], e.w[i]);
+            }
+            if (!averages) continue;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) e.average[i][j] = k.keep * e.average[i][j] + k.take * e.w[i][j];
+            store_some(a.average + at[i], valid[i], true, e.average[i]);
+        }
     }
+    const double total = block_sum<THREADS>(static_cast<double>(sum));
+    if (threadIdx.x == 0) squares[blockIdx.x] = total;
+    if (last_to_arrive(arrived, gridDim.x)) finish(state, not_finite, squares, gridDim.x, step);
 }
 
-#define ADAM(T)                                                                                                    \
-    KERNEL(adam_##T, THREADS,                                                                                      \
-           (const AdamTensor* tensors, uint32_t count, const AdamState* state, double lr, double beta1,            \
-            double beta2, double eps)) {                                                                           \
-        adam<T>(tensors, count, state, lr, beta1, beta2, eps);                                                     \
+}  // namespace
+
+// Every block that finds one writes the same 1: the order does not matter.
+KERNEL(adam_check, THREADS, (const AdamTensor* tensors, uint32_t count, uint32_t* not_finite)) {
+    const Chunk chunk = find_chunk(tensors, count);
+    bool finite = true;
+#pragma unroll 4
+    for (uint64_t i = chunk.first + 4 * threadIdx.x; i < chunk.end; i += 4 * THREADS) {
+        float g[4];
+        load_some(chunk.tensor.gradient + i, static_cast<int>(min(chunk.end - i, uint64_t{4})), true, 0.0f, g);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) finite = finite && isfinite(g[j]);
+    }
+    if (!finite) *not_finite = 1;
+}
+
+KERNEL(adam_prepare, 32, (AdamState* state, double beta1, double beta2)) {
+    if (threadIdx.x == 0) prepare(state, beta1, beta2);
+}
+
+#define ADAM(T)                                                                                                     \
+    KERNEL(adam_##T, THREADS,                                                                                       \
+           (const AdamTensor* tensors, uint32_t count, AdamState* state, uint32_t* not_finite, double* squares,     \
+            uint32_t* arrived, double lr, double beta1, double beta2, double eps, double decay,                     \
+            uint32_t growth_interval, Metrics* ring, uint64_t* iteration, uint32_t slots, uint32_t network,         \
+            uint32_t last)) {                                                                                       \
+        adam<T>(tensors, count, state, not_finite, squares, arrived,                                                \
+                {lr, beta1, beta2, eps, decay, growth_interval, ring, iteration, slots, network, last});            \
     }
 ADAM(f32)
 ADAM(f16)

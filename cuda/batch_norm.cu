@@ -9,20 +9,22 @@
 // num_batches_tracked). y is not kept for the backward pass: f' is computed from x again, which saves a third of the
 // bytes.
 //
-// Layout: x, y, dy, dx [segments][rows][c] (NHWC); mean, inverse, mean_g, mean_gx [segments][c]; weight, bias, running
-// statistics and gradients [c]; partial [segments][chunks][2][c]. Types: T maps, everything else f32; f32 sums in a
-// thread and a block, f64 over blocks, all in a fixed order.
+// Layout: x, y, dy, dx [segments][rows][c] (NHWC), 16-byte aligned, c a multiple of VECTOR<T>; mean, inverse, mean_g,
+// mean_gx [segments][c]; weight, bias, running statistics and gradients [c]; sums as in include/batch_norm.cuh. Types:
+// T maps, everything else f32; f32 sums in a thread and a block, f64 over blocks, all in a fixed order.
 //
-// Training forward: statistics → finalize → apply. Inference: running → apply. Backward: backward_reduce →
-// backward_finalize → backward_apply.
+// Training forward: statistics → apply. Inference: running → apply. Backward: backward_reduce → backward_apply. The
+// last block of statistics and of backward_reduce finishes.
 //   statistics, apply, backward_reduce, backward_apply: grid (ceil(c / (lanes·VECTOR<T>)), chunks, segments) of
 //     THREADS, where lanes is the smallest power of two with lanes·VECTOR<T> ≥ c, at most 32, and chunks =
-//     ceil(rows / rows_per_chunk)
-//   finalize, backward_finalize: ceil(c / 32) blocks of THREADS;  running: ceil(segments·c / THREADS)
+//     ceil(rows / rows_per_chunk); 4 blocks a multiprocessor, 3 in the backward passes
+//   running: ceil(segments·c / THREADS)
 // Bound: memory; sizeof(T) bytes an element for statistics, 2 for apply, 2 for backward_reduce, 3 for backward_apply.
-// Neighbours: behind a convolution, before the next one. With a null `pivot` the sums of `partial` are those of x, as a
-// convolution's epilogue could leave them; none does so far.
+// A thread has four 16-byte loads under way.
+// Neighbours: behind a convolution, before the next one. Where a convolution leaves the sums in its epilogue, statistics
+// and backward_reduce are not launched; where it has multiplied dy by f' too, backward_apply runs with no activation.
 #include "activation.cuh"
+#include "batch_norm.cuh"
 #include "kernel.cuh"
 #include "types.cuh"
 
@@ -33,286 +35,281 @@ constexpr int THREADS = 256;
 // The channels and rows of this thread: VECTOR<T> neighbouring channels, every row_lanes-th row of the block's chunk.
 template <typename T>
 struct Tile {
-    uint32_t lanes, row_lanes, row_lane, channel, first_row, end_row;
-    uint64_t segment_start;
-    int valid;
-    bool aligned;
+    uint32_t c, lanes, row_lanes, row_lane, channel;
+    // Rows of the chunk, and how far its first row and the block's first channel are from the start of a map. Within a
+    // chunk 32 bits are enough.
+    uint32_t chunk_rows;
+    uint64_t start;
+    // Of the thread's channels in a row of the block.
+    uint32_t first;
+    // False where all of them are beyond the last channel.
+    bool inside;
 
-    __device__ __forceinline__ Tile(uint32_t rows, uint32_t c, uint32_t rows_per_chunk) {
-        lanes = 1;
-        while (lanes < 32 && lanes * VECTOR<T> < c) lanes *= 2;
-        row_lanes = THREADS / lanes;
-        row_lane = threadIdx.x / lanes;
-        channel = (blockIdx.x * lanes + threadIdx.x % lanes) * VECTOR<T>;
-        valid = channel < c ? static_cast<int>(min(c - channel, uint32_t{VECTOR<T>})) : 0;
-        // Otherwise rows do not start at a multiple of 16 bytes.
-        aligned = c % VECTOR<T> == 0;
-        first_row = blockIdx.y * rows_per_chunk;
-        end_row = min(rows, first_row + rows_per_chunk);
-        segment_start = uint64_t{blockIdx.z} * rows * c;
+    __device__ __forceinline__ Tile(uint32_t rows, uint32_t c, uint32_t rows_per_chunk) : c(c) {
+        uint32_t shift = 0;
+        while (shift < 5 && (uint32_t{VECTOR<T>} << shift) < c) ++shift;
+        lanes = 1u << shift;
+        row_lanes = THREADS >> shift;
+        row_lane = threadIdx.x >> shift;
+        first = (threadIdx.x & (lanes - 1)) * VECTOR<T>;
+        channel = blockIdx.x * extent() + first;
+        inside = channel < c;
+        const uint32_t first_row = blockIdx.y * rows_per_chunk;
+        chunk_rows = min(rows - first_row, rows_per_chunk);
+        start = (uint64_t{blockIdx.z} * rows + first_row) * c + blockIdx.x * extent();
     }
+
+    // All channels of the block, some of them perhaps beyond the last.
+    __device__ __forceinline__ uint32_t extent() const { return lanes * VECTOR<T>; }
 };
 
 // Per-channel values of this thread's channels.
 template <typename T>
 __device__ __forceinline__ void load_channels(const float* from, const Tile<T>& tile, float (&to)[VECTOR<T>]) {
 #pragma unroll
-    for (int i = 0; i < VECTOR<T>; ++i) to[i] = i < tile.valid ? from[tile.channel + i] : 0.0f;
+    for (int i = 0; i < VECTOR<T>; i += 4) {
+        float part[4] = {};
+        if (tile.inside) load_vector(from + tile.channel + i, part);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) to[i + j] = part[j];
+    }
 }
 
-// Adds up both sums over the block's rows and writes the block's part of `partial`.
-template <typename T>
-__device__ void write_partial(const Tile<T>& tile, const float (&first)[VECTOR<T>], const float (&second)[VECTOR<T>],
-                              uint32_t c, float* partial) {
+// Goes over this thread's rows, ROWS at a time: first all loads of all MAPS, then for each row `use(at, is_row, words)`,
+// with the words of each map at tile.start + at. Behind the last row these are `fill` and `is_row` is false.
+template <int ROWS, int MAPS, typename T, typename Use>
+__device__ __forceinline__ void for_rows(const Tile<T>& tile, const T* const (&maps)[MAPS], const uint4& fill,
+                                         Use use) {
+    if (!tile.inside) return;
+#pragma unroll 1
+    for (uint32_t row = tile.row_lane; row < tile.chunk_rows; row += ROWS * tile.row_lanes) {
+        const uint32_t at = row * tile.c + tile.first, step = tile.row_lanes * tile.c;
+        uint4 words[ROWS][MAPS];
+#pragma unroll
+        for (int k = 0; k < ROWS; ++k) {
+#pragma unroll
+            for (int map = 0; map < MAPS; ++map) {
+                words[k][map] = fill;
+                if (row + k * tile.row_lanes < tile.chunk_rows) {
+                    words[k][map] = load_words(maps[map] + tile.start + (at + k * step));
+                }
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < ROWS; ++k) use(at + k * step, row + k * tile.row_lanes < tile.chunk_rows, words[k]);
+    }
+}
+
+// Adds up both sums over the block's rows and leaves them in the block's part of `sums`, each pair through
+// `leave(i, first, second)`, i of VECTOR<T>.
+template <typename T, typename Leave>
+__device__ __forceinline__ void leave_sums(const Tile<T>& tile, const float (&first)[VECTOR<T>],
+                                           const float (&second)[VECTOR<T>], const Sums& sums, Leave leave) {
     constexpr int V = VECTOR<T>;
     // [sum][channel of the vector][thread]: neighbouring threads in neighbouring banks.
-    STATIC_SHARED(float, sums, [2 * V * THREADS]);
+    STATIC_SHARED(float, both, [2 * V * THREADS]);
     const uint32_t t = threadIdx.x;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-        sums[i * THREADS + t] = first[i];
-        sums[(V + i) * THREADS + t] = second[i];
+        both[i * THREADS + t] = first[i];
+        both[(V + i) * THREADS + t] = second[i];
     }
     for (uint32_t half = tile.row_lanes / 2; half > 0; half /= 2) {
         __syncthreads();
         if (tile.row_lane < half) {
 #pragma unroll
-            for (int i = 0; i < 2 * V; ++i) sums[i * THREADS + t] += sums[i * THREADS + t + half * tile.lanes];
+            for (int i = 0; i < 2 * V; ++i) both[i * THREADS + t] += both[i * THREADS + t + half * tile.lanes];
         }
     }
     // Row lane 0 wrote its own sums last.
-    if (tile.row_lane != 0) return;
-    float* to = partial + uint64_t{blockIdx.z * gridDim.y + blockIdx.y} * 2 * c + tile.channel;
-    for (int i = 0; i < tile.valid; ++i) {
-        to[i] = sums[i * THREADS + t];
-        to[c + i] = sums[(V + i) * THREADS + t];
+    if (tile.row_lane != 0 || !tile.inside) return;
+    double* const to = partial_sums(sums, blockIdx.z, blockIdx.y) + tile.channel;
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+        const double2 pair = leave(i, static_cast<double>(both[i * THREADS + t]),
+                                   static_cast<double>(both[(V + i) * THREADS + t]));
+        to[i] = pair.x;
+        to[sums.channels + i] = pair.y;
     }
 }
 
-// partial = Σ(x − p), Σ(x − p)² with p the segment's first row: without it, a mean that is large against the spread
-// would cancel.
+// Σx and Σx², by way of Σ(x − p) and Σ(x − p)² with p the chunk's first row: without it, a mean that is large against
+// the spread would cancel in f32.
 template <typename T>
-__device__ void statistics(const T* x, float* partial, uint32_t rows, uint32_t c, uint32_t rows_per_chunk) {
+__device__ __forceinline__ void statistics(const T* x, const Sums& sums, uint32_t rows_per_chunk) {
     constexpr int V = VECTOR<T>;
-    const Tile<T> tile(rows, c, rows_per_chunk);
+    const Tile<T> tile(sums.rows, sums.channels, rows_per_chunk);
+    uint4 first_row = make_uint4(0, 0, 0, 0);
+    if (tile.inside) first_row = load_words(x + tile.start + tile.first);
     float pivot[V], sum[V] = {}, square[V] = {};
-    const T* from = x + tile.segment_start + tile.channel;
-    load_some(from, tile.valid, tile.aligned, 0.0f, pivot);
-#pragma unroll 4
-    for (uint32_t row = tile.first_row + tile.row_lane; row < tile.end_row; row += tile.row_lanes) {
+    unpack<T>(first_row, pivot);
+    const T* const maps[] = {x};
+    // Behind the last row come pivots, which add nothing.
+    for_rows<4>(tile, maps, first_row, [&](uint32_t, bool, const uint4(&words)[1]) {
         float v[V];
-        load_some(from + uint64_t{row} * c, tile.valid, tile.aligned, 0.0f, v);
+        unpack<T>(words[0], v);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
             const float shifted = v[i] - pivot[i];
             sum[i] += shifted;
             square[i] += shifted * shifted;
         }
-    }
-    write_partial(tile, sum, square, c, partial);
+    });
+    const double rows = static_cast<double>(tile.chunk_rows);
+    leave_sums(tile, sum, square, sums, [&](int i, double first, double second) {
+        const double p = static_cast<double>(pivot[i]);
+        return make_double2(first + rows * p, second + p * (2.0 * first + rows * p));
+    });
+    finish_statistics<THREADS>(sums, blockIdx.z, blockIdx.y, blockIdx.x * tile.extent(), tile.extent(), blockIdx.x);
 }
 
-// Both sums of channel blockIdx.x·32 + threadIdx.x % 32 over the chunks, in f64; valid where threadIdx.x < 32.
-__device__ double2 sum_chunks(const float* partial, uint32_t segment, uint32_t chunks, uint32_t c) {
-    STATIC_SHARED(double, sums, [2 * THREADS]);
-    const uint32_t t = threadIdx.x, channel = blockIdx.x * 32 + t % 32;
-    double first = 0.0, second = 0.0;
-    if (channel < c) {
-        for (uint32_t chunk = t / 32; chunk < chunks; chunk += THREADS / 32) {
-            const float* from = partial + uint64_t{segment * chunks + chunk} * 2 * c + channel;
-            first += static_cast<double>(from[0]);
-            second += static_cast<double>(from[c]);
-        }
-    }
-    // The call before may still be reading.
-    __syncthreads();
-    sums[t] = first;
-    sums[THREADS + t] = second;
-    __syncthreads();
-    if (t >= 32) return make_double2(0.0, 0.0);
-    for (uint32_t i = t + 32; i < THREADS; i += 32) {
-        first += sums[i];
-        second += sums[THREADS + i];
-    }
-    return make_double2(first, second);
-}
+// One layer's statistics and parameters, as far as maps are normalised with them.
+struct Norm {
+    const float* mean;
+    const float* inverse;
+    const float* weight;
+    const float* bias;
+};
 
+// μ, a = γ·s and β of this thread's channels: γx̂ + β = a·(x − μ) + β.
 template <typename T>
-__device__ void finalize(const float* partial, const T* pivot, float* mean, float* inverse, float* running_mean,
-                         float* running_var, uint32_t segments, uint32_t chunks, uint32_t rows, uint32_t c, double eps,
-                         double momentum, uint64_t* tracked) {
-    if (running_mean != nullptr && blockIdx.x == 0 && threadIdx.x == 0) *tracked += segments;
-    const uint32_t channel = blockIdx.x * 32 + threadIdx.x % 32;
-    const double m = static_cast<double>(rows);
-    // One value has no unbiased variance; PyTorch refuses it, we keep the biased one.
-    const double unbiased = rows > 1 ? m / (m - 1.0) : 1.0;
-    for (uint32_t segment = 0; segment < segments; ++segment) {
-        const double2 sums = sum_chunks(partial, segment, chunks, c);
-        if (threadIdx.x >= 32 || channel >= c) continue;
-        const double shift =
-            pivot != nullptr ? static_cast<double>(to_float(pivot[uint64_t{segment} * rows * c + channel])) : 0.0;
-        const double shifted = sums.x / m;
-        const double spread = sums.y / m - shifted * shifted;
-        // NaN stays NaN.
-        const double variance = spread < 0.0 ? 0.0 : spread;
-        mean[segment * c + channel] = static_cast<float>(shift + shifted);
-        inverse[segment * c + channel] = static_cast<float>(1.0 / sqrt(variance + eps));
-        if (running_mean != nullptr) {
-            const double old_mean = static_cast<double>(running_mean[channel]);
-            const double old_var = static_cast<double>(running_var[channel]);
-            running_mean[channel] = static_cast<float>((1.0 - momentum) * old_mean + momentum * (shift + shifted));
-            running_var[channel] = static_cast<float>((1.0 - momentum) * old_var + momentum * variance * unbiased);
-        }
-    }
-}
+struct Channels {
+    float mean[VECTOR<T>], scale[VECTOR<T>], bias[VECTOR<T>];
 
-template <typename T>
-__device__ void apply(const T* x, T* y, const float* mean, const float* inverse, const float* weight, const float* bias,
-                      uint32_t rows, uint32_t c, uint32_t rows_per_chunk, int activation) {
-    constexpr int V = VECTOR<T>;
-    const Tile<T> tile(rows, c, rows_per_chunk);
-    float mu[V], s[V], gamma[V], beta[V];
-    load_channels(mean + blockIdx.z * c, tile, mu);
-    load_channels(inverse + blockIdx.z * c, tile, s);
-    load_channels(weight, tile, gamma);
-    load_channels(bias, tile, beta);
-    const uint64_t start = tile.segment_start + tile.channel;
-#pragma unroll 4
-    for (uint32_t row = tile.first_row + tile.row_lane; row < tile.end_row; row += tile.row_lanes) {
-        const uint64_t at = start + uint64_t{row} * c;
-        float v[V];
-        load_some(x + at, tile.valid, tile.aligned, 0.0f, v);
+    __device__ __forceinline__ Channels(const Norm& norm, const Tile<T>& tile) {
+        float inverse[VECTOR<T>];
+        load_channels(norm.mean + blockIdx.z * tile.c, tile, mean);
+        load_channels(norm.inverse + blockIdx.z * tile.c, tile, inverse);
+        load_channels(norm.weight, tile, scale);
+        load_channels(norm.bias, tile, bias);
 #pragma unroll
-        for (int i = 0; i < V; ++i) v[i] = activate(activation, (v[i] - mu[i]) * s[i] * gamma[i] + beta[i]);
-        store_some(y + at, tile.valid, tile.aligned, v);
+        for (int i = 0; i < VECTOR<T>; ++i) scale[i] *= inverse[i];
     }
-}
 
-// What both backward passes need of an element: g and x̂.
-__device__ __forceinline__ float2 gradient_and_normal(float x, float dy, float mu, float s, float gamma, float beta,
-                                                      int activation) {
-    const float normal = (x - mu) * s;
-    const float y = activate(activation, normal * gamma + beta);
-    return make_float2(dy * activation_derivative(activation, y), normal);
-}
+    // g from dy and x − μ; without an activation neither scale nor bias is needed.
+    template <int ACTIVATION>
+    __device__ __forceinline__ float gradient(int i, float dy, float centred) const {
+        if (ACTIVATION == ACTIVATION_none) return dy;
+        return dy * activation_derivative(ACTIVATION, activate(ACTIVATION, centred * scale[i] + bias[i]));
+    }
+};
 
-// partial = Σg, Σg·x̂.
 template <typename T>
-__device__ void backward_reduce(const T* x, const T* dy, const float* mean, const float* inverse, const float* weight,
-                                const float* bias, float* partial, uint32_t rows, uint32_t c, uint32_t rows_per_chunk,
-                                int activation) {
+__device__ __forceinline__ void apply(const T* x, T* y, const Norm& norm, uint32_t rows, uint32_t c,
+                                      uint32_t rows_per_chunk, int activation) {
     constexpr int V = VECTOR<T>;
     const Tile<T> tile(rows, c, rows_per_chunk);
-    float mu[V], s[V], gamma[V], beta[V], sum[V] = {}, product[V] = {};
-    load_channels(mean + blockIdx.z * c, tile, mu);
-    load_channels(inverse + blockIdx.z * c, tile, s);
-    load_channels(weight, tile, gamma);
-    load_channels(bias, tile, beta);
-    const uint64_t start = tile.segment_start + tile.channel;
-#pragma unroll 1
-    for (uint32_t row = tile.first_row + tile.row_lane; row < tile.end_row; row += tile.row_lanes) {
-        const uint64_t at = start + uint64_t{row} * c;
-        float v[V], d[V];
-        load_some(x + at, tile.valid, tile.aligned, 0.0f, v);
-        load_some(dy + at, tile.valid, tile.aligned, 0.0f, d);
+    const Channels<T> channels(norm, tile);
+    const T* const maps[] = {x};
+    with_activation(activation, [&](auto of) {
+        for_rows<4>(tile, maps, make_uint4(0, 0, 0, 0), [&](uint32_t at, bool is_row, const uint4(&words)[1]) {
+            float v[V];
+            unpack<T>(words[0], v);
 #pragma unroll
-        for (int i = 0; i < V; ++i) {
-            const float2 g = gradient_and_normal(v[i], d[i], mu[i], s[i], gamma[i], beta[i], activation);
-            sum[i] += g.x;
-            product[i] += g.x * g.y;
-        }
-    }
-    write_partial(tile, sum, product, c, partial);
+            for (int i = 0; i < V; ++i) {
+                const float centred = v[i] - channels.mean[i];
+                v[i] = activate(decltype(of)::number, centred * channels.scale[i] + channels.bias[i]);
+            }
+            if (is_row) store_vector(y + tile.start + at, v);
+        });
+    });
+}
+
+// Σg and Σg·x̂, the latter by way of Σg·(x − μ).
+template <typename T>
+__device__ __forceinline__ void backward_reduce(const T* x, const T* dy, const Norm& norm, const Sums& sums,
+                                                uint32_t rows_per_chunk, int activation) {
+    constexpr int V = VECTOR<T>;
+    const Tile<T> tile(sums.rows, sums.channels, rows_per_chunk);
+    const Channels<T> channels(norm, tile);
+    float sum[V] = {}, product[V] = {};
+    const T* const maps[] = {x, dy};
+    with_activation(activation, [&](auto of) {
+        // Behind the last row dy is 0, which adds nothing.
+        for_rows<2>(tile, maps, make_uint4(0, 0, 0, 0), [&](uint32_t, bool, const uint4(&words)[2]) {
+            float v[V], d[V];
+            unpack<T>(words[0], v);
+            unpack<T>(words[1], d);
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                const float centred = v[i] - channels.mean[i];
+                const float g = channels.template gradient<decltype(of)::number>(i, d[i], centred);
+                sum[i] += g;
+                product[i] += g * centred;
+            }
+        });
+    });
+    leave_sums(tile, sum, product, sums, [&](int i, double first, double second) {
+        const float s = norm.inverse[blockIdx.z * tile.c + tile.channel + i];
+        return make_double2(first, second * static_cast<double>(s));
+    });
+    finish_gradients<THREADS>(sums, blockIdx.z, blockIdx.y, blockIdx.x * tile.extent(), tile.extent(), blockIdx.x);
 }
 
 template <typename T>
-__device__ void backward_apply(const T* x, const T* dy, T* dx, const float* mean, const float* inverse,
-                               const float* weight, const float* bias, const float* mean_g, const float* mean_gx,
-                               uint32_t rows, uint32_t c, uint32_t rows_per_chunk, int activation) {
+__device__ __forceinline__ void backward_apply(const T* x, const T* dy, T* dx, const Norm& norm, const float* mean_g,
+                                               const float* mean_gx, uint32_t rows, uint32_t c,
+                                               uint32_t rows_per_chunk, int activation) {
     constexpr int V = VECTOR<T>;
     const Tile<T> tile(rows, c, rows_per_chunk);
-    float mu[V], s[V], gamma[V], beta[V], mg[V], mgx[V];
-    load_channels(mean + blockIdx.z * c, tile, mu);
-    load_channels(inverse + blockIdx.z * c, tile, s);
-    load_channels(weight, tile, gamma);
-    load_channels(bias, tile, beta);
+    const Channels<T> channels(norm, tile);
+    // dβ/m, and s·dγ/m: x̂·dγ/m = (x − μ)·s·dγ/m.
+    float mg[V], slope[V], inverse[V];
     load_channels(mean_g + blockIdx.z * c, tile, mg);
-    load_channels(mean_gx + blockIdx.z * c, tile, mgx);
-    const uint64_t start = tile.segment_start + tile.channel;
-#pragma unroll 2
-    for (uint32_t row = tile.first_row + tile.row_lane; row < tile.end_row; row += tile.row_lanes) {
-        const uint64_t at = start + uint64_t{row} * c;
-        float v[V], d[V];
-        load_some(x + at, tile.valid, tile.aligned, 0.0f, v);
-        load_some(dy + at, tile.valid, tile.aligned, 0.0f, d);
+    load_channels(mean_gx + blockIdx.z * c, tile, slope);
+    load_channels(norm.inverse + blockIdx.z * c, tile, inverse);
 #pragma unroll
-        for (int i = 0; i < V; ++i) {
-            const float2 g = gradient_and_normal(v[i], d[i], mu[i], s[i], gamma[i], beta[i], activation);
-            d[i] = gamma[i] * s[i] * (g.x - mg[i] - g.y * mgx[i]);
-        }
-        store_some(dx + at, tile.valid, tile.aligned, d);
-    }
+    for (int i = 0; i < V; ++i) slope[i] *= inverse[i];
+    const T* const maps[] = {x, dy};
+    with_activation(activation, [&](auto of) {
+        for_rows<2>(tile, maps, make_uint4(0, 0, 0, 0), [&](uint32_t at, bool is_row, const uint4(&words)[2]) {
+            float v[V], d[V];
+            unpack<T>(words[0], v);
+            unpack<T>(words[1], d);
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                const float centred = v[i] - channels.mean[i];
+                const float g = channels.template gradient<decltype(of)::number>(i, d[i], centred);
+                d[i] = channels.scale[i] * (g - mg[i] - centred * slope[i]);
+            }
+            if (is_row) store_vector(dx + tile.start + at, d);
+        });
+    });
 }
 
 }  // namespace
 
 // mean, inverse ← the running statistics, for every segment.
 KERNEL(batch_norm_running, THREADS,
-       (const float* running_mean, const float* running_var, float* mean, float* inverse, uint32_t segments, uint32_t c,
-        double eps)) {
+       (const float* running_mean, const float* running_var, float* mean, float* inverse, uint32_t segments,
+        uint32_t c)) {
     const uint32_t i = blockIdx.x * THREADS + threadIdx.x;
     if (i >= segments * c) return;
     mean[i] = running_mean[i % c];
-    inverse[i] = static_cast<float>(1.0 / sqrt(static_cast<double>(running_var[i % c]) + eps));
+    inverse[i] = static_cast<float>(1.0 / sqrt(static_cast<double>(running_var[i % c]) + BATCH_NORM_EPSILON));
 }
 
-// mean_g, mean_gx ← the sums of `partial` over m, or zero where the statistics are not the batch's (by_batch 0);
-// weight_gradient and bias_gradient, unless null, ← the sums over all segments.
-KERNEL(batch_norm_backward_finalize, THREADS,
-       (const float* partial, float* mean_g, float* mean_gx, float* weight_gradient, float* bias_gradient,
-        uint32_t segments, uint32_t chunks, uint32_t rows, uint32_t c, int by_batch)) {
-    const uint32_t channel = blockIdx.x * 32 + threadIdx.x % 32;
-    double sum = 0.0, product = 0.0;
-    for (uint32_t segment = 0; segment < segments; ++segment) {
-        const double2 sums = sum_chunks(partial, segment, chunks, c);
-        if (threadIdx.x >= 32 || channel >= c) continue;
-        sum += sums.x;
-        product += sums.y;
-        mean_g[segment * c + channel] = by_batch != 0 ? static_cast<float>(sums.x / rows) : 0.0f;
-        mean_gx[segment * c + channel] = by_batch != 0 ? static_cast<float>(sums.y / rows) : 0.0f;
-    }
-    if (threadIdx.x >= 32 || channel >= c || weight_gradient == nullptr) return;
-    weight_gradient[channel] = static_cast<float>(product);
-    bias_gradient[channel] = static_cast<float>(sum);
-}
-
-#define BATCH_NORM(T)                                                                                                 \
-    KERNEL(batch_norm_statistics_nhwc_##T, THREADS,                                                                   \
-           (const T* x, float* partial, uint32_t rows, uint32_t c, uint32_t rows_per_chunk)) {                        \
-        statistics(x, partial, rows, c, rows_per_chunk);                                                              \
-    }                                                                                                                 \
-    KERNEL(batch_norm_finalize_nhwc_##T, THREADS,                                                                     \
-           (const float* partial, const T* pivot, float* mean, float* inverse, float* running_mean,                   \
-            float* running_var, uint32_t segments, uint32_t chunks, uint32_t rows, uint32_t c, double eps,            \
-            double momentum, uint64_t* tracked)) {                                                                    \
-        finalize(partial, pivot, mean, inverse, running_mean, running_var, segments, chunks, rows, c, eps, momentum,  \
-                 tracked);                                                                                            \
-    }                                                                                                                 \
-    KERNEL(batch_norm_apply_nhwc_##T, THREADS,                                                                        \
-           (const T* x, T* y, const float* mean, const float* inverse, const float* weight, const float* bias,        \
-            uint32_t rows, uint32_t c, uint32_t rows_per_chunk, int activation)) {                                    \
-        apply(x, y, mean, inverse, weight, bias, rows, c, rows_per_chunk, activation);                                \
-    }                                                                                                                 \
-    KERNEL(batch_norm_backward_reduce_nhwc_##T, THREADS,                                                              \
-           (const T* x, const T* dy, const float* mean, const float* inverse, const float* weight, const float* bias, \
-            float* partial, uint32_t rows, uint32_t c, uint32_t rows_per_chunk, int activation)) {                    \
-        backward_reduce(x, dy, mean, inverse, weight, bias, partial, rows, c, rows_per_chunk, activation);            \
-    }                                                                                                                 \
-    KERNEL(batch_norm_backward_apply_nhwc_##T, THREADS,                                                               \
-           (const T* x, const T* dy, T* dx, const float* mean, const float* inverse, const float* weight,             \
-            const float* bias, const float* mean_g, const float* mean_gx, uint32_t rows, uint32_t c,                  \
-            uint32_t rows_per_chunk, int activation)) {                                                               \
-        backward_apply(x, dy, dx, mean, inverse, weight, bias, mean_g, mean_gx, rows, c, rows_per_chunk, activation); \
+#define BATCH_NORM(T)                                                                                                \
+    KERNEL_OCCUPANCY(batch_norm_statistics_nhwc_##T, THREADS, 4,                                                     \
+                     (const T* x, Sums sums, uint32_t rows_per_chunk)) {                                             \
+        statistics(x, sums, rows_per_chunk);                                                                         \
+    }                                                                                                                \
+    KERNEL_OCCUPANCY(batch_norm_apply_nhwc_##T, THREADS, 4,                                                          \
+                     (const T* x, T* y, const float* mean, const float* inverse, const float* weight,                \
+                      const float* bias, uint32_t rows, uint32_t c, uint32_t rows_per_chunk, int activation)) {      \
+        apply(x, y, {mean, inverse, weight, bias}, rows, c, rows_per_chunk, activation);                             \
+    }                                                                                                                \
+    KERNEL_OCCUPANCY(batch_norm_backward_reduce_nhwc_##T, THREADS, 3,                                                \
+                     (const T* x, const T* dy, const float* mean, const float* inverse, const float* weight,         \
+                      const float* bias, Sums sums, uint32_t rows_per_chunk, int activation)) {                      \
+        backward_reduce(x, dy, {mean, inverse, weight, bias}, sums, rows_per_chunk, activation);                     \
+    }                                                                                                                \
+    KERNEL_OCCUPANCY(batch_norm_backward_apply_nhwc_##T, THREADS, 3,                                                 \
+                     (const T* x, const T* dy, T* dx, const float* mean, const float* inverse, const float* weight,  \
+                      const float* bias, const float* mean_g, const float* mean_gx, uint32_t rows, uint32_t c,       \
+                      uint32_t rows_per_chunk, int activation)) {                                                    \
+        backward_apply(x, dy, dx, {mean, inverse, weight, bias}, mean_g, mean_gx, rows, c, rows_per_chunk,           \
+                       activation);                                                                                  \
     }
 BATCH_NORM(f32)
 BATCH_NORM(f16)

@@ -9,12 +9,14 @@
 // Any stride and padding (2 and 1 in the network, 1 and 0 in its 4×4 → 1×1 layer). `small` is overwritten. The n maps
 // are `segments` inputs, one behind the other, whose sums are kept apart: no tile has rows of two.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), one rounding to T.
-// Kernels: conv2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32}.
-// Launch: (segments · ceil(rows/tile M) · ceil(N/tile N), 1, splits) blocks of 128, rows = M/segments, tiles of N first,
-// so that they share A in L2; no dynamic shared memory. Where splits > 1 each sums a part of K of `depth`, a multiple of
-// a stage, and the last block of a tile to arrive finishes it (implicit_gemm.cuh). sums.chunks = ceil(rows/tile M).
+// Kernels: conv2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32}, and in halves 128x128.
+// Launch: (segments · ceil(rows/tile M) · ceil(N/tile N), 1, splits) blocks of the tile's threads, rows =
+// M/segments, tiles of N first, so that they share A in L2; dynamic shared memory of large tiles alone. Where splits
+// > 1 each sums a part of K of `depth`, a multiple of a stage, and the last block of a tile to arrive finishes it
+// (implicit_gemm.cuh). sums.chunks = ceil(rows/tile M).
 // Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8: there memory.
-// Neighbours: behind the activation or batch norm of the layer before; the rest of its own batch norm or the loss follows.
+// Neighbours: behind the activation or batch norm of the layer before; the rest of its own batch norm or the loss
+// follows.
 #include "convolution.cuh"
 
 namespace {
@@ -74,16 +76,19 @@ __device__ __forceinline__ void conv2d_fprop(const T* large, const T* w, T* smal
 
 }  // namespace
 
-#define CONV2D(T, TILE, M, N)                                                                                         \
-    KERNEL(conv2d_fprop_nhwc_##T##_##TILE, GEMM_THREADS,                                                              \
-           (const T* large, const T* w, T* small, Convolution shape, uint32_t kind, int activation, const T* other,   \
-            Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {       \
-        conv2d_fprop<T, M, N>(large, w, small, shape, {kind, activation, other, sums}, segments, partial, arrived,    \
-                              depth, group);                                                                          \
+#define CONV2D(T, TILE, M, N)                                                                                        \
+    KERNEL_OCCUPANCY(conv2d_fprop_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (GemmTile<M, N>::BLOCKS),            \
+           (const T* large, const T* w, T* small, Convolution shape, uint32_t kind, int activation, const T* other,  \
+            Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {      \
+        conv2d_fprop<T, M, N>(large, w, small, shape, {kind, activation, other, sums}, segments, partial, arrived,   \
+                              depth, group);                                                                         \
     }
-#define CONV2D_TILES(T)           \
-    CONV2D(T, 128x64, 128, 64)    \
+#define CONV2D_TILES(T)         \
+    CONV2D(T, 128x64, 128, 64)  \
     CONV2D(T, 64x32, 64, 32)
+// In f32 there are no registers for it.
+CONV2D(f16, 128x128, 128, 128)
+CONV2D(bf16, 128x128, 128, 128)
 CONV2D_TILES(f32)
 CONV2D_TILES(f16)
 CONV2D_TILES(bf16)

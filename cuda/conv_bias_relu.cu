@@ -106,10 +106,10 @@ __device__ __forceinline__ void conv_bias_relu(const f32* x, const f32* w, const
 
 }  // namespace
 
-#define CONV_BIAS_RELU(T, TILE, M, N, ANY)                                                                  \
-    KERNEL(conv_bias_relu_nhwc_##T##_##TILE, GEMM_THREADS,                                                  \
-           (const T* x, const T* w, const T* bias, T* y, Window window, uint32_t n, uint32_t k, uint32_t stored)) { \
-        conv_bias_relu<M, N, ANY>(x, w, bias, y, window, n, k, stored);                                     \
+#define CONV_BIAS_RELU(T, TILE, M, N, ANY)                                                                           \
+    KERNEL_OCCUPANCY(conv_bias_relu_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (GemmTile<M, N>::BLOCKS),          \
+           (const T* x, const T* w, const T* bias, T* y, Window window, uint32_t n, uint32_t k, uint32_t stored)) {  \
+        conv_bias_relu<M, N, ANY>(x, w, bias, y, window, n, k, stored);                                              \
     }
 CONV_BIAS_RELU(f32, 128x64, 128, 64, false)
 CONV_BIAS_RELU(f32, 64x32, 64, 32, false)

@@ -17,14 +17,16 @@
 // for `_parities` c is VECTOR<T>. `large` is overwritten. The n maps are `segments` inputs, one behind the other, whose
 // sums are kept apart: no tile has rows of two.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), one rounding to T.
-// Kernels: conv_transpose2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32,128x32_parities}.
-// Launch: (segments · ceil(rows/tile M) · parities · ceil(N/tile N), 1, splits) blocks of 128, rows = M/segments, parities
-// = 4 for stride 2, 1 for stride 1 and `_parities`; tiles of N first, then parities, so that they share A in L2; no
-// dynamic shared memory. Where splits > 1 each sums a part of K of `depth`, a multiple of a stage, and the last block of
-// a tile to arrive finishes it (implicit_gemm.cuh). For sums.chunks = ceil(rows/tile M)·parities; of the 1×1 layer
+// Kernels: conv_transpose2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32,128x32_parities}, and in halves 128x128.
+// Launch: (segments · ceil(rows/tile M) · parities · ceil(N/tile N), 1, splits) blocks of the tile's threads, rows =
+// M/segments, parities = 4 for stride 2, 1 for stride 1 and `_parities`; tiles of N first, then parities, so that they
+// share A in L2; dynamic shared memory of large tiles alone. Where splits > 1 each sums a part of K of `depth`, a
+// multiple of a stage, and the last block of a tile to arrive finishes it (implicit_gemm.cuh). For sums.chunks =
+// ceil(rows/tile M)·parities; of the 1×1 layer
 // ceil(rows/tile M)·16, where c must be a multiple of tile N.
 // Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8 and the 1×1 layer: there memory.
-// Neighbours: behind the activation or batch norm of the layer before; the rest of its own batch norm or the loss follows.
+// Neighbours: behind the activation or batch norm of the layer before; the rest of its own batch norm or the loss
+// follows.
 #include "convolution.cuh"
 
 namespace {
@@ -191,24 +193,28 @@ __device__ __forceinline__ void conv_transpose2d_parities(const T* small, const 
 
 }  // namespace
 
-#define CONV_TRANSPOSE2D(T, TILE, M, N)                                                                               \
-    KERNEL(conv_transpose2d_fprop_nhwc_##T##_##TILE, GEMM_THREADS,                                                    \
-           (const T* small, const T* w, T* large, Convolution shape, uint32_t kind, int activation, const T* other,   \
-            Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {       \
-        conv_transpose2d_fprop<T, M, N>(small, w, large, shape, {kind, activation, other, sums}, segments, partial,   \
-                                        arrived, depth, group);                                                       \
+#define CONV_TRANSPOSE2D(T, TILE, M, N)                                                                              \
+    KERNEL_OCCUPANCY(conv_transpose2d_fprop_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (GemmTile<M, N>::BLOCKS),  \
+           (const T* small, const T* w, T* large, Convolution shape, uint32_t kind, int activation, const T* other,  \
+            Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {      \
+        conv_transpose2d_fprop<T, M, N>(small, w, large, shape, {kind, activation, other, sums}, segments, partial,  \
+                                        arrived, depth, group);                                                      \
     }
-#define CONV_TRANSPOSE2D_PARITIES(T)                                                                                  \
-    KERNEL(conv_transpose2d_fprop_nhwc_##T##_128x32_parities, GEMM_THREADS,                                           \
-           (const T* small, const T* w, T* large, Convolution shape, uint32_t kind, int activation, const T* other,   \
-            Sums sums, uint32_t, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {                \
-        conv_transpose2d_parities<T, 128, 32>(small, w, large, shape, {kind, activation, other, sums}, partial,       \
-                                              arrived, depth, group);                                                 \
+#define CONV_TRANSPOSE2D_PARITIES(T)                                                                                 \
+    KERNEL_OCCUPANCY(conv_transpose2d_fprop_nhwc_##T##_128x32_parities, (GemmTile<128, 32>::THREADS),                \
+                     (GemmTile<128, 32>::BLOCKS),                                                                    \
+           (const T* small, const T* w, T* large, Convolution shape, uint32_t kind, int activation, const T* other,  \
+            Sums sums, uint32_t, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {               \
+        conv_transpose2d_parities<T, 128, 32>(small, w, large, shape, {kind, activation, other, sums}, partial,      \
+                                              arrived, depth, group);                                                \
     }
 #define CONV_TRANSPOSE2D_TILES(T)         \
     CONV_TRANSPOSE2D(T, 128x64, 128, 64)  \
     CONV_TRANSPOSE2D(T, 64x32, 64, 32)    \
     CONV_TRANSPOSE2D_PARITIES(T)
+// In f32 there are no registers for it.
+CONV_TRANSPOSE2D(f16, 128x128, 128, 128)
+CONV_TRANSPOSE2D(bf16, 128x128, 128, 128)
 CONV_TRANSPOSE2D_TILES(f32)
 CONV_TRANSPOSE2D_TILES(f16)
 CONV_TRANSPOSE2D_TILES(bf16)

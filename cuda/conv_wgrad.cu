@@ -5,13 +5,15 @@
 // An implicit GEMM: M = k, N = (r,s,c), K = pixels (n,i,j) of the small map. M·N is small and K long, so the pixels are
 // split over blockIdx.z: split z sums the `depth` pixels from z·depth on, and the last block of a tile to arrive adds
 // the splits up (implicit_gemm.cuh).
-// Layout: small and large NHWC, whichever of the two is the gradient; dw [k][r][s][c]; k and c multiples of VECTOR<T> (8,
-// in f32 4), all aligned to 16 bytes. Any stride and padding. Overwritten. What loss scale the gradient carries stays in.
+// Layout: small and large NHWC, whichever of the two is the gradient; dw [k][r][s][c]; k and c multiples of VECTOR<T>
+// (8, in f32 4), all aligned to 16 bytes. Any stride and padding. Overwritten. What loss scale the gradient carries
+// stays in.
 // `not_finite`, unless null, becomes 1 where an element of dw is not a finite number.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), f32 out.
-// Kernels: conv_wgrad_nhwc_{f32,f16,bf16}_{128x64,64x32,64x128}; the last is for images: k = 64, 16·c = 128.
-// Launch: (ceil(16·c/tile N), ceil(k/tile M), splits) blocks of 128, no dynamic shared memory; depth ≥ 1, splits =
-// ceil(pixels/depth); partial [tiles][splits][tile M·tile N] where splits > 1.
+// Kernels: conv_wgrad_nhwc_{f32,f16,bf16}_{128x64,64x32,64x128}, and in halves 128x128; 64x128 is for images: k = 64,
+// 16·c = 128.
+// Launch: (ceil(16·c/tile N), ceil(k/tile M), splits) blocks of the tile's threads; dynamic shared memory of
+// large tiles alone; depth ≥ 1, splits = ceil(pixels/depth); partial [tiles][splits][tile M·tile N] where splits > 1.
 // Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8; and 8·splits bytes an element for the sums.
 // Neighbours: adam.cu reads dw.
 #include "convolution.cuh"
@@ -60,7 +62,7 @@ __device__ __forceinline__ void conv_wgrad(const T* small, const T* large, float
     float* const tile = multiply_tile<T, M, N, false>(a, b, first_m, first_n, first, end);
     const uint32_t number = blockIdx.y * gridDim.x + blockIdx.x;
     if (!sum_of_splits<M, N>(tile, {partial, arrived, number, blockIdx.z, gridDim.z, group})) return;
-    using P = Place<f32, N>;
+    using P = Place<f32, M, N>;
     const P place;
     const uint32_t n = first_n + place.column;
     if (n >= columns) return;
@@ -78,16 +80,19 @@ __device__ __forceinline__ void conv_wgrad(const T* small, const T* large, float
 
 }  // namespace
 
-#define CONV_WGRAD(T, TILE, M, N)                                                                                    \
-    KERNEL(conv_wgrad_nhwc_##T##_##TILE, GEMM_THREADS,                                                               \
-           (const T* small, const T* large, float* dw, Convolution shape, uint32_t* not_finite, float* partial,      \
-            uint32_t* arrived, uint32_t depth, uint32_t group)) {                                                    \
-        conv_wgrad<T, M, N>(small, large, dw, shape, not_finite, partial, arrived, depth, group);                    \
+#define CONV_WGRAD(T, TILE, M, N)                                                                                \
+    KERNEL_OCCUPANCY(conv_wgrad_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (GemmTile<M, N>::BLOCKS),          \
+           (const T* small, const T* large, float* dw, Convolution shape, uint32_t* not_finite, float* partial,  \
+            uint32_t* arrived, uint32_t depth, uint32_t group)) {                                                \
+        conv_wgrad<T, M, N>(small, large, dw, shape, not_finite, partial, arrived, depth, group);                \
     }
 #define CONV_WGRAD_TILES(T)         \
     CONV_WGRAD(T, 128x64, 128, 64)  \
     CONV_WGRAD(T, 64x32, 64, 32)    \
     CONV_WGRAD(T, 64x128, 64, 128)
+// In f32 there are no registers for it.
+CONV_WGRAD(f16, 128x128, 128, 128)
+CONV_WGRAD(bf16, 128x128, 128, 128)
 CONV_WGRAD_TILES(f32)
 CONV_WGRAD_TILES(f16)
 CONV_WGRAD_TILES(bf16)

@@ -3,10 +3,10 @@
 //   y[i] = x[i] + σ·(1 − iteration / end)·normal(i)          (σ where `end` is 0, nothing from iteration `end` on)
 //   normal(i) = element 4·first_block + i of the stream (seed, purpose, iteration): Philox4x32-10, then Box–Muller
 //
-// Layout: `count` elements i in rows of `channels`, NHWC here; a row is stored in `stored` ≥ channels places, of which the
-// others stay. x and y may be the same. `iteration` is read from the device.
-// Types: T in memory, f32 arithmetic. Launch: ceil(count / (VECTOR·THREADS)) blocks of THREADS; VECTOR is 4 for f32, else
-// 8, elements a thread.
+// Layout: `count` elements i in rows of `channels`, NHWC here; a row is stored in `stored` ≥ channels places, of
+// which the others stay. x and y may be the same. `iteration` is read from the device.
+// Types: T in memory, f32 arithmetic. Launch: ceil(count / (VECTOR·THREADS)) blocks of THREADS; VECTOR is 4 for f32,
+// else 8, elements a thread.
 // Bound: memory; 2·sizeof(T) bytes an element. At 64 px, batch 128, bf16: 6.3 MB.
 // Neighbours: behind batch.cu or the generator's last convolution; before the discriminator's first.
 #include "kernel.cuh"
@@ -61,11 +61,11 @@ __device__ void add_noise(const T* x, T* y, uint32_t count, uint32_t channels, u
 
 }  // namespace
 
-#define INSTANCE_NOISE(T)                                                                                         \
-    KERNEL(instance_noise_nhwc_##T, THREADS,                                                                      \
-           (const T* x, T* y, uint32_t count, uint32_t channels, uint32_t stored, double sigma, uint64_t end,      \
-            uint64_t seed, uint32_t purpose, const uint64_t* iteration, uint32_t first_block)) {                  \
-        add_noise(x, y, count, channels, stored, sigma, end, seed, purpose, iteration, first_block);                                \
+#define INSTANCE_NOISE(T)                                                                                      \
+    KERNEL(instance_noise_nhwc_##T, THREADS,                                                                   \
+           (const T* x, T* y, uint32_t count, uint32_t channels, uint32_t stored, double sigma, uint64_t end,  \
+            uint64_t seed, uint32_t purpose, const uint64_t* iteration, uint32_t first_block)) {               \
+        add_noise(x, y, count, channels, stored, sigma, end, seed, purpose, iteration, first_block);           \
     }
 INSTANCE_NOISE(f32)
 INSTANCE_NOISE(f16)

@@ -71,6 +71,7 @@ pub fn self_test(ordinal: usize) -> Result<String> {
     for precision in PRECISIONS {
         // Each tile where it fits; and all that is fused by itself.
         for (tile, width, fuse) in [
+            (Tile::M128N128, 8, Fuse::ALL),
             (Tile::M128N64, 8, Fuse::ALL),
             (Tile::M64N32, 8, Fuse::NONE),
             (Tile::M64N128, 8, Fuse::ALL),
@@ -217,7 +218,10 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
     let generator = dimensions.generator();
     let mut sampler = backend.compile(&generator, batch, Use::Inference)?;
     sampler.write(State::Parameters, &gan.generator.read(State::Average)?)?;
-    sampler.forward(&[&gan.z], Statistics::Running)?;
+    // Noise on its own, which an iteration draws with its batch.
+    let mut z = backend.buffer(batch, generator.input())?;
+    backend.draw_latent((1, Purpose::Sample, 0), &gan.progress, &mut z)?;
+    sampler.forward(&[&z], Statistics::Running)?;
     Ok(Left {
         losses: metrics.iteration_losses(),
         gradients,

@@ -1227,7 +1227,7 @@ fn through_cudarc() {
     let (module, function) = unsafe {
         let module = result::module::load_data(kernel.fatbin.as_ptr().cast()).unwrap();
         if std::env::var_os("WRONG_MODULE").is_some() {
-            let other = CString::new("adam_finite").unwrap();
+            let other = CString::new("adam_check").unwrap();
             let found = result::module::get_function(module, other);
             assert_eq!(found.map_err(code).unwrap_err(), 500);
         }
@@ -1292,7 +1292,7 @@ fn the_program_s_own_way_through_cudarc() {
     }
     assert_eq!(failures("through_cudarc", &[]), 0);
     passes("through_cudarc", &[]);
-    let message = "adam_finite is not in the module of activation.cu, but of adam.cu";
+    let message = "adam_check is not in the module of activation.cu, but of adam.cu";
     ends("through_cudarc", &[("WRONG_MODULE", "1")], 0, &[message]);
     // Deliberate mistakes.
     let swapped = ("EMULATED_SWAP_ARGUMENTS", "leaky_relu_forward_nhwc_f32:0:1");

@@ -1,6 +1,7 @@
 // What the host has to know of the kernels' headers, by name, for the test that holds the two together. nvcc never sees
 // this file.
 #include "activation.cuh"
+#include "batch_norm.cuh"
 #include "convolution.cuh"
 #include "progress.cuh"
 #include "window.cuh"
@@ -23,6 +24,11 @@ const Known KNOWN[] = {
     {"SURE", SURE},
     {"LEAST_LOSS_SCALE", LEAST_LOSS_SCALE},
     {"MOST_LOSS_SCALE", MOST_LOSS_SCALE},
+    {"BATCH_NORM_EPSILON", BATCH_NORM_EPSILON},
+    {"BATCH_NORM_MOMENTUM", BATCH_NORM_MOMENTUM},
+    {"NORM_RUNNING", NORM_RUNNING},
+    {"NORM_BY_BATCH", NORM_BY_BATCH},
+    {"NORM_WEIGHTS", NORM_WEIGHTS},
 
     SIZE(AdamTensor),
     FIELD(AdamTensor, gradient),
@@ -40,7 +46,6 @@ const Known KNOWN[] = {
     FIELD(AdamState, left_out),
     FIELD(AdamState, loss_scale),
     FIELD(AdamState, steady),
-    FIELD(AdamState, not_finite),
     FIELD(AdamState, correction1),
     FIELD(AdamState, correction2),
     FIELD(AdamState, rate),
@@ -64,6 +69,33 @@ const Known KNOWN[] = {
     FIELD(Metrics, gradient_norm),
     FIELD(Metrics, rate),
 
+    SIZE(BatchNormArrays),
+    FIELD(BatchNormArrays, mean),
+    FIELD(BatchNormArrays, inverse),
+    FIELD(BatchNormArrays, mean_g),
+    FIELD(BatchNormArrays, mean_gx),
+    FIELD(BatchNormArrays, weight),
+    FIELD(BatchNormArrays, bias),
+    FIELD(BatchNormArrays, weight_gradient),
+    FIELD(BatchNormArrays, bias_gradient),
+    FIELD(BatchNormArrays, running_mean),
+    FIELD(BatchNormArrays, running_var),
+    FIELD(BatchNormArrays, tracked),
+    FIELD(BatchNormArrays, not_finite),
+
+    SIZE(Sums),
+    FIELD(Sums, arrays),
+    FIELD(Sums, partial),
+    FIELD(Sums, groups),
+    FIELD(Sums, arrived),
+    FIELD(Sums, segments),
+    FIELD(Sums, chunks),
+    FIELD(Sums, rows),
+    FIELD(Sums, channels),
+    FIELD(Sums, group),
+    FIELD(Sums, how),
+    FIELD(Sums, unused),
+
     SIZE(Convolution),
     FIELD(Convolution, n),
     FIELD(Convolution, small_h),
@@ -74,6 +106,8 @@ const Known KNOWN[] = {
     FIELD(Convolution, c),
     FIELD(Convolution, stride),
     FIELD(Convolution, pad),
+    FIELD(Convolution, multipliers),
+    FIELD(Convolution, shifts),
 
     SIZE(Window),
     FIELD(Window, in_h),

@@ -40,4 +40,22 @@ __device__ __forceinline__ float activation_derivative(int activation, float y) 
     }
 }
 
+template <int NUMBER>
+struct ActivationNumber {
+    static constexpr int number = NUMBER;
+};
+
+// Calls `run` with the ActivationNumber of `activation`: what loops inside then has no switch and no other activation's
+// code in it.
+template <typename Run>
+__device__ __forceinline__ void with_activation(int activation, Run run) {
+    switch (activation) {
+#define ACTIVATION_CASE(NAME, NUMBER, F, DERIVATIVE) \
+    case ACTIVATION_##NAME: run(ActivationNumber<ACTIVATION_##NAME>()); break;
+        ACTIVATIONS(ACTIVATION_CASE)
+#undef ACTIVATION_CASE
+        default: run(ActivationNumber<ACTIVATION_none>());
+    }
+}
+
 }  // namespace

@@ -32,10 +32,10 @@ struct AdamState {
     float loss_scale;
     // Steps since the loss scale last moved.
     uint32_t steady;
-    uint32_t not_finite;
     // 1 − β₁ᵗ and √(1 − β₂ᵗ) for t = taken + 1.
     float correction1;
     float correction2;
     // What the learning rate is multiplied by (balance.cu); 0 leaves the step out.
     float rate;
+    uint32_t unused;
 };

@@ -26,7 +26,7 @@ struct BatchNormArrays {
     float* running_mean;
     float* running_var;
     uint64_t* tracked;
-    // Set to 1 where a gradient of a parameter is not a finite number; null for inference.
+    // Set to 1 where a gradient of a parameter is not a finite number; null where nobody asks.
     uint32_t* not_finite;
 };
 
@@ -169,7 +169,7 @@ __device__ void finish_gradients(const Sums& sums, uint32_t segment, uint32_t ch
         const float weight = static_cast<float>(product), bias = static_cast<float>(sum);
         to.weight_gradient[channel] = weight;
         to.bias_gradient[channel] = bias;
-        if (!isfinite(weight) || !isfinite(bias)) *to.not_finite = 1;
+        if (to.not_finite != nullptr && (!isfinite(weight) || !isfinite(bias))) *to.not_finite = 1;
     }
 }
 

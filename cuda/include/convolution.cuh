@@ -1,5 +1,5 @@
-// What the three convolution kernels share: the geometry, the large map seen through the taps, and what becomes of a tile
-// on its way to memory.
+// What the three convolution kernels share: the geometry, the large map seen through the taps, and what becomes of a
+// tile on its way to memory.
 //
 // Every 4×4 convolution here lies between a *large* map (input of a convolution, output of a transposed one) and a
 // *small* one. Both are NHWC, with channels in whole vectors of 16 bytes. Weights are [k][r][s][c]: k channels of the
@@ -123,9 +123,9 @@ struct Chunk {
 };
 
 // The sums of the tile's columns over its rows, from those of the threads, in every thread of the column's.
-template <typename T, int N>
-__device__ __forceinline__ void sum_columns(const Place<T, N>& place, float (*shared)[N], const float (&mine)[VECTOR<T>],
-                                            float (&sum)[VECTOR<T>]) {
+template <typename T, int M, int N>
+__device__ __forceinline__ void sum_columns(const Place<T, M, N>& place, float (*shared)[N],
+                                            const float (&mine)[VECTOR<T>], float (&sum)[VECTOR<T>]) {
     constexpr int V = VECTOR<T>;
     // The call before may still be reading.
     __syncthreads();
@@ -136,15 +136,15 @@ __device__ __forceinline__ void sum_columns(const Place<T, N>& place, float (*sh
     for (int i = 0; i < V; ++i) {
         sum[i] = 0.0f;
 #pragma unroll 4
-        for (int row = 0; row < Place<T, N>::STEP; ++row) sum[i] += shared[row][place.column + i];
+        for (int row = 0; row < Place<T, M, N>::STEP; ++row) sum[i] += shared[row][place.column + i];
     }
 }
 
 template <typename T>
-__device__ __forceinline__ void load_channels(const float* from, uint32_t channel, float (&to)[VECTOR<T>]) {
+__device__ __forceinline__ void load_channels(const float* from, float (&to)[VECTOR<T>]) {
 #pragma unroll
     for (int i = 0; i < VECTOR<T>; i += VECTOR<f32>) {
-        const float4 four = *reinterpret_cast<const float4*>(from + channel + i);
+        const float4 four = *reinterpret_cast<const float4*>(from + i);
         to[i] = four.x;
         to[i + 1] = four.y;
         to[i + 2] = four.z;
@@ -152,12 +152,12 @@ __device__ __forceinline__ void load_channels(const float* from, uint32_t channe
     }
 }
 
-// Stores the tile in `rows` with an activation or the derivative of one; `at(m, n)` is where the elements from (m, n) on
-// go, or null beyond the map or segment.
+// Stores the tile in `rows` with an activation or the derivative of one; `at(m, n)` is where the elements from (m, n)
+// on go, or null beyond the map or segment.
 template <typename T, int M, int N, typename At>
 __device__ __forceinline__ void store_activated(const float* rows, T* to, const Epilogue<T>& epilogue, uint32_t first_m,
                                                 uint32_t first_n, uint32_t columns, At at) {
-    using P = Place<T, N>;
+    using P = Place<T, M, N>;
     constexpr int V = P::V, STRIDE = TileRows<M, N>::STRIDE;
     const P place;
     const uint32_t n = first_n + place.column;
@@ -191,7 +191,7 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
         store_activated<T, M, N>(rows, to, epilogue, first_m, first_n, columns, at);
         return;
     }
-    using P = Place<T, N>;
+    using P = Place<T, M, N>;
     constexpr int V = P::V, STRIDE = TileRows<M, N>::STRIDE;
     const P place;
     const uint32_t n = first_n + place.column;
@@ -214,7 +214,7 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
             }
             store_vector(out, values);
         }
-        sum_columns<T, N>(place, shared, first, total);
+        sum_columns<T, M, N>(place, shared, first, total);
         // Squares of distances to the tile's mean: those to zero would cancel where the mean is large.
         const float over = 1.0f / static_cast<float>(chunk.rows);
 #pragma unroll 2
@@ -227,7 +227,7 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
             }
         }
         float spread[V];
-        sum_columns<T, N>(place, shared, second, spread);
+        sum_columns<T, M, N>(place, shared, second, spread);
         if (place.row == 0 && inside) {
             double* const leave = partial_sums(sums, chunk.segment, chunk.chunk) + channel;
 #pragma unroll
@@ -239,18 +239,22 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
                                            static_cast<double>(chunk.rows) * mean * mean;
             }
         }
-        finish_statistics<GEMM_THREADS>(sums, chunk.segment, chunk.chunk, chunk.channel, N, chunk.tile);
+        finish_statistics<P::THREADS>(sums, chunk.segment, chunk.chunk, chunk.channel, N, chunk.tile);
         return;
     }
     const BatchNormArrays& norm = *sums.arrays;
-    float mean[V], inverse[V], weight[V], bias[V];
+    const uint32_t statistic = chunk.segment * sums.channels + channel;
+    // γ/√(σ² + ε), as batch_norm_apply has it.
+    float mean[V], scale[V], bias[V];
     if (inside) {
-        load_channels<T>(norm.mean + chunk.segment * sums.channels, channel, mean);
-        load_channels<T>(norm.inverse + chunk.segment * sums.channels, channel, inverse);
-        load_channels<T>(norm.weight, channel, weight);
-        load_channels<T>(norm.bias, channel, bias);
+        load_channels<T>(norm.mean + statistic, mean);
+        load_channels<T>(norm.inverse + statistic, scale);
+        load_channels<T>(norm.weight + channel, bias);
+#pragma unroll
+        for (int i = 0; i < V; ++i) scale[i] *= bias[i];
+        load_channels<T>(norm.bias + channel, bias);
     }
-#pragma unroll 2
+#pragma unroll 1
     for (int row = place.row; row < M; row += P::STEP) {
         T* const out = inside ? at(first_m + row, n) : nullptr;
         if (out == nullptr) continue;
@@ -258,27 +262,29 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
         load_vector(epilogue.other + (out - to), x);
 #pragma unroll
         for (int i = 0; i < V; ++i) {
-            const float normal = (x[i] - mean[i]) * inverse[i];
-            const float y = activate(f, normal * weight[i] + bias[i]);
+            const float distance = x[i] - mean[i];
+            const float y = activate(f, distance * scale[i] + bias[i]);
             values[i] = rows[row * STRIDE + place.column + i] * activation_derivative(f, y);
             const float g = to_float(from_float<T>(values[i]));
             first[i] += g;
-            second[i] += g * normal;
+            // x̂ but for 1/√(σ² + ε).
+            second[i] += g * distance;
         }
         store_vector(out, values);
     }
     float product[V];
-    sum_columns<T, N>(place, shared, first, total);
-    sum_columns<T, N>(place, shared, second, product);
+    sum_columns<T, M, N>(place, shared, first, total);
+    sum_columns<T, M, N>(place, shared, second, product);
     if (place.row == 0 && inside) {
         double* const leave = partial_sums(sums, chunk.segment, chunk.chunk) + channel;
 #pragma unroll
         for (int i = 0; i < V; ++i) {
             leave[i] = static_cast<double>(total[i]);
-            leave[sums.channels + i] = static_cast<double>(product[i]);
+            leave[sums.channels + i] =
+                static_cast<double>(product[i]) * static_cast<double>(norm.inverse[statistic + i]);
         }
     }
-    finish_gradients<GEMM_THREADS>(sums, chunk.segment, chunk.chunk, chunk.channel, N, chunk.tile);
+    finish_gradients<P::THREADS>(sums, chunk.segment, chunk.chunk, chunk.channel, N, chunk.tile);
 }
 
 }  // namespace

@@ -1,9 +1,11 @@
 // The tile loop behind the convolutions: C[m][n] = Σ_k A[m][k] · B[k][n], where A and B are gathered, never stored.
 //
-//   a block   128 threads, one M×N tile of C; stages of DEPTH<T> of k in a ring of STAGES in shared memory, filled by
-//             cp.async (16 bytes a copy) while older stages are multiplied; one barrier a stage
-//   f16, bf16 ldmatrix and mma.m16n8k16, four warps as 2×2, each with M/2 × N/2 of C
-//   f32       fused multiply-adds, threads as 16×8, each with M/16 × N/8 of C
+//   a block   128 threads, or 256 of a tile beyond 8192 elements; one M×N tile of C; stages of DEPTH<T> of k in a
+// ring of             three or four in shared memory, filled by cp.async (16 bytes a copy) while older stages are
+// multiplied; one
+//             barrier a stage
+//   f16, bf16 ldmatrix and mma.m16n8k16, warps as 2×2 or 2×4, each with as much of C
+//   f32       fused multiply-adds, threads as 16×8 or 16×16, each with as much of C, spread over it
 //   epilogue  C goes through shared memory, so that a thread writes 16 bytes of a row
 //
 // Accumulation is in f32, in an order that depends on the shape alone.
@@ -28,8 +30,17 @@
 
 namespace {
 
-constexpr int GEMM_THREADS = 128;
-constexpr int STAGES = 3;
+// What a tile takes: a large one has more loads under way, and more threads to hold its sums.
+template <int M, int N>
+struct GemmTile {
+    static constexpr bool LARGE = M * N > 8192;
+    static constexpr int THREADS = LARGE ? 256 : 128;
+    static constexpr int STAGES = LARGE ? 4 : 3;
+    // Blocks a multiprocessor that there must be registers for; 0 leaves it to the compiler.
+    static constexpr int BLOCKS = LARGE ? 2 : M * N > 4096 ? 0 : 4;
+    // Warps along n; there are two along m.
+    static constexpr int WARPS_N = THREADS / 64;
+};
 
 // Of k in one stage: 64 bytes.
 template <typename T>
@@ -58,13 +69,13 @@ struct OperandTile {
 };
 
 // Fills stages, 16 bytes at a time: every thread keeps to one column of vectors, and knows its outer indices.
-template <typename T, int EXTENT, typename Operand>
+template <typename T, int EXTENT, typename Operand, int THREADS>
 struct VectorLoader {
     static constexpr bool BY_K = Operand::ALONG == Along::K;
     using Tile = OperandTile<T, EXTENT, Operand::ALONG>;
-    static constexpr int ROW_STEP = GEMM_THREADS / Tile::VECTORS;
+    static constexpr int ROW_STEP = THREADS / Tile::VECTORS;
     static constexpr int COPIES = Tile::ROWS / ROW_STEP;
-    static_assert(GEMM_THREADS % Tile::VECTORS == 0 && Tile::ROWS % ROW_STEP == 0);
+    static_assert(THREADS % Tile::VECTORS == 0 && Tile::ROWS % ROW_STEP == 0);
 
     const Operand& operand;
     const int row = static_cast<int>(threadIdx.x) / Tile::VECTORS;
@@ -92,7 +103,7 @@ struct VectorLoader {
 
 // The same for any number of channels and any alignment: vectors where possible, else elements through registers.
 // Keeps and unrolls little, since there are few registers for eight addresses at once.
-template <typename T, int EXTENT, typename Operand>
+template <typename T, int EXTENT, typename Operand, int THREADS>
 struct AnyLoader {
     static constexpr bool BY_K = Operand::ALONG == Along::K;
     using Tile = OperandTile<T, EXTENT, Operand::ALONG>;
@@ -110,7 +121,7 @@ struct AnyLoader {
 
     __device__ __forceinline__ void load(T* stage, uint32_t first_k) const {
 #pragma unroll 1
-        for (int i = static_cast<int>(threadIdx.x); i < Tile::ROWS * Tile::VECTORS; i += GEMM_THREADS) {
+        for (int i = static_cast<int>(threadIdx.x); i < Tile::ROWS * Tile::VECTORS; i += THREADS) {
             const int row = i / Tile::VECTORS, vector = i % Tile::VECTORS;
             T* const to = stage + Tile::vector_at(row, vector);
             if (operand.vectors) {
@@ -134,11 +145,13 @@ template <typename T, int M, int N, Along A, Along B>
 struct Accumulator {
     using TileA = OperandTile<T, M, A>;
     using TileB = OperandTile<T, N, B>;
-    static constexpr int TILES_M = M / 2 / 16, TILES_N = N / 2 / 8;
+    static constexpr int WARPS_N = GemmTile<M, N>::WARPS_N;
+    static constexpr int TILES_M = M / 2 / 16, TILES_N = N / WARPS_N / 8;
+    static_assert(TILES_N % 2 == 0);
     float sum[TILES_M][TILES_N][4] = {};
     const int lane = threadIdx.x % 32;
-    const int warp_m = static_cast<int>(threadIdx.x) / 64 * (M / 2);
-    const int warp_n = static_cast<int>(threadIdx.x) / 32 % 2 * (N / 2);
+    const int warp_m = static_cast<int>(threadIdx.x) / (32 * WARPS_N) * (M / 2);
+    const int warp_n = static_cast<int>(threadIdx.x) / 32 % WARPS_N * (N / WARPS_N);
 
     __device__ __forceinline__ void multiply(const T* stage_a, const T* stage_b) {
         // Row of its 8×8 matrix, and the two bits of the matrix's number, that this lane addresses.
@@ -198,22 +211,23 @@ template <int M, int N, Along A, Along B>
 struct Accumulator<f32, M, N, A, B> {
     using TileA = OperandTile<f32, M, A>;
     using TileB = OperandTile<f32, N, B>;
-    float sum[M / 16][N / 8] = {};
-    const int first_m = static_cast<int>(threadIdx.x) / 8, first_n = static_cast<int>(threadIdx.x) % 8;
+    static constexpr int ALONG_N = GemmTile<M, N>::THREADS / 16;
+    float sum[M / 16][N / ALONG_N] = {};
+    const int first_m = static_cast<int>(threadIdx.x) / ALONG_N, first_n = static_cast<int>(threadIdx.x) % ALONG_N;
 
     // Not unrolled whole: its addresses alone would fill the registers.
     __device__ __forceinline__ void multiply(const f32* stage_a, const f32* stage_b) {
 #pragma unroll 2
         for (int k = 0; k < DEPTH<f32>; ++k) {
-            float a[M / 16], b[N / 8];
+            float a[M / 16], b[N / ALONG_N];
 #pragma unroll
             for (int i = 0; i < M / 16; ++i) a[i] = stage_a[TileA::element_at(first_m + 16 * i, k)];
 #pragma unroll
-            for (int j = 0; j < N / 8; ++j) b[j] = stage_b[TileB::element_at(first_n + 8 * j, k)];
+            for (int j = 0; j < N / ALONG_N; ++j) b[j] = stage_b[TileB::element_at(first_n + ALONG_N * j, k)];
 #pragma unroll
             for (int i = 0; i < M / 16; ++i) {
 #pragma unroll
-                for (int j = 0; j < N / 8; ++j) sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
+                for (int j = 0; j < N / ALONG_N; ++j) sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
             }
         }
     }
@@ -222,7 +236,7 @@ struct Accumulator<f32, M, N, A, B> {
 #pragma unroll
         for (int i = 0; i < M / 16; ++i) {
 #pragma unroll
-            for (int j = 0; j < N / 8; ++j) rows[(first_m + 16 * i) * stride + first_n + 8 * j] = sum[i][j];
+            for (int j = 0; j < N / ALONG_N; ++j) rows[(first_m + 16 * i) * stride + first_n + ALONG_N * j] = sum[i][j];
         }
     }
 };
@@ -235,17 +249,39 @@ struct TileRows {
     static constexpr int SIZE = M * STRIDE;
 };
 
-// The tile of C from (first_m, first_n), summed over k from first_k to end_k; the operands are zero from end_k on. It is
-// left in shared memory, where all threads can read it.
+// Bytes of shared memory of a tile: its ring, and then its rows. `Tile::dynamic_shared` of
+// src/backend/cuda/conv/shape.rs.
+template <typename T, int M, int N>
+struct TileBytes {
+    static constexpr int RING = GemmTile<M, N>::STAGES * (M + N) * DEPTH<T> * static_cast<int>(sizeof(T));
+    static constexpr int ROWS = TileRows<M, N>::SIZE * static_cast<int>(sizeof(float));
+    static constexpr int ALL = RING > ROWS ? RING : ROWS;
+};
+
+// That memory: of a large tile dynamic, since it is more than a block may have without being asked for.
+template <typename T, int M, int N>
+__device__ __forceinline__ unsigned char* tile_memory() {
+    if constexpr (GemmTile<M, N>::LARGE) {
+        DYNAMIC_SHARED(unsigned char, shared);
+        return shared;
+    } else {
+        constexpr int BYTES = TileBytes<T, M, N>::ALL;
+        STATIC_SHARED(unsigned char, shared, [BYTES]);
+        return shared;
+    }
+}
+
+// The tile of C from (first_m, first_n), summed over k from first_k to end_k; the operands are zero from end_k on. It
+// is left in shared memory, where all threads can read it.
 template <typename T, int M, int N, bool ANY, typename A, typename B>
 __device__ __forceinline__ float* multiply_tile(const A& a, const B& b, uint32_t first_m, uint32_t first_n,
                                                 uint32_t first_k, uint32_t end_k) {
-    using LoaderA = std::conditional_t<ANY, AnyLoader<T, M, A>, VectorLoader<T, M, A>>;
-    using LoaderB = std::conditional_t<ANY, AnyLoader<T, N, B>, VectorLoader<T, N, B>>;
+    constexpr int THREADS = GemmTile<M, N>::THREADS, STAGES = GemmTile<M, N>::STAGES;
+    using LoaderA = std::conditional_t<ANY, AnyLoader<T, M, A, THREADS>, VectorLoader<T, M, A, THREADS>>;
+    using LoaderB = std::conditional_t<ANY, AnyLoader<T, N, B, THREADS>, VectorLoader<T, N, B, THREADS>>;
     constexpr int STAGE = LoaderA::Tile::SIZE + LoaderB::Tile::SIZE;
-    constexpr int RING_BYTES = STAGES * STAGE * static_cast<int>(sizeof(T));
-    constexpr int ROWS_BYTES = TileRows<M, N>::SIZE * static_cast<int>(sizeof(float));
-    STATIC_SHARED(unsigned char, shared, [RING_BYTES > ROWS_BYTES ? RING_BYTES : ROWS_BYTES]);
+    static_assert(STAGES * STAGE * static_cast<int>(sizeof(T)) <= TileBytes<T, M, N>::ALL);
+    unsigned char* const shared = tile_memory<T, M, N>();
     T* const ring = reinterpret_cast<T*>(shared);
 
     const LoaderA loader_a(a, first_m);
@@ -294,7 +330,8 @@ struct Split {
 // rows ← the sum of `count` tiles of M·N, each `step` behind the one before, in their order.
 template <int M, int N>
 __device__ __forceinline__ void add_tiles(float* rows, const float* from, uint32_t count, uint64_t step) {
-    constexpr int V = VECTOR<f32>, PLACES = M * N / V / GEMM_THREADS, AT_ONCE = PLACES < 4 ? PLACES : 4;
+    constexpr int V = VECTOR<f32>, THREADS = GemmTile<M, N>::THREADS;
+    constexpr int PLACES = M * N / V / THREADS, AT_ONCE = PLACES < 4 ? PLACES : 4;
     static_assert(PLACES % AT_ONCE == 0);
 #pragma unroll 1
     for (int first = 0; first < PLACES; first += AT_ONCE) {
@@ -303,7 +340,7 @@ __device__ __forceinline__ void add_tiles(float* rows, const float* from, uint32
         for (uint32_t z = 0; z < count; ++z) {
 #pragma unroll
             for (int i = 0; i < AT_ONCE; ++i) {
-                const int at = ((first + i) * GEMM_THREADS + static_cast<int>(threadIdx.x)) * V;
+                const int at = ((first + i) * THREADS + static_cast<int>(threadIdx.x)) * V;
                 const float4 part = __ldcg(reinterpret_cast<const float4*>(from + z * step + at));
                 sum[i].x += part.x;
                 sum[i].y += part.y;
@@ -313,7 +350,7 @@ __device__ __forceinline__ void add_tiles(float* rows, const float* from, uint32
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
-            const int at = ((first + i) * GEMM_THREADS + static_cast<int>(threadIdx.x)) * V;
+            const int at = ((first + i) * THREADS + static_cast<int>(threadIdx.x)) * V;
             *reinterpret_cast<float4*>(rows + at / N * TileRows<M, N>::STRIDE + at % N) = sum[i];
         }
     }
@@ -324,15 +361,15 @@ template <int M, int N>
 __device__ __forceinline__ void keep_tile(const float* rows, float* to) {
     constexpr int V = VECTOR<f32>;
 #pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < M * N / V; i += GEMM_THREADS) {
+    for (int i = static_cast<int>(threadIdx.x); i < M * N / V; i += GemmTile<M, N>::THREADS) {
         const int at = i * V;
         *reinterpret_cast<float4*>(to + at) =
             *reinterpret_cast<const float4*>(rows + at / N * TileRows<M, N>::STRIDE + at % N);
     }
 }
 
-// Leaves the block's part of a tile and, in the last block to arrive, makes `rows` the sum of all parts: whether this is
-// that block. Splits are added up in groups, then the groups: no block reads many of them one after the other.
+// Leaves the block's part of a tile and, in the last block to arrive, makes `rows` the sum of all parts: whether this
+// is that block. Splits are added up in groups, then the groups: no block reads many of them one after the other.
 template <int M, int N>
 __device__ __forceinline__ bool sum_of_splits(float* rows, const Split& s) {
     if (s.splits <= 1) return true;
@@ -352,21 +389,23 @@ __device__ __forceinline__ bool sum_of_splits(float* rows, const Split& s) {
 }
 
 // Where a thread stores the tile: VECTOR<Stored> columns from `column` on of every STEP-th row from `row` on.
-template <typename Stored, int N>
+template <typename Stored, int M, int N>
 struct Place {
-    static constexpr int V = VECTOR<Stored>, VECTORS = N / V, STEP = GEMM_THREADS / VECTORS;
-    static_assert(GEMM_THREADS % VECTORS == 0);
+    static constexpr int THREADS = GemmTile<M, N>::THREADS;
+    static constexpr int V = VECTOR<Stored>, VECTORS = N / V, STEP = THREADS / VECTORS;
+    static_assert(THREADS % VECTORS == 0);
     const int column = static_cast<int>(threadIdx.x) % VECTORS * V;
     const int row = static_cast<int>(threadIdx.x) / VECTORS;
 };
 
-// Stores the tile through `output`: Type* at(m, n), where the elements from (m, n) on are to go, or null beyond the rows;
-// uint32_t columns, the number of n; bool aligned, whether 16-byte stores are possible; void values(n, sums, result), what
+// Stores the tile through `output`: Type* at(m, n), where the elements from (m, n) on are to go, or null beyond the
+// rows; uint32_t columns, the number of n; bool aligned, whether 16-byte stores are possible; void values(n, sums,
+// result), what
 // becomes of VECTOR<Type> sums, some of which may be beyond the columns.
 template <int M, int N, typename Output>
 __device__ __forceinline__ void store_tile(const float* rows, const Output& output, uint32_t first_m,
                                            uint32_t first_n) {
-    using P = Place<typename Output::Type, N>;
+    using P = Place<typename Output::Type, M, N>;
     const P place;
     const uint32_t n = first_n + place.column;
     if (n >= output.columns) return;

@@ -35,6 +35,20 @@ struct alignas(16) Vector {
     T element[VECTOR<T>];
 };
 
+// VECTOR<T> elements as they lie, in one access; `from` is 16-byte aligned. Unpacked when they are used, so that many
+// accesses can be under way in few registers.
+template <typename T>
+__device__ __forceinline__ uint4 load_words(const T* from) {
+    return *reinterpret_cast<const uint4*>(from);
+}
+
+template <typename T>
+__device__ __forceinline__ void unpack(const uint4& words, float (&to)[VECTOR<T>]) {
+    const Vector<T>& vector = reinterpret_cast<const Vector<T>&>(words);
+#pragma unroll
+    for (int i = 0; i < VECTOR<T>; ++i) to[i] = to_float(vector.element[i]);
+}
+
 // Reads VECTOR<T> elements at once; `from` is 16-byte aligned.
 template <typename T>
 __device__ __forceinline__ void load_vector(const T* from, float (&to)[VECTOR<T>]) {

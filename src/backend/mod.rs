@@ -203,12 +203,6 @@ pub trait Progress {
     /// Where the device fails.
     fn write(&mut self, counters: &Counters) -> Result<()>;
 
-    /// Ends an iteration: adds 1 to [`Counters::iteration`].
-    ///
-    /// # Errors
-    /// Where the device fails.
-    fn advance(&mut self) -> Result<()>;
-
     /// Sets what the coming steps of both networks are multiplied by, from D's losses of this iteration, as `schedule`
     /// says.
     ///
@@ -327,7 +321,8 @@ pub trait Backend {
     fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Self::Feed>;
 
     /// Writes batch number `part` of the iteration that `progress` is in to `images`, which is as large as a batch: u8 →
-    /// [−1, 1] (x/127.5 − 1), an image mirrored left to right where its flip is 1.
+    /// [−1, 1] (x/127.5 − 1), an image mirrored left to right where its flip is 1. Fills the buffer of `noise` from its
+    /// stream as [`Self::draw_latent`] does: both together may be a single launch.
     ///
     /// # Errors
     /// Where the feed has no such part, its images are of another shape, or the device fails.
@@ -337,6 +332,7 @@ pub trait Backend {
         progress: &Self::Progress,
         part: usize,
         images: &mut Self::Buffer,
+        noise: ((u64, Purpose, usize), &mut Self::Buffer),
     ) -> Result<()>;
 
     /// Runs `body`, the calls of iteration number `iteration`, once its batch is there. They are the same calls with
@@ -474,16 +470,19 @@ pub trait Network {
     /// the network's rate ([`Progress::set_rates`]; 1 unless it is set). Skipped if a gradient is not finite, left out if
     /// the rate is 0, and either is counted in `progress`.
     ///
-    /// # Errors
-    /// Where the network was not compiled for training.
-    fn adam(&mut self, adam: &Adam, progress: &mut Self::Progress) -> Result<()>;
-
-    /// average ← d·average + (1 − d)·weights in f32, with d = [`ema_decay`] of `decay` and this iteration. The average
-    /// has the buffers of batch norm from the network itself.
+    /// Then, where `average` is above 0, average ← d·average + (1 − d)·weights in f32, with d = [`ema_decay`] of `average`
+    /// and this iteration, whether the step was taken or not. The average has the buffers of batch norm from the network
+    /// itself. Where this is the `last` step of the iteration, it ends: [`Counters::iteration`] goes up by one.
     ///
     /// # Errors
     /// Where the network was not compiled for training.
-    fn average(&mut self, decay: f64, progress: &Self::Progress) -> Result<()>;
+    fn update(
+        &mut self,
+        adam: &Adam,
+        average: f64,
+        last: bool,
+        progress: &mut Self::Progress,
+    ) -> Result<()>;
 
     /// The tensors of `state`, f32, in PyTorch's names and layouts ([`StateDict`]). Waits.
     ///

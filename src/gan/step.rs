@@ -213,8 +213,7 @@ impl<B: Backend> Gan<B> {
                 noisy: noisy.as_mut(),
                 settings: &*settings,
             };
-            update.run(Some(feed), progress)?;
-            progress.advance()
+            update.run(Some(feed), progress)
         })?;
         *iterations += 1;
         Ok(())
@@ -239,7 +238,6 @@ impl<B: Backend> Gan<B> {
             settings: &self.settings,
         };
         update.run(None, &mut self.progress)?;
-        self.progress.advance()?;
         self.iterations += 1;
         Ok(())
     }
@@ -333,32 +331,28 @@ impl<B: Backend> Update<'_, B> {
         } = *self.settings;
         for step in 0..d_steps {
             if let Some(feed) = feed {
-                self.backend.load_batch(feed, progress, step, self.real)?;
+                let noise = (self.latent(step), &mut *self.z);
+                let (backend, real) = (self.backend, &mut *self.real);
+                backend.load_batch(feed, progress, step, real, noise)?;
             }
-            self.generate(feed, step, progress)?;
+            self.g.forward(&[&*self.z], Statistics::Batch)?;
             self.step_of_d(step, progress)?;
         }
         for step in 0..g_steps {
+            // The first one's images are those of the last step of D.
             if step > 0 {
-                self.generate(feed, d_steps + step - 1, progress)?;
+                let stream = self.latent(d_steps + step - 1);
+                self.backend.draw_latent(stream, progress, self.z)?;
+                self.g.forward(&[&*self.z], Statistics::Batch)?;
             }
             self.step_of_g(step, progress)?;
         }
         Ok(())
     }
 
-    /// Images of fresh noise, number `part` of the iteration, or of the noise that is given.
-    fn generate(
-        &mut self,
-        feed: Option<&B::Feed>,
-        part: usize,
-        progress: &B::Progress,
-    ) -> Result<()> {
-        if feed.is_some() {
-            let stream = (self.settings.seed, Purpose::Latent, part);
-            self.backend.draw_latent(stream, progress, self.z)?;
-        }
-        self.g.forward(&[&*self.z], Statistics::Batch)
+    /// The stream of noise number `part` of an iteration.
+    fn latent(&self, part: usize) -> (u64, Purpose, usize) {
+        (self.settings.seed, Purpose::Latent, part)
     }
 
     fn step_of_d(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
@@ -386,7 +380,7 @@ impl<B: Backend> Update<'_, B> {
             progress.set_rates(&settings.schedule)?;
         }
         d.backward(Upstream::Loss, Want::Weights)?;
-        d.adam(&settings.discriminator, progress)
+        d.update(&settings.discriminator, 0.0, false, progress)
     }
 
     fn step_of_g(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
@@ -418,10 +412,7 @@ impl<B: Backend> Update<'_, B> {
             d.backward(Upstream::Loss, Want::Input)?;
             g.backward(Upstream::Output(d.input_gradient()), Want::Weights)?;
         }
-        g.adam(&settings.generator, progress)?;
-        if settings.ema > 0.0 {
-            g.average(settings.ema, progress)?;
-        }
-        Ok(())
+        let last = step + 1 == settings.g_steps;
+        g.update(&settings.generator, settings.ema, last, progress)
     }
 }

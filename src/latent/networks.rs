@@ -251,7 +251,7 @@ impl<B: Backend> Learner for Compiled<'_, B> {
         let gradient = loss(&output)?;
         self.backward(&gradient, Want::Weights)?;
         if let Some(progress) = &mut self.progress {
-            self.network.adam(adam, progress)?;
+            self.network.update(adam, 0.0, false, progress)?;
         }
         Ok(())
     }

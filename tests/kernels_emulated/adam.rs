@@ -44,44 +44,78 @@ const RATES: [f32; 3] = [1.0, 0.25, 3.0];
 /// What the average keeps at most. From the 81st iteration on it does, before that it keeps less.
 const DECAY: f64 = 0.9;
 
-/// The launches of one step of network 1 and of the average.
-#[allow(clippy::too_many_arguments)]
-fn adam_step(
-    t: Type,
-    tensors: &Memory,
+/// What a step is over, beside its tensors.
+struct Over {
+    tensors: Memory,
     count: usize,
     blocks: usize,
-    state: &Memory,
-    ring: &Memory,
-    iteration: &Memory,
-    squares: &Memory,
-) -> Vec<Launch> {
-    let over = |kernel: String| {
-        Launch::new(kernel, (blocks, 1, 1), 256)
-            .buffer(tensors)
-            .value(count as u32)
-    };
-    vec![
-        over("adam_finite".into()).buffer(state).buffer(squares),
-        over(format!("adam_{}", t.suffix()))
-            .buffer(state)
+    state: Memory,
+    not_finite: Memory,
+    squares: Memory,
+    arrived: Memory,
+    ring: Memory,
+    iteration: Memory,
+}
+
+impl Over {
+    fn new(table: &[Tensor], blocks: usize, state: AdamState, iteration: u64) -> Self {
+        Self {
+            tensors: Memory::of(table),
+            count: table.len(),
+            blocks,
+            state: Memory::of(&[state]),
+            not_finite: Memory::of(&[0u32]),
+            squares: Memory::poisoned(blocks * size_of::<f64>()),
+            arrived: Memory::of(&[0u32]),
+            ring: Memory::poisoned(ADAM_SLOTS as usize * size_of::<Entry>()),
+            iteration: Memory::of(&[iteration]),
+        }
+    }
+
+    /// The check of the gradients, as where a library has made them.
+    fn check(&self) -> Launch {
+        Launch::new("adam_check", (self.blocks, 1, 1), 256)
+            .buffer(&self.tensors)
+            .value(self.count as u32)
+            .buffer(&self.not_finite)
+    }
+
+    /// A step of network 1 and of the average.
+    fn step(&self, t: Type, decay: f64, interval: u32, last: bool) -> Launch {
+        let kernel = format!("adam_{}", t.suffix());
+        Launch::new(kernel, (self.blocks, 1, 1), 256)
+            .buffer(&self.tensors)
+            .value(self.count as u32)
+            .buffer(&self.state)
+            .buffer(&self.not_finite)
+            .buffer(&self.squares)
+            .buffer(&self.arrived)
             .value(ADAM.lr)
             .value(ADAM.beta1)
             .value(ADAM.beta2)
-            .value(ADAM.eps),
-        over("adam_average".into()).value(DECAY).buffer(iteration),
-        Launch::new("adam_finish", (1, 1, 1), 256)
-            .buffer(state)
-            .buffer(squares)
-            .value(blocks as u32)
-            .value(ADAM.beta1)
-            .value(ADAM.beta2)
-            .value(2u32)
-            .buffer(ring)
-            .buffer(iteration)
+            .value(ADAM.eps)
+            .value(decay)
+            .value(interval)
+            .buffer(&self.ring)
+            .buffer(&self.iteration)
             .value(ADAM_SLOTS as u32)
-            .value(1u32),
-    ]
+            .value(1u32)
+            .value(u32::from(last))
+    }
+
+    /// Runs both; the step ends the iteration.
+    fn run(&self, t: Type, seed: u64) {
+        let iteration = self.iteration.values::<u64>()[0];
+        self.check().run(seed).unwrap();
+        self.step(t, DECAY, 2, true).run(seed).unwrap();
+        assert_eq!(self.iteration.values::<u64>(), [iteration + 1]);
+        assert_eq!(self.arrived.values::<u32>(), [0]);
+        assert_eq!(self.not_finite.values::<u32>(), [0]);
+    }
+
+    fn state(&self) -> AdamState {
+        self.state.values::<AdamState>()[0]
+    }
 }
 
 /// That of the ring only network 1's part of the last iteration's entry changed since `before`, to what `state` says.
@@ -150,57 +184,48 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                 reference.push(parameter);
                 buffers.push(memory);
             }
-            let tensors = Memory::of(&table);
-            let squares = Memory::poisoned(blocks * size_of::<f64>());
-            let state = Memory::of(&[AdamState {
-                loss_scale: scale as f32,
-                rate: 1.0,
-                ..AdamState::zeroed()
-            }]);
+            let over = Over::new(
+                &table,
+                blocks,
+                AdamState {
+                    loss_scale: scale as f32,
+                    rate: 1.0,
+                    ..AdamState::zeroed()
+                },
+                // At the first step the average's decay is below DECAY, then it is DECAY.
+                79,
+            );
+            let mut iteration = 79u64;
             Launch::new("adam_prepare", (1, 1, 1), 32)
-                .buffer(&state)
+                .buffer(&over.state)
                 .value(ADAM.beta1)
                 .value(ADAM.beta2)
                 .run(seed)
                 .unwrap();
-            let ring = Memory::poisoned(ADAM_SLOTS as usize * size_of::<Entry>());
-            // At the first step the average's decay is below DECAY, then it is DECAY.
-            let mut iteration = 79u64;
-            let counter = Memory::of(&[iteration]);
             for step in 1..=3u64 {
                 for (i, (parameter, memory)) in reference.iter_mut().zip(&buffers).enumerate() {
                     let gradient = normal(Type::F32, counts[i], 100 * step + i as u64);
-                    let scale = f64::from(state.values::<AdamState>()[0].loss_scale);
+                    let scale = f64::from(over.state().loss_scale);
                     let scaled: Vec<f32> = gradient.iter().map(|g| (g * scale) as f32).collect();
                     memory.gradient.fill(&scaled);
                     parameter.gradient = gradient;
                     parameter.step(&ADAM, RATES[step as usize - 1], step);
                     parameter.follow(decay_at(iteration));
                 }
-                let before = entries(&ring);
-                let mut now = state.values::<AdamState>()[0];
+                let before = entries(&over.ring);
+                let mut now = over.state();
                 now.rate = RATES[step as usize - 1];
-                state.fill(&[now]);
-                let (count, ring_of) = (counts.len(), &ring);
-                let launches = adam_step(
-                    t, &tensors, count, blocks, &state, ring_of, &counter, &squares,
-                );
-                for launch in launches {
-                    launch.run(seed).unwrap();
-                }
-                assert_reported(&before, &ring, &state.values::<AdamState>()[0], iteration);
+                over.state.fill(&[now]);
+                over.run(t, seed);
+                assert_reported(&before, &over.ring, &over.state(), iteration);
                 let norm = reference.iter().map(Parameter::squares).sum::<f64>().sqrt();
-                let entry = ring.values::<Entry>()[(iteration % ADAM_SLOTS) as usize];
+                let entry = over.ring.values::<Entry>()[(iteration % ADAM_SLOTS) as usize];
                 assert_close("norm", &[entry.gradient_norm[1].into()], &[norm], 1e-6);
                 iteration += 1;
-                counter.fill(&[iteration]);
             }
             // Two steady steps double the scale; the third is the first of the next two.
-            let now = state.values::<AdamState>()[0];
-            assert_eq!(
-                (now.taken, now.skipped, now.steady, now.not_finite),
-                (3, 0, 1, 0)
-            );
+            let now = over.state();
+            assert_eq!((now.taken, now.skipped, now.steady), (3, 0, 1));
             assert_eq!(f64::from(now.loss_scale), 2.0 * scale);
             for (i, (parameter, memory)) in reference.iter().zip(&buffers).enumerate() {
                 let start = initial(i, counts[i]);
@@ -234,25 +259,34 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
             ] {
                 let mut gradient = vec![1.0f32; 3];
                 gradient[2] = bad;
-                let mut set = state.values::<AdamState>()[0];
+                let mut set = over.state();
                 set.rate = rate;
-                state.fill(&[set]);
+                over.state.fill(&[set]);
                 buffers.last().unwrap().gradient.fill(&gradient);
                 let held = |b: &AdamBuffers| [&b.weight, &b.m, &b.v, &b.cast].map(Memory::bytes);
                 let before: Vec<_> = buffers.iter().map(held).collect();
-                let was = state.values::<AdamState>()[0];
-                let reported = entries(&ring);
-                let (count, ring_of) = (counts.len(), &ring);
-                let launches = adam_step(
-                    t, &tensors, count, blocks, &state, ring_of, &counter, &squares,
-                );
-                for launch in launches {
-                    launch.run(seed).unwrap();
-                }
-                let now = state.values::<AdamState>()[0];
-                assert_reported(&reported, &ring, &now, iteration);
+                let averages = |buffers: &[AdamBuffers]| -> Vec<_> {
+                    buffers.iter().map(|b| b.average.read(Type::F32)).collect()
+                };
+                let averaged = averages(&buffers);
+                let was = over.state();
+                let reported = entries(&over.ring);
+                over.run(t, seed);
+                let now = over.state();
+                assert_reported(&reported, &over.ring, &now, iteration);
                 iteration += 1;
-                counter.fill(&[iteration]);
+                // The average moves on, towards weights that stay.
+                for ((b, old), i) in buffers.iter().zip(&averaged).zip(0..) {
+                    let weight = b.weight.read(Type::F32);
+                    let follow = |(a, w): (&f64, &f64)| DECAY * a + (1.0 - DECAY) * w;
+                    let want: Vec<f64> = old.iter().zip(&weight).map(follow).collect();
+                    assert_close(
+                        &format!("average {i}"),
+                        &b.average.read(Type::F32),
+                        &want,
+                        1e-6,
+                    );
+                }
                 assert!(before == buffers.iter().map(held).collect::<Vec<_>>());
                 let (skipped, left_out) = match bad.is_finite() {
                     true => (was.skipped, was.left_out + 1),
@@ -267,7 +301,6 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                     false => (was.loss_scale / 2.0, 0),
                 };
                 assert_eq!((now.loss_scale, now.steady), scale);
-                assert_eq!(now.not_finite, 0);
             }
         }
     }
@@ -279,48 +312,65 @@ fn decay_at(iteration: u64) -> f64 {
     DECAY.min((1.0 + t) / (10.0 + t))
 }
 
+/// A state whose step leaves all as it is but for the average.
+fn left_out() -> AdamState {
+    AdamState {
+        loss_scale: 1.0,
+        ..AdamState::zeroed()
+    }
+}
+
 #[test]
 fn the_average_starts_with_a_low_decay() {
     let count = 4099;
     let (weight, start) = (initial(0, count), initial(1, count));
+    let zeros = Memory::of(&vec![0f32; count]);
     let weight_memory = Memory::typed(Type::F32, &weight);
     for iteration in [0u64, 1, 79, 80, 81, 5_000_000_000] {
-        let counter = Memory::of(&[iteration]);
-        let mut last: Option<Vec<u8>> = None;
-        for seed in SEEDS {
-            let average = Memory::typed(Type::F32, &start);
-            // Two tensors; the second has no average, and nothing else is read of either.
-            let table = Memory::of(&[
-                Tensor {
-                    weight: weight_memory.address(),
-                    average: average.address(),
-                    count: count as u64,
-                    ..Tensor::zeroed()
-                },
-                Tensor {
-                    count: 5,
-                    first_block: 2,
-                    ..Tensor::zeroed()
-                },
-            ]);
-            Launch::new("adam_average", (3, 1, 1), 256)
-                .buffer(&table)
-                .value(2u32)
-                .value(DECAY)
-                .buffer(&counter)
-                .run(seed)
-                .unwrap();
-            let decay = decay_at(iteration);
-            let want: Vec<f64> = start
-                .iter()
-                .zip(&weight)
-                .map(|(average, weight)| decay * average + (1.0 - decay) * weight)
-                .collect();
-            // Neighbouring iterations differ by 1e-3, so this tells them apart.
-            assert_close("average", &average.read(Type::F32), &want, 1e-6);
-            let bytes = average.bytes();
-            assert!(last.as_ref().is_none_or(|last| *last == bytes));
-            last = Some(bytes);
+        for decay in [DECAY, 0.0] {
+            let mut last: Option<Vec<u8>> = None;
+            for seed in SEEDS {
+                let average = Memory::typed(Type::F32, &start);
+                // Two tensors; the second has no average.
+                let table = [
+                    Tensor {
+                        gradient: zeros.address(),
+                        weight: weight_memory.address(),
+                        m: zeros.address(),
+                        v: zeros.address(),
+                        average: average.address(),
+                        count: count as u64,
+                        ..Tensor::zeroed()
+                    },
+                    Tensor {
+                        gradient: zeros.address(),
+                        weight: zeros.address(),
+                        m: zeros.address(),
+                        v: zeros.address(),
+                        count: 5,
+                        first_block: 2,
+                        ..Tensor::zeroed()
+                    },
+                ];
+                let over = Over::new(&table, 3, left_out(), iteration);
+                over.step(Type::F32, decay, 0, false).run(seed).unwrap();
+                assert_eq!(over.iteration.values::<u64>(), [iteration], "not the last");
+                let keep = if decay > 0.0 {
+                    decay_at(iteration)
+                } else {
+                    1.0
+                };
+                let want: Vec<f64> = start
+                    .iter()
+                    .zip(&weight)
+                    .map(|(average, weight)| keep * average + (1.0 - keep) * weight)
+                    .collect();
+                // Neighbouring iterations differ by 1e-3, so this tells them apart.
+                assert_close("average", &average.read(Type::F32), &want, 1e-6);
+                let bytes = average.bytes();
+                assert!(last.as_ref().is_none_or(|last| *last == bytes));
+                last = Some(bytes);
+            }
         }
     }
 }
@@ -357,30 +407,35 @@ fn the_loss_scale_stays_within_its_bounds() {
         (1.0, 5000),
     ] {
         for skip in [false, true] {
-            let state = Memory::of(&[AdamState {
+            let state = AdamState {
                 loss_scale: factor,
                 steady,
-                not_finite: skip.into(),
                 rate: 1.0,
                 ..AdamState::zeroed()
-            }]);
-            let ring = Memory::poisoned(ADAM_SLOTS as usize * size_of::<Entry>());
-            let iteration = Memory::of(&[0u64]);
-            let squares = Memory::of(&[1.0f64; 300]);
-            Launch::new("adam_finish", (1, 1, 1), 256)
-                .buffer(&state)
-                .buffer(&squares)
-                .value(300u32)
-                .value(ADAM.beta1)
-                .value(ADAM.beta2)
-                .value(2000u32)
-                .buffer(&ring)
-                .buffer(&iteration)
-                .value(ADAM_SLOTS as u32)
-                .value(1u32)
-                .run(1)
-                .unwrap();
-            let now = state.values::<AdamState>()[0];
+            };
+            // Many blocks, whose squares are more than one a thread.
+            let one = Memory::of(&[1f32]);
+            let places: Vec<Memory> = (0..3).map(|_| Memory::of(&[0f32])).collect();
+            let table: Vec<Tensor> = (0..300)
+                .map(|block| Tensor {
+                    gradient: one.address(),
+                    weight: places[0].address(),
+                    m: places[1].address(),
+                    v: places[2].address(),
+                    count: 1,
+                    first_block: block,
+                    ..Tensor::zeroed()
+                })
+                .collect();
+            let over = Over::new(&table, 300, state, 0);
+            over.not_finite.fill(&[u32::from(skip)]);
+            over.step(Type::F32, 0.0, 2000, true).run(1).unwrap();
+            let norm = over.ring.values::<Entry>()[0].gradient_norm[1];
+            if factor.is_finite() && factor > 1e-10 {
+                let want = 300f64.sqrt() / f64::from(factor);
+                assert_close("norm", &[norm.into()], &[want], 1e-6);
+            }
+            let now = over.state();
             let got = LossScale {
                 factor: now.loss_scale,
                 steady: now.steady,

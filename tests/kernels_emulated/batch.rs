@@ -2,8 +2,11 @@
 
 use dcgan_cuda::backend::cpu::{Buffer, batch};
 use dcgan_cuda::model::Shape;
+use dcgan_cuda::random::{Purpose, Stream};
 
 use crate::emulation::{Launch, Memory, TYPES};
+use crate::latent::assert_noise;
+use crate::progress::untouched;
 use crate::run_twice;
 
 #[test]
@@ -20,6 +23,7 @@ fn gathers_flips_and_normalises() {
             (2, 8, 4, 12, 16),
             (3, 4, 6, 5, 13),
             (1, 128, 128, 3, 8),
+            (2, 33, 35, 3, 4),
         ] {
             let length = h * w * c;
             let each = n * PARTS;
@@ -46,24 +50,43 @@ fn gathers_flips_and_normalises() {
                 let offset = each - n;
                 let first = iteration.map_or(0, |i| (i % SLOTS as u64) as usize * each) + offset;
                 let counter = iteration.map(|i| Memory::of(&[i]));
-                let out = run_twice(&[n * h * w * stored * t.size()], |out| {
+                // One block of noise and two; none where nothing says which iteration it is.
+                let rows = if n == 1 { 23 } else { 211 };
+                let [channels, z_stored] = [5usize, 8];
+                let noise_blocks = iteration.map_or(0, |_| (rows * channels).div_ceil(4 * 256));
+                let first_number = (rows * channels).div_ceil(4);
+                let seed = 0x0123_4567_89ab_cdef_u64;
+                let sizes = [n * h * w * stored * t.size(), rows * z_stored * t.size()];
+                let out = run_twice(&sizes, |out| {
                     let maybe = |launch: Launch, memory: Option<&Memory>| match memory {
                         Some(memory) => launch.buffer(memory),
                         None => launch.null(),
                     };
                     let launch = Launch::new(
                         format!("batch_nhwc_{}", t.suffix()),
-                        ((h * w).div_ceil(256), n, 1),
+                        (noise_blocks + n * (h * w).div_ceil(2 * 256), 1, 1),
                         256,
                     );
                     let launch = launch.buffer(&pixel_memory);
                     let launch = maybe(launch, gathered.then_some(&index_memory));
                     let launch = maybe(launch, flipped.then_some(&flip_memory));
-                    let launch = launch.buffer(&out[0]).value(h as i32).value(w as i32);
-                    let launch = launch.value(c as i32).value(stored as i32);
+                    let launch = launch.buffer(&out[0]).value(h as u32).value(w as u32);
+                    let launch = launch.value(c as u32).value(stored as u32);
                     let launch = maybe(launch, counter.as_ref()).value(slots as u32);
-                    vec![launch.value(each as u32).value(offset as u32)]
+                    let launch = launch.value(each as u32).value(offset as u32);
+                    let launch = launch.value(noise_blocks as u32).buffer(&out[1]);
+                    let launch = launch.value(rows as u32).value(channels as u32);
+                    let launch = launch.value(z_stored as u32).value(seed);
+                    let launch = launch.value(Purpose::Latent as u32);
+                    vec![launch.value(first_number as u32)]
                 });
+                match iteration {
+                    Some(step) => {
+                        let stream = Stream::new(seed, Purpose::Latent, step);
+                        assert_noise(t, &out[1], [rows, channels, z_stored], stream, first_number);
+                    }
+                    None => assert!(untouched(&out[1].bytes())),
+                }
                 let mut want = Buffer::<f32>::new(n, Shape { h, w, c });
                 let chosen: Vec<u8> = (first..first + n)
                     .flat_map(|i| {

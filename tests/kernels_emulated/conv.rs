@@ -279,7 +279,9 @@ impl Mapped<'_> {
         let kernel = format!("{}_nhwc_{}_{tile}", self.operation, t.suffix());
         let got = run_twice(t, self.product.len(), |output| {
             let [x, y, z] = cut.grid();
-            let launch = Launch::new(&kernel, (x, y, z), 128).buffer(&self.a);
+            let launch = Launch::new(&kernel, (x, y, z), cut.tile.threads() as usize)
+                .shared(cut.tile.dynamic_shared() as usize)
+                .buffer(&self.a);
             let launch = launch.buffer(&self.b).value(output);
             let launch = launch.plain(ConvArgument::from(self.case));
             let launch = launch.value(kind).value(activation as i32);

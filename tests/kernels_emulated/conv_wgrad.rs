@@ -31,7 +31,9 @@ fn run(cut: &Cut, t: Type, case: &ConvShape, [small, large]: [&Memory; 2]) -> (V
     let (parts, flag) = (Parts::of(cut), Memory::of(&[0u32]));
     let got = run_twice(Type::F32, case.weights(), |output| {
         let [x, y, z] = cut.grid();
-        let launch = Launch::new(&kernel, (x, y, z), 128).buffer(small);
+        let launch = Launch::new(&kernel, (x, y, z), cut.tile.threads() as usize)
+            .shared(cut.tile.dynamic_shared() as usize)
+            .buffer(small);
         let launch = launch.buffer(large).value(output);
         let launch = launch.plain(ConvArgument::from(*case)).buffer(&flag);
         vec![parts.arguments(launch, cut)]

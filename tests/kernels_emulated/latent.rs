@@ -5,6 +5,27 @@ use dcgan_cuda::random::{Purpose, Stream};
 use crate::emulation::{Launch, Memory, TYPES, Type, assert_close};
 use crate::run_twice;
 
+/// That `z` has what `stream` draws from number 4·`first` on, in `rows` of `channels`, each with zeros up to `stored`.
+pub fn assert_noise(
+    t: Type,
+    z: &Memory,
+    [rows, channels, stored]: [usize; 3],
+    stream: Stream,
+    first: usize,
+) {
+    let mut want = vec![0.0; 4 * first + rows * channels];
+    stream.fill_normal(&mut want);
+    let mut got = Vec::new();
+    for row in z.read(t).chunks(stored) {
+        got.extend_from_slice(&row[..channels]);
+        assert!(row[channels..].iter().all(|&pad| pad == 0.0));
+    }
+    let want: Vec<f64> = want[4 * first..].iter().map(|&v| v.into()).collect();
+    // In f32 only the functions' own last place differs.
+    let most = if t == Type::F32 { 1e-6 } else { t.tolerance() };
+    assert_close("latent", &got, &want, most);
+}
+
 #[test]
 fn agrees_with_the_reference() {
     for t in TYPES {
@@ -33,19 +54,8 @@ fn agrees_with_the_reference() {
                         .value(first as u32),
                 ]
             });
-            let mut want = vec![0.0; 4 * first + rows * channels];
-            Stream::new(seed, Purpose::Latent, step).fill_normal(&mut want);
-            want.drain(..4 * first);
-            let z = z[0].read(t);
-            let mut got = Vec::new();
-            for row in z.chunks(stored) {
-                got.extend_from_slice(&row[..channels]);
-                assert!(row[channels..].iter().all(|&pad| pad == 0.0));
-            }
-            let want: Vec<f64> = want.iter().map(|&v| f64::from(v)).collect();
-            // In f32 only the functions' own last place differs.
-            let most = if t == Type::F32 { 1e-6 } else { t.tolerance() };
-            assert_close("latent", &got, &want, most);
+            let stream = Stream::new(seed, Purpose::Latent, step);
+            assert_noise(t, &z[0], [rows, channels, stored], stream, first);
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 
-use dcgan_cuda::backend::cuda::conv::shape::ConvShape;
-use dcgan_cuda::backend::cuda::ops::adam;
+use dcgan_cuda::backend::cpu::batch_norm::{EPS, MOMENTUM};
+use dcgan_cuda::backend::cuda::conv::shape::{ConvArgument, ConvShape};
+use dcgan_cuda::backend::cuda::ops::{adam, batch_norm};
+
 use dcgan_cuda::backend::cuda::progress::{AdamState, BalanceState, Block, Entry};
 use dcgan_cuda::backend::cuda::window::Window;
 use dcgan_cuda::backend::{LossScale, SURE};
@@ -38,16 +40,31 @@ fn host_and_device_know_the_same() {
     known.insert("SURE".into(), SURE.into());
     known.insert("LEAST_LOSS_SCALE".into(), LossScale::LEAST.into());
     known.insert("MOST_LOSS_SCALE".into(), LossScale::MOST.into());
+    known.insert("BATCH_NORM_EPSILON".into(), EPS);
+    known.insert("BATCH_NORM_MOMENTUM".into(), MOMENTUM);
+    for (name, bit) in [
+        ("NORM_RUNNING", batch_norm::RUNNING),
+        ("NORM_BY_BATCH", batch_norm::BY_BATCH),
+        ("NORM_WEIGHTS", batch_norm::WEIGHTS),
+    ] {
+        known.insert(name.into(), bit.into());
+    }
     layout!(known, adam::Entry as "AdamTensor":
         gradient, weight, m, v, average, cast, count, first_block);
     layout!(known, AdamState as "AdamState":
-        taken, skipped, left_out, loss_scale, steady, not_finite, correction1, correction2, rate);
+        taken, skipped, left_out, loss_scale, steady, correction1, correction2, rate);
     layout!(known, BalanceState as "BalanceState": accuracy, certainty, advantage, begun);
     layout!(known, Block as "Progress": iteration, adam, balance);
     layout!(known, Entry as "Metrics":
         iteration, losses, steps, loss_scale, gradient_norm, rate);
+    layout!(known, batch_norm::NormArrays as "BatchNormArrays":
+        mean, inverse, mean_g, mean_gx, weight, bias,
+        weight_gradient, bias_gradient, running_mean, running_var, tracked, not_finite);
+    layout!(known, batch_norm::Sums as "Sums":
+        arrays, partial, groups, arrived, segments, chunks, rows, channels, group, how, unused);
     layout!(known, ConvShape as "Convolution":
         n, small_h, small_w, k, large_h, large_w, c, stride, pad);
+    layout!(known, ConvArgument as "Convolution": multipliers, shifts);
     layout!(known, Window as "Window":
         in_h, in_w, c, out_h, out_w, kernel_h, kernel_w, stride, pad_h, pad_w);
     assert_eq!(known_to_the_headers(), known);

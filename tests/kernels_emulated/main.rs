@@ -118,14 +118,14 @@ fn changes_that_prove_nothing_are_refused() {
     if sanitized() || only_emulated("mutations") {
         return;
     }
-    let bound = "if (at >= h * w) return;";
+    let bound = "if (pixel >= area) break;";
     let refused = |old: &str, new: &str, with: &str| {
         let test = "batch::gathers_flips_and_normalises";
         let message = emulation::mutations::verdict("batch.cu", old, new, test).unwrap_err();
         assert!(message.contains(with), "{message}");
     };
-    refused(bound, "if (h * w <= at) return;", "SURVIVES");
-    refused(bound, "if (at >= nothing) return;", "does not compile");
+    refused(bound, "if (area <= pixel) break;", "SURVIVES");
+    refused(bound, "if (pixel >= nothing) break;", "does not compile");
     refused(bound, "__builtin_trap();", "no assertion or report");
     refused("no such text", "", "occurs 0 times");
     refused("flips", "", "times in batch.cu, not once");

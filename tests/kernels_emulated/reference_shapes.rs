@@ -237,7 +237,10 @@ fn check(s: &ConvShape) {
                 let [x, y, z] = cut.grid();
                 let kernel = format!("{operation}_nhwc_{}_{}", t.suffix(), tile.name());
                 let (result, parts) = (Memory::poisoned(len * out.size()), Parts::of(&cut));
-                let launch = Launch::new(&kernel, (x, y, z), 128).buffer(a).buffer(b);
+                let launch = Launch::new(&kernel, (x, y, z), cut.tile.threads() as usize)
+                    .shared(cut.tile.dynamic_shared() as usize)
+                    .buffer(a)
+                    .buffer(b);
                 let launch = launch.buffer(&result).plain(ConvArgument::from(*s));
                 let launch = match pass {
                     Pass::Weights => launch.null(),

@@ -131,11 +131,6 @@ impl backend::Progress for Progress {
         Ok(())
     }
 
-    fn advance(&mut self) -> Result<()> {
-        self.counters.iteration += 1;
-        Ok(())
-    }
-
     fn set_rates(&mut self, schedule: &Schedule) -> Result<()> {
         let (iteration, losses) = (self.counters.iteration, self.metrics().losses);
         let losses = [&losses[Slot::Real as usize], &losses[Slot::Fake as usize]];
@@ -285,6 +280,7 @@ impl<T: Real> Backend for Cpu<T> {
         progress: &Progress,
         part: usize,
         images: &mut Buffer<T>,
+        (stream, z): ((u64, Purpose, usize), &mut Buffer<T>),
     ) -> Result<()> {
         let (pixels, flips) = &feed.slots[feed.index(progress.counters.iteration)];
         let (n, length) = (images.n, images.shape.len());
@@ -300,7 +296,7 @@ impl<T: Real> Backend for Cpu<T> {
             &flips[at],
             images,
         );
-        Ok(())
+        self.draw_latent(stream, progress, z)
     }
 
     fn replay(

@@ -445,7 +445,13 @@ impl<T: Real> Network for CpuNetwork<T> {
         &self.input_gradient
     }
 
-    fn adam(&mut self, adam: &Adam, progress: &mut Progress) -> Result<()> {
+    fn update(
+        &mut self,
+        adam: &Adam,
+        average: f64,
+        last: bool,
+        progress: &mut Progress,
+    ) -> Result<()> {
         self.trained()?;
         let role = self.architecture.role.index();
         let (steps, rate) = (&mut progress.counters.steps[role], progress.rates[role]);
@@ -465,13 +471,13 @@ impl<T: Real> Network for CpuNetwork<T> {
         metrics.steps[role] = steps;
         metrics.gradient_norm[role] = squares.sqrt() as f32;
         metrics.rate[role] = rate;
-        Ok(())
-    }
-
-    fn average(&mut self, decay: f64, progress: &Progress) -> Result<()> {
-        self.trained()?;
-        let decay = ema_decay(decay, progress.counters.iteration);
-        self.parameters_mut().for_each(|p| p.follow(decay));
+        if average > 0.0 {
+            let decay = ema_decay(average, iteration);
+            self.parameters_mut().for_each(|p| p.follow(decay));
+        }
+        if last {
+            progress.counters.iteration += 1;
+        }
         Ok(())
     }
 

@@ -36,6 +36,7 @@ use conv::shape::Tile;
 use driver::{Device, Explained, Memory, Span};
 use feed::Feed;
 pub use network::CudaNetwork;
+use ops::latent::Noise;
 use ops::{batch, instance_noise, latent};
 use progress::Progress;
 
@@ -97,6 +98,17 @@ impl Buffer {
             at: index * bytes,
             precision,
         }))
+    }
+
+    /// The noise of `stream` that fills it.
+    fn noise(&mut self, stream: (u64, Purpose, usize)) -> Result<Noise> {
+        let shape = self.shape;
+        ensure!(shape.h * shape.w == 1, "{shape:?} is no row of noise");
+        Ok(Noise {
+            stream,
+            z: self.span(),
+            extent: [self.n, shape.c, self.stored().c],
+        })
     }
 
     fn new(device: &Rc<Device>, precision: Precision, n: usize, shape: Shape) -> Result<Self> {
@@ -299,6 +311,7 @@ impl Backend for Cuda {
         progress: &Progress,
         part: usize,
         images: &mut Buffer,
+        (stream, z): ((u64, Purpose, usize), &mut Buffer),
     ) -> Result<()> {
         ensure!(
             images.shape == feed.shape,
@@ -314,6 +327,7 @@ impl Backend for Cuda {
             images.span(),
             (images.n, images.shape, images.stored().c),
             (feed.slots(), feed.n, part * images.n),
+            &z.noise(stream)?,
         )
     }
 
@@ -355,13 +369,7 @@ impl Backend for Cuda {
         z: &mut Buffer,
     ) -> Result<()> {
         let (device, precision) = (&self.device, self.options.precision);
-        ensure!(
-            z.shape.h * z.shape.w == 1,
-            "{:?} is no row of noise",
-            z.shape
-        );
-        let (extent, to) = ([z.n, z.shape.c, z.stored().c], z.span());
-        latent::draw(device, precision, stream, progress.iteration(), to, extent)
+        latent::draw(device, precision, &z.noise(stream)?, progress.iteration())
     }
 
     fn add_noise(

@@ -106,6 +106,14 @@ fn shapes(architecture: &Architecture, precision: Precision, batch: usize) -> Ve
     blocks.map(of).collect()
 }
 
+/// `block` with its output as it is stored.
+fn stored_block(block: &Block, precision: Precision) -> Block {
+    Block {
+        output: stored(block.output, precision),
+        ..*block
+    }
+}
+
 /// What batch norm's sums take at most, by its own launches and by our convolutions', bytes of sums and of counters.
 fn sums_needed(
     device: &Device,
@@ -115,7 +123,7 @@ fn sums_needed(
 ) -> [usize; 2] {
     let mut most = [0; 2];
     for block in architecture.blocks.iter().filter(|b| b.batch_norm) {
-        let own = batch_norm::needs(device, precision, block, batch);
+        let own = batch_norm::needs(device, precision, &stored_block(block, precision), batch);
         // However a convolution cuts a map, it is into no more chunks than the smallest tile has rows, and no more tiles
         // of channels.
         let c = block.output.c.next_multiple_of(precision.vector());
@@ -494,10 +502,17 @@ impl Network for CudaNetwork {
         }
     }
 
-    fn adam(&mut self, adam: &Adam, progress: &mut Progress) -> Result<()> {
+    fn update(
+        &mut self,
+        adam: &Adam,
+        average: f64,
+        last: bool,
+        progress: &mut Progress,
+    ) -> Result<()> {
         let role = self.architecture.role.index();
         let _range = self.range(0, "Adam");
-        let tensors = &self.trained()?.tensors;
+        let backward = self.trained()?;
+        let (tensors, not_finite) = (&backward.tensors, backward.not_finite.span());
         let precision = self.options.precision;
         progress.prepare(role, adam)?;
         let report = adam::Report {
@@ -505,15 +520,18 @@ impl Network for CudaNetwork {
             bytes: progress.ring_bytes(),
             slots: progress.slots,
             iteration: progress.iteration(),
+            last,
         };
-        let (device, state) = (&self.device, progress.adam(role)?);
-        adam::step(device, precision, tensors, adam, state, (report, role))
-    }
-
-    fn average(&mut self, decay: f64, progress: &Progress) -> Result<()> {
-        let _range = self.range(0, "average");
-        let tensors = &self.trained()?.tensors;
-        adam::average(&self.device, tensors, decay, progress.iteration())
+        if backward.unchecked {
+            adam::check(&self.device, tensors, not_finite)?;
+        }
+        let state = (progress.adam(role)?, not_finite);
+        let (how, report) = ((adam, average), (report, role));
+        adam::step(&self.device, precision, tensors, how, state, report)?;
+        if let Some(backward) = &mut self.backward {
+            backward.unchecked = false;
+        }
+        Ok(())
     }
 
     fn read(&self, state: State) -> Result<StateDict> {

@@ -14,7 +14,7 @@ use crate::backend::cuda::conv::shape::Pass;
 use crate::backend::cuda::driver::Span;
 use crate::backend::cuda::network::{CudaNetwork, Layer, place};
 use crate::backend::cuda::ops::activation;
-use crate::backend::cuda::ops::batch_norm::{SEGMENTS, how_backward, how_forward};
+use crate::backend::cuda::ops::batch_norm::{SEGMENTS, how};
 use crate::backend::{State, Statistics, Upstream, Want};
 use crate::model::Activation;
 
@@ -66,8 +66,10 @@ impl CudaNetwork {
         let (x, extent) = (convolved.span(), self.extent(&layer.block));
         let cut = choice.cut(precision, self.inputs);
         let chunks = cut.and_then(|cut| cut.chunks);
-        let fused = match (chunks, how_forward(self.statistics)) {
-            (Some(chunks), Some(how)) if self.options.fuse.statistics => {
+        let sums = self.options.fuse.statistics && self.statistics != Statistics::Running;
+        let fused = match chunks {
+            Some(chunks) if sums => {
+                let how = how(self.statistics, false);
                 Some(self.sums.sums(norm, extent, chunks, how)?)
             }
             _ => None,
@@ -212,7 +214,7 @@ impl CudaNetwork {
         });
         let epilogue = match (below, norm, cut) {
             (Some((f, _)), Some((below, norm, convolved)), Some(cut)) if fuse.gradients => {
-                let how = how_backward(self.statistics, want.weights());
+                let how = how(self.statistics, want.weights());
                 let extent = self.extent(&below.block);
                 let sums = |chunks| self.sums.sums(norm, extent, chunks, how);
                 let sums = cut.chunks.map(sums).transpose()?;

@@ -1,4 +1,4 @@
-//! Where training is, on the device, and launches of `cuda/progress.cu`.
+//! Where training is, on the device.
 
 use std::mem::offset_of;
 use std::ops::Range;
@@ -117,15 +117,6 @@ impl Progress {
 }
 
 impl backend::Progress for Progress {
-    fn advance(&mut self) -> Result<()> {
-        let launch = self
-            .device
-            .launch("progress_advance", [1, 1, 1], 32)?
-            .span(self.iteration(), 8)?;
-        // SAFETY: the argument is that of cuda/progress.cu, which changes one u64.
-        unsafe { launch.run() }
-    }
-
     fn read(&self) -> Result<Counters> {
         let block: Block = read_one(&self.block)?;
         Ok(Counters {

@@ -18,14 +18,14 @@ pub struct AdamState {
     pub loss_scale: f32,
     /// Steps since the loss scale last moved.
     pub steady: u32,
-    /// Not 0 where a gradient of the running step is not finite.
-    pub not_finite: u32,
     /// 1 − β₁ᵗ for t = `taken` + 1.
     pub correction1: f32,
     /// √(1 − β₂ᵗ) for t = `taken` + 1.
     pub correction2: f32,
     /// What the learning rate is multiplied by.
     pub rate: f32,
+    /// Fills the last eight bytes.
+    pub unused: u32,
 }
 
 /// What the controller of `cuda/balance.cu` remembers, as `struct BalanceState` of `cuda/include/progress.cuh` has it.

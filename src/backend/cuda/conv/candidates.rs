@@ -41,9 +41,15 @@ pub(super) fn ours(
     // Tiles of which others do the same with less.
     let idle = |tile: &Tile| match (pass, tile) {
         // Nearly empty where there are but a few channels.
-        (Pass::Scatter, Tile::M128N64 | Tile::M64N32) => tiles.contains(&Tile::Parities),
+        (Pass::Scatter, Tile::M128N128 | Tile::M128N64 | Tile::M64N32)
+            if tiles.contains(&Tile::Parities) =>
+        {
+            true
+        }
         // Half empty, or half as many rows as there might be.
-        (Pass::Weights, Tile::M128N64) => shape.k <= 64,
+        (Pass::Gather, Tile::M128N128) => shape.k <= 64,
+        (Pass::Scatter, Tile::M128N128) if shape.stride == 2 => shape.c <= 64,
+        (Pass::Weights, Tile::M128N128 | Tile::M128N64) => shape.k <= 64,
         (Pass::Weights, Tile::M64N128) => shape.k > 64,
         _ => false,
     };

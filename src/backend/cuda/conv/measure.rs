@@ -14,7 +14,7 @@ use crate::backend::cuda::conv::epilogue::Epilogue;
 use crate::backend::cuda::conv::run::{Choice, Runner};
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::backend::cuda::driver::{Explained, Memory};
-use crate::backend::cuda::ops::latent;
+use crate::backend::cuda::ops::latent::{self, Noise};
 use crate::numeric::relative_error;
 use crate::random::Purpose;
 
@@ -65,9 +65,12 @@ impl<'a> Trial<'a> {
             for first in (0..count).step_by(MOST) {
                 let part = memory.span().after(first * precision.size())?;
                 let here = MOST.min(count - first);
-                let extent = [1, here, here];
-                let stream = (step, Purpose::Sample, 0);
-                latent::draw(device, precision, stream, iteration.span(), part, extent)?;
+                let noise = Noise {
+                    stream: (step, Purpose::Sample, 0),
+                    z: part,
+                    extent: [1, here, here],
+                };
+                latent::draw(device, precision, &noise, iteration.span())?;
             }
             Ok(memory)
         };

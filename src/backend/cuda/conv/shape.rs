@@ -132,6 +132,9 @@ impl From<ConvShape> for ConvArgument {
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 pub enum Tile {
+    /// 128×128, in halves.
+    #[serde(rename = "128x128")]
+    M128N128,
     /// 128×64.
     #[serde(rename = "128x64")]
     M128N64,
@@ -151,7 +154,8 @@ pub enum Tile {
 
 impl Tile {
     /// Every tile that there are kernels for.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::M128N128,
         Self::M128N64,
         Self::M64N32,
         Self::M64N128,
@@ -162,6 +166,7 @@ impl Tile {
     /// The end of the kernel's name, as in `conv2d_fprop_nhwc_bf16_128x64`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::M128N128 => "128x128",
             Self::M128N64 => "128x64",
             Self::M64N32 => "64x32",
             Self::M64N128 => "64x128",
@@ -173,10 +178,29 @@ impl Tile {
     /// Rows and columns of the tile, `(M, N)`.
     pub fn extent(self) -> (usize, usize) {
         match self {
+            Self::M128N128 => (128, 128),
             Self::M128N64 => (128, 64),
             Self::M64N32 | Self::Any => (64, 32),
             Self::M64N128 => (64, 128),
             Self::Parities => (128, 32),
+        }
+    }
+
+    /// Threads of a block, `GemmTile::THREADS` of cuda/include/implicit_gemm.cuh.
+    pub fn threads(self) -> u32 {
+        if self == Self::M128N128 { 256 } else { 128 }
+    }
+
+    /// Bytes of dynamic shared memory of a block: a large tile's ring of stages, or its f32 rows, eight longer than they
+    /// are wide, whichever is more (`TileBytes` there). Others have theirs without being given it.
+    pub fn dynamic_shared(self) -> u32 {
+        let (m, n) = self.extent();
+        // Four stages of 64 bytes of each row.
+        let (ring, rows) = (4 * (m + n) * 64, m * (n + 8) * 4);
+        if self == Self::M128N128 {
+            ring.max(rows) as u32
+        } else {
+            0
         }
     }
 
@@ -186,6 +210,7 @@ impl Tile {
         let whole = shape.c.is_multiple_of(vector) && shape.k.is_multiple_of(vector);
         whole
             && match self {
+                Self::M128N128 => precision != Precision::Fp32,
                 Self::M128N64 | Self::M64N32 => true,
                 Self::M64N128 => pass == Pass::Weights,
                 Self::Parities => pass == Pass::Scatter && shape.stride == 2 && shape.c == vector,

@@ -12,7 +12,7 @@ use crate::backend::cuda::driver::memory::Span;
 
 impl Device {
     /// A launch of `kernel`, with `grid` blocks of `threads` threads, on the main stream. It takes no dynamic shared
-    /// memory.
+    /// memory but that of [`Launch::shared`].
     ///
     /// # Errors
     /// Where CUDA has no such grid (x up to 2³¹ − 1, y and z up to 65535, none 0), or this program no such kernel.
@@ -36,6 +36,7 @@ impl Device {
             function: self.function(kernel)?,
             grid: (x as u32, y as u32, z as u32),
             threads,
+            shared: 0,
             arguments: Vec::with_capacity(16),
         })
     }
@@ -49,6 +50,7 @@ pub(crate) struct Launch<'a> {
     function: sys::CUfunction,
     grid: (u32, u32, u32),
     threads: u32,
+    shared: u32,
     /// Each in 64 bytes: the largest is `struct Sums`, 64.
     arguments: Vec<[u64; 8]>,
 }
@@ -83,6 +85,26 @@ impl Launch<'_> {
         self.value(0u64)
     }
 
+    /// Gives each block `bytes` of dynamic shared memory, also where that is more than it may have without being asked
+    /// for.
+    ///
+    /// # Errors
+    /// Where the GPU has not that much.
+    pub fn shared(mut self, bytes: u32) -> Result<Self> {
+        self.shared = bytes;
+        if bytes > 0 {
+            let most =
+                sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is that of a loaded module.
+            unsafe { result::function::set_function_attribute(self.function, most, bytes as i32) }
+                .to(&format!(
+                    "give {} {bytes} bytes of shared memory",
+                    self.kernel
+                ))?;
+        }
+        Ok(self)
+    }
+
     /// Queues the launch; it does not wait for the kernel.
     ///
     /// # Errors
@@ -102,7 +124,7 @@ impl Launch<'_> {
                 self.function,
                 self.grid,
                 (self.threads, 1, 1),
-                0,
+                self.shared,
                 self.device.main.cu_stream(),
                 &mut pointers[..self.arguments.len()],
             )

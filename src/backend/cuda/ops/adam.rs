@@ -49,6 +49,8 @@ pub struct Tensors {
     entries: Memory,
     /// The sum of the squares of the gradients that each block of a launch looks at, f64.
     squares: Memory,
+    /// Counts the blocks of a launch that have arrived: one u32, 0 between launches.
+    arrived: Memory,
     count: usize,
     blocks: usize,
 }
@@ -84,6 +86,7 @@ impl Tensors {
             count: entries.len(),
             entries: Memory::of(device, &entries)?,
             squares: Memory::new(device, blocks * size_of::<f64>())?,
+            arrived: Memory::zeroed(device, 4)?,
             blocks,
         })
     }
@@ -110,6 +113,8 @@ pub struct Report {
     pub slots: usize,
     /// The number of the iteration, one u64.
     pub iteration: Span,
+    /// Whether the iteration ends with this step: then its number goes up by one.
+    pub last: bool,
 }
 
 /// Makes the corrections of the next step, 1 − β₁ᵗ and √(1 − β₂ᵗ), fit t = steps taken + 1 of `state`, one
@@ -127,16 +132,34 @@ pub fn prepare(device: &Device, state: Span, [beta1, beta2]: [f64; 2]) -> Result
     unsafe { launch.run() }
 }
 
+/// Sets `not_finite`, a u32, to 1 where an element of the gradients of `tensors` is not a finite number.
+///
+/// # Errors
+/// Where a span is too short, or the driver refuses the launch.
+pub fn check(device: &Device, tensors: &Tensors, not_finite: Span) -> Result<()> {
+    let launch = device
+        .launch("adam_check", [tensors.blocks, 1, 1], THREADS)?
+        .span(tensors.entries.span(), tensors.bytes_used())?
+        .value(tensors.count as u32)
+        .span(not_finite, 4)?;
+    // SAFETY: the arguments are those of adam_check; what the entries point to is as in step.
+    unsafe { launch.run() }
+}
+
 /// One step of Adam over all of `tensors`, with g = gradient / loss scale and t = steps taken + 1:
 ///
 /// m ← β₁m + (1 − β₁)g;  v ← β₂v + (1 − β₂)g²;  w ← w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)
 ///
-/// lr is that of `adam` times the rate in `state`. All of it is f32; the weights' copy for the convolutions is rounded to `precision`. Where a gradient is not finite,
-/// everything stays, the step counts as skipped and f16's loss scale is halved; after 2000 steps without that it is
-/// doubled; both within [`LossScale`](crate::backend::LossScale)'s bounds. Where the rate is 0 everything stays, and the
-/// step counts as left out. `state` is the network's
-/// `struct AdamState`, made ready by [`prepare`]; its counts, loss scale and rate and
-/// the gradient's norm also go to the entries of `role` (0 discriminator, 1 generator) in `report`.
+/// and then, where `average` is above 0, average ← d·average + (1 − d)·w with d = min(`average`, (1 + t)/(10 + t)) for t =
+/// the iteration.
+///
+/// lr is that of `adam` times the rate in `state`. All of it is f32; the weights' copy for the convolutions is rounded to
+/// `precision`. Where `not_finite`, a u32, is not 0, everything but the average stays, the step counts as skipped and
+/// f16's loss scale is halved; after 2000 steps without that it is doubled; both within
+/// [`LossScale`](crate::backend::LossScale)'s bounds. Where the rate is 0 everything but the average stays, and the step
+/// counts as left out. `not_finite` is 0 afterwards. `state` is the network's `struct AdamState`, made ready by
+/// [`prepare`]; its counts, loss scale and rate and the gradient's norm also go to the entries of `role` (0
+/// discriminator, 1 generator) in `report`.
 ///
 /// # Errors
 /// Where a span is too short, or the driver refuses the launch.
@@ -144,66 +167,35 @@ pub fn step(
     device: &Device,
     precision: Precision,
     tensors: &Tensors,
-    adam: &Adam,
-    state: Span,
+    (adam, average): (&Adam, f64),
+    (state, not_finite): (Span, Span),
     (report, role): (Report, usize),
 ) -> Result<()> {
-    let (blocks, count) = ([tensors.blocks, 1, 1], tensors.count as u32);
-    let (entries, bytes) = (tensors.entries.span(), tensors.bytes_used());
-    let squares = tensors.squares.span();
-    let finite = device
-        .launch("adam_finite", blocks, THREADS)?
-        .span(entries, bytes)?
-        .value(count)
-        .span(state, STATE)?
-        .span(squares, 8 * tensors.blocks)?;
-    let kernel = format!("adam_{}", precision.suffix());
-    let step = device
-        .launch(&kernel, blocks, THREADS)?
-        .span(entries, bytes)?
-        .value(count)
-        .span(state, STATE)?
-        .value(adam.lr)
-        .value(adam.beta1)
-        .value(adam.beta2)
-        .value(adam.eps);
     let growth = match precision {
         Precision::Fp16 => GROWTH_INTERVAL,
         _ => 0,
     };
-    let finish = device
-        .launch("adam_finish", [1, 1, 1], THREADS)?
+    let kernel = format!("adam_{}", precision.suffix());
+    let launch = device
+        .launch(&kernel, [tensors.blocks, 1, 1], THREADS)?
+        .span(tensors.entries.span(), tensors.bytes_used())?
+        .value(tensors.count as u32)
         .span(state, STATE)?
-        .span(squares, 8 * tensors.blocks)?
-        .value(tensors.blocks as u32)
+        .span(not_finite, 4)?
+        .span(tensors.squares.span(), 8 * tensors.blocks)?
+        .span(tensors.arrived.span(), 4)?
+        .value(adam.lr)
         .value(adam.beta1)
         .value(adam.beta2)
+        .value(adam.eps)
+        .value(average)
         .value(growth)
         .span(report.ring, report.bytes)?
         .span(report.iteration, 8)?
         .value(report.slots as u32)
-        .value(role as u32);
+        .value(role as u32)
+        .value(u32::from(report.last));
     // SAFETY: the arguments are those of cuda/adam.cu. What the entries point to is of their `count`, and lives as long
     // as the network that made them; the ring has `slots` entries.
-    unsafe {
-        finite.run()?;
-        step.run()?;
-        finish.run()
-    }
-}
-
-/// average ← d·average + (1 − d)·weight in f32, over all of `tensors`, with d = min(decay, (1 + t)/(10 + t)) for
-/// t = `iteration`, u64 on the device.
-///
-/// # Errors
-/// Where a span is too short, or the driver refuses the launch.
-pub fn average(device: &Device, tensors: &Tensors, decay: f64, iteration: Span) -> Result<()> {
-    let launch = device
-        .launch("adam_average", [tensors.blocks, 1, 1], THREADS)?
-        .span(tensors.entries.span(), tensors.bytes_used())?
-        .value(tensors.count as u32)
-        .value(decay)
-        .span(iteration, 8)?;
-    // SAFETY: the arguments are those of adam_average; what the entries point to is as in step.
     unsafe { launch.run() }
 }

@@ -1,16 +1,19 @@
-//! Launches `cuda/batch.cu`: u8 pixels to a training batch.
+//! Launches `cuda/batch.cu`: u8 pixels to a training batch, and its noise.
 
 use anyhow::{Result, ensure};
 
 use crate::backend::Precision;
 use crate::backend::cuda::driver::{Device, Span};
 use crate::backend::cuda::feed::Spans;
+use crate::backend::cuda::ops::latent::Noise;
 use crate::model::Shape;
 
 const THREADS: usize = 256;
+/// Pixels that a block takes.
+const PIXELS: usize = 2 * THREADS;
 
 /// `images[i][y][x][c] = pixels[offset + i][y][flips[offset + i] ? w − 1 − x : x][c] / 127.5 − 1` for the images in slot
-/// `*iteration` mod `slots` of `from`, which has `each` a slot.
+/// `*iteration` mod `slots` of `from`, which has `each` a slot; and `noise` of that iteration, in one launch.
 ///
 /// `from` holds pixels in u8 NHWC, either `[slots][each][h][w][c]` or a whole set of images with indices
 /// `[slots][each]`, u32, into it; and flips `[slots][each]`, u8. `iteration` is a u64. `images` is NHWC of the storage type,
@@ -25,6 +28,7 @@ pub fn load(
     images: Span,
     (n, shape, stored): (usize, Shape, usize),
     (slots, each, offset): (usize, usize, usize),
+    noise: &Noise,
 ) -> Result<()> {
     ensure!(
         offset + n <= each,
@@ -32,9 +36,9 @@ pub fn load(
         offset + n
     );
     let kernel = format!("batch_nhwc_{}", precision.suffix());
-    let blocks = (shape.h * shape.w).div_ceil(THREADS);
+    let blocks = noise.blocks() + n * (shape.h * shape.w).div_ceil(PIXELS);
     let launch = device
-        .launch(&kernel, [blocks, n, 1], THREADS as u32)?
+        .launch(&kernel, [blocks, 1, 1], THREADS as u32)?
         .value(from.pixels.pointer);
     let launch = match from.indices {
         Some(indices) => launch.span(indices, 4 * slots * each)?,
@@ -50,15 +54,17 @@ pub fn load(
     let launch = launch
         .span(from.flips, slots * each)?
         .span(images, n * shape.h * shape.w * stored * precision.size())?
-        .value(shape.h as i32)
-        .value(shape.w as i32)
-        .value(shape.c as i32)
-        .value(stored as i32)
+        .value(shape.h as u32)
+        .value(shape.w as u32)
+        .value(shape.c as u32)
+        .value(stored as u32)
         .span(iteration, 8)?
         .value(slots as u32)
         .value(each as u32)
         .value(offset as u32);
+    let launch = noise.beside(launch, precision)?;
     // SAFETY: the arguments are those of cuda/batch.cu, which stays within `slots` slots of `each` images or
-    // indices; those are of the loader, which has as many images as were kept.
+    // indices; those are of the loader, which has as many images as were kept. Of the noise it writes rows·stored
+    // elements.
     unsafe { launch.run() }
 }

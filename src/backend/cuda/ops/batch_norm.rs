@@ -3,20 +3,18 @@
 
 use std::rc::Rc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bytemuck::{Pod, Zeroable};
 
-use crate::backend::cuda::driver::{Device, Memory, Span};
+use crate::backend::cuda::driver::{Device, Launch, Memory, Span};
+use crate::backend::cuda::ops::batch_norm_grid::{
+    BACKWARD_BLOCKS, FORWARD_BLOCKS, THREADS, Tile, columns, most_chunks,
+};
 use crate::backend::cuda::parameter::Parameter;
 use crate::backend::{Precision, Statistics};
 use crate::model::{Activation, Block};
 
-const THREADS: usize = 256;
-/// ε and the momentum of the running statistics, as PyTorch's `BatchNorm2d` has them.
-const EPS: f64 = 1e-5;
-const MOMENTUM: f64 = 0.1;
-/// The most inputs of one forward pass: real and fake images.
-pub const SEGMENTS: usize = 2;
+pub use crate::backend::cuda::ops::batch_norm_grid::{Extent, SEGMENTS};
 
 /// One layer's parameters, buffers and statistics, for `c` channels.
 pub struct BatchNorm {
@@ -105,6 +103,17 @@ pub const BY_BATCH: u32 = 2;
 /// The gradients of weight and bias are wanted (`NORM_WEIGHTS`).
 pub const WEIGHTS: u32 = 4;
 
+/// Bits of [`Sums::how`], of the forward and the backward pass alike: how `statistics` normalises, and whether the
+/// gradients of the parameters are wanted.
+pub fn how(statistics: Statistics, weights: bool) -> u32 {
+    let by = match statistics {
+        Statistics::Batch => RUNNING | BY_BATCH,
+        Statistics::BatchOnly => BY_BATCH,
+        Statistics::Running => 0,
+    };
+    by | if weights { WEIGHTS } else { 0 }
+}
+
 /// What launches that sum for batch norm work in; they run one after the other, so that one serves all layers of a
 /// network.
 pub struct Workspace {
@@ -130,9 +139,11 @@ impl Workspace {
         })
     }
 
-    /// Bytes of sums and of counters for `segments` inputs, each cut into `chunks`, of `c` channels cut into `tiles`.
+    /// Bytes of sums and of counters for `segments` inputs, each cut into at most `chunks`, of `c` channels cut into
+    /// `tiles`.
     pub fn needs(segments: usize, chunks: usize, c: usize, tiles: usize) -> [usize; 2] {
-        let groups = chunks.div_ceil(group(chunks));
+        // s² + r chunks, r ≤ 2s, are at most s + 2 groups. Of fewer chunks there can be more groups: 4 of 8, 3 of 9.
+        let groups = group(chunks) + 2;
         let sums = 2 * size_of::<f64>() * segments * (chunks + groups) * c;
         [sums, 4 * tiles * (segments * groups + 1)]
     }
@@ -171,15 +182,6 @@ impl Workspace {
             unused: [0; 2],
         })
     }
-}
-
-/// The size of a batch: `segments` inputs of `rows` = n·h·w rows of channels each, one behind the other.
-#[derive(Clone, Copy, Debug)]
-pub struct Extent {
-    /// How many inputs, at most [`SEGMENTS`].
-    pub segments: usize,
-    /// Rows of each, n·h·w.
-    pub rows: usize,
 }
 
 impl BatchNorm {
@@ -244,15 +246,25 @@ impl BatchNorm {
         2 * Parameter::bytes(c, training, None) + (4 * c * (2 + statistics * SEGMENTS)) as u64 + 16
     }
 
-    /// y = f(γx̂ + β) with x̂ = (x − μ)/√(σ² + ε) for each channel of each segment; μ and (biased) σ² are the segment's
-    /// own or the running ones, as `statistics` says. The running ones move by each segment in order, with its unbiased
-    /// variance.
+    /// How many channels, c.
+    pub fn channels(&self) -> usize {
+        self.c
+    }
+
+    /// One [`NormArrays`], for launches that normalise or sum on the way.
+    pub fn arrays(&self) -> Span {
+        self.arrays.span()
+    }
+
+    /// μ and 1/√(σ² + ε) for each channel of each segment of `x`, for [`Self::apply`]: the segment's own, with σ² biased,
+    /// or the running ones, as `statistics` says. The running ones move by each segment in order, with its unbiased
+    /// variance. Not needed where the convolution has left its sums, unless `statistics` are the running ones.
     ///
-    /// `x` and `y` are NHWC `[segments][rows][c]` of the storage type; everything else is f32, sums over blocks f64, in
-    /// a fixed order. `partial` has [`partial_bytes`].
+    /// `x` is NHWC `[segments][rows][c]` of the storage type, 16-byte aligned; sums over blocks are f64, in a fixed
+    /// order. `workspace` has [`needs`].
     ///
     /// # Errors
-    /// Where a span is too short, or the driver refuses a launch.
+    /// Where c is no multiple of the precision's vector, a span is too short, or the driver refuses a launch.
     pub fn forward_statistics(
         &self,
         device: &Device,
@@ -262,70 +274,46 @@ impl BatchNorm {
         x: Span,
         workspace: &Workspace,
     ) -> Result<()> {
-        let partial = workspace.sums.span();
-        let tile = Tile::new(device, precision, self.c, extent);
-        let (c, rows) = (self.c as u32, extent.rows as u32);
-        let (segments, suffix) = (extent.segments as u32, precision.suffix());
-        let map = extent.segments * extent.rows * self.c * precision.size();
-        let per_segment = 4 * extent.segments * self.c;
-        let (mean, inverse) = (self.mean.span(), self.inverse.span());
         if statistics == Statistics::Running {
+            let per_segment = 4 * extent.segments * self.c;
             let blocks = (extent.segments * self.c).div_ceil(THREADS);
             let launch = device
                 .launch("batch_norm_running", [blocks, 1, 1], THREADS as u32)?
                 .span(self.running_mean.span(), 4 * self.c)?
                 .span(self.running_var.span(), 4 * self.c)?
-                .span(mean, per_segment)?
-                .span(inverse, per_segment)?
-                .value(segments)
-                .value(c)
-                .value(EPS);
+                .span(self.mean.span(), per_segment)?
+                .span(self.inverse.span(), per_segment)?
+                .value(extent.segments as u32)
+                .value(self.c as u32);
             // SAFETY: the arguments are those of batch_norm_running: c values in, segments·c out.
-            unsafe { launch.run()? };
-        } else {
-            let kernel = format!("batch_norm_statistics_nhwc_{suffix}");
-            let sums = device
-                .launch(&kernel, tile.grid, THREADS as u32)?
-                .span(x, map)?
-                .span(partial, tile.partial_bytes(extent))?
-                .value(rows)
-                .value(c)
-                .value(tile.rows_per_chunk);
-            let kernel = format!("batch_norm_finalize_nhwc_{suffix}");
-            let finalize = device
-                .launch(&kernel, [self.c.div_ceil(32), 1, 1], THREADS as u32)?
-                .span(partial, tile.partial_bytes(extent))?
-                .span(x, map)?
-                .span(mean, per_segment)?
-                .span(inverse, per_segment)?;
-            let finalize = match statistics {
-                Statistics::Batch => finalize
-                    .span(self.running_mean.span(), 4 * self.c)?
-                    .span(self.running_var.span(), 4 * self.c)?,
-                _ => finalize.null().null(),
-            };
-            let finalize = finalize
-                .value(segments)
-                .value(tile.grid[1] as u32)
-                .value(rows)
-                .value(c)
-                .value(EPS)
-                .value(MOMENTUM)
-                .span(self.tracked.span(), 8)?;
-            // SAFETY: the arguments are those of both kernels: the map of segments·rows·c, a partial sum for each chunk
-            // and segment, c buffers, segments·c statistics, one counter.
-            unsafe {
-                sums.run()?;
-                finalize.run()?;
-            }
+            return unsafe { launch.run() };
         }
-        Ok(())
+        let tile = Tile::new(
+            device.multiprocessors,
+            precision,
+            self.c,
+            extent,
+            FORWARD_BLOCKS,
+        )?;
+        let how = how(statistics, false);
+        let kernel = format!("batch_norm_statistics_nhwc_{}", precision.suffix());
+        let launch = device
+            .launch(&kernel, tile.grid, THREADS as u32)?
+            .span(x, self.map(precision, extent))?
+            .value(workspace.sums(self, extent, tile.sums(), how)?)
+            .value(tile.rows_per_chunk);
+        // SAFETY: the arguments are those of batch_norm_statistics: the map of segments·rows·c, and where its sums go,
+        // which are as many as the grid makes.
+        unsafe { launch.run() }
     }
 
-    /// y = f(γx̂ + β), with the statistics as they are.
+    /// y = f(γx̂ + β) with x̂ = (x − μ)/√(σ² + ε), by the statistics that [`Self::forward_statistics`] or a convolution
+    /// has left.
+    ///
+    /// `x` and `y` are NHWC `[segments][rows][c]` of the storage type, 16-byte aligned; everything else is f32.
     ///
     /// # Errors
-    /// Where a span is too short, or the driver refuses a launch.
+    /// Where c is no multiple of the precision's vector, a span is too short, or the driver refuses the launch.
     pub fn apply(
         &self,
         device: &Device,
@@ -333,40 +321,40 @@ impl BatchNorm {
         extent: Extent,
         (x, y): (Span, Span),
     ) -> Result<()> {
-        let tile = Tile::new(device, precision, self.c, extent);
-        let (c, rows, suffix) = (self.c as u32, extent.rows as u32, precision.suffix());
-        let map = extent.segments * extent.rows * self.c * precision.size();
-        let per_segment = 4 * extent.segments * self.c;
-        let (mean, inverse) = (self.mean.span(), self.inverse.span());
-        let kernel = format!("batch_norm_apply_nhwc_{suffix}");
-        let apply = device
+        let tile = Tile::new(
+            device.multiprocessors,
+            precision,
+            self.c,
+            extent,
+            FORWARD_BLOCKS,
+        )?;
+        let map = self.map(precision, extent);
+        let kernel = format!("batch_norm_apply_nhwc_{}", precision.suffix());
+        let launch = device
             .launch(&kernel, tile.grid, THREADS as u32)?
             .span(x, map)?
-            .span(y, map)?
-            .span(mean, per_segment)?
-            .span(inverse, per_segment)?
-            .span(self.weight.weight.span(), 4 * self.c)?
-            .span(self.bias.weight.span(), 4 * self.c)?
-            .value(rows)
-            .value(c)
+            .span(y, map)?;
+        let launch = self
+            .normalised_by(launch, extent)?
+            .value(extent.rows as u32)
+            .value(self.c as u32)
             .value(tile.rows_per_chunk)
             .value(activation as i32);
         // SAFETY: the arguments are those of batch_norm_apply: two maps of segments·rows·c, statistics, c weights.
-        unsafe { apply.run() }
+        unsafe { launch.run() }
     }
 
-    /// Gradients of the forward pass with the same `x`, extent and statistics, with g = dy·f′ and m = `rows`:
+    /// dβ/m = Σg/m and dγ/m = Σg·x̂/m of each segment, for [`Self::backward_apply`], with g = dy·f′ and m = `rows`; zero
+    /// where the statistics are the running ones. Where `weights`, also dβ and dγ, summed over the segments, in the f32
+    /// gradients of the parameters. `statistics` are those of the forward pass. Not needed where a convolution has left
+    /// its sums.
     ///
-    /// dβ = Σg;  dγ = Σg·x̂;  dx = γ/√(σ² + ε) · (g − dβ/m − x̂·dγ/m), without the last two terms where the statistics
-    /// are the running ones
-    ///
-    /// `x`, `dy` and `dx` are NHWC `[segments][rows][c]` of the storage type; `dx` may be `dy`. dγ and dβ go to the f32
-    /// gradients of the parameters where `weights`, summed over the segments. f′ is computed from `x` again. `partial`
-    /// has [`partial_bytes`].
+    /// `x` and `dy` are NHWC `[segments][rows][c]` of the storage type, 16-byte aligned. f′ is computed from `x` again.
+    /// `workspace` has [`needs`].
     ///
     /// # Errors
-    /// Where the network is not trained, a span is too short, or the driver refuses a launch.
-    #[allow(clippy::too_many_arguments)]
+    /// Where the network is not trained, c is no multiple of the precision's vector, a span is too short, or the driver
+    /// refuses the launch.
     pub fn backward_sums(
         &self,
         device: &Device,
@@ -376,62 +364,39 @@ impl BatchNorm {
         (x, dy): (Span, Span),
         workspace: &Workspace,
     ) -> Result<()> {
-        let partial = workspace.sums.span();
-        let (Some([mean_g, mean_gx]), Some(weight), Some(bias)) =
-            (&self.means, &self.weight.training, &self.bias.training)
-        else {
-            anyhow::bail!("this network was compiled for inference only");
-        };
-        let tile = Tile::new(device, precision, self.c, extent);
-        let (c, rows) = (self.c as u32, extent.rows as u32);
-        let (segments, suffix) = (extent.segments as u32, precision.suffix());
-        let map = extent.segments * extent.rows * self.c * precision.size();
-        let per_segment = 4 * extent.segments * self.c;
-        let (mean, inverse) = (self.mean.span(), self.inverse.span());
-        let (gamma, beta) = (self.weight.weight.span(), self.bias.weight.span());
-        let kernel = format!("batch_norm_backward_reduce_nhwc_{suffix}");
-        let reduce = device
+        self.trained()?;
+        let tile = Tile::new(
+            device.multiprocessors,
+            precision,
+            self.c,
+            extent,
+            BACKWARD_BLOCKS,
+        )?;
+        let map = self.map(precision, extent);
+        let how = how(statistics, weights);
+        let kernel = format!("batch_norm_backward_reduce_nhwc_{}", precision.suffix());
+        let launch = device
             .launch(&kernel, tile.grid, THREADS as u32)?
             .span(x, map)?
-            .span(dy, map)?
-            .span(mean, per_segment)?
-            .span(inverse, per_segment)?
-            .span(gamma, 4 * self.c)?
-            .span(beta, 4 * self.c)?
-            .span(partial, tile.partial_bytes(extent))?
-            .value(rows)
-            .value(c)
+            .span(dy, map)?;
+        let launch = self
+            .normalised_by(launch, extent)?
+            .value(workspace.sums(self, extent, tile.sums(), how)?)
             .value(tile.rows_per_chunk)
             .value(activation as i32);
-        let blocks = [self.c.div_ceil(32), 1, 1];
-        let finalize = device
-            .launch("batch_norm_backward_finalize", blocks, THREADS as u32)?
-            .span(partial, tile.partial_bytes(extent))?
-            .span(mean_g.span(), per_segment)?
-            .span(mean_gx.span(), per_segment)?;
-        let finalize = match weights {
-            true => finalize
-                .span(weight.gradient.span(), 4 * self.c)?
-                .span(bias.gradient.span(), 4 * self.c)?,
-            false => finalize.null().null(),
-        };
-        let finalize = finalize
-            .value(segments)
-            .value(tile.grid[1] as u32)
-            .value(rows)
-            .value(c)
-            .value(i32::from(statistics != Statistics::Running));
-        // SAFETY: as below.
-        unsafe {
-            reduce.run()?;
-            finalize.run()
-        }
+        // SAFETY: the arguments are those of batch_norm_backward_reduce: two maps of segments·rows·c, statistics of
+        // segments·c, c weights, and where the sums go, which are as many as the grid makes; the layer has all arrays.
+        unsafe { launch.run() }
     }
 
-    /// dx.
+    /// dx = γ/√(σ² + ε) · (g − dβ/m − x̂·dγ/m) with g = dy·f′, by what [`Self::backward_sums`] or a convolution has left.
+    /// `activation` is none where `dy` is g already.
+    ///
+    /// `x`, `dy` and `dx` are NHWC `[segments][rows][c]` of the storage type, 16-byte aligned; `dx` may be `dy`.
     ///
     /// # Errors
-    /// Where the network is not trained, a span is too short, or the driver refuses a launch.
+    /// Where the network is not trained, c is no multiple of the precision's vector, a span is too short, or the driver
+    /// refuses the launch.
     pub fn backward_apply(
         &self,
         device: &Device,
@@ -440,107 +405,113 @@ impl BatchNorm {
         x: Span,
         [dy, dx]: [Span; 2],
     ) -> Result<()> {
-        let Some([mean_g, mean_gx]) = &self.means else {
-            anyhow::bail!("this network was compiled for inference only");
-        };
-        let tile = Tile::new(device, precision, self.c, extent);
-        let (c, rows, suffix) = (self.c as u32, extent.rows as u32, precision.suffix());
-        let map = extent.segments * extent.rows * self.c * precision.size();
+        let [mean_g, mean_gx] = self.trained()?;
+        let tile = Tile::new(
+            device.multiprocessors,
+            precision,
+            self.c,
+            extent,
+            BACKWARD_BLOCKS,
+        )?;
+        let map = self.map(precision, extent);
         let per_segment = 4 * extent.segments * self.c;
-        let (mean, inverse) = (self.mean.span(), self.inverse.span());
-        let (gamma, beta) = (self.weight.weight.span(), self.bias.weight.span());
-        let kernel = format!("batch_norm_backward_apply_nhwc_{suffix}");
-        let apply = device
+        let kernel = format!("batch_norm_backward_apply_nhwc_{}", precision.suffix());
+        let launch = device
             .launch(&kernel, tile.grid, THREADS as u32)?
             .span(x, map)?
             .span(dy, map)?
-            .span(dx, map)?
-            .span(mean, per_segment)?
-            .span(inverse, per_segment)?
-            .span(gamma, 4 * self.c)?
-            .span(beta, 4 * self.c)?
+            .span(dx, map)?;
+        let launch = self
+            .normalised_by(launch, extent)?
             .span(mean_g.span(), per_segment)?
             .span(mean_gx.span(), per_segment)?
-            .value(rows)
-            .value(c)
+            .value(extent.rows as u32)
+            .value(self.c as u32)
             .value(tile.rows_per_chunk)
             .value(activation as i32);
-        // SAFETY: the arguments are those of the three kernels: maps of segments·rows·c, statistics of segments·c,
-        // c weights and gradients, a partial sum for each chunk and segment.
-        unsafe { apply.run() }
+        // SAFETY: the arguments are those of batch_norm_backward_apply: three maps of segments·rows·c, statistics of
+        // segments·c, c weights.
+        unsafe { launch.run() }
+    }
+
+    /// The next arguments: mean, inverse, weight, bias.
+    fn normalised_by<'a>(&self, launch: Launch<'a>, extent: Extent) -> Result<Launch<'a>> {
+        let per_segment = 4 * extent.segments * self.c;
+        launch
+            .span(self.mean.span(), per_segment)?
+            .span(self.inverse.span(), per_segment)?
+            .span(self.weight.weight.span(), 4 * self.c)?
+            .span(self.bias.weight.span(), 4 * self.c)
+    }
+
+    fn trained(&self) -> Result<&[Memory; 2]> {
+        let means = self.means.as_ref();
+        means.context("this network was compiled for inference only")
+    }
+
+    /// Bytes of a map.
+    fn map(&self, precision: Precision, extent: Extent) -> usize {
+        extent.segments * extent.rows * self.c * precision.size()
     }
 }
 
-/// How the kernels cut a map.
-struct Tile {
-    grid: [usize; 3],
-    rows_per_chunk: u32,
-    c: usize,
+/// What the norm of `block` needs of a [`Workspace`] on this device for a batch of at most `batch` maps, in the terms of
+/// [`Workspace::needs`].
+pub fn needs(device: &Device, precision: Precision, block: &Block, batch: usize) -> [usize; 2] {
+    let rows = block.output.h * block.output.w;
+    most_needed(
+        device.multiprocessors,
+        precision,
+        block.output.c,
+        (batch, rows),
+    )
 }
 
-impl Tile {
-    fn new(device: &Device, precision: Precision, c: usize, extent: Extent) -> Self {
-        let vector = precision.vector();
-        let lanes = c.div_ceil(vector).next_power_of_two().min(32);
-        let columns = c.div_ceil(lanes * vector);
-        let chunks = chunks(device.multiprocessors as usize, columns, lanes, extent);
-        let rows_per_chunk = extent.rows.div_ceil(chunks).max(1);
-        Self {
-            grid: [
-                columns,
-                extent.rows.div_ceil(rows_per_chunk),
-                extent.segments,
-            ],
-            rows_per_chunk: rows_per_chunk as u32,
-            c,
+/// The same for `c` channels and so many `rows` of each map.
+fn most_needed(
+    multiprocessors: u32,
+    precision: Precision,
+    c: usize,
+    (batch, rows): (usize, usize),
+) -> [usize; 2] {
+    let (tiles, _) = columns(precision, c);
+    let mut most = [0; 2];
+    for segments in 1..=SEGMENTS {
+        let extent = Extent {
+            segments,
+            rows: (batch / segments) * rows,
+        };
+        // A wave of the forward kernels is the larger one.
+        let chunks = most_chunks(multiprocessors, precision, c, extent, FORWARD_BLOCKS);
+        let needs = Workspace::needs(segments, chunks, c, tiles);
+        most = [most[0].max(needs[0]), most[1].max(needs[1])];
+    }
+    most
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smaller_batches_need_no_more() {
+        for (multiprocessors, c, rows) in [(8, 8, 1), (7, 24, 9), (132, 512, 16), (1, 64, 1024)] {
+            let most = most_needed(multiprocessors, Precision::Bf16, c, (40, rows));
+            for (n, segments) in (1..=40).flat_map(|n| [(n, 1), (n, 2)]) {
+                let rows = n / segments * rows;
+                let extent = Extent { segments, rows };
+                for blocks in [FORWARD_BLOCKS, BACKWARD_BLOCKS] {
+                    let (chunks, tiles) =
+                        Tile::new(multiprocessors, Precision::Bf16, c, extent, blocks)
+                            .unwrap()
+                            .sums();
+                    let needs = Workspace::needs(segments, chunks, c, tiles);
+                    assert!(needs[0] <= most[0] && needs[1] <= most[1], "{extent:?}");
+                    let groups = chunks.div_ceil(group(chunks));
+                    assert!(needs[0] >= 16 * segments * (chunks + groups) * c);
+                    assert!(needs[1] >= 4 * tiles * (segments * groups + 1));
+                }
+            }
         }
     }
-
-    fn partial_bytes(&self, extent: Extent) -> usize {
-        4 * extent.segments * self.grid[1] * 2 * self.c
-    }
-}
-
-/// Enough chunks of rows for four blocks a multiprocessor, but at least eight rows for each of a block's threads.
-fn chunks(multiprocessors: usize, columns: usize, lanes: usize, extent: Extent) -> usize {
-    let wanted = (4 * multiprocessors).div_ceil(columns * extent.segments);
-    let rows_at_once = THREADS / lanes;
-    let most = extent.rows.div_ceil(8 * rows_at_once);
-    wanted.clamp(1, most.max(1))
-}
-
-/// Bytes of partial sums, f32 `[segments][chunks][2][c]`, that the norm of `block` needs on this device for a batch of
-/// at most `batch` maps.
-pub fn partial_bytes(device: &Device, precision: Precision, block: &Block, batch: usize) -> usize {
-    let extents = (1..=SEGMENTS).map(|segments| Extent {
-        segments,
-        rows: (batch / segments) * block.output.h * block.output.w,
-    });
-    let sizes = extents
-        .map(|extent| Tile::new(device, precision, block.output.c, extent).partial_bytes(extent));
-    sizes.max().unwrap_or(0)
-}
-
-/// `Sums::how` of a forward pass; `None` where it takes no sums.
-pub fn how_forward(statistics: Statistics) -> Option<u32> {
-    match statistics {
-        Statistics::Batch => Some(RUNNING),
-        Statistics::BatchOnly => Some(0),
-        Statistics::Running => None,
-    }
-}
-
-/// `Sums::how` of a backward pass with these statistics, and with gradients of weight and bias where `weights`.
-pub fn how_backward(statistics: Statistics, weights: bool) -> u32 {
-    let by_batch = if statistics == Statistics::Running {
-        0
-    } else {
-        BY_BATCH
-    };
-    by_batch | if weights { WEIGHTS } else { 0 }
-}
-
-/// interim
-pub fn needs(device: &Device, precision: Precision, block: &Block, batch: usize) -> [usize; 2] {
-    [partial_bytes(device, precision, block, batch) * 2, 4]
 }

@@ -30,7 +30,8 @@ pub fn fprop(
     let kernel = format!("conv2d_fprop_nhwc_{}_{name}", precision.suffix());
     let size = precision.size();
     let launch = device
-        .launch(&kernel, cut.grid(), 128)?
+        .launch(&kernel, cut.grid(), cut.tile.threads())?
+        .shared(cut.tile.dynamic_shared())?
         .span(large, size * shape.large_len())?
         .span(weight, size * shape.weights())?
         .span(small, size * shape.small_len())?

@@ -33,7 +33,8 @@ pub fn fprop(
     let kernel = format!("conv_transpose2d_fprop_nhwc_{suffix}_{name}");
     let size = precision.size();
     let launch = device
-        .launch(&kernel, cut.grid(), 128)?
+        .launch(&kernel, cut.grid(), cut.tile.threads())?
+        .shared(cut.tile.dynamic_shared())?
         .span(small, size * shape.small_len())?
         .span(weight, size * shape.weights())?
         .span(large, size * shape.large_len())?

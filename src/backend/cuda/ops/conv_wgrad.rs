@@ -30,7 +30,8 @@ pub fn wgrad(
     let kernel = format!("conv_wgrad_nhwc_{}_{name}", precision.suffix());
     let size = precision.size();
     let launch = device
-        .launch(&kernel, cut.grid(), 128)?
+        .launch(&kernel, cut.grid(), cut.tile.threads())?
+        .shared(cut.tile.dynamic_shared())?
         .span(small, size * shape.small_len())?
         .span(large, size * shape.large_len())?
         .span(dw, 4 * shape.weights())?

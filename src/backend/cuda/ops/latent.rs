@@ -3,46 +3,83 @@
 use anyhow::{Result, ensure};
 
 use crate::backend::Precision;
-use crate::backend::cuda::driver::{Device, Span};
+use crate::backend::cuda::driver::{Device, Launch, Span};
 use crate::random::Purpose;
 
 const THREADS: usize = 256;
 
-/// `z[row][channel]` = standard normal number 4·⌈rows·channels/4⌉·`part` + row·channels + channel of the stream of
-/// `(seed, purpose, *iteration)`:
-/// Philox4x32-10 (Salmon et al. 2011), then Box–Muller, the same numbers as [`crate::random::Stream`] draws.
+/// Noise to draw:
 ///
-/// `z` is `rows`·`stored` elements of the storage type (NHWC with h = w = 1), rounded once from f32; those of a row behind
-/// `channels` become zero. `iteration` is a
-/// u64.
+/// `z[row][channel]` = standard normal number 4·⌈rows·channels/4⌉·part + row·channels + channel of the stream of
+/// (seed, purpose, iteration): Philox4x32-10 (Salmon et al. 2011), then Box–Muller, the same numbers as
+/// [`crate::random::Stream`] draws.
+#[derive(Clone, Copy, Debug)]
+pub struct Noise {
+    /// Seed, purpose and part.
+    pub stream: (u64, Purpose, usize),
+    /// Where it goes: `rows`·`stored` elements of the storage type (NHWC with h = w = 1), rounded once from f32; those of
+    /// a row behind `channels` become zero.
+    pub z: Span,
+    /// Rows, channels, and channels as stored.
+    pub extent: [usize; 3],
+}
+
+impl Noise {
+    /// Numbers to draw.
+    fn count(&self) -> usize {
+        self.extent[0] * self.extent[1]
+    }
+
+    /// Blocks of 256 threads that draw it.
+    pub(super) fn blocks(&self) -> usize {
+        self.count().div_ceil(4 * THREADS)
+    }
+
+    /// The number of the first Philox block.
+    fn first(&self) -> Result<u32> {
+        let (count, part) = (self.count(), self.stream.2);
+        let first = part * count.div_ceil(4);
+        ensure!(
+            u32::try_from(4 * first + count).is_ok(),
+            "{count} latent numbers, in part {part}"
+        );
+        Ok(first as u32)
+    }
+
+    /// The arguments of `launch` from z to the purpose.
+    fn arguments<'a>(&self, launch: Launch<'a>, precision: Precision) -> Result<Launch<'a>> {
+        let ([rows, channels, stored], (seed, purpose, _)) = (self.extent, self.stream);
+        Ok(launch
+            .span(self.z, rows * stored * precision.size())?
+            .value(rows as u32)
+            .value(channels as u32)
+            .value(stored as u32)
+            .value(seed)
+            .value(purpose as u32))
+    }
+
+    /// The last arguments of a launch of cuda/batch.cu.
+    pub(super) fn beside<'a>(
+        &self,
+        launch: Launch<'a>,
+        precision: Precision,
+    ) -> Result<Launch<'a>> {
+        let launch = launch.value(self.blocks() as u32);
+        Ok(self.arguments(launch, precision)?.value(self.first()?))
+    }
+}
+
+/// Draws `noise` of the iteration with the number `iteration`, a u64 on the device.
 ///
 /// # Errors
 /// Where there are 2³² numbers or more, a span is too short, or the driver refuses the launch.
-pub fn draw(
-    device: &Device,
-    precision: Precision,
-    (seed, purpose, part): (u64, Purpose, usize),
-    iteration: Span,
-    z: Span,
-    [rows, channels, stored]: [usize; 3],
-) -> Result<()> {
-    let count = rows * channels;
-    let first = part * count.div_ceil(4);
-    ensure!(
-        u32::try_from(4 * first + count).is_ok(),
-        "{count} latent numbers, in part {part}"
-    );
+pub fn draw(device: &Device, precision: Precision, noise: &Noise, iteration: Span) -> Result<()> {
     let kernel = format!("latent_nhwc_{}", precision.suffix());
-    let launch = device
-        .launch(&kernel, [count.div_ceil(4 * THREADS), 1, 1], THREADS as u32)?
-        .span(z, rows * stored * precision.size())?
-        .value(rows as u32)
-        .value(channels as u32)
-        .value(stored as u32)
-        .value(seed)
-        .value(purpose as u32)
+    let launch = device.launch(&kernel, [noise.blocks(), 1, 1], THREADS as u32)?;
+    let launch = noise
+        .arguments(launch, precision)?
         .span(iteration, 8)?
-        .value(first as u32);
+        .value(noise.first()?);
     // SAFETY: the arguments are those of cuda/latent.cu, which writes rows·stored elements and reads one u64.
     unsafe { launch.run() }
 }

@@ -1,10 +1,11 @@
-//! One file an operation, named as the file in `cuda/` whose kernels it launches.
+//! One file an operation, named as the file in `cuda/` whose kernels it launches; `batch_norm_grid` is a part of `batch_norm`.
 
 pub mod activation;
 pub mod adam;
 pub mod balance;
 pub mod batch;
 pub mod batch_norm;
+mod batch_norm_grid;
 pub mod bce_loss;
 pub mod cast;
 pub mod conv2d;
