@@ -34,7 +34,9 @@ L2_TB, L2_KEEPS = 4.0, 0.7
 L2_LATENCY, HBM_LATENCY = 400, 600
 # Cycles of a multiprocessor for a stage (k = 32) of a 128x64 tile: the largest of 48 ldmatrix and the stores to shared
 # memory (288), 12,288 bytes out of L2 at 30 bytes a clock (410), and issue (223, 310, 342 instructions a warp, counted
-# in sm_90a SASS), with a tenth to a quarter on top.
+# in sm_90a SASS), with a tenth to a quarter on top. Other tiles take of it what their operands' bytes are to those of
+# this one: a 128x128 tile's loops are 231, 339, 230 instructions for each of 8 warps, 462, 678, 460 cycles of issue,
+# where this gives it 600, 667, 693.
 STAGE = {"gather": 450, "scatter": 500, "wgrad": 520}
 # mma.sync reaches this much of the peak on Hopper, whose peak is wgmma's; elsewhere nearly all. Published.
 MMA_OF_PEAK = {4096: 0.62}
@@ -298,19 +300,21 @@ class Model:
         flop = 2 * 16 * shape.pixels * shape.k * shape.c
         size = n.size * (shape.small + shape.large + (0 if kind == "wgrad" else shape.weights))
         if kind == "wgrad":
-            size += 4 * shape.weights * (1 if splits == 1 or self.reduces else 2 * splits + 1)
-            if splits > 1 and self.reduces:
-                size += 4 * shape.weights * (splits - 1)
-        elif splits > 1:
-            size += 2 * 4 * splits * (shape.large if kind == "scatter" else shape.small)
-        another = self.epilogue_map(n) * n.size * (shape.large if kind == "scatter" else shape.small)
+            size += 4 * shape.weights
+        if splits > 1 and self.reduces:
+            size += 4 * shape.weights * (splits - 1)
+        another = 0
+        if splits > 1 and not self.reduces:
+            # Every block leaves its whole tile in f32, which is read once.
+            another = 2 * 4 * n.blocks * tile_m * tile_n
+        another += self.epilogue_map(n) * n.size * (shape.large if kind == "scatter" else shape.small)
         size += another
         what = f"{kind} {shape}" + (f" / {splits}" if splits > 1 else "")
         if n.name.endswith("_any"):
             us, bound = self.element_loop(n, kind, shape, steps)
         else:
             us, bound = self.vector_loop(n, kind, steps, tile_m, tile_n)
-        # The loop reads its maps at L2's pace at best; what an epilogue reads comes on top.
+        # The loop reads its maps at L2's pace at best; what is read and left behind it comes on top.
         traffic = self.traffic(size)
         if traffic > us:
             us, bound = traffic, "memory"
@@ -435,13 +439,16 @@ class Model:
         return self.row(n, "", NODE_US + LOSS_US, "latency", "rest", 0)
 
     def logits(self, n: Node) -> Row:
-        """A dot product a logit, or its gradient: the map of 16·c elements an image, read or written."""
-        shape = shape_of(n)
-        elements = shape.large if shape else 0
-        size = n.size * elements * (1 if n.base == "logits_loss" else 2)
-        us = max(SMALL_US, self.traffic(size))
-        flop = 2 * elements * (1 if n.base == "logits_loss" else 2)
-        return self.row(n, str(shape or ""), NODE_US + us, "memory, latency", "collapse", size, flop)
+        """A dot product of 16·c a logit, or its gradients: reads the last map; the second writes its gradient."""
+        # activation, c, images of a segment, …
+        _, c, images = n.numbers[:3]
+        backward = n.base == "logits_backward"
+        images *= n.grid[2] if backward else n.numbers[4]
+        elements = images * 16 * c
+        size = n.size * (elements * (2 if backward else 1) + 16 * c) + (4 * 16 * c if backward else 0)
+        us = NODE_US + max(SMALL_US, self.traffic(size)) + self.cycles(LAST_BLOCK)
+        flop = 2 * elements * (2 if backward else 1)
+        return self.row(n, f"{images} images x {16 * c}", us, "memory, latency", "collapse", size, flop)
 
     def advance(self, n: Node) -> Row:
         return self.row(n, "", NODE_US, "latency", "rest", 0)
