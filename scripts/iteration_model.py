@@ -10,7 +10,7 @@ import math
 import re
 import struct
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 # ---- Constants, each with its source ---------------------------------------------------------------------------------
@@ -97,6 +97,8 @@ class Node:
     threads: int = 0
     arguments: list[str] = field(default_factory=list)
     bytes: int = 0
+    # Dynamic.
+    shared: int = 0
 
     @property
     def blocks(self) -> int:
@@ -146,7 +148,8 @@ def node(fields: list[str]) -> Node:
     if kind != "kernel":
         return Node(kind, name, bytes=int(rest[0]) if rest else 0)
     grid = tuple(int(n) for n in rest[0].split(","))
-    return Node(kind, name, grid, int(rest[1]), rest[2:])
+    threads, _, shared = rest[1].partition("+")
+    return Node(kind, name, grid, int(threads), rest[2:], shared=int(shared or 0))
 
 
 def compact(nodes: list[Node], tried: list[Node], resources: dict) -> str:
@@ -156,7 +159,8 @@ def compact(nodes: list[Node], tried: list[Node], resources: dict) -> str:
         if n.kind != "kernel":
             return f"{word} {n.kind} {n.name} {n.bytes}"
         arguments = [("p0" if a == "p0" else "p") if a[0] == "p" else a for a in n.arguments]
-        return " ".join([word, n.kind, n.name, ",".join(map(str, n.grid)), str(n.threads), *arguments])
+        threads = f"{n.threads}+{n.shared}" if n.shared else str(n.threads)
+        return " ".join([word, n.kind, n.name, ",".join(map(str, n.grid)), threads, *arguments])
 
     ours = [n for n in tried if n.base.startswith("conv")]
     # The order of what was tried says nothing.
@@ -261,7 +265,7 @@ class Model:
         registers, shared = self.resources[n.name]
         warps = ceil(n.threads, 32)
         by_registers = 65536 // (ceil(registers * 32, 256) * 256) // warps
-        by_shared = self.gpu["shared"] * 1024 // (shared + 1024)
+        by_shared = self.gpu["shared"] * 1024 // (shared + n.shared + 1024)
         return max(1, min(by_registers, by_shared, self.gpu["threads"] // n.threads, 32))
 
     def row(self, n: Node, what: str, us: float, bound: str, group: str, size: float, flop: float = 0.0) -> Row:
@@ -517,7 +521,7 @@ class Model:
             arguments[numbers[0][-2]] = other.arguments[numbers[1][-2]]
         elif pass_of(n) == "wgrad":
             arguments[-1] = other.arguments[-1]
-        rows = [self.convolution(Node("kernel", other.name, other.grid, other.threads, arguments))]
+        rows = [self.convolution(replace(other, arguments=arguments))]
         if pass_of(n) == "wgrad" and self.reduces and other.grid[2] > 1:
             weights = shape_of(n).weights
             values = [value.to_bytes(4, "little").hex() for value in (weights, other.grid[2])]

@@ -276,7 +276,7 @@ fn this_build_has_a_rule_for_every_launch() {
     // A pointer of an argument with the bytes behind it, and a number's bytes.
     let batch = ran
         .lines()
-        .find(|line| line.contains(" batch_nhwc_bf16 "))
+        .find(|line| line.contains(" kernel batch_nhwc_bf16 "))
         .unwrap();
     let arguments: Vec<&str> = batch.split(' ').skip(5).collect();
     assert!(

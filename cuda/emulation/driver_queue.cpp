@@ -107,7 +107,10 @@ void write_trace(const Stream& stream, const Item& item) {
     if (item.launch) {
         const Launch& l = *item.launch;
         std::fprintf(trace, " %u,%u,%u %u", l.grid.x, l.grid.y, l.grid.z, l.block.x * l.block.y * l.block.z);
-        if (!options().run) write_arguments(*item.launch);
+        if (!options().run) {
+            if (l.shared) std::fprintf(trace, "+%zu", l.shared);
+            write_arguments(*item.launch);
+        }
     } else if (!options().run && item.nodes) {
         std::fprintf(trace, " %zu", item.nodes->size());
     } else if (!options().run && item.bytes) {
