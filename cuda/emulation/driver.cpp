@@ -50,6 +50,8 @@ Options read_options() {
     read("EMULATED_DEVICES", o.devices);
     read("EMULATED_INIT_ERROR", o.init_error);
     read("EMULATED_STRICT", o.strict);
+    read("EMULATED_RUN", o.run);
+    read("EMULATED_MULTIPROCESSORS", o.multiprocessors);
     if (o.devices > MOST_DEVICES) stop("EMULATED_DEVICES: at most %d", MOST_DEVICES);
     if (const char* text = get("EMULATED_NAME")) o.name = text;
     if (const char* text = get("EMULATED_TRACE")) o.trace = text;
@@ -234,6 +236,7 @@ Item copy_item(const char* name, char* to, const char* from, size_t bytes) {
     Item item;
     item.kind = Item::COPY;
     item.name = name;
+    item.bytes = bytes;
     const bool ours[2] = {allocation_of(to, bytes) != nullptr, allocation_of(from, bytes) != nullptr};
     item.action = [=] {
         if ((ours[0] && !allocation_of(to, bytes)) || (ours[1] && !allocation_of(from, bytes))) {
@@ -325,6 +328,7 @@ Code set(const char* name, const void* handle, uint64_t at, T value, size_t coun
     Item item;
     item.kind = Item::SET;
     item.name = name;
+    item.bytes = count * sizeof(T);
     item.action = [=] {
         if (!allocation_of(target, count * sizeof(T))) {
             say("%s: memory was freed before it ran", name);
@@ -587,7 +591,7 @@ int attribute_of(int attribute) {
         case 13: return 1'980'000;                           // clock, kHz
         case 14: return 512;                                 // texture alignment
         case 15: case 19: case 31: case 41: return 1;        // overlap, mapped memory, concurrency, one address space
-        case 16: return 8;                                   // multiprocessors
+        case 16: return options().multiprocessors;
         case 33: return 1;                                   // PCI bus
         case 36: return 2'619'000;                           // memory clock, kHz
         case 37: return 5120;                                // memory bus, bits

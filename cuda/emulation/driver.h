@@ -82,6 +82,9 @@ struct Options {
     size_t swapped[2] = {0, 0};
     std::string trace;
     bool strict = false;
+    // Whether kernels and memsets run. Where not, memory costs nothing until it is touched, and the trace has arguments.
+    bool run = true;
+    int multiprocessors = 8;
 };
 const Options& options();
 
@@ -153,6 +156,8 @@ struct Item {
     std::function<Code()> action;
     std::shared_ptr<Recording> recording;
     std::shared_ptr<const std::vector<Node>> nodes;
+    // What a copy or a memset writes.
+    size_t bytes = 0;
     // Pinned memory that it uses.
     const void* host = nullptr;
     size_t host_bytes = 0;

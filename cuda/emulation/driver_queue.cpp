@@ -76,6 +76,30 @@ bool tracing() {
     return true;
 }
 
+// Each argument: a pointer as the number of its allocation, the offset in it and the allocation's bytes, `p3+256/4096`
+// (`p0` is null); anything else as its bytes in hexadecimal, as they lie in memory.
+void write_arguments(Launch& launch) {
+    for (size_t i = 0; i < launch.kernel->arguments; ++i) {
+        const char* value = launch.argument(i);
+        if (!launch.kernel->argument_pointers[i]) {
+            std::fputc(' ', trace);
+            for (size_t j = 0; j < launch.kernel->argument_sizes[i]; ++j) {
+                std::fprintf(trace, "%02x", static_cast<unsigned char>(value[j]));
+            }
+            continue;
+        }
+        const char* pointer = nullptr;
+        std::memcpy(&pointer, value, sizeof pointer);
+        const Allocation* a = pointer ? allocation_of(pointer, 1) : nullptr;
+        if (a) {
+            std::fprintf(trace, " p%llu+%zu/%zu", static_cast<unsigned long long>(a->number),
+                         static_cast<size_t>(pointer - a->start), a->bytes);
+        } else {
+            std::fputs(" p0", trace);
+        }
+    }
+}
+
 void write_trace(const Stream& stream, const Item& item) {
     if (!tracing()) return;
     static const char* const kinds[] = {"kernel", "copy", "set", "call", "record", "wait", "graph"};
@@ -83,12 +107,21 @@ void write_trace(const Stream& stream, const Item& item) {
     if (item.launch) {
         const Launch& l = *item.launch;
         std::fprintf(trace, " %u,%u,%u %u", l.grid.x, l.grid.y, l.grid.z, l.block.x * l.block.y * l.block.z);
+        if (!options().run) {
+            if (l.shared) std::fprintf(trace, "+%zu", l.shared);
+            write_arguments(*item.launch);
+        }
+    } else if (!options().run && item.nodes) {
+        std::fprintf(trace, " %zu", item.nodes->size());
+    } else if (!options().run && item.bytes) {
+        std::fprintf(trace, " %zu", item.bytes);
     }
     std::fputc('\n', trace);
     std::fflush(trace);
 }
 
 Code run_kernel(Launch& launch) {
+    if (!options().run) return SUCCESS;
     std::vector<void*> arguments(launch.offsets.size());
     for (size_t i = 0; i < arguments.size(); ++i) arguments[i] = launch.argument(i);
     if (emulate_launch(launch.kernel->name, launch.grid, launch.block, launch.shared, arguments.data(),
@@ -108,10 +141,10 @@ Code run_item(const Stream& stream, const Item& item) {
     Code code = SUCCESS;
     if (item.launch) {
         code = run_kernel(*item.launch);
-    } else if (item.action) {
+    } else if (item.action && (options().run || item.kind != Item::SET)) {
         code = item.action();
     }
-    if (item.kind == Item::KERNEL || item.kind == Item::CALL) check_guards();
+    if (options().run && (item.kind == Item::KERNEL || item.kind == Item::CALL)) check_guards();
     current = nullptr;
     return code;
 }
