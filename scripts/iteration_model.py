@@ -132,7 +132,7 @@ def parse(text: str) -> tuple[list[Node], list[Node], dict]:
     lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     resources = {f[1]: (int(f[2]), int(f[3])) for f in lines if f[0] == "ptxas"}
     # A compact trace has words where a whole one has the number of the stream.
-    tried = [node(f[1:]) for f in lines if f[0] == "tried" or f[1] == "kernel"]
+    tried = [node(f[1:]) for f in lines if f[0] == "tried" or (f[0] != "node" and f[1] == "kernel")]
     nodes = [node(f[1:]) for f in lines if f[0] == "node"]
     graphs = [i for i, f in enumerate(lines) if f[1] == "graph"]
     if graphs and not nodes:

@@ -688,6 +688,18 @@ impl Undisturbed {
         }
     }
 
+    /// The kernels that the same run launches.
+    fn launched(&self) -> BTreeSet<String> {
+        let trace = self.folder.path().join("trace");
+        let environment = [("EMULATED_TRACE", trace.to_str().unwrap())];
+        assert!(!self.shows(&environment));
+        let text = fs::read_to_string(trace).unwrap();
+        let kernels = text.lines().filter_map(|line| line.split_once(" kernel "));
+        kernels
+            .filter_map(|(_, rest)| Some(rest.split(' ').next()?.to_string()))
+            .collect()
+    }
+
     /// Whether the same run in this environment fails, records nothing, or ends in other tensors.
     fn shows(&self, environment: &[(&str, &str)]) -> bool {
         let kernels = self.folder.path().join("first");

@@ -379,6 +379,20 @@ pub fn check_all(operation: &str, mut check: impl FnMut(&ConvShape, Type, &mut A
     );
 }
 
+/// Has `check` hold every kernel of an operation to the reference with every activation, on cases that are soon done.
+pub fn check_activations(mut check: impl FnMut(&ConvShape, Type, &mut Account)) {
+    let mut account = Account::default();
+    for t in TYPES {
+        for _ in Activation::ALL {
+            for case in [collapsing(3, (1, 1), 8, 16), halving(2, (2, 2), 3, 8)] {
+                check(&case.stored(t.vector()), t, &mut account);
+            }
+        }
+    }
+    assert!(!account.0.is_empty());
+    account.check_activations();
+}
+
 #[test]
 fn every_convolution_belongs_to_an_operation() {
     for kernel in kernel_names() {

@@ -3,7 +3,7 @@
 use dcgan_cuda::backend::cpu::conv2d::{TAPS, gather};
 use dcgan_cuda::backend::cuda::conv::shape::{ConvShape, Pass};
 
-use crate::conv::{Account, Mapped, Tensors, check_all, geometry, transposed};
+use crate::conv::{Account, Mapped, Tensors, check_activations, check_all, geometry, transposed};
 use crate::emulation::{Memory, Type};
 
 fn check(case: &ConvShape, t: Type, account: &mut Account) {
@@ -27,4 +27,9 @@ fn check(case: &ConvShape, t: Type, account: &mut Account) {
 #[test]
 fn agrees_with_the_reference() {
     check_all("conv2d", check);
+}
+
+#[test]
+fn applies_every_activation() {
+    check_activations(check);
 }

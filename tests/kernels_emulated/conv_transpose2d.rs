@@ -4,7 +4,7 @@ use dcgan_cuda::backend::cpu::conv_transpose2d::scatter;
 use dcgan_cuda::backend::cpu::conv2d::TAPS;
 use dcgan_cuda::backend::cuda::conv::shape::{ConvShape, Pass};
 
-use crate::conv::{Account, Mapped, Tensors, check_all, geometry, transposed};
+use crate::conv::{Account, Mapped, Tensors, check_activations, check_all, geometry, transposed};
 use crate::emulation::{Memory, Type};
 
 fn check(case: &ConvShape, t: Type, account: &mut Account) {
@@ -32,4 +32,9 @@ fn check(case: &ConvShape, t: Type, account: &mut Account) {
 #[test]
 fn agrees_with_the_reference() {
     check_all("conv_transpose2d", check);
+}
+
+#[test]
+fn applies_every_activation() {
+    check_activations(check);
 }
