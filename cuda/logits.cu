@@ -244,25 +244,25 @@ __device__ __forceinline__ void logits_backward(const T* dl, const T* w, const T
 
 }  // namespace
 
-#define LOGITS(T)                                                                                                  \
-    KERNEL(logits_loss_nhwc_##T, THREADS,                                                                          \
-           (const T* x, const BatchNormArrays* arrays, int activation, const T* w, T* logits, uint32_t c,          \
-            uint32_t n, uint32_t stored, uint32_t segments, uint32_t* arrived, float target0, float target1,       \
-            const float* loss_scale, T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots,        \
-            uint32_t first)) {                                                                                     \
-        const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first};                \
-        logits_loss(x, arrays, activation, w, logits, c, segments, arrived, of, target0, target1);                 \
-    }                                                                                                              \
-    KERNEL(logits_backward_nhwc_##T, THREADS,                                                                      \
-           (const T* dl, const T* w, const T* x, T* g, int activation, uint32_t c, uint32_t n, uint32_t images,    \
-            uint32_t stored, Sums sums, float* dw, float* partial, uint32_t* arrived, uint32_t group,              \
-            uint32_t* not_finite)) {                                                                               \
-        const WeightGradient weights{dw, partial, arrived, group, not_finite};                                     \
-        if (sums.arrays != nullptr) {                                                                              \
-            logits_backward<T, true>(dl, w, x, g, activation, c, n, images, stored, sums, weights);                \
-        } else {                                                                                                   \
-            logits_backward<T, false>(dl, w, x, g, activation, c, n, images, stored, sums, weights);               \
-        }                                                                                                          \
+#define LOGITS(T)                                                                                                \
+    KERNEL_OCCUPANCY(logits_loss_nhwc_##T, THREADS, 2,                                                           \
+           (const T* x, const BatchNormArrays* arrays, int activation, const T* w, T* logits, uint32_t c,        \
+            uint32_t n, uint32_t stored, uint32_t segments, uint32_t* arrived, float target0, float target1,     \
+            const float* loss_scale, T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots,      \
+            uint32_t first)) {                                                                                   \
+        const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first};              \
+        logits_loss(x, arrays, activation, w, logits, c, segments, arrived, of, target0, target1);               \
+    }                                                                                                            \
+    KERNEL(logits_backward_nhwc_##T, THREADS,                                                                    \
+           (const T* dl, const T* w, const T* x, T* g, int activation, uint32_t c, uint32_t n, uint32_t images,  \
+            uint32_t stored, Sums sums, float* dw, float* partial, uint32_t* arrived, uint32_t group,            \
+            uint32_t* not_finite)) {                                                                             \
+        const WeightGradient weights{dw, partial, arrived, group, not_finite};                                   \
+        if (sums.arrays != nullptr) {                                                                            \
+            logits_backward<T, true>(dl, w, x, g, activation, c, n, images, stored, sums, weights);              \
+        } else {                                                                                                 \
+            logits_backward<T, false>(dl, w, x, g, activation, c, n, images, stored, sums, weights);             \
+        }                                                                                                        \
     }
 LOGITS(f32)
 LOGITS(f16)

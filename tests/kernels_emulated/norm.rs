@@ -130,9 +130,9 @@ impl Norm {
                 product[i] * derivative(f, y)
             })
             .collect();
-        assert_close(what, &got, &want, t.tolerance());
-        let mean_g = self.means(&got, |_, g| g);
-        let mean_gx = self.means(&got, |i, g| g * normal[i]);
+        assert_close(what, got, &want, t.tolerance());
+        let mean_g = self.means(got, |_, g| g);
+        let mean_gx = self.means(got, |i, g| g * normal[i]);
         let of = |means: &[f64]| -> Vec<f64> {
             let sum = |i| (0..segments).map(|s| means[s * c + i]).sum::<f64>();
             (0..c).map(|i| sum(i) * rows as f64).collect()
