@@ -52,8 +52,8 @@ pub(super) fn logits_block(architecture: &Architecture) -> Option<&Block> {
     (four && plain && architecture.blocks.len() > 1).then_some(last)
 }
 
-/// How the backward pass of logits cuts batches of at most `batch` maps, for each number of inputs; none where there are
-/// no logits.
+/// How the backward pass of logits cuts batches of at most `batch` maps, or what needs as much, for each number of inputs;
+/// none where there are no logits.
 pub(super) fn logits_cuts(
     architecture: &Architecture,
     precision: Precision,
@@ -64,7 +64,7 @@ pub(super) fn logits_cuts(
     };
     let cut = |segments: usize| {
         let shape = logits_shape(block, precision, segments, (batch / segments).max(1));
-        logits::Cut::new(precision, &shape)
+        logits::Cut::most(precision, &shape)
     };
     (1..=SEGMENTS).map(cut).collect()
 }

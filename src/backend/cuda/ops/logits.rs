@@ -84,8 +84,18 @@ impl Cut {
         Self::of_images(tiles, shape.n.div_ceil(wanted), shape)
     }
 
+    /// A cut that needs as much as those of `shape` and of fewer images.
+    pub fn most(precision: Precision, shape: &Shape) -> Self {
+        let tiles = shape.c.div_ceil(THREADS / PIXELS * precision.vector());
+        let chunks = BLOCKS.div_ceil(tiles * shape.segments).min(shape.n);
+        Self::of_chunks(tiles, 1, chunks.max(1), shape)
+    }
+
     fn of_images(tiles: usize, images: usize, shape: &Shape) -> Self {
-        let chunks = shape.n.div_ceil(images);
+        Self::of_chunks(tiles, images, shape.n.div_ceil(images), shape)
+    }
+
+    fn of_chunks(tiles: usize, images: usize, chunks: usize, shape: &Shape) -> Self {
         let all = chunks * shape.segments;
         Self {
             tiles,
@@ -99,7 +109,8 @@ impl Cut {
 
     /// Bytes of partial sums and of counters for a gradient of the weights ([`WeightGradient`]).
     pub fn needs(&self) -> [usize; 2] {
-        let groups = self.all.div_ceil(self.group);
+        // s² + r chunks, r ≤ 2s, are at most s + 2 groups of s; of fewer there can be more groups.
+        let groups = self.group + 2;
         [
             4 * (self.all + groups) * PIXELS * self.c,
             4 * self.tiles * (groups + 1),
@@ -282,4 +293,32 @@ pub fn backward(
     // SAFETY: the arguments are those of logits_backward in cuda/logits.cu: maps of 16·c an image, a gradient for each
     // of segments·n logits, sums of this cut.
     unsafe { launch.run() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_images_never_need_more() {
+        for segments in 1..=2 {
+            for c in [8, 64, 512, 2048] {
+                let shape = |n| Shape {
+                    segments,
+                    n,
+                    c,
+                    stored: 8,
+                };
+                for most in [1, 2, 65, 128, 256, 1000] {
+                    let cut = Cut::most(Precision::Bf16, &shape(most));
+                    for n in 1..=most {
+                        let smaller = Cut::new(Precision::Bf16, &shape(n));
+                        let [a, b] = [cut.needs(), smaller.needs()];
+                        assert!(a[0] >= b[0] && a[1] >= b[1] && cut.chunks >= smaller.chunks);
+                        assert!(smaller.all.div_ceil(smaller.group) <= smaller.group + 2);
+                    }
+                }
+            }
+        }
+    }
 }
