@@ -14,7 +14,9 @@ use crate::backend::cuda::conv::shape::Tile;
 use crate::backend::cuda::conv::{ConvKernel, cublas, cudnn};
 use crate::backend::cuda::driver::kernels::{self, KERNELS};
 use crate::backend::cuda::driver::{Device, Memory, library};
+use crate::backend::cuda::ops::adam::{self, Tensors};
 use crate::backend::cuda::ops::{activation, cast};
+use crate::backend::cuda::parameter::Parameter;
 use crate::backend::cuda::{Cuda, Options};
 use crate::backend::extractor::Pixels;
 use crate::backend::{
@@ -102,6 +104,7 @@ pub fn self_test(ordinal: usize) -> Result<String> {
     )?;
     cuda.note_launches();
     extraction(&cuda).context("a network that is only run forward")?;
+    gradients_are_looked_at(cuda.device())?;
     launched.extend(cuda.noted_launches());
     let missing: Vec<&str> = names().filter(|name| !launched.contains(*name)).collect();
     ensure!(
@@ -162,10 +165,11 @@ fn names() -> impl Iterator<Item = &'static str> {
     names.into_iter()
 }
 
-/// What an iteration left: losses, gradients, and images of the generator's average.
+/// What an iteration left: losses, gradients, and images of the generator's average; and noise by itself.
 struct Left {
     losses: [f32; 3],
     gradients: [StateDict; 2],
+    noise: Vec<f32>,
     images: Vec<f32>,
 }
 
@@ -221,10 +225,12 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
     // Noise on its own, which an iteration draws with its batch.
     let mut z = backend.buffer(batch, generator.input())?;
     backend.draw_latent((1, Purpose::Sample, 0), &gan.progress, &mut z)?;
-    sampler.forward(&[&z], Statistics::Running)?;
+    let noise = backend.read(&z, batch)?;
+    sampler.forward(&[&gan.z], Statistics::Running)?;
     Ok(Left {
         losses: metrics.iteration_losses(),
         gradients,
+        noise,
         images: backend.read(sampler.output(), batch)?,
     })
 }
@@ -252,6 +258,11 @@ fn iteration(cuda: &Cuda, precision: Precision, width: usize) -> Result<()> {
     ensure!(
         median <= gradient_bound,
         "gradients differ by {median:.1e}, relative"
+    );
+    let error = relative_error(&got.noise, &want.noise);
+    ensure!(
+        error <= gradient_bound,
+        "noise differs by {error:.1e}, relative"
     );
     let error = relative_error(&got.images, &want.images);
     ensure!(
@@ -305,6 +316,29 @@ fn elementwise(device: &Rc<Device>, precision: Precision) -> Result<()> {
         ensure!(
             back.download::<f32>(count)? == values,
             "a cast to f32 is wrong"
+        );
+    }
+    Ok(())
+}
+
+/// Adam's look at gradients that a library has made: one is not a number, or none.
+fn gradients_are_looked_at(device: &Rc<Device>) -> Result<()> {
+    let parameter = Parameter::new(device, 5000, true, None)?;
+    let tensors = Tensors::new(device, std::iter::once(&parameter))?;
+    let kept = parameter
+        .training
+        .as_ref()
+        .context("a parameter to train")?;
+    for bad in [None, Some(4999)] {
+        let mut gradient = vec![1.0f32; parameter.count];
+        bad.into_iter().for_each(|at| gradient[at] = f32::NAN);
+        kept.gradient.upload(&gradient)?;
+        let flag = Memory::zeroed(device, 4)?;
+        adam::check(device, &tensors, flag.span())?;
+        let found = flag.download::<u32>(1)?;
+        ensure!(
+            found == [u32::from(bad.is_some())],
+            "a gradient that is no number is not noticed"
         );
     }
     Ok(())
