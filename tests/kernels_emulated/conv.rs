@@ -244,43 +244,43 @@ impl Mapped<'_> {
     fn statistics(&self, cut: &Cut, segments: usize, (chunks, tiles): (usize, usize), what: &str) {
         let (t, c) = (self.t, self.channels);
         let rows = self.product.len() / segments / c;
-        for &how in &[RUNNING, 0][..if sanitized() { 1 } else { 2 }] {
-            let needs = Workspace::needs(segments, chunks, c, tiles);
-            let mut norm = None;
-            let kind = (1, Activation::None, segments);
-            let got = self.run(cut, kind, None, || {
-                norm = Some(Norm::new(segments, c, needs));
-                norm.as_ref().unwrap().sums(chunks, rows, how)
-            });
-            let norm = norm.unwrap();
-            assert_close(what, &got, &self.product, t.tolerance());
-            let mean = norm.means(&got, |_, x| x);
-            let at = |i: usize| i / (rows * c) * c + i % c;
-            let variance = norm.means(&got, |i, x| (x - mean[at(i)]).powi(2));
-            let inverse: Vec<f64> = variance.iter().map(|v| 1.0 / (v + 1e-5).sqrt()).collect();
-            assert_close(&format!("mean, {what}"), &f64s(&norm.mean), &mean, 1e-5);
-            let name = format!("1/deviation, {what}");
-            assert_close(&name, &f64s(&norm.inverse), &inverse, 1e-5);
-            let mut want_mean: Vec<f64> = numbers(c, 0.1, 0.3).iter().map(|&v| v.into()).collect();
-            let mut want_var: Vec<f64> = numbers(c, 0.5, 0.2).iter().map(|&v| v.into()).collect();
-            let unbiased = if rows > 1 {
-                rows as f64 / (rows as f64 - 1.0)
-            } else {
-                1.0
-            };
-            for segment in 0..segments * usize::from(how == RUNNING) {
-                for i in 0..c {
-                    want_mean[i] = 0.9 * want_mean[i] + 0.1 * mean[segment * c + i];
-                    let v = variance[segment * c + i] * unbiased;
-                    want_var[i] = 0.9 * want_var[i] + 0.1 * v;
-                }
+        // What is done with the sums does not depend on where they come from: one way for whole sums, one for split ones.
+        let how = if cut.splits == 1 { RUNNING } else { 0 };
+        let needs = Workspace::needs(segments, chunks, c, tiles);
+        let mut norm = None;
+        let kind = (1, Activation::None, segments);
+        let got = self.run(cut, kind, None, || {
+            norm = Some(Norm::new(segments, c, needs));
+            norm.as_ref().unwrap().sums(chunks, rows, how)
+        });
+        let norm = norm.unwrap();
+        assert_close(what, &got, &self.product, t.tolerance());
+        let mean = norm.means(&got, |_, x| x);
+        let at = |i: usize| i / (rows * c) * c + i % c;
+        let variance = norm.means(&got, |i, x| (x - mean[at(i)]).powi(2));
+        let inverse: Vec<f64> = variance.iter().map(|v| 1.0 / (v + 1e-5).sqrt()).collect();
+        assert_close(&format!("mean, {what}"), &f64s(&norm.mean), &mean, 1e-5);
+        let name = format!("1/deviation, {what}");
+        assert_close(&name, &f64s(&norm.inverse), &inverse, 1e-5);
+        let mut want_mean: Vec<f64> = numbers(c, 0.1, 0.3).iter().map(|&v| v.into()).collect();
+        let mut want_var: Vec<f64> = numbers(c, 0.5, 0.2).iter().map(|&v| v.into()).collect();
+        let unbiased = if rows > 1 {
+            rows as f64 / (rows as f64 - 1.0)
+        } else {
+            1.0
+        };
+        for segment in 0..segments * usize::from(how == RUNNING) {
+            for i in 0..c {
+                want_mean[i] = 0.9 * want_mean[i] + 0.1 * mean[segment * c + i];
+                let v = variance[segment * c + i] * unbiased;
+                want_var[i] = 0.9 * want_var[i] + 0.1 * v;
             }
-            assert_close(what, &f64s(&norm.running_mean), &want_mean, 1e-5);
-            assert_close(what, &f64s(&norm.running_var), &want_var, 1e-5);
-            let counted = if how == RUNNING { segments as u64 } else { 0 };
-            assert_eq!(norm.tracked.values::<u64>(), [41 + counted], "{what}");
-            assert!(norm.arrived.bytes().iter().all(|&b| b == 0), "{what}");
         }
+        assert_close(what, &f64s(&norm.running_mean), &want_mean, 1e-5);
+        assert_close(what, &f64s(&norm.running_var), &want_var, 1e-5);
+        let counted = if how == RUNNING { segments as u64 } else { 0 };
+        assert_eq!(norm.tracked.values::<u64>(), [41 + counted], "{what}");
+        assert!(norm.arrived.bytes().iter().all(|&b| b == 0), "{what}");
     }
 
     fn norm_gradient(
@@ -296,16 +296,19 @@ impl Mapped<'_> {
         let rows = self.product.len() / segments / c;
         let x = normal(t, self.product.len(), 9);
         let other = Memory::typed(t, &x);
-        for &how in &[BY_BATCH | WEIGHTS, 0][..if sanitized() { 1 } else { 2 }] {
-            let needs = Workspace::needs(segments, chunks, c, tiles);
-            let mut norm = None;
-            let got = self.run(cut, (3, f, segments), Some(&other), || {
-                norm = Some(Norm::new(segments, c, needs));
-                norm.as_ref().unwrap().sums(chunks, rows, how)
-            });
-            let norm = norm.unwrap();
-            norm.check_gradient(t, f, &x, &self.product, &got, how, &what);
-        }
+        let how = if cut.splits == 1 {
+            BY_BATCH | WEIGHTS
+        } else {
+            0
+        };
+        let needs = Workspace::needs(segments, chunks, c, tiles);
+        let mut norm = None;
+        let got = self.run(cut, (3, f, segments), Some(&other), || {
+            norm = Some(Norm::new(segments, c, needs));
+            norm.as_ref().unwrap().sums(chunks, rows, how)
+        });
+        let norm = norm.unwrap();
+        norm.check_gradient(t, f, &x, &self.product, &got, how, &what);
     }
 }
 
