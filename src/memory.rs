@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 /// What a hard limit leaves unused: threads, decoders and the allocator take some that nobody counts. No more than an
-/// eighth of what is left.
+/// eighth of what is left, but for the allocator's own part.
 const RESERVE: u64 = 64 << 20;
+
+/// What the allocator takes beside what it is asked for.
+pub const ALLOCATOR: u64 = 2 << 20;
 
 /// What bounds the memory of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,7 +219,7 @@ fn add_group_and_above(root: &Path, path: &Path, version: &Version, all: &mut Ve
 
 /// What a limit leaves that ends the process where it is passed.
 fn hard(left: u64, by: Bound) -> Free {
-    let reserve = RESERVE.min(left / 8);
+    let reserve = RESERVE.min(left / 8).max(ALLOCATOR.min(left));
     Free {
         bytes: left - reserve,
         reserve,

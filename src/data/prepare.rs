@@ -12,11 +12,12 @@ use sha2::{Digest, Sha256};
 
 use crate::data::contents::contents_of;
 use crate::data::dataset::{LoadOptions, decode_in_order};
-use crate::data::pack::{self, Metadata, PREPROCESSING, Pack, Recipe, Unusable, Writer};
+use crate::data::pack::{self, BLOCK, Metadata, PREPROCESSING, Pack, Recipe, Unusable, Writer};
 use crate::data::skipped::check_skipped;
 use crate::data::{OpenOptions, Source};
 use crate::files;
 use crate::hex::hex;
+use crate::memory;
 use crate::text::shown;
 
 /// How often a process that waits for another looks again.
@@ -404,6 +405,11 @@ impl Request<'_> {
             "the recipe of a pack is not that of its images"
         );
         self.check_room()?;
+        memory::ensure(
+            BLOCK as u64 + MIB * (STACK + rayon::current_num_threads() as u64),
+            format_args!("{}: writing the pack", shown(self.path())),
+            |_| "close other programs, or raise the limit".to_string(),
+        )?;
         let file = partial.file.try_clone().context("cannot write the pack")?;
         let mut writer =
             Writer::new(file, size, channels).map_err(|error| self.cannot_write(error))?;
@@ -494,6 +500,12 @@ struct Partial {
     file: File,
     renamed: bool,
 }
+
+const MIB: u64 = 1 << 20;
+
+/// MiB of the stack of the thread that writes; each that decodes has one, and takes as much as [`MIB`] for a small
+/// image.
+const STACK: u64 = 2;
 
 impl Drop for Partial {
     fn drop(&mut self) {

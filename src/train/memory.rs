@@ -42,11 +42,11 @@ fn checkpoint(config: &Config) -> u64 {
     4 * ((3 + average) * g + 3 * d + 2 * (g + d))
 }
 
-/// Bytes of this program's memory that a sample sheet takes while it is written: its images as numbers, as pixels, and
-/// as a file.
+/// Bytes of this program's memory that a sample sheet takes while it is written: its images as numbers, in the order of
+/// the backend and in that of files, as pixels, compressed, and as a file.
 fn sheet(config: &Config) -> u64 {
     let size = config.image_size as u64;
-    let image = 4 * config.channels as u64 * size * size + 2 * 3 * (size + 2) * (size + 2);
+    let image = 2 * 4 * config.channels as u64 * size * size + 3 * 3 * (size + 2) * (size + 2);
     SHEET_IMAGES as u64 * image
 }
 
@@ -54,6 +54,10 @@ fn sheet(config: &Config) -> u64 {
 fn outputs(config: &Config) -> u64 {
     checkpoint(config).max(sheet(config)) + metrics::bytes(config)
 }
+
+/// Bytes that each thread of the CPU backend keeps for the packed operands of matrix products (the buffer of the `gemm`
+/// package).
+const GEMM: u64 = 1 << 20;
 
 /// Memory of one kind that a run takes.
 struct Account<'a> {
@@ -120,11 +124,13 @@ pub fn enough_memory<B: Backend>(
             }
             When::Before(_) => {}
             // What was kept back for threads and decoding is theirs by now.
-            When::After => free.bytes += free.reserve,
+            When::After => free.bytes += free.reserve.saturating_sub(memory::ALLOCATOR),
         }
     }
     let host = |batch| match backend.is_host() {
-        true => beside.saturating_add(networks(batch)),
+        true => beside
+            .saturating_add(networks(batch))
+            .saturating_add(GEMM * rayon::current_num_threads() as u64),
         false => beside,
     };
     let batch = config.batch_size;

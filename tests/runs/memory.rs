@@ -95,6 +95,38 @@ fn more_faces_than_the_disk_can_hold() {
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
 }
 
+/// From enough for all to too little for anything: each limit ends in a run or in an error.
+#[test]
+fn however_little_memory_there_is() {
+    let root = tempdir().unwrap();
+    let train: Vec<&str> = [&["train"], &tiny(&["--out", "run"])[..]].concat();
+    succeeds(&unlimited(root.path(), &train));
+    // The program itself takes its part of the address space.
+    let program = env!("CARGO_BIN_EXE_dcgan-cuda");
+    let program = fs::metadata(program).unwrap().len() / 1024;
+    let prepare = "dataset prepare --dataset synthetic --synthetic-count 40 --out";
+    for (args, least) in [
+        ("train --out run --resume --steps", "cannot resume from"),
+        (prepare, "--synthetic-count 40 is out of range"),
+    ] {
+        let mut ran = 0;
+        for step in 0.. {
+            let kib = program + 18_000 - 200 * step;
+            let last = format!("{}", 1000 + step);
+            let args: Vec<&str> = args.split(' ').chain([last.as_str()]).collect();
+            let output = limited(root.path(), kib, &args);
+            let text = String::from_utf8_lossy(&output.stderr);
+            match output.status.code() {
+                Some(0) => ran += 1,
+                Some(1) if text.contains(least) => break,
+                Some(1) if text.contains("error: ") => {}
+                code => panic!("{args:?} in {kib} KiB: {code:?}: {text}"),
+            }
+        }
+        assert!(ran > 10, "{args}: {ran} ran");
+    }
+}
+
 #[test]
 fn samples_that_do_not_fit_into_memory() {
     let root = tempdir().unwrap();
@@ -408,7 +440,7 @@ fn images_that_are_to_be_in_memory_and_do_not_fit() {
             "--data-residency",
             residency,
         ]);
-        limited(root.path(), 261_000, &[&["train"], &args[..]].concat())
+        limited(root.path(), 338_000, &[&["train"], &args[..]].concat())
     };
     let says = [
         "MiB of images do not fit into memory",
