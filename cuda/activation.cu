@@ -8,6 +8,7 @@
 // Neighbours: behind the first convolution of the discriminator and the last of the generator, where those do not
 // apply it in their epilogue; batch_norm.cu has its own.
 #include "activation.cuh"
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "types.cuh"
 
@@ -53,9 +54,13 @@ __device__ __forceinline__ void backward(int activation, const T* y, const T* dy
 // For each row of the table and each type, as relu_forward_nhwc_bf16 and relu_backward_nhwc_bf16.
 #define ACTIVATION_KERNELS_OF(NAME, T)                                                                              \
     KERNEL(NAME##_forward_nhwc_##T, THREADS, (const T* x, T* y, uint64_t count)) {                                  \
+        await_previous();                                                                                           \
+        let_next_start();                                                                                           \
         forward(ACTIVATION_##NAME, x, y, count);                                                                    \
     }                                                                                                               \
     KERNEL(NAME##_backward_nhwc_##T, THREADS, (const T* y, const T* dy, T* dx, uint64_t count)) {                   \
+        await_previous();                                                                                           \
+        let_next_start();                                                                                           \
         backward(ACTIVATION_##NAME, y, dy, dx, count);                                                              \
     }
 #define ACTIVATION_KERNELS(NAME, NUMBER, F, DERIVATIVE) \

@@ -22,6 +22,7 @@
 // Neighbours: behind the weight gradients and batch norm's; before the next forward pass, which reads `cast`.
 #include "adam.cuh"
 #include "arrival.cuh"
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "progress.cuh"
 #include "reduce.cuh"
@@ -216,6 +217,8 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
 
 // Every block that finds one writes the same 1: the order does not matter.
 KERNEL(adam_check, THREADS, (const AdamTensor* tensors, uint32_t count, uint32_t* not_finite)) {
+    await_previous();
+    let_next_start();
     const Chunk chunk = find_chunk(tensors, count);
     bool finite = true;
 #pragma unroll 4
@@ -229,6 +232,8 @@ KERNEL(adam_check, THREADS, (const AdamTensor* tensors, uint32_t count, uint32_t
 }
 
 KERNEL(adam_prepare, 32, (AdamState* state, double beta1, double beta2)) {
+    await_previous();
+    let_next_start();
     if (threadIdx.x == 0) prepare(state, beta1, beta2);
 }
 
@@ -238,6 +243,8 @@ KERNEL(adam_prepare, 32, (AdamState* state, double beta1, double beta2)) {
             uint32_t* arrived, double lr, double beta1, double beta2, double eps, double decay,                     \
             uint32_t growth_interval, Metrics* ring, uint64_t* iteration, uint32_t slots, uint32_t network,         \
             uint32_t last)) {                                                                                       \
+        await_previous();                                                                                           \
+        let_next_start();                                                                                           \
         adam<T>(tensors, count, state, not_finite, squares, arrived,                                                \
                 {lr, beta1, beta2, eps, decay, growth_interval, ring, iteration, slots, network, last});            \
     }

@@ -12,6 +12,7 @@
 // Types: f32; every product is rounded on its own or fused as written, so that the CPU comes to the same bits.
 // Launch: one block of 32, of which one thread works. Bound: launch latency.
 // Neighbours: behind the discriminator's bce_loss.cu; before adam.cu of both networks.
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "progress.cuh"
 
@@ -29,6 +30,8 @@ __device__ __forceinline__ float follow(float mean, float real, float fake) {
 KERNEL(balance_rates, 32,
        (Progress* progress, const Metrics* ring, uint32_t slots, uint64_t decay_end, uint64_t ahead_steps,
         uint64_t ahead_most, float ahead_accuracy, uint32_t adaptive, float low, float high)) {
+    await_previous();
+    let_next_start();
     if (threadIdx.x != 0) return;
     const uint64_t iteration = progress->iteration;
     const Metrics& entry = ring[ring_slot(&progress->iteration, slots)];

@@ -13,6 +13,7 @@
 // one image, a thread EACH of them.
 // Bound: memory; c + stored·sizeof(T) bytes a pixel. At 64 px, batch 128, bf16, stored = 8: 10 MB.
 // Neighbours: before the discriminator's first convolution and the generator's.
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "latent.cuh"
 #include "progress.cuh"
@@ -68,6 +69,8 @@ __device__ void load_batch(const uint8_t* pixels, const uint32_t* index, const u
             uint32_t c, uint32_t stored, const uint64_t* iteration, uint32_t slots, uint32_t each, uint32_t offset,  \
             uint32_t noise_blocks, T* z, uint32_t rows, uint32_t channels, uint32_t z_stored, uint64_t seed,         \
             uint32_t purpose, uint32_t first_block)) {                                                               \
+        await_previous();                                                                                            \
+        let_next_start();                                                                                            \
         if (blockIdx.x < noise_blocks) {                                                                             \
             const uint32_t block = blockIdx.x * THREADS + threadIdx.x;                                               \
             draw_latent(z, rows, channels, z_stored, seed, purpose, iteration, first_block, block);                  \

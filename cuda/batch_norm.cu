@@ -25,6 +25,7 @@
 // and backward_reduce are not launched; where it has multiplied dy by f' too, backward_apply runs with no activation.
 #include "activation.cuh"
 #include "batch_norm.cuh"
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "types.cuh"
 
@@ -283,6 +284,8 @@ __device__ __forceinline__ void backward_apply(const T* x, const T* dy, T* dx, c
 KERNEL(batch_norm_running, THREADS,
        (const float* running_mean, const float* running_var, float* mean, float* inverse, uint32_t segments,
         uint32_t c)) {
+    await_previous();
+    let_next_start();
     const uint32_t i = blockIdx.x * THREADS + threadIdx.x;
     if (i >= segments * c) return;
     mean[i] = running_mean[i % c];
@@ -292,22 +295,30 @@ KERNEL(batch_norm_running, THREADS,
 #define BATCH_NORM(T)                                                                                                \
     KERNEL_OCCUPANCY(batch_norm_statistics_nhwc_##T, THREADS, 4,                                                     \
                      (const T* x, Sums sums, uint32_t rows_per_chunk)) {                                             \
+        await_previous();                                                                                            \
+        let_next_start();                                                                                            \
         statistics(x, sums, rows_per_chunk);                                                                         \
     }                                                                                                                \
     KERNEL_OCCUPANCY(batch_norm_apply_nhwc_##T, THREADS, 4,                                                          \
                      (const T* x, T* y, const float* mean, const float* inverse, const float* weight,                \
                       const float* bias, uint32_t rows, uint32_t c, uint32_t rows_per_chunk, int activation)) {      \
+        await_previous();                                                                                            \
+        let_next_start();                                                                                            \
         apply(x, y, {mean, inverse, weight, bias}, rows, c, rows_per_chunk, activation);                             \
     }                                                                                                                \
     KERNEL_OCCUPANCY(batch_norm_backward_reduce_nhwc_##T, THREADS, 3,                                                \
                      (const T* x, const T* dy, const float* mean, const float* inverse, const float* weight,         \
                       const float* bias, Sums sums, uint32_t rows_per_chunk, int activation)) {                      \
+        await_previous();                                                                                            \
+        let_next_start();                                                                                            \
         backward_reduce(x, dy, {mean, inverse, weight, bias}, sums, rows_per_chunk, activation);                     \
     }                                                                                                                \
     KERNEL_OCCUPANCY(batch_norm_backward_apply_nhwc_##T, THREADS, 3,                                                 \
                      (const T* x, const T* dy, T* dx, const float* mean, const float* inverse, const float* weight,  \
                       const float* bias, const float* mean_g, const float* mean_gx, uint32_t rows, uint32_t c,       \
                       uint32_t rows_per_chunk, int activation)) {                                                    \
+        await_previous();                                                                                            \
+        let_next_start();                                                                                            \
         backward_apply(x, dy, dx, {mean, inverse, weight, bias}, mean_g, mean_gx, rows, c, rows_per_chunk,           \
                        activation);                                                                                  \
     }

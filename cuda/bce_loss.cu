@@ -13,6 +13,7 @@
 // Bound: launch latency (256 logits).
 // Neighbours: behind the discriminator's last convolution, before that one's backward pass.
 #include "bce_loss.cuh"
+#include "dependency.cuh"
 #include "kernel.cuh"
 
 namespace {
@@ -25,6 +26,8 @@ constexpr int THREADS = 256;
     KERNEL(bce_loss_nhwc_##T, THREADS,                                                                             \
            (const T* logits, uint32_t n, uint32_t stored, float target0, float target1, const float* loss_scale,   \
             T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots, uint32_t first)) {              \
+        await_previous();                                                                                          \
+        let_next_start();                                                                                          \
         const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first};                \
         bce_loss<THREADS>(of, blockIdx.x, blockIdx.x == 0 ? target0 : target1);                                    \
     }

@@ -7,6 +7,7 @@
 // Launch: ceil(count / (THREADS · VECTOR<T>)) blocks of THREADS; pointers 16-byte aligned.
 // Bound: memory; 4 + sizeof(T) bytes an element.
 // Neighbours: to_f32 behind cuDNN's weight gradients, before Adam; from_f32 where Adam's own cast has not run yet.
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "types.cuh"
 
@@ -52,12 +53,20 @@ __device__ void from_f32(const float* from, T* to, uint64_t count) {
 }  // namespace
 
 #define CAST_TO_F32(T) \
-    KERNEL(cast_to_f32_##T, THREADS, (const T* from, float* to, uint64_t count)) { to_f32(from, to, count); }
+    KERNEL(cast_to_f32_##T, THREADS, (const T* from, float* to, uint64_t count)) { \
+        await_previous();                                                          \
+        let_next_start();                                                          \
+        to_f32(from, to, count);                                                   \
+    }
 CAST_TO_F32(f16)
 CAST_TO_F32(bf16)
 
 #define CAST_FROM_F32(T) \
-    KERNEL(cast_from_f32_##T, THREADS, (const float* from, T* to, uint64_t count)) { from_f32(from, to, count); }
+    KERNEL(cast_from_f32_##T, THREADS, (const float* from, T* to, uint64_t count)) { \
+        await_previous();                                                            \
+        let_next_start();                                                            \
+        from_f32(from, to, count);                                                   \
+    }
 CAST_FROM_F32(f32)
 CAST_FROM_F32(f16)
 CAST_FROM_F32(bf16)

@@ -18,6 +18,7 @@
 // Neighbours: behind the activation or batch norm of the layer before; the rest of its own batch norm or the loss
 // follows.
 #include "convolution.cuh"
+#include "dependency.cuh"
 
 namespace {
 
@@ -80,6 +81,8 @@ __device__ __forceinline__ void conv2d_fprop(const T* large, const T* w, T* smal
     KERNEL_OCCUPANCY(conv2d_fprop_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (GemmTile<M, N>::BLOCKS),            \
            (const T* large, const T* w, T* small, Convolution shape, uint32_t kind, int activation, const T* other,  \
             Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {      \
+        await_previous();                                                                                            \
+        let_next_start();                                                                                            \
         conv2d_fprop<T, M, N>(large, w, small, shape, {kind, activation, other, sums}, segments, partial, arrived,   \
                               depth, group);                                                                         \
     }

@@ -13,6 +13,7 @@
 // Bound: arithmetic (2·r·s·n·h·w·k·c FLOP); of Inception v3 11.4 GFLOP an image.
 // Neighbours: resize.cu before the first one, pool.cu between; nothing is trained.
 #include "convolution.cuh"
+#include "dependency.cuh"
 #include "window.cuh"
 
 namespace {
@@ -109,6 +110,8 @@ __device__ __forceinline__ void conv_bias_relu(const f32* x, const f32* w, const
 #define CONV_BIAS_RELU(T, TILE, M, N, ANY)                                                                           \
     KERNEL_OCCUPANCY(conv_bias_relu_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (GemmTile<M, N>::BLOCKS),          \
            (const T* x, const T* w, const T* bias, T* y, Window window, uint32_t n, uint32_t k, uint32_t stored)) {  \
+        await_previous();                                                                                            \
+        let_next_start();                                                                                            \
         conv_bias_relu<M, N, ANY>(x, w, bias, y, window, n, k, stored);                                              \
     }
 CONV_BIAS_RELU(f32, 128x64, 128, 64, false)

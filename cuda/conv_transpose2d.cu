@@ -28,6 +28,7 @@
 // Neighbours: behind the activation or batch norm of the layer before; the rest of its own batch norm or the loss
 // follows.
 #include "convolution.cuh"
+#include "dependency.cuh"
 
 namespace {
 
@@ -197,6 +198,8 @@ __device__ __forceinline__ void conv_transpose2d_parities(const T* small, const 
     KERNEL_OCCUPANCY(conv_transpose2d_fprop_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (GemmTile<M, N>::BLOCKS),  \
            (const T* small, const T* w, T* large, Convolution shape, uint32_t kind, int activation, const T* other,  \
             Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {      \
+        await_previous();                                                                                            \
+        let_next_start();                                                                                            \
         conv_transpose2d_fprop<T, M, N>(small, w, large, shape, {kind, activation, other, sums}, segments, partial,  \
                                         arrived, depth, group);                                                      \
     }
@@ -205,6 +208,8 @@ __device__ __forceinline__ void conv_transpose2d_parities(const T* small, const 
                      (GemmTile<128, 32>::BLOCKS),                                                                    \
            (const T* small, const T* w, T* large, Convolution shape, uint32_t kind, int activation, const T* other,  \
             Sums sums, uint32_t, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {               \
+        await_previous();                                                                                            \
+        let_next_start();                                                                                            \
         conv_transpose2d_parities<T, 128, 32>(small, w, large, shape, {kind, activation, other, sums}, partial,      \
                                               arrived, depth, group);                                                \
     }

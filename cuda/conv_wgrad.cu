@@ -17,6 +17,7 @@
 // Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8; and 8·splits bytes an element for the sums.
 // Neighbours: adam.cu reads dw.
 #include "convolution.cuh"
+#include "dependency.cuh"
 
 namespace {
 
@@ -84,6 +85,8 @@ __device__ __forceinline__ void conv_wgrad(const T* small, const T* large, float
     KERNEL_OCCUPANCY(conv_wgrad_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (GemmTile<M, N>::BLOCKS),          \
            (const T* small, const T* large, float* dw, Convolution shape, uint32_t* not_finite, float* partial,  \
             uint32_t* arrived, uint32_t depth, uint32_t group)) {                                                \
+        await_previous();                                                                                        \
+        let_next_start();                                                                                        \
         conv_wgrad<T, M, N>(small, large, dw, shape, not_finite, partial, arrived, depth, group);                \
     }
 #define CONV_WGRAD_TILES(T)         \

@@ -9,6 +9,7 @@
 // else 8, elements a thread.
 // Bound: memory; 2·sizeof(T) bytes an element. At 64 px, batch 128, bf16: 6.3 MB.
 // Neighbours: behind batch.cu or the generator's last convolution; before the discriminator's first.
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "philox.cuh"
 #include "types.cuh"
@@ -65,6 +66,8 @@ __device__ void add_noise(const T* x, T* y, uint32_t count, uint32_t channels, u
     KERNEL(instance_noise_nhwc_##T, THREADS,                                                                   \
            (const T* x, T* y, uint32_t count, uint32_t channels, uint32_t stored, double sigma, uint64_t end,  \
             uint64_t seed, uint32_t purpose, const uint64_t* iteration, uint32_t first_block)) {               \
+        await_previous();                                                                                      \
+        let_next_start();                                                                                      \
         add_noise(x, y, count, channels, stored, sigma, end, seed, purpose, iteration, first_block);           \
     }
 INSTANCE_NOISE(f32)

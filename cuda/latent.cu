@@ -9,6 +9,7 @@
 // (four elements) a thread.
 // Bound: launch latency (27 KB written at batch 128, 100 channels stored as 104, bf16).
 // Neighbours: before the generator's first transposed convolution. Where a batch is loaded too, batch.cu draws it.
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "latent.cuh"
 
@@ -22,6 +23,8 @@ constexpr int THREADS = 256;
     KERNEL(latent_nhwc_##T, THREADS,                                                                           \
            (T* z, uint32_t rows, uint32_t channels, uint32_t stored, uint64_t seed, uint32_t purpose,          \
             const uint64_t* step, uint32_t first_block)) {                                                     \
+        await_previous();                                                                                      \
+        let_next_start();                                                                                      \
         const uint32_t block = blockIdx.x * THREADS + threadIdx.x;                                             \
         draw_latent(z, rows, channels, stored, seed, purpose, step, first_block, block);                       \
     }

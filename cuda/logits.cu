@@ -23,6 +23,7 @@
 #include "arrival.cuh"
 #include "batch_norm.cuh"
 #include "bce_loss.cuh"
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "reduce.cuh"
 #include "types.cuh"
@@ -250,6 +251,8 @@ __device__ __forceinline__ void logits_backward(const T* dl, const T* w, const T
             uint32_t n, uint32_t stored, uint32_t segments, uint32_t* arrived, float target0, float target1,     \
             const float* loss_scale, T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots,      \
             uint32_t first)) {                                                                                   \
+        await_previous();                                                                                        \
+        let_next_start();                                                                                        \
         const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first};              \
         logits_loss(x, arrays, activation, w, logits, c, segments, arrived, of, target0, target1);               \
     }                                                                                                            \
@@ -257,6 +260,8 @@ __device__ __forceinline__ void logits_backward(const T* dl, const T* w, const T
            (const T* dl, const T* w, const T* x, T* g, int activation, uint32_t c, uint32_t n, uint32_t images,  \
             uint32_t stored, Sums sums, float* dw, float* partial, uint32_t* arrived, uint32_t group,            \
             uint32_t* not_finite)) {                                                                             \
+        await_previous();                                                                                        \
+        let_next_start();                                                                                        \
         const WeightGradient weights{dw, partial, arrived, group, not_finite};                                   \
         if (sums.arrays != nullptr) {                                                                            \
             logits_backward<T, true>(dl, w, x, g, activation, c, n, images, stored, sums, weights);              \

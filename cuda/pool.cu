@@ -8,6 +8,7 @@
 // Launch: ceil(n·out_h·out_w·ceil(c / VECTOR) / THREADS) blocks of THREADS, one vector of channels a thread.
 // Bound: memory; each pixel is read kernel_h·kernel_w / stride² times, from L2 but for the first.
 // Neighbours: between convolutions of conv_bias_relu.cu, and behind the last one, over the whole map.
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "types.cuh"
 #include "window.cuh"
@@ -65,9 +66,13 @@ __device__ __forceinline__ void pool(const f32* x, f32* y, const Window& window,
 }  // namespace
 
 KERNEL(pool_max_nhwc_f32, THREADS, (const f32* x, f32* y, Window window, uint32_t n, uint32_t stored)) {
+    await_previous();
+    let_next_start();
     pool<Largest>(x, y, window, n, stored);
 }
 
 KERNEL(pool_average_nhwc_f32, THREADS, (const f32* x, f32* y, Window window, uint32_t n, uint32_t stored)) {
+    await_previous();
+    let_next_start();
     pool<Mean>(x, y, window, n, stored);
 }

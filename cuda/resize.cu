@@ -7,6 +7,7 @@
 // Types: u8 in, f32 out. Launch: grid (ceil(h·w / THREADS), n), one pixel a thread.
 // Bound: memory; 12 bytes a pixel written, and `pixels` read from L2.
 // Neighbours: before the first convolution of conv_bias_relu.cu.
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "types.cuh"
 
@@ -32,6 +33,8 @@ struct Place {
 
 KERNEL(resize_nhwc_f32, THREADS,
        (const uint8_t* pixels, f32* images, uint32_t size, uint32_t channels, uint32_t h, uint32_t w)) {
+    await_previous();
+    let_next_start();
     const uint32_t at = blockIdx.x * THREADS + threadIdx.x;
     if (at >= h * w) return;
     const Place y(at / w, size, h), x(at % w, size, w);

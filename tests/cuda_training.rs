@@ -702,11 +702,16 @@ impl Undisturbed {
 
     /// Whether the same run in this environment fails, records nothing, or ends in other tensors.
     fn shows(&self, environment: &[(&str, &str)]) -> bool {
+        self.shows_with(self.args, environment)
+    }
+
+    /// As [`Self::shows`], with other `args`.
+    fn shows_with(&self, args: &[&str], environment: &[(&str, &str)]) -> bool {
         let kernels = self.folder.path().join("first");
         let args = [
             &Self::ARGS[..],
             &["--kernels-from", kernels.to_str().unwrap()],
-            self.args,
+            args,
         ]
         .concat();
         let out = self.folder.path().join("other");
@@ -781,6 +786,30 @@ fn a_missing_fork_or_join_shows() {
     // first's takes one that a branch may still read: D's fourth wait of six, and G's fifth of seven.
     let deeper = Undisturbed::new(&["--image-size", "64", "--graph", "off"]);
     [8, 15].into_iter().for_each(|wait| needed(&deeper, wait));
+}
+
+/// Kernels begin before the one before them has ended where they may, and wait: the same bits without.
+#[test]
+fn kernels_begin_early_and_change_nothing() {
+    if skipped() {
+        return;
+    }
+    let run = Undisturbed::new(&["--fuse", "all"]);
+    let without = "statistics,gradients,activations,logits,branches";
+    for (args, early) in [
+        (&["--graph", "on"][..], true),
+        (&["--fuse", without], false),
+    ] {
+        let trace = run.folder.path().join("trace");
+        let environment = [("EMULATED_TRACE", trace.to_str().unwrap())];
+        assert!(!run.shows_with(args, &environment), "{args:?}");
+        let text = fs::read_to_string(&trace).unwrap();
+        fs::remove_file(&trace).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|l| l.contains(" kernel ")).collect();
+        let found = lines.iter().filter(|l| l.ends_with(" early")).count();
+        assert_eq!(found > lines.len() / 4, early, "{found} of {}", lines.len());
+        assert_eq!(found > 0, early, "{found} of {}", lines.len());
+    }
 }
 
 /// Two arguments of a launch in the wrong order show.

@@ -49,6 +49,10 @@ const CASES: &[(&str, fn())] = &[
     ("wrong_calls", wrong_calls),
     ("failing_launch", failing_launch),
     ("failing_kernel", failing_kernel),
+    ("dependent", dependent),
+    ("early_read", early_read),
+    ("no_wait", no_wait),
+    ("dependence_refused", dependence_refused),
     ("device", device),
     ("memory_limit", memory_limit),
     ("early_overwrite", early_overwrite),
@@ -1163,6 +1167,135 @@ fn failing_kernel() {
 fn a_failing_kernel_says_why() {
     let message = "self_test_exit_before_barrier: thread";
     ends("failing_kernel", &[], 0, &[message]);
+}
+
+/// y = x + 1, launched so that it may begin before the kernel before it has ended.
+fn follow(
+    gpu: &Gpu,
+    x: CUdeviceptr,
+    y: CUdeviceptr,
+    mode: i32,
+    allowed: i32,
+) -> Result<(), DriverError> {
+    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+    value.programmaticStreamSerializationAllowed = allowed;
+    let mut attribute = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value,
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: 1,
+        gridDimY: 1,
+        gridDimZ: 1,
+        blockDimX: N as u32,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: 0,
+        hStream: gpu.main,
+        attrs: &raw mut attribute,
+        numAttrs: 1,
+    };
+    let function = gpu.function("self_test_follow");
+    let arguments: &mut [*mut c_void; 3] = arguments![x, y, mode];
+    // SAFETY: the arguments are the kernel's.
+    unsafe {
+        let (arguments, none) = (arguments.as_mut_ptr(), ptr::null_mut());
+        sys::cuLaunchKernelEx(&raw const config, function, arguments, none).result()
+    }
+}
+
+/// A chain of launches that each may begin early, as streams and as a graph.
+fn dependent() {
+    let gpu = Gpu::new();
+    let [x, y] = [(); 2].map(|()| allocate(4 * N));
+    let input = pinned(N);
+    let output = pinned(N);
+    let chain = |input: &[i32], output: &mut [i32]| {
+        to_device(x, input, gpu.main);
+        reverse(&gpu, x, y, gpu.main);
+        for _ in 0..20 {
+            follow(&gpu, y, x, 0, 1).unwrap();
+            follow(&gpu, x, y, 0, 1).unwrap();
+        }
+        to_host(output, y, gpu.main);
+    };
+    for i in 0..2 {
+        input.copy_from_slice(&batch(i));
+        match i {
+            0 => chain(input, output),
+            // SAFETY: live handles.
+            _ => unsafe {
+                capture(gpu.main);
+                chain(input, output);
+                let graph = result::stream::end_capture(gpu.main).unwrap();
+                let flags = sys::CUgraphInstantiate_flags(0);
+                let executable = result::graph::instantiate(graph, flags).unwrap();
+                result::graph::destroy(graph).unwrap();
+                result::graph::launch(executable, gpu.main).unwrap();
+                synchronize(gpu.main).unwrap();
+                result::graph::exec_destroy(executable).unwrap();
+            },
+        }
+        synchronize(gpu.main).unwrap();
+        let want: Vec<i32> = reversed(batch(i)).iter().map(|v| v + 40).collect();
+        assert_eq!(output[..], want, "wrong result");
+    }
+    [x, y].into_iter().for_each(free);
+    free_pinned(input);
+    free_pinned(output);
+}
+
+/// Also where the attribute is there and says no, a kernel need not wait.
+fn mistaken(mode: i32) -> Result<(), DriverError> {
+    let gpu = Gpu::new();
+    let [x, y] = [(); 2].map(|()| allocate(4 * N));
+    let input = pinned(N);
+    to_device(x, input, gpu.main);
+    follow(&gpu, x, y, mode, 0)?;
+    synchronize(gpu.main)?;
+    follow(&gpu, x, y, mode, 1)?;
+    synchronize(gpu.main)
+}
+
+fn early_read() {
+    mistaken(1).unwrap();
+    unreachable!("the process has ended");
+}
+
+fn no_wait() {
+    assert_eq!(mistaken(2).map_err(code), Err(719));
+}
+
+fn dependence_refused() {
+    let gpu = Gpu::new();
+    let x = allocate(4 * N);
+    assert_eq!(follow(&gpu, x, x, 0, 1).map_err(code), Err(801));
+    follow(&gpu, x, x, 0, 0).unwrap();
+    synchronize(gpu.main).unwrap();
+    free(x);
+}
+
+#[test]
+fn kernels_may_begin_early_and_wait() {
+    assert_eq!(failures("dependent", &[]), 0);
+    passes("dependent", &[]);
+}
+
+#[test]
+fn what_a_kernel_does_before_it_waits_is_watched() {
+    let early = "before it has waited for the kernel before it: byte 800 of";
+    ends("early_read", &[], driver::STOPPED, &[early]);
+    let never = "self_test_follow: thread 200 ends and has not waited for the kernel before it";
+    let environment = [("EMULATED_STRICT", "0")];
+    ends("no_wait", &environment, 0, &[never]);
+    let older = [("EMULATED_COMPUTE_CAPABILITY", "8.9")];
+    ends(
+        "dependence_refused",
+        &older,
+        0,
+        &["needs compute capability 9.0"],
+    );
 }
 
 /// What the device says of itself, and whether it can be had at all.

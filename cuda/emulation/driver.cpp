@@ -16,6 +16,8 @@ namespace {
 constexpr int MOST_DEVICES = 64;
 constexpr size_t SHARED_WITHOUT_ASKING = 48 << 10;
 constexpr unsigned EVENT_BLOCKING_SYNC = 1, EVENT_DISABLE_TIMING = 2;
+// CUlaunchAttributeID.
+constexpr int PROGRAMMATIC_STREAM_SERIALIZATION = 6;
 // CUstreamCaptureMode.
 constexpr int MODE_GLOBAL = 0, MODE_THREAD_LOCAL = 1, MODE_RELAXED = 2;
 
@@ -88,6 +90,24 @@ Options read_options() {
 }
 
 // ---- What there is -------------------------------------------------------------------------------------------------
+
+// CUlaunchAttribute and CUlaunchConfig.
+struct LaunchAttribute {
+    int id;
+    char pad[4];
+    union {
+        int number;
+        alignas(8) char bytes[64];
+    } value;
+};
+
+struct LaunchConfig {
+    uint3 grid, block;
+    unsigned shared;
+    void* stream;
+    const LaunchAttribute* attributes;
+    unsigned attribute_count;
+};
 
 struct Context {
     int device = 0;
@@ -382,7 +402,8 @@ Code check_launch(const Function& function, uint3 grid, uint3 block, size_t shar
     return SUCCESS;
 }
 
-Code launch(Function& function, uint3 grid, uint3 block, size_t shared, const void* handle, void** parameters) {
+Code launch(Function& function, uint3 grid, uint3 block, size_t shared, const void* handle, void** parameters,
+            bool dependent) {
     const emulation::Registered& kernel = *function.kernel;
     Stream* stream = nullptr;
     if (const Code code = find_stream(handle, stream)) return code;
@@ -396,6 +417,7 @@ Code launch(Function& function, uint3 grid, uint3 block, size_t shared, const vo
     launch->grid = grid;
     launch->block = block;
     launch->shared = shared;
+    launch->dependent = dependent;
     size_t bytes = 0;
     for (size_t i = 0; i < kernel.arguments; ++i) {
         launch->offsets.push_back(bytes);
@@ -1236,7 +1258,30 @@ int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned gr
         say("cuLaunchKernel: arguments in `extra` are not emulated");
         return NOT_SUPPORTED;
     }
-    return launch(*f, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, stream, parameters);
+    return launch(*f, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, stream, parameters, false);
+}
+
+int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** parameters, void** extra) {
+    ENTER;
+    Function* f = static_cast<Function*>(function);
+    if (!handles().functions.count(f)) {
+        say("cuLaunchKernelEx: %p is no function of a loaded module", function);
+        return INVALID_HANDLE;
+    }
+    bool dependent = false;
+    for (unsigned i = 0; i < config->attribute_count; ++i) {
+        const LaunchAttribute& attribute = config->attributes[i];
+        if (attribute.id != PROGRAMMATIC_STREAM_SERIALIZATION || extra) {
+            say("cuLaunchKernelEx: attribute %d, or arguments in `extra`, are not emulated", attribute.id);
+            return NOT_SUPPORTED;
+        }
+        dependent = attribute.value.number != 0;
+    }
+    if (dependent && options().major < 9) {
+        say("%s: programmatic dependent launch needs compute capability 9.0", f->kernel->name);
+        return NOT_SUPPORTED;
+    }
+    return launch(*f, config->grid, config->block, config->shared, config->stream, parameters, dependent);
 }
 
 int cuProfilerStart() {

@@ -24,6 +24,8 @@
 
 extern "C" int emulate_launch(const char* kernel, uint3 grid, uint3 block, size_t shared, void** arguments,
                               const size_t* sizes, size_t count, uint64_t seed);
+extern "C" int emulate_dependent_launch(const char* kernel, uint3 grid, uint3 block, size_t shared, void** arguments,
+                                        const size_t* sizes, size_t count, uint64_t seed, void (*waited)());
 extern "C" const char* emulate_error();
 
 namespace driver {
@@ -117,6 +119,9 @@ const Allocation* allocation_of(const void* at, size_t bytes);
 // Whether it touches a live allocation of this kind.
 bool touches(const void* at, size_t bytes, bool pinned);
 size_t used(int device);
+// Until allow_device_memory, whoever touches device memory is stopped.
+void forbid_device_memory();
+void allow_device_memory();
 // Stops where a byte beside an allocation has changed.
 void check_guards();
 void report_allocations();
@@ -140,6 +145,8 @@ struct Launch {
     const emulation::Registered* kernel = nullptr;
     uint3 grid{}, block{};
     size_t shared = 0;
+    // Whether it may begin before the one before it has ended.
+    bool dependent = false;
     // The arguments' values, 16 bytes a unit, and where each begins.
     std::vector<uint4> values;
     std::vector<size_t> offsets;

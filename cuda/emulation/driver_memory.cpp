@@ -12,6 +12,7 @@
 #include <cstdlib>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -33,6 +34,7 @@ std::map<uintptr_t, Allocation>& live() {
 }
 
 size_t used_on[64] = {};
+bool forbidden = false;
 
 #if !defined(__SANITIZE_ADDRESS__)
 
@@ -138,7 +140,8 @@ void on_stray_access(int signal, siginfo_t* info, void*) {
     const Item* item = running();
     if (item && item->launch) {
         const uint3 b = emulation::block_index;
-        stop("%s, block (%u, %u, %u), accesses %p: %s", item->name, b.x, b.y, b.z, info->si_addr, text);
+        stop("%s, block (%u, %u, %u), accesses %p%s: %s", item->name, b.x, b.y, b.z, info->si_addr,
+             forbidden ? " before it has waited for the kernel before it" : "", text);
     }
     if (item) stop("%s accesses %p: %s", item->name, info->si_addr, text);
     if (known) stop("the host accesses %p: %s", info->si_addr, text);
@@ -221,6 +224,31 @@ bool touches(const void* at, size_t bytes, bool pinned) {
 }
 
 size_t used(int device) { return used_on[device]; }
+
+void forbid_device_memory() {
+    forbidden = true;
+    for (const auto& [start, a] : live()) {
+        if (a.pinned) continue;
+#if defined(__SANITIZE_ADDRESS__)
+        __asan_poison_memory_region(a.start, a.bytes);
+#else
+        mprotect(a.region + GUARD, a.region_bytes - 2 * GUARD, PROT_NONE);
+#endif
+    }
+}
+
+void allow_device_memory() {
+    if (!forbidden) return;
+    forbidden = false;
+    for (const auto& [start, a] : live()) {
+        if (a.pinned) continue;
+#if defined(__SANITIZE_ADDRESS__)
+        __asan_unpoison_memory_region(a.start, a.bytes);
+#else
+        mprotect(a.region + GUARD, a.region_bytes - 2 * GUARD, PROT_READ | PROT_WRITE);
+#endif
+    }
+}
 
 void check_guards() {
 #if !defined(__SANITIZE_ADDRESS__)

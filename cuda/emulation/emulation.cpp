@@ -110,6 +110,8 @@ struct Thread {
     void* fake_stack = nullptr;
     uint3 index{};
     unsigned number = 0;
+    // Whether it has waited for the kernel before this one.
+    bool waited = false;
     State state = State::DONE;
     // Where it waits.
     const char* file = nullptr;
@@ -147,6 +149,10 @@ char* shared_memory = nullptr;
 size_t shared_size = 0;
 const Registered* running = nullptr;
 void** running_arguments = nullptr;
+// Whether the launch may begin before the one before it has ended.
+bool dependent = false;
+// To be called once all threads of the first block have waited for that; null where nobody asks.
+void (*all_have_waited)() = nullptr;
 bool failed = false;
 std::string message;
 uint64_t random_state = 0;
@@ -300,6 +306,9 @@ void thread_main() {
         if (group.empty()) continue;
         fail("%s: thread %u exits before cp.async copies were waited for", running->name, self.number);
     }
+    if (dependent && !self.waited) {
+        fail("%s: thread %u ends and has not waited for the kernel before it", running->name, self.number);
+    }
     self.state = State::DONE;
     bool all_done = choose_warp() == warp_count;
     for (unsigned i = 0; all_done && i < thread_count; ++i) all_done = threads[i].state == State::DONE;
@@ -334,6 +343,7 @@ void run_block(const Registered& kernel, void** arguments) {
     for (unsigned i = 0; i < thread_count; ++i) {
         Thread& thread = threads[i];
         thread.number = i;
+        thread.waited = false;
         thread.index = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
         thread.copies.assign(1, {});
 #if defined(__SANITIZE_ADDRESS__)
@@ -393,6 +403,13 @@ void block_barrier(const char* file, int line) {
     current->file = file;
     current->line = line;
     wait_for_turn();
+}
+
+void await_previous(const char* file, int line) {
+    current->waited = true;
+    if (!all_have_waited) return;
+    block_barrier(file, line);
+    if (all_have_waited) std::exchange(all_have_waited, nullptr)();
 }
 
 void warp_operation(unsigned mask, Complete complete, Lane& lane, const char* file, int line) {
@@ -568,6 +585,18 @@ extern "C" int emulate_launch(const char* kernel, uint3 grid, uint3 block, size_
     }
     std::free(memory);
     return failed ? 1 : 0;
+}
+
+// As emulate_launch, for a launch that may begin before the one before it has ended: each thread must wait for that one.
+// `waited`, unless null, is called once every thread of the first block does.
+extern "C" int emulate_dependent_launch(const char* kernel, uint3 grid, uint3 block, size_t shared, void** arguments,
+                                        const size_t* sizes, size_t count, uint64_t seed, void (*waited)()) {
+    emulation::dependent = true;
+    emulation::all_have_waited = waited;
+    const int refused = emulate_launch(kernel, grid, block, shared, arguments, sizes, count, seed);
+    emulation::dependent = false;
+    emulation::all_have_waited = nullptr;
+    return refused;
 }
 
 // Why the last launch returned 1.

@@ -72,6 +72,8 @@ extern uint3 thread_index, block_index, block_size, grid_size;
 // Ends the launch with a message (printf format), from inside a kernel.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void block_barrier(const char* file, int line);
+// griddepcontrol.wait: a kernel that is launched so that it may begin early calls it in each of its threads.
+void await_previous(const char* file, int line);
 void warp_operation(unsigned mask, Complete complete, Lane& lane, const char* file, int line);
 unsigned lane_id();
 void* dynamic_shared();

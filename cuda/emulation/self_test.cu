@@ -1,11 +1,13 @@
 // Kernels that show what the emulation catches and that its instructions mean what the PTX ISA says. For tests only;
 // nvcc never sees this file.
+#include "dependency.cuh"
 #include "kernel.cuh"
 #include "mma.cuh"
 #include "types.cuh"
 
 // y[i] = the element of the block's reverse, through shared memory; `barrier` 0 leaves the barrier out.
 KERNEL(self_test_reverse, 256, (const int* x, int* y, int barrier)) {
+    await_previous();
     STATIC_SHARED(int, tile, [256]);
     tile[threadIdx.x] = x[blockIdx.x * 256 + threadIdx.x];
     if (barrier) __syncthreads();
@@ -14,6 +16,7 @@ KERNEL(self_test_reverse, 256, (const int* x, int* y, int barrier)) {
 
 // As above within each warp, through dynamic shared memory; `barrier` 0 leaves __syncwarp out.
 KERNEL(self_test_reverse_warp, 256, (const int* x, int* y, int barrier)) {
+    await_previous();
     DYNAMIC_SHARED(int, tile);
     tile[threadIdx.x] = x[threadIdx.x];
     if (barrier) __syncwarp();
@@ -22,6 +25,7 @@ KERNEL(self_test_reverse_warp, 256, (const int* x, int* y, int barrier)) {
 
 // Half of the threads leave, the others wait.
 KERNEL(self_test_exit_before_barrier, 256, (int* y)) {
+    await_previous();
     if (threadIdx.x >= 128) return;
     __syncthreads();
     y[threadIdx.x] = 0;
@@ -29,6 +33,7 @@ KERNEL(self_test_exit_before_barrier, 256, (int* y)) {
 
 // Two barriers, each for one half.
 KERNEL(self_test_two_barriers, 256, (int* y)) {
+    await_previous();
     if (threadIdx.x < 128) {
         __syncthreads();
     } else {
@@ -39,6 +44,7 @@ KERNEL(self_test_two_barriers, 256, (int* y)) {
 
 // One lane skips a shuffle that names it.
 KERNEL(self_test_absent_lane, 32, (int* y)) {
+    await_previous();
     int value = 1;
     if (threadIdx.x != 7) value = __shfl_xor_sync(0xffffffffu, value, 1);
     y[threadIdx.x] = value;
@@ -46,6 +52,7 @@ KERNEL(self_test_absent_lane, 32, (int* y)) {
 
 // Sum over the block by shuffles, a vote and shared memory, `y` one int a block.
 KERNEL(self_test_sum, 256, (const int* x, int* y)) {
+    await_previous();
     STATIC_SHARED(int, sums, [8]);
     int value = x[blockIdx.x * 256 + threadIdx.x];
     for (int delta = 16; delta > 0; delta /= 2) value += __shfl_down_sync(0xffffffffu, value, delta);
@@ -61,19 +68,34 @@ KERNEL(self_test_sum, 256, (const int* x, int* y)) {
 
 // Reads shared memory that nobody wrote.
 KERNEL(self_test_unwritten_shared, 32, (float* y)) {
+    await_previous();
     STATIC_SHARED(float, tile, [32]);
     y[threadIdx.x] = tile[threadIdx.x];
 }
 
 // Reads element `index` of x: beyond its end, for AddressSanitizer.
-KERNEL(self_test_read, 32, (const int* x, int* y, int index)) { y[threadIdx.x] = x[index]; }
+KERNEL(self_test_read, 32, (const int* x, int* y, int index)) {
+    await_previous();
+    y[threadIdx.x] = x[index];
+}
 
 // Reads element `index` of a shared array of 32 ints.
 KERNEL(self_test_read_shared, 32, (int* y, int index)) {
+    await_previous();
     STATIC_SHARED(int, tile, [32]);
     tile[threadIdx.x] = static_cast<int>(threadIdx.x);
     __syncthreads();
     y[threadIdx.x] = tile[index];
+}
+
+// y = x + 1 behind the kernel before it; `mode` 1 has thread 200 read too early, 2 has it not wait at all.
+KERNEL(self_test_follow, 256, (const int* x, int* y, int mode)) {
+    const bool wrong = threadIdx.x == 200;
+    const int early = wrong && mode == 1 ? x[threadIdx.x] : 0;
+    if (wrong && mode == 2) return;
+    await_previous();
+    let_next_start();
+    y[threadIdx.x] = (early != 0 ? early : x[threadIdx.x]) + 1;
 }
 
 namespace {
@@ -126,18 +148,26 @@ __device__ void round_trip(const float* from, float* to, unsigned count) {
 }  // namespace
 
 KERNEL(self_test_product_f16, 32, (const f16* a, const f16* b, float* c, int transposed, int wait)) {
+    await_previous();
     product(a, b, c, transposed, wait);
 }
 KERNEL(self_test_product_bf16, 32, (const bf16* a, const bf16* b, float* c, int transposed, int wait)) {
+    await_previous();
     product(a, b, c, transposed, wait);
 }
 KERNEL(self_test_accumulate_f16, 32, (const f16* a, const f16* b, const float* c, float* d)) {
+    await_previous();
     accumulate(a, b, c, d);
 }
 KERNEL(self_test_accumulate_bf16, 32, (const bf16* a, const bf16* b, const float* c, float* d)) {
+    await_previous();
     accumulate(a, b, c, d);
 }
-KERNEL(self_test_round_f16, 256, (const float* from, float* to, unsigned count)) { round_trip<f16>(from, to, count); }
+KERNEL(self_test_round_f16, 256, (const float* from, float* to, unsigned count)) {
+    await_previous();
+    round_trip<f16>(from, to, count);
+}
 KERNEL(self_test_round_bf16, 256, (const float* from, float* to, unsigned count)) {
+    await_previous();
     round_trip<bf16>(from, to, count);
 }

@@ -21,6 +21,8 @@ pub struct Fuse {
     pub logits: bool,
     /// The gradient of a layer's weights, beside that of its input; the same bits with and without.
     pub branches: bool,
+    /// The beginning of a kernel, before the one before it has ended; the same bits with and without.
+    pub dependent: bool,
 }
 
 impl Fuse {
@@ -31,6 +33,7 @@ impl Fuse {
         activations: true,
         logits: true,
         branches: true,
+        dependent: true,
     };
     /// None of it.
     pub const NONE: Self = Self {
@@ -39,16 +42,18 @@ impl Fuse {
         activations: false,
         logits: false,
         branches: false,
+        dependent: false,
     };
 
     /// Each by its name.
-    fn parts(&mut self) -> [(&'static str, &mut bool); 5] {
+    fn parts(&mut self) -> [(&'static str, &mut bool); 6] {
         [
             ("statistics", &mut self.statistics),
             ("gradients", &mut self.gradients),
             ("activations", &mut self.activations),
             ("logits", &mut self.logits),
             ("branches", &mut self.branches),
+            ("dependent", &mut self.dependent),
         ]
     }
 }

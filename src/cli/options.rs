@@ -274,8 +274,9 @@ pub struct CudaArgs {
     /// Let cuDNN and cuBLAS round the factors of fp32 products to TF32
     #[arg(long, help_heading = ON_A_GPU)]
     pub tf32: bool,
-    /// What our kernels do on the way to memory, rather than by launches of their own, or beside other work: all, none,
-    /// or some of statistics, gradients, activations, logits and branches, with commas between them [default: all]
+    /// What our kernels do on the way to memory, rather than by launches of their own, beside other work, or early: all,
+    /// none, or some of statistics, gradients, activations, logits, branches and dependent, with commas between them
+    /// [default: all]
     #[arg(long, value_name = "WHAT", help_heading = ON_A_GPU)]
     pub fuse: Option<Fuse>,
     /// Record an iteration as a CUDA graph and replay it

@@ -24,6 +24,7 @@ type EmulateLaunch = unsafe extern "C" fn(
     *const usize,
     usize,
     u64,
+    Option<extern "C" fn()>,
 ) -> c_int;
 
 pub(super) fn library() -> &'static Mutex<Library> {
@@ -166,7 +167,9 @@ impl Launch {
         // SAFETY: the signatures are those of emulation.cpp; sizes and number of arguments are checked there; the
         // pointers among the arguments are to Memory that the caller keeps.
         unsafe {
-            let launch = library.get::<EmulateLaunch>(b"emulate_launch").unwrap();
+            // As if behind a kernel that it has to wait for.
+            let launch = library.get::<EmulateLaunch>(b"emulate_dependent_launch");
+            let launch = launch.unwrap();
             let code = launch(
                 kernel.as_ptr(),
                 self.grid,
@@ -176,6 +179,7 @@ impl Launch {
                 sizes.as_ptr(),
                 sizes.len(),
                 seed,
+                None,
             );
             if code == 0 {
                 return Ok(());

@@ -52,6 +52,26 @@ fn a_missing_warp_barrier_shows() {
 }
 
 #[test]
+fn a_thread_that_does_not_wait_for_the_kernel_before_it_is_reported() {
+    if only_emulated("a missing wait for the kernel before") {
+        return;
+    }
+    let x = Memory::of(&[1i32; 256]);
+    let y = Memory::poisoned(1024);
+    let follow = |mode: i32| {
+        let launch = Launch::new("self_test_follow", (1, 1, 1), 256);
+        launch.buffer(&x).buffer(&y).value(mode).run(1)
+    };
+    follow(0).unwrap();
+    assert_eq!(y.values::<i32>(), [2; 256]);
+    let message = follow(2).unwrap_err();
+    assert!(
+        message.contains("thread 200 ends and has not waited"),
+        "{message}"
+    );
+}
+
+#[test]
 fn divergent_barriers_are_reported() {
     if only_emulated("divergent barriers") {
         return;

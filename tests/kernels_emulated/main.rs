@@ -133,6 +133,54 @@ fn changes_that_prove_nothing_are_refused() {
     refused("flips", "", "times in batch.cu, not once");
 }
 
+/// Beginnings of the kernels of `source` that do not first wait for the kernel before them, and how many do.
+fn without_wait(source: &str) -> (Vec<String>, usize) {
+    let lines = source.lines().filter(|l| !l.trim_start().starts_with("//"));
+    let text: String = lines
+        .map(|l| l.trim_end_matches('\\').to_string() + "\n")
+        .collect();
+    let text = text.replace("KERNEL_OCCUPANCY(", "KERNEL(");
+    let (mut wrong, mut right) = (Vec::new(), 0);
+    for kernel in text.split("KERNEL(").skip(1) {
+        let mut depth = 1;
+        let end = kernel.find(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        });
+        let body: Vec<&str> = kernel[end.unwrap() + 1..]
+            .split_whitespace()
+            .take(3)
+            .collect();
+        match body[..] {
+            ["{", "await_previous();", "let_next_start();"] => right += 1,
+            _ => wrong.push(kernel.chars().take(60).collect()),
+        }
+    }
+    (wrong, right)
+}
+
+/// Any kernel may be launched before the one before it has ended (include/dependency.cuh).
+#[test]
+fn every_kernel_waits_for_the_one_before_it() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("cuda");
+    let mut kernels = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "cu") {
+            let (wrong, right) = without_wait(&std::fs::read_to_string(&path).unwrap());
+            assert!(wrong.is_empty(), "{}: {wrong:?}", path.display());
+            kernels += right;
+        }
+    }
+    assert!(kernels > 20, "{kernels}");
+    let waits = "await_previous();\n let_next_start();";
+    let text = format!(
+        "KERNEL(a, 32, (f(int), b)) {{ \\\n {waits} x;\nKERNEL(c, 32, (int* x)) {{ x;\n {waits} }}"
+    );
+    let (wrong, right) = without_wait(&text);
+    assert_eq!((wrong.len(), right), (1, 1), "{wrong:?}");
+}
+
 #[test]
 fn every_kernel_has_a_test() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels_emulated");

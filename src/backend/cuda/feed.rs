@@ -108,7 +108,7 @@ impl Feed {
     /// Where the driver fails.
     pub fn await_batch(&self, iteration: u64) -> Result<()> {
         let slot = &self.slots[self.index(iteration)];
-        self.device.main.wait(&slot.copied).to("wait for a batch")
+        self.device.main().wait(&slot.copied).to("wait for a batch")
     }
 
     /// Says that what the main stream was asked for so far is all that uses the batch of `iteration`: its slot may be
@@ -118,7 +118,7 @@ impl Feed {
     /// Where the driver fails.
     pub fn release(&self, iteration: u64) -> Result<()> {
         let slot = &self.slots[self.index(iteration)];
-        slot.used.record(&self.device.main).to("record an event")
+        slot.used.record(self.device.main()).to("record an event")
     }
 }
 

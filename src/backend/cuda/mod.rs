@@ -181,6 +181,7 @@ impl Cuda {
     pub fn new(ordinal: usize, options: Options, known: &KernelChoices) -> Result<Self> {
         let known = known.decode()?;
         let device = Device::open(ordinal)?;
+        device.launch_dependently(options.fuse.dependent);
         let chooser = Rc::new(Chooser::new(&device, options, known)?);
         Ok(Self {
             device,

@@ -175,7 +175,7 @@ impl backend::Progress for Progress {
         );
         // The copy before may still be writing.
         self.arrival.synchronize().to("give metrics")?;
-        let (main, bytes) = (&self.device.main, self.ring_bytes());
+        let (main, bytes) = (self.device.main(), self.ring_bytes());
         // SAFETY: `take_metrics` reads only once the event says that the copy is over, and so does the
         // next `send_metrics`.
         unsafe { self.arrived.receive(main, self.ring.span(), bytes)? };

@@ -43,7 +43,7 @@ impl Libraries {
     pub fn open(device: &Rc<Device>, options: &Options) -> Result<(Self, Vec<String>)> {
         let mut libraries = Self::none(device, options);
         let mut notes = Vec::new();
-        let stream = device.main.cu_stream();
+        let stream = device.main().cu_stream();
         // SAFETY: the stream is the device's, which this keeps; fields are dropped in order, the device last.
         match unsafe { Cudnn::new(stream) } {
             Ok(there) => libraries.cudnn = Some(there),

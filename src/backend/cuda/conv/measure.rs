@@ -170,7 +170,7 @@ impl<'a> Trial<'a> {
     /// Milliseconds of one run of `kernel`; `None` where its result is not `expected`. What is far behind `best` is
     /// timed once.
     fn time(&self, kernel: ConvKernel, best: Option<f32>, expected: &[f32]) -> Result<Option<f32>> {
-        let (device, main) = (&self.runner.device, &self.runner.device.main);
+        let device = &self.runner.device;
         let choice = self.runner.ready(kernel, self.pass, self.shape)?;
         // What is not written shows.
         self.out.poison()?;
@@ -192,9 +192,9 @@ impl<'a> Trial<'a> {
         };
         let (start, end) = (event().to("make an event")?, event().to("make an event")?);
         let timed = |work: &dyn Fn() -> Result<()>| -> Result<f32> {
-            start.record(main).to("record an event")?;
+            start.record(device.main()).to("record an event")?;
             work()?;
-            end.record(main).to("record an event")?;
+            end.record(device.main()).to("record an event")?;
             start.elapsed_ms(&end).to("take the time")
         };
         let once = timed(&|| self.run(&choice))?;

@@ -248,6 +248,8 @@ impl Runner {
         let (device, precision) = (&self.device, self.options.precision);
         let (pass, shape) = (choice.pass, &choice.shape);
         self.check_lengths(pass, shape, a, b, out)?;
+        // The library gives the main stream what is no launch of ours.
+        device.main();
         match choice.kernel {
             ConvKernel::Ours { .. } => bail!("a kernel of ours"),
             ConvKernel::Cudnn(algorithm) => {
@@ -288,7 +290,7 @@ impl Runner {
     /// The driver's error, where the GPU does not work any more; else the library's.
     fn or_lost(&self, error: anyhow::Error) -> anyhow::Error {
         // Not while an iteration is being recorded: that would end the recording.
-        let main = &self.device.main;
+        let main = self.device.main();
         let recording = main.capture_status();
         match recording.is_ok_and(|s| s == CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) {
             true => main

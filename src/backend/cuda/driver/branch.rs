@@ -42,7 +42,7 @@ impl Branch {
         let device = &self.device;
         ensure!(!device.is_beside(), "a branch of a branch");
         self.open.set(false);
-        self.begun.record(&device.main).to("record an event")?;
+        self.begun.record(device.main()).to("record an event")?;
         device.side.wait(&self.begun).to("wait for an event")?;
         device.beside.set(true);
         let done = work();
@@ -59,7 +59,7 @@ impl Branch {
     /// Where the driver fails.
     pub fn join(&self) -> Result<()> {
         match self.open.replace(false) {
-            true => self.device.main.wait(&self.ended).to("wait for an event"),
+            true => self.device.main().wait(&self.ended).to("wait for an event"),
             false => Ok(()),
         }
     }

@@ -30,13 +30,18 @@ pub struct Device {
     pub(crate) launched: RefCell<Option<BTreeSet<String>>>,
     modules: Vec<Module>,
     /// The stream of all kernels and of all that depends on them.
-    pub(crate) main: Arc<CudaStream>,
+    main: Arc<CudaStream>,
     /// The stream of batches on their way to the device.
     pub(crate) copy: Arc<CudaStream>,
     /// The stream of what branches off the main stream and joins it again ([`Branch`](super::Branch)).
     pub(super) side: Arc<CudaStream>,
     /// Whether launches go to it now.
     pub(super) beside: Cell<bool>,
+    /// Whether kernels on the main stream may begin before the one before them has ended: whether they can, and are to.
+    can_depend: bool,
+    dependent: Cell<bool>,
+    /// Whether the latest that the main stream was given is a kernel of ours.
+    chained: Cell<bool>,
     pub(crate) context: Arc<CudaContext>,
     /// How many multiprocessors it has.
     pub(crate) multiprocessors: u32,
@@ -64,6 +69,8 @@ impl Device {
             let module = unsafe { result::module::load_data(kernel.fatbin.as_ptr().cast()) };
             modules.push(Module(module.to("load the kernels")?));
         }
+        let capability = context.compute_capability().to("say what it is")?;
+        let can_depend = probe::launches_dependently(capability);
         let multiprocessors = context
             .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
             .to("say how large it is")?;
@@ -75,6 +82,9 @@ impl Device {
             copy,
             side,
             beside: Cell::new(false),
+            can_depend,
+            dependent: Cell::new(false),
+            chained: Cell::new(false),
             context,
             multiprocessors: u32::try_from(multiprocessors)?.max(1),
             allocated: Cell::new(0),
@@ -140,12 +150,27 @@ impl Device {
         self.beside.get()
     }
 
-    /// The stream that launches go to now.
-    pub(super) fn stream(&self) -> &CudaStream {
+    /// The main stream, to give it what is no launch of ours: the next launch waits for that as usual.
+    pub(crate) fn main(&self) -> &Arc<CudaStream> {
+        self.chained.set(false);
+        &self.main
+    }
+
+    /// The stream that launches go to now, and whether the launch may begin before the kernel before it has ended.
+    pub(super) fn stream(&self) -> (&CudaStream, bool) {
         match self.is_beside() {
-            true => &self.side,
-            false => &self.main,
+            true => (&self.side, false),
+            false => {
+                let behind_kernel = self.chained.replace(true);
+                (&self.main, behind_kernel && self.dependent.get())
+            }
         }
+    }
+
+    /// Has kernels on the main stream begin before the one before them has ended, where the GPU can (programmatic
+    /// dependent launch; each waits itself, cuda/include/dependency.cuh), or not.
+    pub(crate) fn launch_dependently(&self, on: bool) {
+        self.dependent.set(on && self.can_depend);
     }
 
     /// Waits until all streams are done.
@@ -187,10 +212,10 @@ impl Device {
     pub(crate) fn record(&self, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
         // Other threads may do as they like meanwhile.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.main.begin_capture(mode).to("begin a recording")?;
+        self.main().begin_capture(mode).to("begin a recording")?;
         let done = work();
         // Ends the recording also where it failed.
-        let graph = self.main.end_capture(sys::CUgraphInstantiate_flags(0));
+        let graph = self.main().end_capture(sys::CUgraphInstantiate_flags(0));
         done?;
         let graph = graph.to("end a recording")?;
         graph.context("the GPU recorded nothing")

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use anyhow::{Result, ensure};
 use bytemuck::NoUninit;
-use cudarc::driver::{result, sys};
+use cudarc::driver::{CudaStream, DriverError, result, sys};
 
 use crate::backend::cuda::driver::device::Device;
 use crate::backend::cuda::driver::errors::Explained;
@@ -105,6 +105,40 @@ impl Launch<'_> {
         Ok(self)
     }
 
+    /// Queues the launch so that it may begin before the kernel before it on `stream` has ended.
+    ///
+    /// # Safety
+    /// As for [`Self::run`], with a pointer to each argument; the driver has `cuLaunchKernelEx`.
+    unsafe fn launch_dependently(
+        &self,
+        stream: &CudaStream,
+        pointers: &mut [*mut c_void; 24],
+    ) -> Result<(), DriverError> {
+        let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+        value.programmaticStreamSerializationAllowed = 1;
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value,
+        };
+        let (x, y, z) = self.grid;
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: self.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared,
+            hStream: stream.cu_stream(),
+            attrs: &raw mut attribute,
+            numAttrs: 1,
+        };
+        let (arguments, none) = (pointers.as_mut_ptr(), std::ptr::null_mut());
+        // SAFETY: as the caller says; the driver reads all of it before the call returns.
+        unsafe { sys::cuLaunchKernelEx(&raw const config, self.function, arguments, none) }.result()
+    }
+
     /// Queues the launch; it does not wait for the kernel.
     ///
     /// # Errors
@@ -117,17 +151,21 @@ impl Launch<'_> {
         for (pointer, place) in pointers.iter_mut().zip(&mut self.arguments) {
             *pointer = place.as_mut_ptr().cast();
         }
+        let (stream, dependent) = self.device.stream();
         // SAFETY: as the caller says; arguments are read before the call returns, and Memory lives until the streams
         // are done.
         let done = unsafe {
-            result::launch_kernel(
-                self.function,
-                self.grid,
-                (self.threads, 1, 1),
-                self.shared,
-                self.device.stream().cu_stream(),
-                &mut pointers[..self.arguments.len()],
-            )
+            match dependent {
+                true => self.launch_dependently(stream, &mut pointers),
+                false => result::launch_kernel(
+                    self.function,
+                    self.grid,
+                    (self.threads, 1, 1),
+                    self.shared,
+                    stream.cu_stream(),
+                    &mut pointers[..self.arguments.len()],
+                ),
+            }
         };
         done.to(&format!("run {}", self.kernel))
     }

@@ -89,7 +89,7 @@ impl Memory {
     /// Where there is not enough memory.
     pub fn zeroed(device: &Rc<Device>, bytes: usize) -> Result<Self> {
         let memory = Self::new(device, bytes)?;
-        let stream = device.main.cu_stream();
+        let stream = device.main().cu_stream();
         // SAFETY: the allocation is that long.
         unsafe { result::memset_d8_async(memory.span.pointer, 0, memory.span.bytes, stream) }
             .to("clear memory")?;
@@ -101,7 +101,7 @@ impl Memory {
     /// # Errors
     /// Where the driver fails.
     pub(crate) fn poison(&self) -> Result<()> {
-        let stream = self.device.main.cu_stream();
+        let stream = self.device.main().cu_stream();
         // SAFETY: the allocation is that long.
         unsafe { result::memset_d8_async(self.span.pointer, 0xff, self.span.bytes, stream) }
             .to("clear memory")
@@ -146,7 +146,7 @@ impl Memory {
         if bytes.is_empty() {
             return Ok(());
         }
-        let stream = &self.device.main;
+        let stream = self.device.main();
         // SAFETY: the allocation is long enough, and `values` lives until the stream is done.
         unsafe { result::memcpy_htod_async(to.pointer, bytes, stream.cu_stream()) }
             .to("take data")?;
@@ -182,7 +182,7 @@ impl Memory {
         if bytes.is_empty() {
             return Ok(values);
         }
-        let stream = &self.device.main;
+        let stream = self.device.main();
         // SAFETY: the allocation is long enough, and `values` lives until the stream is done.
         unsafe { result::memcpy_dtoh_async(bytes, from.pointer, stream.cu_stream()) }
             .to("give data")?;
@@ -311,7 +311,7 @@ impl Device {
         );
         // SAFETY: both spans are at least that long, and Memory lives until the streams are done.
         let done = unsafe {
-            result::memcpy_dtod_async(to.pointer, from.pointer, bytes, self.main.cu_stream())
+            result::memcpy_dtod_async(to.pointer, from.pointer, bytes, self.main().cu_stream())
         };
         done.to("copy memory")
     }

@@ -124,6 +124,14 @@ fn machine_code<'a>(architectures: &[&'a str], (major, minor): (i32, i32)) -> Op
     fitting.max().map(|(_, _, name)| name)
 }
 
+/// Whether kernels on a GPU of this compute capability can wait for the one before them by themselves: its machine code
+/// has the instruction (cuda/include/dependency.cuh), and the driver the launch.
+pub(super) fn launches_dependently(capability: (i32, i32)) -> bool {
+    // SAFETY: the library is there; only the presence of the function is asked for.
+    let launch = || unsafe { sys::culib().get::<*mut ()>(b"cuLaunchKernelEx") }.is_ok();
+    machine_code(ARCHITECTURES, capability).is_some() && capability >= (9, 0) && launch()
+}
+
 /// The driver and the GPUs that it sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Driver {
