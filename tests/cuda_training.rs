@@ -994,6 +994,64 @@ fn with_libraries() -> String {
     path.into_string().unwrap()
 }
 
+/// A choice weighs a library's kernel with the launches that it then needs, and ours with what it does on the way.
+#[test]
+fn choices_weigh_what_follows() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let (path, caches) = (with_libraries(), folder.path().join("cache"));
+    let trace = folder.path().join("trace");
+    // Launches of a run, by kernel without its type; the first run measures.
+    let launches = |name: &str, conv: &str| {
+        let environment = [
+            ("LD_LIBRARY_PATH", &*path),
+            ("XDG_CACHE_HOME", caches.to_str().unwrap()),
+            ("EMULATED_TRACE", trace.to_str().unwrap()),
+        ];
+        let run = folder.path().join(name);
+        let args = ["--precision", "bf16", "--conv", conv, "--graph", "off"];
+        train(&run, &[&args[..], &["--steps", "1"]].concat(), &environment);
+        let text = fs::read_to_string(&trace).unwrap();
+        fs::remove_file(&trace).unwrap();
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for (_, rest) in text.lines().filter_map(|l| l.split_once(" kernel ")) {
+            let kernel = rest.split("_nhwc").next().unwrap();
+            *counts.entry(kernel.to_string()).or_default() += 1;
+        }
+        let chosen = fs::read_to_string(run.join("kernels.json")).unwrap();
+        (counts, chosen)
+    };
+    let follow = [
+        "batch_norm_statistics",
+        "batch_norm_backward_reduce",
+        "tanh_backward",
+    ];
+    let (measured, chosen) = launches("first", "cudnn");
+    let (known, _) = launches("second", "cudnn");
+    for kernel in follow {
+        let (measured, known) = (measured[kernel], known.get(kernel).copied());
+        assert!(
+            measured > known.unwrap_or(0),
+            "{kernel}: {measured}, {known:?}"
+        );
+    }
+    for line in [
+        " statistics of 1\"",
+        " statistics of 2\"",
+        " gradient of leaky_relu and batch norm of 2\"",
+        " gradient of tanh\"",
+        " tanh\"",
+    ] {
+        assert!(chosen.contains(line), "{line}: {chosen}");
+    }
+    // Ours multiply by an activation's derivative on the way, also where they are tried.
+    fs::remove_dir_all(&caches).unwrap();
+    let (ours, _) = launches("ours", "ours");
+    assert!(!ours.contains_key("tanh_backward"), "{ours:?}");
+}
+
 /// With cuDNN and cuBLAS, which both have an algorithm whose results are wrong or differ from run to run: that one is
 /// never chosen.
 #[test]

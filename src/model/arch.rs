@@ -89,7 +89,7 @@ macro_rules! activations {
         ///
         /// The backward pass is dx = f′·dy with f′ as a function of y, so that no backend need keep x. The numbers are
         /// those by which the kernels know them: the table of `cuda/include/activation.cuh` has the same.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(i32)]
         pub enum Activation {
             $($(#[$comment])* $variant = $number,)*

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::backend::cuda::conv::Choice;
 use crate::backend::cuda::conv::choice::Chooser;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
+use crate::backend::cuda::conv::then::Then;
 use crate::backend::cuda::driver::{Branch, Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::adam::{self, Tensors};
 use crate::backend::cuda::ops::batch_norm::{BatchNorm, Extent, Workspace};
@@ -78,10 +79,13 @@ pub(super) struct Input {
     _memory: Rc<Memory>,
 }
 
+/// What a kernel is chosen for: layer, pass, maps, and what follows.
+type ChosenFor = (usize, Pass, usize, Then);
+
 /// A generator or discriminator on the GPU with its parameters, gradients, moments and activations.
 pub struct CudaNetwork {
-    /// Kernels by layer, pass and batch size, chosen when they are first needed.
-    chosen: RefCell<HashMap<(usize, Pass, usize), Rc<Choice>>>,
+    /// Kernels, chosen when they are first needed.
+    chosen: RefCell<HashMap<ChosenFor, Rc<Choice>>>,
     pub(super) chooser: Rc<Chooser>,
     pub(super) options: Options,
     pub(super) architecture: Architecture,
@@ -198,15 +202,21 @@ impl CudaNetwork {
         })
     }
 
-    /// The kernel for `pass` of layer `index` on `n` maps.
-    pub(super) fn choice(&self, index: usize, pass: Pass, n: usize) -> Result<Rc<Choice>> {
-        let key = (index, pass, n);
+    /// The kernel for `pass` of layer `index` on `n` maps, and what comes `then`.
+    pub(super) fn choice(
+        &self,
+        index: usize,
+        pass: Pass,
+        n: usize,
+        then: Then,
+    ) -> Result<Rc<Choice>> {
+        let key = (index, pass, n, then);
         if let Some(known) = self.chosen.borrow().get(&key) {
             return Ok(Rc::clone(known));
         }
         let vector = self.options.precision.vector();
         let shape = ConvShape::of(&self.layers[index].block, n).stored(vector);
-        let choice = Rc::new(self.chooser.choose(pass, &shape)?);
+        let choice = Rc::new(self.chooser.choose(pass, &shape, then)?);
         self.chosen.borrow_mut().insert(key, Rc::clone(&choice));
         Ok(choice)
     }

@@ -13,6 +13,7 @@ use crate::backend::cuda::Buffer;
 use crate::backend::cuda::conv::Choice;
 use crate::backend::cuda::conv::epilogue::Epilogue;
 use crate::backend::cuda::conv::shape::Pass;
+use crate::backend::cuda::conv::then::Then;
 use crate::backend::cuda::driver::{Branch, Span};
 use crate::backend::cuda::network::{CudaNetwork, Layer, place, scaled_for};
 use crate::backend::cuda::ops::activation;
@@ -136,7 +137,13 @@ impl CudaNetwork {
         let (device, precision) = (&self.device, self.options.precision);
         let (layer, runner) = (&self.layers[index], &self.chooser.runner);
         let activation = layer.block.activation;
-        let choice = self.choice(index, layer.passes()[0], n)?;
+        let sums = self.options.fuse.statistics && self.statistics != Statistics::Running;
+        let then = match layer.norm {
+            Some(_) if sums => Then::Statistics(self.inputs),
+            Some(_) => Then::NOTHING,
+            None => Then::Activation(activation),
+        };
+        let choice = self.choice(index, layer.passes()[0], n, then)?;
         let output = layer.output.span();
         let (Some(norm), Some(convolved)) = (&layer.norm, &layer.convolved) else {
             let _range = self.operation("convolution");
@@ -147,7 +154,6 @@ impl CudaNetwork {
         let (x, extent) = (convolved.span(), self.extent(&layer.block));
         let cut = choice.cut(precision, self.inputs);
         let chunks = cut.and_then(|cut| cut.chunks);
-        let sums = self.options.fuse.statistics && self.statistics != Statistics::Running;
         let fused = match chunks {
             Some(chunks) if sums => {
                 let how = how(self.statistics, false);
@@ -210,7 +216,8 @@ impl CudaNetwork {
             let to = gradients[current].span();
             at = self.behind_activation(index, at, to, behind, want)?;
             if want.weights() {
-                let choice = self.choice(index, Pass::Weights, self.inputs * self.each)?;
+                let n = self.inputs * self.each;
+                let choice = self.choice(index, Pass::Weights, n, Then::NOTHING)?;
                 let checked = choice.cut(self.options.precision, 1).is_some();
                 match branches.get(current) {
                     // What a library works in is the main stream's.
@@ -336,8 +343,6 @@ impl CudaNetwork {
     fn gradient_below(&self, index: usize, gradient: Span, to: Span, want: Want) -> Result<bool> {
         let (device, precision, fuse) = (&self.device, self.options.precision, self.options.fuse);
         let layer = &self.layers[index];
-        let choice: Rc<_> = self.choice(index, layer.passes()[1], self.inputs * self.each)?;
-        let cut = choice.cut(precision, self.inputs);
         // The activation below, and the map that it gave.
         let below = match index {
             0 => match want {
@@ -356,6 +361,16 @@ impl CudaNetwork {
             let below = &self.layers[i];
             Some((below, below.norm.as_ref()?, below.convolved.as_ref()?))
         });
+        let then = match (below, norm) {
+            (Some((f, _)), Some(_)) if fuse.gradients => Then::NormGradient(f, self.inputs),
+            (Some((f, _)), None) if fuse.activations && f != Activation::None => {
+                Then::Derivative(f)
+            }
+            _ => Then::NOTHING,
+        };
+        let n = self.inputs * self.each;
+        let choice: Rc<_> = self.choice(index, layer.passes()[1], n, then)?;
+        let cut = choice.cut(precision, self.inputs);
         let epilogue = match (below, norm, cut) {
             (Some((f, _)), Some((below, norm, convolved)), Some(cut)) if fuse.gradients => {
                 let how = how(self.statistics, want.weights());

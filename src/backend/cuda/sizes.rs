@@ -102,13 +102,10 @@ pub(super) fn sums_needed(
     let mut most = [0; 2];
     for block in architecture.blocks.iter().filter(|b| b.batch_norm) {
         let own = batch_norm::needs(device, precision, &stored_block(block, precision), batch);
-        // However a convolution cuts a map, it is into no more chunks than the smallest tile has rows, and no more tiles
-        // of channels.
         let c = block.output.c.next_multiple_of(precision.vector());
-        let chunks = batch * block.output.h * block.output.w / 64 + 16;
-        let fused = Workspace::needs(1, chunks, c, c.div_ceil(32));
+        let fused = Workspace::fused_needs(batch * block.output.h * block.output.w, c);
         for (most, needs) in most.iter_mut().zip(own.into_iter().zip(fused)) {
-            *most = needs.0.max(2 * needs.1).max(*most);
+            *most = needs.0.max(needs.1).max(*most);
         }
     }
     if let Some(block) = logits_block(architecture) {
@@ -163,7 +160,7 @@ pub fn bytes(
     let largest = |bytes: &dyn Fn(&ConvShape) -> usize| shapes.iter().map(bytes).max().unwrap_or(0);
     let workspace = largest(&|s| workspace_bytes(device, options, s).iter().sum()) as u64;
     all += workspace * (1 + u64::from(options.fuse.branches));
-    all += largest(&|s| scratch_bytes(options, s)) as u64;
+    all += largest(&|s| scratch_bytes(device, options, s)) as u64;
     if options.conv != Conv::Ours {
         // What cuDNN works in is known only when it is asked: of that, and its code, half as much again.
         all += all / 2;

@@ -14,11 +14,11 @@ use crate::files;
 use crate::output::print_error_line;
 use crate::text::shown;
 
-/// The kernel of each pass, storage type and shape that a run needs, by a line that says these three.
+/// The kernel of each pass, storage type, shape and what follows that a run needs, by a line that says these.
 pub type Choices = BTreeMap<String, ConvKernel>;
 
 /// By what a choice is found again, as `Gather bf16 n128 32x32x64 64x64x3 s2 p1`: pass, type, maps, small map and large
-/// map (height × width × channels), stride, padding.
+/// map (height × width × channels), stride, padding. Behind it comes what follows (`Then`).
 pub(super) fn key(pass: Pass, s: &ConvShape, precision: Precision) -> String {
     format!(
         "{pass:?} {} n{} {}x{}x{} {}x{}x{} s{} p{}",

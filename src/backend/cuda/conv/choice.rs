@@ -1,4 +1,4 @@
-//! Chooses the kernel for each pass of a convolution, once for a pass, shape and type.
+//! Chooses the kernel for each pass of a convolution, once for a pass, shape, type and what follows.
 //!
 //! It comes from the run that is repeated (`kernels.json` of a run folder), else from the cache of this user, which is
 //! kept by GPU, driver and library, else it is measured.
@@ -16,6 +16,7 @@ use crate::backend::cuda::conv::libraries::{Libraries, versions};
 use crate::backend::cuda::conv::measure::Trial;
 use crate::backend::cuda::conv::run::{Choice, Runner};
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
+use crate::backend::cuda::conv::then::Then;
 use crate::backend::cuda::driver::{Device, kernels};
 
 pub use crate::backend::cuda::conv::cache::Choices;
@@ -84,17 +85,20 @@ impl Chooser {
         self.used.borrow().clone()
     }
 
-    /// The kernel for `pass` on maps of this shape. Where it has to be measured, this takes a while and some memory
+    /// The kernel for `pass` on maps of this shape, by what it takes with what comes `then`. Where it has to be measured, this takes a while and some memory
     /// ([`scratch_bytes`](super::scratch_bytes)).
     ///
     /// # Errors
     /// Where the kernel of the run that is repeated cannot be used here, memory does not suffice, or the GPU fails.
-    pub fn choose(&self, pass: Pass, shape: &ConvShape) -> Result<Choice> {
-        let key = key(pass, shape, self.options.precision);
+    pub fn choose(&self, pass: Pass, shape: &ConvShape, then: Then) -> Result<Choice> {
+        let plain = key(pass, shape, self.options.precision);
+        let key = format!("{plain}{then}");
         let used = self.used.borrow().get(&key).copied();
-        let kernel = match used.or_else(|| self.known.get(&key).copied()) {
+        // Earlier runs chose for the shape alone.
+        let known = self.known.get(&key).or_else(|| self.known.get(&plain));
+        let kernel = match used.or(known.copied()) {
             Some(kernel) => kernel,
-            None => self.find(&key, pass, shape)?,
+            None => self.find(&key, (pass, shape), then)?,
         };
         let choice = self.runner.ready(kernel, pass, shape).with_context(|| {
             format!(
@@ -107,7 +111,7 @@ impl Chooser {
     }
 
     /// The fastest of those that may be chosen, by the cache where it knows, else measured.
-    fn find(&self, key: &str, pass: Pass, shape: &ConvShape) -> Result<ConvKernel> {
+    fn find(&self, key: &str, (pass, shape): (Pass, &ConvShape), then: Then) -> Result<ConvKernel> {
         let ours = ours(&self.runner.device, &self.options, pass, shape);
         let mut candidates = match self.options.conv {
             Conv::Ours => Vec::new(),
@@ -129,7 +133,7 @@ impl Chooser {
             .filter(|&kernel| !known(&times, kernel))
             .collect();
         if !unknown.is_empty() {
-            let trial = Trial::new(&self.runner, pass, shape)?;
+            let trial = Trial::new(&self.runner, pass, shape, then)?;
             times.extend(trial.times(&unknown, fallback, &self.warm)?);
             if trial.is_usual() {
                 self.cache.borrow_mut().put(key, &times);

@@ -13,18 +13,19 @@ use crate::backend::cuda::conv::candidates::ConvKernel;
 use crate::backend::cuda::conv::epilogue::Epilogue;
 use crate::backend::cuda::conv::run::{Choice, Runner};
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
-use crate::backend::cuda::driver::{Explained, Memory};
+use crate::backend::cuda::conv::then::{self, Following, Then};
+use crate::backend::cuda::driver::{Device, Explained, Memory};
 use crate::backend::cuda::ops::latent::{self, Noise};
 use crate::numeric::relative_error;
 use crate::random::Purpose;
 
-/// Bytes of device memory that it takes to measure the kernels for a convolution: both maps, the weights, and the
-/// largest result.
-pub fn scratch_bytes(options: &Options, shape: &ConvShape) -> usize {
+/// Bytes of device memory that it takes to measure the kernels for a convolution: both maps, the weights, the largest
+/// result, and what may follow.
+pub fn scratch_bytes(device: &Device, options: &Options, shape: &ConvShape) -> usize {
     let size = options.precision.size();
     let (small, large) = (size * shape.small_len(), size * shape.large_len());
     let result = small.max(large).max(4 * shape.weights());
-    small + large + size * shape.weights() + result
+    small + large + size * shape.weights() + result + then::bytes(device, options, shape)
 }
 
 /// The largest relative error of a kernel's result: rounding to the type once, with room for sums in another order.
@@ -47,6 +48,7 @@ pub(super) struct Trial<'a> {
     large: Memory,
     weight: Memory,
     out: Memory,
+    following: Following,
     out_len: usize,
     out_type: Precision,
     unrecorded: Cell<bool>,
@@ -55,7 +57,7 @@ pub(super) struct Trial<'a> {
 impl<'a> Trial<'a> {
     /// # Errors
     /// Where there is not enough memory: [`scratch_bytes`].
-    pub fn new(runner: &'a Runner, pass: Pass, shape: &'a ConvShape) -> Result<Self> {
+    pub fn new(runner: &'a Runner, pass: Pass, shape: &'a ConvShape, then: Then) -> Result<Self> {
         let (device, precision) = (&runner.device, runner.options.precision);
         let iteration = Memory::zeroed(device, 8)?;
         let random = |count: usize, step: u64| -> Result<Memory> {
@@ -87,13 +89,36 @@ impl<'a> Trial<'a> {
             large: random(shape.large_len(), 2)?,
             weight: random(shape.weights(), 3)?,
             out: Memory::new(device, out_len * out_type.size())?,
+            following: Following::new(device, precision, (pass, shape), then)?,
             out_len,
             out_type,
             unrecorded: Cell::new(false),
         })
     }
 
+    /// The pass alone.
     fn run(&self, choice: &Choice) -> Result<()> {
+        self.run_to(choice, (&Epilogue::NONE, 1))
+    }
+
+    /// The pass, and what follows.
+    fn run_all(&self, choice: &Choice) -> Result<()> {
+        let other = match self.pass {
+            Pass::Gather => self.small.span(),
+            Pass::Scatter => self.large.span(),
+            Pass::Weights => return self.run(choice),
+        };
+        let (following, out) = (&self.following, self.out.span());
+        let epilogue = following.epilogue(choice, other)?;
+        let on_the_way = epilogue.unwrap_or(Epilogue::NONE);
+        self.run_to(choice, (&on_the_way, following.segments()))?;
+        match epilogue {
+            Some(_) => Ok(()),
+            None => following.launch(out, other),
+        }
+    }
+
+    fn run_to(&self, choice: &Choice, then: (&Epilogue, usize)) -> Result<()> {
         let (a, b) = match self.pass {
             Pass::Gather => (&self.large, &self.weight),
             Pass::Scatter => (&self.small, &self.weight),
@@ -102,7 +127,7 @@ impl<'a> Trial<'a> {
         let maps = (a.span(), b.span(), self.out.span());
         match self.pass {
             Pass::Weights => self.runner.weights(choice, maps, None),
-            _ => self.runner.map(choice, maps, (&Epilogue::NONE, 1)),
+            _ => self.runner.map(choice, maps, then),
         }
     }
 
@@ -124,7 +149,7 @@ impl<'a> Trial<'a> {
         Ok(all)
     }
 
-    /// Times of `candidates`, by themselves as a recorded iteration runs them; none for what does not agree with
+    /// Times of `candidates` with what follows, as a recorded iteration runs them; none for what does not agree with
     /// `reference`, one of ours, or cannot be recorded (ours are then timed as they are). `warm` says whether the GPU
     /// has been at work long enough to run at its usual clocks, and does so from here on.
     ///
@@ -197,16 +222,17 @@ impl<'a> Trial<'a> {
             end.record(device.main()).to("record an event")?;
             start.elapsed_ms(&end).to("take the time")
         };
-        let once = timed(&|| self.run(&choice))?;
+        self.run_all(&choice)?;
+        let once = timed(&|| self.run_all(&choice))?;
         if best.is_some_and(|best| once > 10.0 * best + 1.0) {
             return Ok(Some(once));
         }
         // As many as make a millisecond of the host's time, so that short ones fill the clock's ticks.
         let begin = Instant::now();
-        self.run(&choice)?;
+        self.run_all(&choice)?;
         device.wait()?;
         let count = (1e-3 / begin.elapsed().as_secs_f64()).clamp(1.0, 16.0) as u32;
-        let graph = match device.record(|| (0..count).try_for_each(|_| self.run(&choice))) {
+        let graph = match device.record(|| (0..count).try_for_each(|_| self.run_all(&choice))) {
             Ok(graph) => graph,
             Err(_) if matches!(kernel, ConvKernel::Ours { .. }) => {
                 // Then nothing can be, and an iteration that cannot be replayed still runs (`Cuda::replay`).

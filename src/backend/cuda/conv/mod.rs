@@ -11,6 +11,7 @@ mod libraries;
 mod measure;
 mod run;
 pub mod shape;
+pub mod then;
 
 pub use candidates::{ConvKernel, workspace_bytes};
 pub use measure::scratch_bytes;

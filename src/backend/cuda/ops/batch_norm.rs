@@ -148,6 +148,14 @@ impl Workspace {
         [sums, 4 * tiles * (segments * groups + 1)]
     }
 
+    /// The same at most for the sums that a convolution leaves of a map of so many pixels and channels, in any number of
+    /// inputs: however it cuts the map, it is into no more chunks than the smallest tile has rows, and no more tiles of
+    /// channels.
+    pub fn fused_needs(pixels: usize, c: usize) -> [usize; 2] {
+        let chunks = pixels / 64 + 16;
+        Self::needs(1, chunks, c, c.div_ceil(32)).map(|bytes| 2 * bytes)
+    }
+
     /// Where a launch over `extent` leaves its sums, which cuts each segment into `chunks` and the channels of `norm`
     /// into `tiles`; `how` has bits of [`RUNNING`], [`BY_BATCH`] and [`WEIGHTS`].
     ///
@@ -468,7 +476,7 @@ pub fn needs(device: &Device, precision: Precision, block: &Block, batch: usize)
 }
 
 /// The same for `c` channels and so many `rows` of each map.
-fn most_needed(
+pub fn most_needed(
     multiprocessors: u32,
     precision: Precision,
     c: usize,
