@@ -84,6 +84,19 @@ impl Chooser {
         self.used.borrow().clone()
     }
 
+    /// The fastest of our kernels and the fastest of the libraries' for the pass `key` of a convolution, as the keys of
+    /// [`Choices`], with the milliseconds of each by itself when it was measured; none where none was.
+    pub fn fastest(&self, key: &str) -> [Option<(ConvKernel, f32)>; 2] {
+        let times = self.cache.borrow().get(key);
+        [true, false].map(|ours| {
+            let of = times
+                .iter()
+                .filter(|t| matches!(t.kernel, ConvKernel::Ours { .. }) == ours);
+            let timed = of.filter_map(|t| Some((t.kernel, t.ms?)));
+            timed.min_by(|a, b| a.1.total_cmp(&b.1))
+        })
+    }
+
     /// The kernel for `pass` on maps of this shape. Where it has to be measured, this takes a while and some memory
     /// ([`scratch_bytes`](super::scratch_bytes)).
     ///
