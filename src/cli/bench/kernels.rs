@@ -146,11 +146,11 @@ impl Kernels {
         let ordinal = match &picked {
             Picked::Cuda(ordinal) => *ordinal,
             Picked::Cpu(reason) => bail!(
-                "bench kernels times launches on a GPU{}: name one with --device cuda; bench step measures the CPU, and \
-                 scripts/predict-iteration prints what a model says of a GPU",
+                "bench kernels times launches on a GPU, and {} (bench step measures the CPU, and \
+                 scripts/predict-iteration prints what a model says of a GPU)",
                 match reason {
-                    Some(reason) => format!(", and none can be used, since {reason}"),
-                    None => ", and --device names the CPU".to_string(),
+                    Some(reason) => format!("none can be used, since {reason}"),
+                    None => "--device names the CPU: use --device cuda".to_string(),
                 }
             ),
         };
