@@ -433,6 +433,10 @@ impl Backend for Cuda {
         self.device.wait()
     }
 
+    fn peak(&self) -> Option<f64> {
+        self.peaks().ok()?.flop
+    }
+
     fn profile(&self, on: bool) -> Result<()> {
         let done = if on {
             profiler_start()

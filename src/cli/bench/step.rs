@@ -136,9 +136,12 @@ impl Step {
         let first = |a: &crate::model::Architecture| a.blocks[0].flops();
         // Forward, weight gradient and data gradient of each pass; nothing wants the gradient of z or of real images.
         let flop = 3 * forward(&g) - first(&g) + 8 * forward(&d) - 2 * first(&d);
+        let per_sec = flop as f64 * images_per_sec;
+        // TF32 has another peak than fp32.
+        let peak = backend.peak().filter(|_| !self.compute.cuda.tf32);
         print(&format!(
             "{}: {} px, width {}, batch {}: {images_per_sec:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to \
-             {:.1}), {:.1} GFLOP/s, {} {:.0} MiB\n",
+             {:.1}), {:.1} GFLOP/s{}, {} {:.0} MiB\n",
             backend.describe(),
             self.sizes.image_size,
             self.sizes.width,
@@ -147,7 +150,12 @@ impl Step {
             times.len(),
             times[0].as_secs_f64() * 1e3,
             times[times.len() - 1].as_secs_f64() * 1e3,
-            flop as f64 * images_per_sec / 1e9,
+            per_sec / 1e9,
+            peak.map_or(String::new(), |peak| format!(
+                " ({:.1} % of {:.0} TFLOP/s, the most at its highest clock)",
+                100.0 * per_sec / peak,
+                peak / 1e12
+            )),
             match backend.allocated() {
                 Some(_) => "memory of the GPU",
                 None => "peak memory",
@@ -196,7 +204,8 @@ impl Step {
                 "ms": median * 1e3,
                 "iterations": times.len(),
                 "gflop_per_image": flop as f64 / 1e9,
-                "gflop_per_sec": flop as f64 * images_per_sec / 1e9,
+                "gflop_per_sec": per_sec / 1e9,
+                "peak_gflop_per_sec": peak.map(|peak| peak / 1e9),
                 "peak_rss_bytes": peak_rss(),
                 "device_bytes": backend.allocated(),
                 "loading": loading,
