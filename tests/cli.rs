@@ -122,7 +122,7 @@ fn generator(folder: &Path) -> String {
 #[test]
 fn help_of_every_command_works_and_names_defaults() {
     let here = TempDir::new().unwrap();
-    let commands: [(&[&str], &[&str]); 24] = [
+    let commands: [(&[&str], &[&str]); 25] = [
         (&[], &["train", "sample", "dataset", "bench", "doctor"]),
         (
             &["train"],
