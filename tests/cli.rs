@@ -122,7 +122,7 @@ fn generator(folder: &Path) -> String {
 #[test]
 fn help_of_every_command_works_and_names_defaults() {
     let here = TempDir::new().unwrap();
-    let commands: [(&[&str], &[&str]); 24] = [
+    let commands: [(&[&str], &[&str]); 25] = [
         (&[], &["train", "sample", "dataset", "bench", "doctor"]),
         (
             &["train"],
@@ -147,8 +147,9 @@ fn help_of_every_command_works_and_names_defaults() {
             &["dataset", "inspect"],
             &["[default: celeba]", "[default: 0.01]"],
         ),
-        (&["bench"], &["step", "data"]),
+        (&["bench"], &["step", "kernels", "data"]),
         (&["bench", "step"], &["[default: 10]", "[default: auto]"]),
+        (&["bench", "kernels"], &["[default: 50]", "[default: auto]"]),
         (&["bench", "data"], &["[default: 64]", "[default: 20000]"]),
         (&["doctor"], &["Exit code"]),
         (&["help", "train"], &["--dry-run"]),
@@ -647,6 +648,22 @@ fn what_bench_cannot_measure_is_refused() {
         &data(&["--batch-size", "9", "--pack-images", "8"]),
         1,
         &["--batch-size 9", "--pack-images 8"],
+    );
+    let kernels =
+        |arguments: &[&'static str]| [&["bench", "kernels", "--device", "cpu"], arguments].concat();
+    let remedies = ["--device cuda", "bench step", "scripts/predict-iteration"];
+    fails(here.path(), &kernels(&[]), 1, &remedies);
+    fails(
+        here.path(),
+        &kernels(&["--image-size", "63"]),
+        1,
+        &["image size"],
+    );
+    fails(
+        here.path(),
+        &kernels(&["--iterations", "0"]),
+        2,
+        &["--iterations"],
     );
     let auto = [
         "bench",

@@ -1052,6 +1052,99 @@ fn choices_weigh_what_follows() {
     assert!(!ours.contains_key("tanh_backward"), "{ours:?}");
 }
 
+/// What `bench kernels` says of a small GAN with emulated libraries to choose from.
+fn bench_kernels(folder: &TempDir, arguments: &[&str]) -> (String, serde_json::Value) {
+    let json = folder.path().join("launches.json");
+    let mut command = driver::command(env!("CARGO_BIN_EXE_dcgan-cuda"));
+    command
+        .args(["bench", "kernels", "--device", "cuda", "--iterations", "2"])
+        .args(["--image-size", "32", "--width", "3", "--latent-dim", "5"])
+        .args(["--batch-size", "4", "--json"])
+        .arg(&json)
+        .args(arguments)
+        .env("XDG_CACHE_HOME", cache())
+        .env("LD_LIBRARY_PATH", with_libraries());
+    let done = checked(command.output().unwrap());
+    succeeds(&done);
+    let report = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    (String::from_utf8(done.stdout).unwrap(), report)
+}
+
+/// Calls of cuDNN and cuBLAS are launches, too, with what is launched behind them; what was measured for them and for our
+/// kernels is said.
+#[test]
+fn bench_kernels_times_libraries() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    // Logits by themselves are matrix products, which is what cuBLAS does.
+    let apart = ["--fuse", "statistics,gradients,activations,branches"];
+    let arguments = [&["--conv", "cudnn", "--precision", "bf16"][..], &apart].concat();
+    let (said, report) = bench_kernels(&folder, &arguments);
+    let launches = report["launches"].as_array().unwrap();
+    let kernel = |launch: &serde_json::Value| launch["kernel"].as_str().unwrap().to_owned();
+    let count = |name: &str| {
+        launches
+            .iter()
+            .filter(|l| kernel(l).starts_with(name))
+            .count()
+    };
+    assert!(
+        count("cuDNN algorithm ") > 10 && count("cuBLAS") > 2,
+        "{said}"
+    );
+    assert_eq!(count("conv"), 0, "{said}");
+    for (index, launch) in launches.iter().enumerate() {
+        let theirs = kernel(launch).starts_with("cu");
+        assert_eq!(launch["grid"].is_null(), theirs, "{launch}");
+        assert!(launch["bytes"].as_u64() > Some(0), "{launch}");
+        if !theirs {
+            continue;
+        }
+        let key = launch["convolution"].as_str().unwrap();
+        assert!(launch["flop"].as_u64() > Some(0), "{launch}");
+        // In halves cuDNN's gradient of weights becomes f32 in a launch of its own, whose products it has counted.
+        if key.starts_with("Weights") && kernel(launch).starts_with("cuDNN") {
+            let cast = &launches[index + 1];
+            assert_eq!(kernel(cast), "cast_to_f32_bf16");
+            assert_eq!(
+                (&cast["convolution"], &cast["flop"]),
+                (&key.into(), &0.into())
+            );
+        }
+    }
+
+    let (said, report) = bench_kernels(&folder, &["--conv", "auto", "--graph", "off"]);
+    assert_eq!(report["graph"], false);
+    assert!(
+        said.contains("the whole iteration, without a graph: "),
+        "{said}"
+    );
+    let convolutions = report["convolutions"].as_array().unwrap();
+    let both = convolutions
+        .iter()
+        .filter(|c| !c["ours"].is_null() && !c["library"].is_null());
+    assert!(both.count() > 5, "{convolutions:?}");
+    // What is faster of both is what runs.
+    for convolution in convolutions {
+        let of = |whose: &str| convolution[whose]["us"].as_f64().unwrap_or(f64::INFINITY);
+        let key = &convolution["convolution"];
+        let launch = first_launch(&report, key);
+        if of("ours") != of("library") {
+            let ours = of("ours") < of("library");
+            assert_eq!(launch.starts_with("conv"), ours, "{convolution}: {launch}");
+        }
+    }
+}
+
+/// The first launch of the pass `key` of a convolution.
+fn first_launch(report: &serde_json::Value, key: &serde_json::Value) -> String {
+    let mut launches = report["launches"].as_array().unwrap().iter();
+    let launch = launches.find(|launch| &launch["convolution"] == key);
+    launch.unwrap()["kernel"].as_str().unwrap().to_owned()
+}
+
 /// With cuDNN and cuBLAS, which both have an algorithm whose results are wrong or differ from run to run: that one is
 /// never chosen.
 #[test]

@@ -78,8 +78,9 @@ fn resources() -> String {
     text
 }
 
-/// Runs the program on a GPU whose kernels do nothing, and leaves in `trace` what ran and what ptxas says of it.
-fn trace(arguments: &[String], multiprocessors: &str, trace: &Path) {
+/// Runs the program on a GPU whose kernels do nothing, and leaves in `trace` what ran and what ptxas says of it; what it
+/// prints.
+fn trace(arguments: &[String], multiprocessors: &str, trace: &Path) -> String {
     let cache = TempDir::new().unwrap();
     let mut command = driver::command(env!("CARGO_BIN_EXE_dcgan-cuda"));
     command
@@ -93,6 +94,7 @@ fn trace(arguments: &[String], multiprocessors: &str, trace: &Path) {
     assert!(done.status.success(), "{}", text(&done));
     let ran = fs::read_to_string(trace).unwrap();
     fs::write(trace, resources() + &ran).unwrap();
+    String::from_utf8(done.stdout).unwrap()
 }
 
 /// What scripts/predict-iteration runs to have a trace of this build; passes at once in any other run.
@@ -256,6 +258,46 @@ fn measured_times_and_an_earlier_build_are_laid_beside() {
     ] {
         assert!(said.contains(part), "lacks {part:?}: {said}");
     }
+    // Which tile is the fastest, and when a branch runs, differs from one GPU to another.
+    let swapped = measured["launches"].as_array_mut().unwrap();
+    let at = |name: &str| {
+        let mut names = swapped.iter().map(|l| l["kernel"].as_str().unwrap());
+        names.position(|kernel| kernel.starts_with(name)).unwrap()
+    };
+    let (wgrad, other) = (at("conv_wgrad_nhwc_bf16_"), at("conv2d_fprop_nhwc_bf16_"));
+    swapped[wgrad]["kernel"] = "conv_wgrad_nhwc_bf16_64x128".into();
+    swapped[wgrad]["us"] = 1007.0.into();
+    swapped.swap(wgrad, other);
+    fs::write(path("measured"), measured.to_string()).unwrap();
+    let beside = [
+        "--trace",
+        trace,
+        "--json",
+        "-",
+        "--measured",
+        &path("measured"),
+    ];
+    let out = script(&beside);
+    assert!(out.status.success(), "{}", text(&out));
+    let beside: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let slow = |launch: &&Value| launch["measured_us"] == 1007.0;
+    let slow: Vec<&Value> = beside["launches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(slow)
+        .collect();
+    assert_eq!(slow.len(), 1);
+    assert!(
+        slow[0]["kernel"]
+            .as_str()
+            .unwrap()
+            .starts_with("conv_wgrad_nhwc_bf16_")
+    );
+    measured["launches"]
+        .as_array_mut()
+        .unwrap()
+        .swap(wgrad, other);
     measured["launches"].as_array_mut().unwrap().remove(2);
     fs::write(path("measured"), measured.to_string()).unwrap();
     let out = script(&["--trace", trace, "--measured", &path("measured")]);
@@ -307,4 +349,145 @@ fn this_build_has_a_rule_for_every_launch() {
     let out = script(&["--trace", &whole, "--compact", &small]);
     assert!(out.status.success(), "{}", text(&out));
     assert_eq!(predicted(&compact), result);
+}
+
+/// A kernel as a trace and a table have it: name, blocks in x, y and z, threads.
+type Launched = (String, String);
+
+/// The launches of `bench kernels` at the reference shape, in a trace whose last iteration is one that was timed; that
+/// in the order of the trace, and those of the last graph before it in no order.
+fn traced(trace: &str) -> [Vec<Launched>; 2] {
+    let lines: Vec<Vec<&str>> = trace.lines().map(|l| l.split(' ').collect()).collect();
+    let launched = |line: &Vec<&str>| {
+        let kernel = line.get(1) == Some(&"kernel");
+        kernel.then(|| {
+            let threads = line[4].split('+').next().unwrap();
+            (line[2].to_owned(), format!("{} {threads}", line[3]))
+        })
+    };
+    let graph = lines
+        .iter()
+        .rposition(|line| line.get(1) == Some(&"graph"))
+        .unwrap();
+    let nodes: usize = lines[graph][3].parse().unwrap();
+    let (nodes, after) = lines[graph + 1..].split_at(nodes);
+    let mut inside = Vec::new();
+    for (index, line) in after.iter().enumerate() {
+        if let Some(kernel) = launched(line) {
+            // An event before each, and one behind it, on the same stream.
+            for beside in [index - 1, index + 1] {
+                assert_eq!(after[beside][..2], [line[0], "record"], "{line:?}");
+            }
+            inside.push(kernel);
+        }
+    }
+    [inside, nodes.iter().filter_map(launched).collect()]
+}
+
+/// `bench kernels` has every launch of an iteration, once, in its order; its JSON and its table agree, and the script
+/// takes them.
+#[test]
+fn bench_kernels_has_every_launch() {
+    if skipped() || no_python() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let json = path("measured.json");
+    let shape = &REFERENCE[4..];
+    let command = [
+        &["bench", "kernels", "--iterations=3", "--json", &json],
+        shape,
+    ]
+    .concat();
+    let command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
+    let said = trace(&command, "132", Path::new(&path("trace")));
+    let report: Value = serde_json::from_str(&fs::read_to_string(&json).unwrap()).unwrap();
+    let launches = report["launches"].as_array().unwrap();
+    let measured = launches.iter().map(|launch| {
+        let numbers = launch["grid"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(Value::to_string);
+        let grid = numbers.collect::<Vec<_>>().join(",");
+        let kernel = launch["kernel"].as_str().unwrap().to_owned();
+        (kernel, format!("{grid} {}", launch["threads"]))
+    });
+    let mut measured: Vec<Launched> = measured.collect();
+
+    // The last launch is the smallest there is, for comparison.
+    let [mut inside, mut nodes] = traced(&fs::read_to_string(path("trace")).unwrap());
+    assert_eq!(inside.pop().unwrap().0, "cast_from_f32_bf16");
+    assert_eq!(measured, inside);
+    nodes.sort_unstable();
+    measured.sort_unstable();
+    assert_eq!(measured, nodes);
+
+    // # kernel blocks µs …
+    let rows = said.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.split_whitespace().collect();
+        let _blocks: u64 = cells.get(2)?.parse().ok()?;
+        Some((cells[0].parse::<usize>().ok()?, cells))
+    });
+    let rows: Vec<_> = rows.collect();
+    assert_eq!(rows.len(), launches.len(), "{said}");
+    let mut sum = 0.0;
+    for (index, ((number, cells), launch)) in rows.iter().zip(launches).enumerate() {
+        assert_eq!(*number, index + 1, "{said}");
+        assert_eq!(cells[1], launch["kernel"].as_str().unwrap());
+        let us = launch["us"].as_f64().unwrap();
+        assert_eq!(cells[3], format!("{us:.2}"));
+        let bound = launch["bound"].as_str().unwrap();
+        let share = 100.0 * launch["bound_us"].as_f64().unwrap() / us;
+        assert!(
+            cells
+                .join(" ")
+                .ends_with(&format!("{bound}, {share:.0} % of it")),
+            "{cells:?}"
+        );
+        sum += us;
+    }
+    assert!((report["launches_us"].as_f64().unwrap() / sum - 1.0).abs() < 1e-9);
+    // An H100's, at the emulated driver's clocks.
+    near(&report["peak_gb_per_sec"], 3350.0, "memory");
+    near(&report["peak_tflop_per_sec"], 1070.0, "products");
+
+    // The model counts what this counts: products of stored channels, and bytes of operands.
+    let out = script(&[
+        "--json",
+        "-",
+        "--trace",
+        &path("trace"),
+        "--measured",
+        &json,
+    ]);
+    assert!(out.status.success(), "{}", text(&out));
+    let model: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(model["nodes"], launches.len());
+    let all = |name: &str| {
+        launches
+            .iter()
+            .map(|l| l[name].as_f64().unwrap())
+            .sum::<f64>()
+    };
+    near(&model["flop"], all("flop"), "FLOP");
+    let bytes = model["bytes"].as_f64().unwrap() / all("bytes");
+    assert!((0.8..1.25).contains(&bytes), "{bytes} of the bytes");
+    let beside = model["launches"].as_array().unwrap().iter();
+    let beside: f64 = beside.map(|l| l["measured_us"].as_f64().unwrap()).sum();
+    assert!((beside / sum - 1.0).abs() < 1e-9);
+
+    // Every convolution was measured, and whose kernel was the fastest is said.
+    let convolutions = report["convolutions"].as_array().unwrap();
+    assert!(convolutions.len() > 15, "{}", convolutions.len());
+    for convolution in convolutions {
+        let key = convolution["convolution"].as_str().unwrap();
+        assert!(launches.iter().any(|l| l["convolution"] == key), "{key}");
+        assert!(convolution["library"].is_null());
+        if !convolution["ours"].is_null() {
+            let ours = convolution["ours"]["kernel"].as_str().unwrap();
+            assert!(said.contains(&format!("{key}: ours ")) && said.contains(&format!("({ours})")));
+        }
+    }
 }

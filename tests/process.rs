@@ -135,6 +135,11 @@ fn commands() -> Vec<(Vec<&'static str>, Option<&'static str>, Ends)> {
             WithResult,
         ),
         (
+            with(&["bench", "kernels", "--device=cpu"], &small),
+            None,
+            Refused(1),
+        ),
+        (
             vec![
                 "bench",
                 "data",
@@ -776,8 +781,9 @@ fn results_go_into_files_alone() {
     let fifo = std::ffi::CString::new(at("fifo").as_os_str().as_bytes()).unwrap();
     // SAFETY: the path ends in a zero.
     assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
-    let benches: [&[&str]; 2] = [
+    let benches: [&[&str]; 3] = [
         &["bench", "step", "--seconds=600"],
+        &["bench", "kernels"],
         &["bench", "data", "--seconds=600", "--device=cpu"],
     ];
     let before = names(root.path());

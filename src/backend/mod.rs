@@ -401,6 +401,11 @@ pub trait Backend {
         Ok(None)
     }
 
+    /// FLOP a second of matrix products that the device can do at most, at its highest clock, where that is known.
+    fn peak(&self) -> Option<f64> {
+        None
+    }
+
     /// Starts or ends what a profiler sees of this program (`cudaProfilerStart`), where there is such a thing.
     ///
     /// # Errors

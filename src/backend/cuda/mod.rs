@@ -15,6 +15,7 @@ mod passes;
 pub mod progress;
 mod sizes;
 pub mod state;
+pub mod stopwatch;
 mod types;
 pub mod window;
 
@@ -342,8 +343,8 @@ impl Backend for Cuda {
     ) -> Result<()> {
         feed.await_batch(iteration)?;
         recording.runs += 1;
-        // The first one chooses kernels and prepares what is prepared once.
-        if !self.options.graph || recording.runs == 1 {
+        // The first one chooses kernels and prepares what is prepared once; launches that are timed are no graph's.
+        if !self.options.graph || recording.runs == 1 || self.device.is_timing() {
             body(feed)?;
             return feed.release(iteration);
         }
@@ -431,6 +432,10 @@ impl Backend for Cuda {
 
     fn wait(&self) -> Result<()> {
         self.device.wait()
+    }
+
+    fn peak(&self) -> Option<f64> {
+        self.peaks().ok()?.flop
     }
 
     fn profile(&self, on: bool) -> Result<()> {

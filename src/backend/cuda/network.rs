@@ -12,8 +12,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::backend::cuda::conv::Choice;
 use crate::backend::cuda::conv::choice::Chooser;
+use crate::backend::cuda::conv::epilogue::Then;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
-use crate::backend::cuda::conv::then::Then;
 use crate::backend::cuda::driver::{Branch, Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::adam::{self, Tensors};
 use crate::backend::cuda::ops::batch_norm::{BatchNorm, Extent, Workspace};

@@ -11,9 +11,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::backend::cuda::Buffer;
 use crate::backend::cuda::conv::Choice;
-use crate::backend::cuda::conv::epilogue::Epilogue;
+use crate::backend::cuda::conv::epilogue::{Epilogue, Then};
 use crate::backend::cuda::conv::shape::Pass;
-use crate::backend::cuda::conv::then::Then;
 use crate::backend::cuda::driver::{Branch, Span};
 use crate::backend::cuda::network::{CudaNetwork, Layer, place, scaled_for};
 use crate::backend::cuda::ops::activation;

@@ -1,8 +1,10 @@
-//! `bench step|data`.
+//! `bench step|kernels|data`.
 
 pub mod data;
+pub mod kernels;
 pub mod packs;
 pub mod rate;
+pub mod sizes;
 pub mod step;
 
 use std::process::ExitCode;
@@ -15,6 +17,7 @@ use clap::Subcommand;
 pub enum Command {
     /// Throughput of the training iteration on random images that are already there.
     Step(step::Step),
+    Kernels(Box<kernels::Kernels>),
     Data(Box<data::Args>),
 }
 
@@ -26,6 +29,7 @@ impl Command {
     pub fn run(self) -> Result<ExitCode> {
         match self {
             Self::Step(step) => step.run(),
+            Self::Kernels(kernels) => kernels.run(),
             Self::Data(data) => data.run(),
         }
     }

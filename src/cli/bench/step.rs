@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 
 use super::packs::{noise_pack, temporary_folder};
+use super::sizes::SizeArgs;
 use crate::backend::{Backend, Conv, Feed, Precision};
 use crate::cli::device::{OnBackend, precision_on, with_backend};
 use crate::cli::options::ComputeArgs;
@@ -34,18 +35,8 @@ const TURNS: usize = 5;
 
 #[derive(ClapArgs)]
 pub struct Step {
-    /// Pixels a side
-    #[arg(long, default_value_t = 64)]
-    image_size: usize,
-    /// Channels next to the image
-    #[arg(long, default_value_t = 64)]
-    width: usize,
-    /// Length of z
-    #[arg(long, default_value_t = 100)]
-    latent_dim: usize,
-    /// Images of one iteration
-    #[arg(long, default_value_t = 64)]
-    batch_size: usize,
+    #[command(flatten)]
+    sizes: SizeArgs,
     /// How long to measure, after a warm-up
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
@@ -65,14 +56,7 @@ impl Step {
     /// # Errors
     /// When an option cannot be used, the device cannot, or the result cannot be written.
     pub fn run(self) -> Result<ExitCode> {
-        let dimensions = Dimensions {
-            image_size: self.image_size,
-            width: self.width,
-            latent_dim: self.latent_dim,
-            channels: 3,
-        };
-        dimensions.check()?;
-        ensure!(self.batch_size > 0, "--batch-size must be at least 1");
+        let dimensions = self.sizes.dimensions()?;
         ensure!(
             self.seconds.is_finite() && self.seconds > 0.0,
             "--seconds must be positive"
@@ -116,7 +100,7 @@ impl Step {
         dimensions: &Dimensions,
         precision: Precision,
     ) -> Result<ExitCode> {
-        enough_for_iterations(backend, dimensions, self.batch_size)?;
+        enough_for_iterations(backend, dimensions, self.sizes.batch_size)?;
         let Some(residency) = self.data_residency else {
             return self.report_on(backend, dimensions, precision, None, &Stop::default());
         };
@@ -145,25 +129,33 @@ impl Step {
             filling,
         } = self.measure(backend, dimensions, dataset, stop)?;
         let median = times[times.len() / 2].as_secs_f64();
-        let images_per_sec = self.batch_size as f64 / median;
+        let images_per_sec = self.sizes.batch_size as f64 / median;
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
         let forward =
             |a: &crate::model::Architecture| a.blocks.iter().map(|b| b.flops()).sum::<u64>();
         let first = |a: &crate::model::Architecture| a.blocks[0].flops();
         // Forward, weight gradient and data gradient of each pass; nothing wants the gradient of z or of real images.
         let flop = 3 * forward(&g) - first(&g) + 8 * forward(&d) - 2 * first(&d);
+        let per_sec = flop as f64 * images_per_sec;
+        // TF32 has another peak than fp32.
+        let peak = backend.peak().filter(|_| !self.compute.cuda.tf32);
         print(&format!(
             "{}: {} px, width {}, batch {}: {images_per_sec:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to \
-             {:.1}), {:.1} GFLOP/s, {} {:.0} MiB\n",
+             {:.1}), {:.1} GFLOP/s{}, {} {:.0} MiB\n",
             backend.describe(),
-            self.image_size,
-            self.width,
-            self.batch_size,
+            self.sizes.image_size,
+            self.sizes.width,
+            self.sizes.batch_size,
             median * 1e3,
             times.len(),
             times[0].as_secs_f64() * 1e3,
             times[times.len() - 1].as_secs_f64() * 1e3,
-            flop as f64 * images_per_sec / 1e9,
+            per_sec / 1e9,
+            peak.map_or(String::new(), |peak| format!(
+                " ({:.1} % of {:.0} TFLOP/s, the most at its highest clock)",
+                100.0 * per_sec / peak,
+                peak / 1e12
+            )),
             match backend.allocated() {
                 Some(_) => "memory of the GPU",
                 None => "peak memory",
@@ -177,7 +169,7 @@ impl Step {
             print(&format!(
                 "loaded batches, {residency}: {:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to {:.1}), of \
                  which {:.3} ms to write a batch; {:.1} % of the speed without loading ({:.1} % of the fastest)\n",
-                self.batch_size as f64 / middle,
+                self.sizes.batch_size as f64 / middle,
                 middle * 1e3,
                 loaded.len(),
                 loaded[0].as_secs_f64() * 1e3,
@@ -188,7 +180,7 @@ impl Step {
             ))?;
             Ok(serde_json::json!({
                 "residency": format!("{residency:?}").to_lowercase(),
-                "images_per_sec": self.batch_size as f64 / middle,
+                "images_per_sec": self.sizes.batch_size as f64 / middle,
                 "ms": middle * 1e3,
                 "filling_ms": filling.as_secs_f64() * 1e3,
                 "ratio": median / middle,
@@ -199,20 +191,21 @@ impl Step {
         if let Some(path) = &self.json {
             let value = serde_json::json!({
                 "device": backend.describe(),
-                "image_size": self.image_size,
-                "width": self.width,
+                "image_size": self.sizes.image_size,
+                "width": self.sizes.width,
                 "precision": precision,
                 "conv": match backend.is_host() {
                     true => None,
                     false => Some(self.conv()),
                 },
                 "kernels": backend.choices()?,
-                "batch_size": self.batch_size,
+                "batch_size": self.sizes.batch_size,
                 "images_per_sec": images_per_sec,
                 "ms": median * 1e3,
                 "iterations": times.len(),
                 "gflop_per_image": flop as f64 / 1e9,
-                "gflop_per_sec": flop as f64 * images_per_sec / 1e9,
+                "gflop_per_sec": per_sec / 1e9,
+                "peak_gflop_per_sec": peak.map(|peak| peak / 1e9),
                 "peak_rss_bytes": peak_rss(),
                 "device_bytes": backend.allocated(),
                 "loading": loading,
@@ -225,9 +218,9 @@ impl Step {
 
     /// A pack of noise in `folder`, where `residency` wants it.
     fn dataset(&self, residency: Residency, folder: &Path) -> Result<Dataset> {
-        let image = self.image_size * self.image_size * 3;
-        let count = (PACK_BYTES / image).max(4 * self.batch_size);
-        let dataset = Dataset::from_pack(noise_pack(folder, self.image_size, count)?);
+        let image = self.sizes.image_size * self.sizes.image_size * 3;
+        let count = (PACK_BYTES / image).max(4 * self.sizes.batch_size);
+        let dataset = Dataset::from_pack(noise_pack(folder, self.sizes.image_size, count)?);
         match residency {
             Residency::Host => dataset.into_memory(),
             _ => Ok(dataset),
@@ -245,7 +238,7 @@ impl Step {
         let mut gan = Gan::new(
             backend,
             dimensions,
-            self.batch_size,
+            self.sizes.batch_size,
             SLOTS,
             &Settings::REFERENCE,
             false,
@@ -255,7 +248,7 @@ impl Step {
                 if self.data_residency == Some(Residency::Device) {
                     gan.feed.keep_images(dataset.pixels())?;
                 }
-                let loader = Loader::new(dataset, self.batch_size, 0, true)?;
+                let loader = Loader::new(dataset, self.sizes.batch_size, 0, true)?;
                 let announce = self.data_residency == Some(Residency::Stream);
                 Batches::of(loader, announce, u64::MAX)
             }

@@ -1,5 +1,7 @@
 //! What may run a pass of a convolution: our kernels in tiles and splits, cuDNN's algorithms, cuBLAS.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::backend::cuda::Options;
@@ -24,6 +26,23 @@ pub enum ConvKernel {
     Cudnn(Algorithm),
     /// cuBLAS's matrix product, where the small map is 1×1.
     Cublas,
+}
+
+impl fmt::Display for ConvKernel {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Ours { tile, splits: 1 } => f.write_str(tile.name()),
+            Self::Ours { tile, splits } => write!(f, "{} in {splits} splits", tile.name()),
+            Self::Cudnn(algorithm) => {
+                write!(
+                    f,
+                    "cuDNN algorithm {} math {}",
+                    algorithm.id, algorithm.math
+                )
+            }
+            Self::Cublas => f.write_str("cuBLAS"),
+        }
+    }
 }
 
 /// Our kernels for `pass`, without those that another one beats for certain; at least one. Where `options` name a tile

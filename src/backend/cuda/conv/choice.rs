@@ -12,11 +12,11 @@ use crate::backend::Conv;
 use crate::backend::cuda::Options;
 use crate::backend::cuda::conv::cache::{Cache, Timed, key, say_not_kept};
 use crate::backend::cuda::conv::candidates::{ConvKernel, ours, theirs};
+use crate::backend::cuda::conv::epilogue::Then;
 use crate::backend::cuda::conv::libraries::{Libraries, versions};
 use crate::backend::cuda::conv::measure::Trial;
 use crate::backend::cuda::conv::run::{Choice, Runner};
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
-use crate::backend::cuda::conv::then::Then;
 use crate::backend::cuda::driver::{Device, kernels};
 
 pub use crate::backend::cuda::conv::cache::Choices;
@@ -85,7 +85,21 @@ impl Chooser {
         self.used.borrow().clone()
     }
 
-    /// The kernel for `pass` on maps of this shape, by what it takes with what comes `then`. Where it has to be measured, this takes a while and some memory
+    /// The fastest of our kernels and the fastest of the libraries' for the pass `key` of a convolution, as the keys of
+    /// [`Choices`], with the milliseconds of each with what follows when it was measured; none where none was.
+    pub fn fastest(&self, key: &str) -> [Option<(ConvKernel, f32)>; 2] {
+        let times = self.cache.borrow().get(key);
+        [true, false].map(|ours| {
+            let of = times
+                .iter()
+                .filter(|t| matches!(t.kernel, ConvKernel::Ours { .. }) == ours);
+            let timed = of.filter_map(|t| Some((t.kernel, t.ms?)));
+            timed.min_by(|a, b| a.1.total_cmp(&b.1))
+        })
+    }
+
+    /// The kernel for `pass` on maps of this shape, by what it takes with what comes `then`. Where it has to be measured,
+    /// this takes a while and some memory
     /// ([`scratch_bytes`](super::scratch_bytes)).
     ///
     /// # Errors
@@ -100,12 +114,13 @@ impl Chooser {
             Some(kernel) => kernel,
             None => self.find(&key, (pass, shape), then)?,
         };
-        let choice = self.runner.ready(kernel, pass, shape).with_context(|| {
+        let mut choice = self.runner.ready(kernel, pass, shape).with_context(|| {
             format!(
                 "the kernel that this run has used for {key} cannot be used here (without its kernels.json, kernels are \
                  chosen anew, which may round differently)"
             )
         })?;
+        choice.then = then;
         self.used.borrow_mut().insert(key, kernel);
         Ok(choice)
     }

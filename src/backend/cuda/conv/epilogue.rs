@@ -1,5 +1,7 @@
 //! What our convolution kernels do with their sums on the way to memory, so that no other launch has to.
 
+use std::fmt;
+
 use anyhow::Result;
 
 use crate::backend::cuda::conv::cut::{Cut, Parts};
@@ -76,6 +78,40 @@ impl Epilogue {
         };
         let launch: Launch<'a> = launch.value::<Sums>(sums).value(segments as u32);
         parts.arguments(launch, cut)
+    }
+}
+
+/// What follows a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Then {
+    /// f(map).
+    Activation(Activation),
+    /// Batch norm's statistics of the map, which is that many inputs.
+    Statistics(usize),
+    /// The gradient before an activation.
+    Derivative(Activation),
+    /// The gradient before an activation behind batch norm, and batch norm's sums over that many inputs.
+    NormGradient(Activation, usize),
+}
+
+impl Then {
+    /// Nothing.
+    pub const NOTHING: Self = Self::Activation(Activation::None);
+}
+
+/// What a choice's line has behind its shape: nothing where nothing follows.
+impl fmt::Display for Then {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Activation(Activation::None) => Ok(()),
+            Self::Activation(activation) => write!(f, " {}", activation.name()),
+            Self::Statistics(inputs) => write!(f, " statistics of {inputs}"),
+            Self::Derivative(activation) => write!(f, " gradient of {}", activation.name()),
+            Self::NormGradient(activation, inputs) => {
+                let name = activation.name();
+                write!(f, " gradient of {name} and batch norm of {inputs}")
+            }
+        }
     }
 }
 

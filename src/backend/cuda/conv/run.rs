@@ -8,13 +8,14 @@ use cudarc::driver::sys::CUstreamCaptureStatus;
 
 use crate::backend::Precision;
 use crate::backend::cuda::Options;
+use crate::backend::cuda::conv::cache::key;
 use crate::backend::cuda::conv::candidates::ConvKernel;
 use crate::backend::cuda::conv::cudnn::CudnnConvolution;
 use crate::backend::cuda::conv::cut::{Cut, Parts};
-use crate::backend::cuda::conv::epilogue::Epilogue;
+use crate::backend::cuda::conv::epilogue::{Epilogue, Then};
 use crate::backend::cuda::conv::libraries::Libraries;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
-use crate::backend::cuda::driver::{Device, Explained, Memory, Span};
+use crate::backend::cuda::driver::{Convolution, Device, Explained, Memory, Span, Work};
 use crate::backend::cuda::ops::batch_norm::SEGMENTS;
 use crate::backend::cuda::ops::{activation, cast, conv_transpose2d, conv_wgrad, conv2d};
 use crate::model::Activation;
@@ -26,6 +27,8 @@ pub struct Choice {
     pass: Pass,
     shape: ConvShape,
     convolution: Option<CudnnConvolution>,
+    /// What it was chosen for.
+    pub then: Then,
 }
 
 impl Choice {
@@ -155,6 +158,7 @@ impl Runner {
             pass,
             shape: *shape,
             convolution,
+            then: Then::NOTHING,
         })
     }
 
@@ -193,6 +197,7 @@ impl Runner {
     ) -> Result<()> {
         let (device, precision) = (&self.device, self.options.precision);
         let (pass, shape) = (choice.pass, &choice.shape);
+        let _within = device.within(|| self.described(choice));
         if let ConvKernel::Ours { tile, splits } = choice.kernel {
             let cut = Cut::new(pass, shape, precision, (tile, splits), segments)?;
             let (maps, parts, then) = ((a, b, out), self.room().parts(), (epilogue, segments));
@@ -225,6 +230,7 @@ impl Runner {
     ) -> Result<()> {
         let (device, precision, shape) = (&self.device, self.options.precision, &choice.shape);
         ensure!(choice.pass == Pass::Weights, "a map is no weights");
+        let _within = device.within(|| self.described(choice));
         match choice.kernel {
             ConvKernel::Ours { tile, splits } => {
                 let cut = Cut::new(Pass::Weights, shape, precision, (tile, splits), 1)?;
@@ -243,11 +249,28 @@ impl Runner {
         }
     }
 
+    /// What its launches are a part of, where they are timed.
+    fn described(&self, choice: &Choice) -> Convolution {
+        Convolution {
+            key: format!(
+                "{}{}",
+                key(choice.pass, &choice.shape, self.options.precision),
+                choice.then
+            ),
+            flop: choice.shape.flop(),
+        }
+    }
+
     /// Queues a pass by a library's kernel.
     fn theirs(&self, choice: &Choice, a: Span, b: Span, out: Span) -> Result<()> {
         let (device, precision) = (&self.device, self.options.precision);
         let (pass, shape) = (choice.pass, &choice.shape);
-        self.check_lengths(pass, shape, a, b, out)?;
+        let needed = self.check_lengths(pass, shape, a, b, out)?;
+        let work = || Work {
+            kernel: choice.kernel.to_string(),
+            bytes: needed.iter().sum::<usize>() as u64,
+            ..Work::default()
+        };
         // The library gives the main stream what is no launch of ours.
         device.main();
         match choice.kernel {
@@ -268,11 +291,13 @@ impl Runner {
                 let halves = in_front > 0;
                 let to = if halves { workspace } else { out };
                 let room = room.pointer;
-                // SAFETY: lengths were checked; all of it is Memory that lives until the streams are done.
-                let done = unsafe {
-                    convolution.run(pass, &algorithm, a.pointer, b.pointer, to.pointer, room)
-                };
-                done.map_err(|error| self.or_lost(error))?;
+                device.timed(work, || {
+                    // SAFETY: lengths were checked; all of it is Memory that lives until the streams are done.
+                    let done = unsafe {
+                        convolution.run(pass, &algorithm, a.pointer, b.pointer, to.pointer, room)
+                    };
+                    done.map_err(|error| self.or_lost(error))
+                })?;
                 match halves {
                     true => cast::to_f32(device, precision, to, out, shape.weights()),
                     false => Ok(()),
@@ -280,9 +305,12 @@ impl Runner {
             }
             ConvKernel::Cublas => {
                 let cublas = self.libraries.cublas()?;
-                // SAFETY: lengths were checked; all of it is Memory that lives until the streams are done.
-                let done = unsafe { cublas.run(pass, shape, a.pointer, b.pointer, out.pointer) };
-                done.map_err(|error| self.or_lost(error))
+                device.timed(work, || {
+                    // SAFETY: lengths were checked; all of it is Memory that lives until the streams are done.
+                    let done =
+                        unsafe { cublas.run(pass, shape, a.pointer, b.pointer, out.pointer) };
+                    done.map_err(|error| self.or_lost(error))
+                })
             }
         }
     }
@@ -302,6 +330,7 @@ impl Runner {
         }
     }
 
+    /// Refuses spans that are too short; the bytes that each needs.
     fn check_lengths(
         &self,
         pass: Pass,
@@ -309,7 +338,7 @@ impl Runner {
         a: Span,
         b: Span,
         out: Span,
-    ) -> Result<()> {
+    ) -> Result<[usize; 3]> {
         let size = self.options.precision.size();
         let (small, large) = (size * shape.small_len(), size * shape.large_len());
         let weight = size * shape.weights();
@@ -321,7 +350,7 @@ impl Runner {
         for (span, bytes) in [a, b, out].into_iter().zip(needed) {
             ensure!(span.bytes >= bytes, "{} bytes of {bytes}", span.bytes);
         }
-        Ok(())
+        Ok(needed)
     }
 
     fn activate(

@@ -93,6 +93,11 @@ impl ConvShape {
         self.n as usize * self.large_h as usize * self.large_w as usize * self.c as usize
     }
 
+    /// Multiplications and additions of each pass, those of padding among them.
+    pub fn flop(&self) -> u64 {
+        2 * self.small_pixels() as u64 * self.weights() as u64
+    }
+
     /// Whether the small map is 1×1: then every pass is a plain matrix product.
     pub fn is_matrix(&self) -> bool {
         self.stride == 1 && self.small_h == 1 && self.small_w == 1

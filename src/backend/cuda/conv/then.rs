@@ -1,54 +1,18 @@
 //! What is done with the map that a pass of a convolution makes: by our kernels on the way to memory, behind those of
 //! libraries by launches of their own. A choice weighs both together.
 
-use std::fmt;
 use std::rc::Rc;
 
 use anyhow::Result;
 
 use crate::backend::cuda::Options;
-use crate::backend::cuda::conv::epilogue::Epilogue;
+use crate::backend::cuda::conv::epilogue::{Epilogue, Then};
 use crate::backend::cuda::conv::run::Choice;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::backend::cuda::driver::{Device, Span};
 use crate::backend::cuda::ops::activation;
 use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, Extent, Workspace, how};
 use crate::backend::{Precision, Statistics};
-use crate::model::Activation;
-
-/// What follows a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Then {
-    /// f(map).
-    Activation(Activation),
-    /// Batch norm's statistics of the map, which is that many inputs.
-    Statistics(usize),
-    /// The gradient before an activation.
-    Derivative(Activation),
-    /// The gradient before an activation behind batch norm, and batch norm's sums over that many inputs.
-    NormGradient(Activation, usize),
-}
-
-impl Then {
-    /// Nothing.
-    pub const NOTHING: Self = Self::Activation(Activation::None);
-}
-
-/// What a choice's line has behind its shape: nothing where nothing follows.
-impl fmt::Display for Then {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Self::Activation(Activation::None) => Ok(()),
-            Self::Activation(activation) => write!(f, " {}", activation.name()),
-            Self::Statistics(inputs) => write!(f, " statistics of {inputs}"),
-            Self::Derivative(activation) => write!(f, " gradient of {}", activation.name()),
-            Self::NormGradient(activation, inputs) => {
-                let name = activation.name();
-                write!(f, " gradient of {name} and batch norm of {inputs}")
-            }
-        }
-    }
-}
 
 /// Pixels and channels of the map that `pass` makes; none where it makes weights.
 fn map(pass: Pass, shape: &ConvShape) -> Option<(usize, usize)> {

@@ -12,6 +12,7 @@ use cudarc::driver::{CudaContext, CudaGraph, CudaStream, result, sys};
 use crate::backend::cuda::driver::errors::Explained;
 use crate::backend::cuda::driver::kernels::KERNELS;
 use crate::backend::cuda::driver::probe;
+use crate::backend::cuda::driver::timeline::Timeline;
 
 /// A loaded fatbin.
 struct Module(sys::CUmodule);
@@ -28,6 +29,8 @@ pub struct Device {
     functions: RefCell<HashMap<String, sys::CUfunction>>,
     /// Names of the kernels launched so far, where a self-test wants to know.
     pub(crate) launched: RefCell<Option<BTreeSet<String>>>,
+    /// What is launched, while it is timed.
+    pub(super) timeline: RefCell<Option<Timeline>>,
     modules: Vec<Module>,
     /// The stream of all kernels and of all that depends on them.
     main: Arc<CudaStream>,
@@ -77,6 +80,7 @@ impl Device {
         Ok(Rc::new(Self {
             functions: RefCell::default(),
             launched: RefCell::new(None),
+            timeline: RefCell::new(None),
             modules,
             main,
             copy,

@@ -9,6 +9,7 @@ use cudarc::driver::{CudaStream, DriverError, result, sys};
 use crate::backend::cuda::driver::device::Device;
 use crate::backend::cuda::driver::errors::Explained;
 use crate::backend::cuda::driver::memory::Span;
+use crate::backend::cuda::driver::timeline::Work;
 
 impl Device {
     /// A launch of `kernel`, with `grid` blocks of `threads` threads, on the main stream or in a branch's fork on the
@@ -37,6 +38,8 @@ impl Device {
             grid: (x as u32, y as u32, z as u32),
             threads,
             shared: 0,
+            bytes: 0,
+            flop: 0,
             arguments: Vec::with_capacity(16),
         })
     }
@@ -51,6 +54,9 @@ pub(crate) struct Launch<'a> {
     grid: (u32, u32, u32),
     threads: u32,
     shared: u32,
+    /// What the kernel reads and writes, and what it multiplies and adds, as far as it was said.
+    bytes: u64,
+    flop: u64,
     /// Each in 64 bytes: the largest is `struct Sums`, 64.
     arguments: Vec<[u64; 8]>,
 }
@@ -69,7 +75,7 @@ impl Launch<'_> {
     ///
     /// # Errors
     /// Where the span is shorter than `bytes`.
-    pub fn span(self, span: Span, bytes: usize) -> Result<Self> {
+    pub fn span(mut self, span: Span, bytes: usize) -> Result<Self> {
         ensure!(
             bytes <= span.bytes,
             "{}: argument {} needs {bytes} bytes and has {}",
@@ -77,12 +83,25 @@ impl Launch<'_> {
             self.arguments.len(),
             span.bytes
         );
+        self.bytes += bytes as u64;
         Ok(self.value(span.pointer))
     }
 
     /// The next argument: a null pointer.
     pub fn null(self) -> Self {
         self.value(0u64)
+    }
+
+    /// Says that the kernel reads and writes `bytes` beyond its spans, for what times it.
+    pub fn moving(mut self, bytes: usize) -> Self {
+        self.bytes += bytes as u64;
+        self
+    }
+
+    /// Says how many multiplications and additions of matrix products the kernel does, for what times it.
+    pub fn flop(mut self, flop: u64) -> Self {
+        self.flop = flop;
+        self
     }
 
     /// Gives each block `bytes` of dynamic shared memory, also where that is more than it may have without being asked
@@ -151,22 +170,32 @@ impl Launch<'_> {
         for (pointer, place) in pointers.iter_mut().zip(&mut self.arguments) {
             *pointer = place.as_mut_ptr().cast();
         }
-        let (stream, dependent) = self.device.stream();
-        // SAFETY: as the caller says; arguments are read before the call returns, and Memory lives until the streams
-        // are done.
-        let done = unsafe {
-            match dependent {
-                true => self.launch_dependently(stream, &mut pointers),
-                false => result::launch_kernel(
-                    self.function,
-                    self.grid,
-                    (self.threads, 1, 1),
-                    self.shared,
-                    stream.cu_stream(),
-                    &mut pointers[..self.arguments.len()],
-                ),
-            }
+        let (grid, device) = (self.grid, self.device);
+        let work = || Work {
+            kernel: self.kernel.clone(),
+            grid: Some(([grid.0, grid.1, grid.2], self.threads)),
+            bytes: self.bytes,
+            flop: self.flop,
+            convolution: None,
         };
-        done.to(&format!("run {}", self.kernel))
+        device.timed(work, || {
+            let (stream, dependent) = device.stream();
+            // SAFETY: as the caller says; arguments are read before the call returns, and Memory lives until the
+            // streams are done.
+            let done = unsafe {
+                match dependent {
+                    true => self.launch_dependently(stream, &mut pointers),
+                    false => result::launch_kernel(
+                        self.function,
+                        grid,
+                        (self.threads, 1, 1),
+                        self.shared,
+                        stream.cu_stream(),
+                        &mut pointers[..self.arguments.len()],
+                    ),
+                }
+            };
+            done.to(&format!("run {}", self.kernel))
+        })
     }
 }

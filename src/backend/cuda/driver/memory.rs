@@ -8,6 +8,7 @@ use cudarc::driver::{CudaStream, result, sys};
 
 use crate::backend::cuda::driver::device::Device;
 use crate::backend::cuda::driver::errors::{Explained, PIN, explain};
+use crate::backend::cuda::driver::timeline::Work;
 
 /// A part of the device's memory: an address and the bytes from there on. Whoever makes one keeps the [`Memory`] that
 /// it lies in. What the bytes hold is said where a span is passed.
@@ -309,10 +310,17 @@ impl Device {
             bytes <= from.bytes && bytes <= to.bytes,
             "{bytes} bytes do not fit"
         );
-        // SAFETY: both spans are at least that long, and Memory lives until the streams are done.
-        let done = unsafe {
-            result::memcpy_dtod_async(to.pointer, from.pointer, bytes, self.main().cu_stream())
+        let work = || Work {
+            kernel: "copy".to_string(),
+            bytes: 2 * bytes as u64,
+            ..Work::default()
         };
-        done.to("copy memory")
+        self.timed(work, || {
+            // SAFETY: both spans are at least that long, and Memory lives until the streams are done.
+            let done = unsafe {
+                result::memcpy_dtod_async(to.pointer, from.pointer, bytes, self.main().cu_stream())
+            };
+            done.to("copy memory")
+        })
     }
 }

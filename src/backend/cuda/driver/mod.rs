@@ -8,7 +8,10 @@ pub mod kernels;
 mod launch;
 pub mod library;
 mod memory;
+mod peaks;
 pub mod probe;
+mod timeline;
+mod timing;
 
 pub(crate) use branch::Branch;
 pub use device::Device;
@@ -16,3 +19,6 @@ pub(crate) use errors::Explained;
 pub(crate) use launch::Launch;
 pub(crate) use memory::read_one;
 pub use memory::{Memory, Pinned, Span};
+pub use peaks::Peaks;
+pub(crate) use timeline::Convolution;
+pub use timeline::{TimedLaunch, Work};

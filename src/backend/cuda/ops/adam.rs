@@ -53,6 +53,8 @@ pub struct Tensors {
     arrived: Memory,
     count: usize,
     blocks: usize,
+    /// Of all tensors together.
+    elements: usize,
 }
 
 impl Tensors {
@@ -64,7 +66,7 @@ impl Tensors {
         device: &Rc<Device>,
         parameters: impl Iterator<Item = &'a Parameter>,
     ) -> Result<Self> {
-        let (mut entries, mut blocks) = (Vec::new(), 0);
+        let (mut entries, mut blocks, mut elements) = (Vec::new(), 0, 0);
         for parameter in parameters {
             let Some(kept) = &parameter.training else {
                 continue;
@@ -81,6 +83,7 @@ impl Tensors {
                 unused: 0,
             });
             blocks += parameter.count.div_ceil(CHUNK);
+            elements += parameter.count;
         }
         Ok(Self {
             count: entries.len(),
@@ -88,6 +91,7 @@ impl Tensors {
             squares: Memory::new(device, blocks * size_of::<f64>())?,
             arrived: Memory::zeroed(device, 4)?,
             blocks,
+            elements,
         })
     }
 
@@ -141,7 +145,8 @@ pub fn check(device: &Device, tensors: &Tensors, not_finite: Span) -> Result<()>
         .launch("adam_check", [tensors.blocks, 1, 1], THREADS)?
         .span(tensors.entries.span(), tensors.bytes_used())?
         .value(tensors.count as u32)
-        .span(not_finite, 4)?;
+        .span(not_finite, 4)?
+        .moving(4 * tensors.elements);
     // SAFETY: the arguments are those of adam_check; what the entries point to is as in step.
     unsafe { launch.run() }
 }
@@ -176,6 +181,12 @@ pub fn step(
         _ => 0,
     };
     let kernel = format!("adam_{}", precision.suffix());
+    // The gradient is read; weight, moments and average are read and written, the copy written.
+    let copied = match precision {
+        Precision::Fp32 => 0,
+        Precision::Bf16 | Precision::Fp16 => precision.size(),
+    };
+    let moved = 28 + copied + if average > 0.0 { 8 } else { 0 };
     let launch = device
         .launch(&kernel, [tensors.blocks, 1, 1], THREADS)?
         .span(tensors.entries.span(), tensors.bytes_used())?
@@ -194,7 +205,8 @@ pub fn step(
         .span(report.iteration, 8)?
         .value(report.slots as u32)
         .value(role as u32)
-        .value(u32::from(report.last));
+        .value(u32::from(report.last))
+        .moving(moved * tensors.elements);
     // SAFETY: the arguments are those of cuda/adam.cu. What the entries point to is of their `count`, and lives as long
     // as the network that made them; the ring has `slots` entries.
     unsafe { launch.run() }

@@ -39,7 +39,8 @@ pub fn load(
     let blocks = noise.blocks() + n * (shape.h * shape.w).div_ceil(PIXELS);
     let launch = device
         .launch(&kernel, [blocks, 1, 1], THREADS as u32)?
-        .value(from.pixels.pointer);
+        .value(from.pixels.pointer)
+        .moving(n * shape.len());
     let launch = match from.indices {
         Some(indices) => launch.span(indices, 4 * slots * each)?,
         None => {

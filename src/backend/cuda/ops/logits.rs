@@ -166,6 +166,7 @@ pub fn forward(
     let kernel = format!("logits_loss_nhwc_{}", precision.suffix());
     let launch = device
         .launch(&kernel, [shape.segments * shape.n, 1, 1], THREADS as u32)?
+        .flop(2 * shape.input() as u64)
         .span(input.x, size * shape.input())?;
     let launch = match input.arrays {
         Some(arrays) => launch.span(arrays, size_of::<NormArrays>())?,
@@ -268,8 +269,10 @@ pub fn backward(
     let size = precision.size();
     let kernel = format!("logits_backward_nhwc_{}", precision.suffix());
     let grid = [cut.tiles, cut.chunks, shape.segments];
+    let products = if weights.is_some() { 2 } else { 1 };
     let launch = device
         .launch(&kernel, grid, THREADS as u32)?
+        .flop(products * 2 * shape.input() as u64)
         .span(dl, size * shape.output())?
         .span(weight, size * shape.weights())?
         .span(input.x, size * shape.input())?
