@@ -94,7 +94,7 @@ struct Launch {
     convolution: Option<String>,
 }
 
-/// A pass of a convolution, and how long kernels took for it by themselves when they were measured.
+/// A pass of a convolution, and how long kernels took for it with what follows when they were measured.
 #[derive(Serialize)]
 struct Convolution {
     convolution: String,
@@ -370,7 +370,7 @@ fn table(report: &Report) -> String {
         .iter()
         .any(|c| c.ours.is_some() || c.library.is_some())
     {
-        text += "\nConvolutions, µs of the fastest kernels by themselves, when they were measured to choose one:\n";
+        text += "\nConvolutions, µs of the fastest kernels with what follows them, when they were measured to choose one:\n";
     }
     for convolution in &report.convolutions {
         let said = |of: &str, candidate: &Option<Candidate>| {
