@@ -15,4 +15,4 @@ pub use device::Device;
 pub(crate) use errors::Explained;
 pub(crate) use launch::Launch;
 pub(crate) use memory::read_one;
-pub use memory::{Memory, Pinned, Span};
+pub use memory::{Lent, Memory, Pinned, Span};
