@@ -12,9 +12,7 @@ use cudarc::driver::sys::CUevent_flags;
 use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span, read_one};
 use crate::backend::cuda::ops::{adam, balance};
 pub use crate::backend::cuda::state::{AdamState, BalanceState, Block, Entry};
-use crate::backend::{
-    self, Adam, Balance, Counters, Loss, Metrics, Precision, Schedule, Steps,
-};
+use crate::backend::{self, Adam, Balance, Counters, Loss, Metrics, Precision, Schedule, Steps};
 
 /// What fp16 begins with, as PyTorch's GradScaler.
 const FIRST_SCALE: f32 = 65536.0;

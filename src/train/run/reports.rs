@@ -31,9 +31,15 @@ impl<B: Backend> Training<'_, B> {
 
     /// Takes the metrics in that were asked for, if they are there or `wait`, and reports where an interval ends.
     pub(super) fn collect(&mut self, wait: bool) -> Result<()> {
-        if self.pending.is_none() {
-            return Ok(());
-        }
+        let taken = match self.pending.is_some() {
+            true => self.take_in(wait),
+            false => Ok(()),
+        };
+        self.note_state(taken.is_ok());
+        taken
+    }
+
+    fn take_in(&mut self, wait: bool) -> Result<()> {
         let Some(all) = self.gan.progress.take_metrics(wait)? else {
             return Ok(());
         };
