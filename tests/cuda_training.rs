@@ -455,6 +455,150 @@ fn the_order_of_streams_does_not_matter() {
     assert_eq!(log(&resumed), log(&first), "resumed");
 }
 
+/// A run that writes checkpoints and sheets while it trains.
+const BEHIND: &[&str] = &[
+    "--precision",
+    "bf16",
+    "--steps",
+    "8",
+    "--checkpoint-every",
+    "2",
+    "--sample-every",
+    "2",
+    "--keep-checkpoints",
+    "9",
+    "--fuse",
+    "statistics,gradients,activations,logits",
+];
+
+/// All checkpoints and sheets of a run.
+fn written(run: &Path) -> [BTreeMap<PathBuf, Vec<u8>>; 2] {
+    ["checkpoints", "samples"].map(|folder| contents(&run.join(folder)))
+}
+
+/// What is written while the next iterations are under way is what was there when it was due, in every order that streams
+/// and events allow; and what waits on the way is needed.
+#[test]
+fn what_is_written_behind_is_as_it_was_when_it_was_due() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let run = |name: &str| folder.path().join(name);
+    let first = run("first");
+    train(&first, BEHIND, &[("EMULATED_SEED", "0")]);
+    let repeat = ["--kernels-from", first.to_str().unwrap()];
+    let expected = written(&first);
+    assert!(expected[1].contains_key(Path::new("step-000006.png")));
+    // A run that ends there reads them itself, with nothing under way.
+    for step in ["2", "4", "6"] {
+        let ended = run("ended");
+        let args = [
+            "--steps",
+            step,
+            "--checkpoint-every",
+            "0",
+            "--sample-every",
+            "0",
+        ];
+        train(&ended, &[BEHIND, &repeat, &args].concat(), &[]);
+        let step = step.parse().unwrap();
+        assert!(tensors(&ended, step) == tensors(&first, step), "{step}");
+        let sheet = PathBuf::from(format!("step-{step:06}.png"));
+        assert!(written(&ended)[1][&sheet] == expected[1][&sheet], "{step}");
+        fs::remove_dir_all(ended).unwrap();
+    }
+    let other = |environment: &[(&str, &str)], args: &[&str]| {
+        let out = run("other");
+        let done = train_in(&out, &[BEHIND, &repeat, args].concat(), environment);
+        assert_ne!(
+            done.status.code(),
+            Some(driver::UNBALANCED),
+            "{}",
+            stderr(&done)
+        );
+        let same = done.status.success() && written(&out) == expected;
+        fs::remove_dir_all(&out).ok();
+        same
+    };
+    for seed in 1..=20 {
+        let graph = if seed % 2 == 0 { "on" } else { "off" };
+        let seed = seed.to_string();
+        let environment = [("EMULATED_SEED", seed.as_str())];
+        assert!(other(&environment, &["--graph", graph]), "seed {seed}");
+    }
+    // Three batches are sent before; an iteration waits for its batch, and the next is sent: what is copied for the report
+    // of iteration 2 comes next, then its checkpoint and its sheet.
+    for (what, wait) in [
+        ("the report", "8"),
+        ("the checkpoint", "9"),
+        ("the sheet", "10"),
+    ] {
+        let shows = (0..32).any(|seed: u32| {
+            let seed = seed.to_string();
+            !other(
+                &[("EMULATED_SEED", &seed), ("EMULATED_DROP_WAIT", wait)],
+                &[],
+            )
+        });
+        assert!(
+            shows,
+            "{what}: no order shows that its copy is not waited for"
+        );
+    }
+}
+
+/// Between the first iteration and the last the host waits for batches and for what it has asked for long ago, and no more
+/// where checkpoints and sheets are due.
+#[test]
+fn checkpoints_and_sheets_are_not_waited_for() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let run = |name: &str| folder.path().join(name);
+    train(&run("first"), &["--graph", "off"], &[]);
+    let first = run("first");
+    let waits = |name: &str, every: &str| {
+        let trace = run(&format!("{name}.trace"));
+        // Of the seeds by which work is done while more is queued, as a device does it.
+        let environment = [
+            ("EMULATED_SEED", "3"),
+            ("EMULATED_TRACE", trace.to_str().unwrap()),
+        ];
+        let args = [
+            "--graph",
+            "off",
+            "--steps",
+            "12",
+            "--checkpoint-every",
+            every,
+            "--sample-every",
+            every,
+            "--kernels-from",
+            first.to_str().unwrap(),
+        ];
+        train(&run(name), &args, &environment);
+        let trace = fs::read_to_string(trace).unwrap();
+        let waits = trace.lines().filter_map(|line| line.strip_prefix("host "));
+        waits.map(str::to_string).collect::<Vec<_>>()
+    };
+    let (without, with) = (waits("without", "0"), waits("with", "4"));
+    assert!(run("with/checkpoints/step-000008").exists());
+    assert!(run("with/samples/step-000008.png").exists());
+    // The last wait for an event is that for the last metrics. All in a row: no stream is waited for.
+    let end = without.iter().rposition(|how| how == "sleeps").unwrap() + 1;
+    let asleep = without[..end]
+        .iter()
+        .rev()
+        .take_while(|how| *how == "sleeps");
+    assert!(asleep.count() >= 12 + 6, "{without:?}");
+    assert_eq!(with[..end], without[..end]);
+    // What is under way by then has arrived by itself.
+    let sleeps = |waits: &[String]| waits.iter().filter(|how| *how == "sleeps").count();
+    assert_eq!(sleeps(&with), sleeps(&without));
+}
+
 /// A run in fp16 goes on with the loss scale that it had.
 #[test]
 fn a_resumed_run_keeps_its_loss_scale() {

@@ -213,6 +213,8 @@ pub fn train<B: Backend>(
         examiner,
         examined: None,
         watching,
+        generated: Default::default(),
+        generating: false,
         diverse: None,
         done: None,
         gan,
@@ -273,7 +275,11 @@ struct Training<'a, B: Backend> {
     /// The iteration before which D was last examined.
     examined: Option<u64>,
     watching: Watching,
-    /// How different the images are that were generated in the iteration that was last asked for.
+    /// Images that were generated in the iteration whose metrics were last asked for, on their way to the host.
+    generated: B::Snapshot<Vec<f32>>,
+    /// Whether there are such images, not looked at yet.
+    generating: bool,
+    /// How different they are.
     diverse: Option<Diverse>,
     /// Why training is done before its last iteration.
     done: Option<String>,

@@ -6,7 +6,7 @@ use std::thread::{Builder, JoinHandle};
 use anyhow::{Context, Result, anyhow};
 
 /// Bytes of memory that the thread takes.
-pub const THREAD: u64 = 2 << 20;
+pub const THREAD: u64 = 1 << 20;
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 

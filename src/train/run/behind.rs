@@ -3,6 +3,7 @@
 //!
 //! A checkpoint needs its iteration's metrics too, which arrive a little later: until then it is held back. One checkpoint
 //! and one sheet are under way at a time, and a sheet is not written before the checkpoints that were due before it.
+//! Where the host is the device, each is waited for.
 
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -83,7 +84,7 @@ impl<B: Backend> Training<'_, B> {
             state: None,
         });
         self.note_state(true);
-        Ok(())
+        self.wait_on_host()
     }
 
     /// Notes what is beside the tensors of the checkpoint that is held back, once all metrics until there are taken in
@@ -120,7 +121,15 @@ impl<B: Backend> Training<'_, B> {
             Ok(()) => self.behind.drawn = Some(self.step),
             Err(error) => self.without_sheet(error),
         }
-        Ok(())
+        self.wait_on_host()
+    }
+
+    /// Waits where the next iteration would take the same cores and memory: no time would be gained.
+    fn wait_on_host(&mut self) -> Result<()> {
+        match self.backend.is_host() {
+            true => self.finish(),
+            false => Ok(()),
+        }
     }
 
     /// Goes on with what is under way, as far as that is without waiting.
