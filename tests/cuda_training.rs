@@ -527,6 +527,15 @@ fn what_is_written_behind_is_as_it_was_when_it_was_due() {
         let environment = [("EMULATED_SEED", seed.as_str())];
         assert!(other(&environment, &["--graph", graph]), "seed {seed}");
     }
+    // A recorder asks for metrics of its own meanwhile.
+    let record = run("record");
+    let between = |name: &str, args: &[&str]| {
+        let args = [BEHIND, &repeat, &["--log-every", "3"], args].concat();
+        train(&run(name), &args, &[]);
+        written(&run(name))
+    };
+    let recorded = between("recorded", &["--record", record.to_str().unwrap()]);
+    assert!(between("plain", &[]) == recorded);
     // Three batches are sent before; an iteration waits for its batch, and the next is sent: what is copied for the report
     // of iteration 2 comes next, then its checkpoint and its sheet.
     for (what, wait) in [
@@ -1054,12 +1063,13 @@ fn what_is_amiss_is_told() {
         &parts,
     );
 
-    // Lost in the eighth iteration, after the second checkpoint and before the third.
+    // Lost in the seventeenth iteration, after the second checkpoint, which has arrived by then where the device works
+    // while more is queued (seed 3), and before the third.
     let args = [
         "--steps",
-        "9",
+        "18",
         "--checkpoint-every",
-        "3",
+        "6",
         "--precision",
         "fp32",
         "--graph",
@@ -1069,8 +1079,10 @@ fn what_is_amiss_is_told() {
     // The first run measures kernels, which takes launches.
     train(&out, &args, &[]);
     fs::remove_dir_all(&out).unwrap();
-    train(&out, &args, &[("EMULATED_TRACE", trace.to_str().unwrap())]);
-    let expected = tensors(&out, 9);
+    let traced = ("EMULATED_TRACE", trace.to_str().unwrap());
+    let seed = ("EMULATED_SEED", "3");
+    train(&out, &args, &[traced, seed]);
+    let expected = tensors(&out, 18);
     fs::remove_dir_all(&out).unwrap();
     let text = fs::read_to_string(trace).unwrap();
     let kernels: Vec<&str> = text.lines().filter(|l| l.contains(" kernel ")).collect();
@@ -1080,25 +1092,25 @@ fn what_is_amiss_is_told() {
         .filter(|(_, l)| l.contains(" adam_f32 "));
     // D's step and then G's end each.
     let ends: Vec<usize> = ends.map(|(index, _)| index).skip(1).step_by(2).collect();
-    assert_eq!(ends.len(), 9);
-    let launch = (ends[6] + ends[7]) / 2;
+    assert_eq!(ends.len(), 18);
+    let launch = (ends[15] + ends[16]) / 2;
     for (code, says) in [
         ("719", "lost"),
         ("700", "mistake in this program"),
         ("214", "lost"),
     ] {
         let failing = format!("launch:{launch}:{code}");
-        let mut done = train_in(&out, &args, &[("EMULATED_FAIL", &failing)]);
+        let mut done = train_in(&out, &args, &[seed, ("EMULATED_FAIL", &failing)]);
         // The driver says that it did as asked.
         let text = stderr(&done);
         let (driver, ours) = text.split_once('\n').unwrap();
         assert!(driver.starts_with("emulated driver: launch"), "{text}");
         done.stderr = ours.as_bytes().to_vec();
-        let parts = [says, "last good checkpoint is", "step-000006", "--resume"];
+        let parts = [says, "last good checkpoint is", "step-000012", "--resume"];
         refuses(&done, 1, &parts);
         // And it goes on from there.
         resume(&out, &[]);
-        assert!(tensors(&out, 9) == expected);
+        assert!(tensors(&out, 18) == expected);
         fs::remove_dir_all(&out).unwrap();
     }
 }

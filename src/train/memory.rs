@@ -29,7 +29,7 @@ pub fn needed<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
     };
     let (settings, examined) = (config.settings(), config.hold_out > 0.0);
     let gan = Gan::bytes(backend, &dimensions, batch, SLOTS, &settings, examined);
-    samples(SHEET_IMAGES) + measured + gan + copies(backend, config)
+    samples(SHEET_IMAGES) + measured + gan + copies(backend, config, batch)
 }
 
 /// Whether something that is made every so many iterations is made before the last.
@@ -38,8 +38,8 @@ fn is_due(config: &Config, every: u64) -> bool {
 }
 
 /// Bytes of the device's memory that copies on their way to the host take: of a checkpoint, of a sheet, and of the images
-/// that a report looks at.
-fn copies<B: Backend>(backend: &B, config: &Config) -> u64 {
+/// that a report looks at, of a batch of `batch`.
+fn copies<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
     let dimensions = config.dimensions();
     let checkpoint = match is_due(config, config.checkpoint_every) {
         true => checkpoint::copy_bytes(backend, &dimensions, config.ema > 0.0),
@@ -50,7 +50,7 @@ fn copies<B: Backend>(backend: &B, config: &Config) -> u64 {
         true => SHEET_IMAGES,
         false => 0,
     };
-    let looked_at = config.batch_size.min(watching::IMAGES);
+    let looked_at = batch.min(watching::IMAGES);
     let images = match backend.is_host() {
         true => 0,
         false => backend.buffer_bytes(images, image) + backend.buffer_bytes(looked_at, image),

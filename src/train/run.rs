@@ -413,9 +413,7 @@ impl<B: Backend> Training<'_, B> {
             } else if step - self.asked == KEPT_METRICS {
                 self.ask(None)?;
             }
-            // The recorder asks for metrics too, and what is not taken by then is lost.
-            // Whether a run is done is seen at once, not when it happens to be there.
-            self.collect(self.recorder.is_some() || config.stop.is_some())?;
+            self.collect(self.is_prompt())?;
             self.attend()?;
             // Before the checkpoint: whoever goes on from there has it behind them.
             if due(step, config.metrics_every) || last || self.done.is_some() {
@@ -481,6 +479,12 @@ impl<B: Backend> Training<'_, B> {
             let text = self.claim.plain(&format!("{error:#}"));
             print_error_line(format!("note: {text}; training goes on"));
         }
+    }
+
+    /// Whether metrics are waited for, each time that they were asked for: the recorder asks for metrics too, and what is
+    /// not taken by then is lost; and whether a run is done is seen at once, not when it happens to be there.
+    fn is_prompt(&self) -> bool {
+        self.recorder.is_some() || self.config.stop.is_some()
     }
 
     /// Starts or ends what a profiler sees.

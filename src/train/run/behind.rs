@@ -76,6 +76,7 @@ impl<B: Backend> Training<'_, B> {
         // That of its metrics which were not asked for yet.
         if self.asked < self.step {
             self.ask(None)?;
+            self.collect(self.is_prompt())?;
         }
         let (average, copy) = (self.config.ema > 0.0, &mut self.behind.copy);
         Checkpoint::send(self.backend, &self.gan, average, copy)?;
