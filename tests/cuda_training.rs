@@ -455,6 +455,160 @@ fn the_order_of_streams_does_not_matter() {
     assert_eq!(log(&resumed), log(&first), "resumed");
 }
 
+/// A run that writes checkpoints and sheets while it trains.
+const BEHIND: &[&str] = &[
+    "--precision",
+    "bf16",
+    "--steps",
+    "8",
+    "--checkpoint-every",
+    "2",
+    "--sample-every",
+    "2",
+    "--keep-checkpoints",
+    "9",
+    "--fuse",
+    "statistics,gradients,activations,logits",
+];
+
+/// All checkpoints and sheets of a run.
+fn written(run: &Path) -> [BTreeMap<PathBuf, Vec<u8>>; 2] {
+    ["checkpoints", "samples"].map(|folder| contents(&run.join(folder)))
+}
+
+/// What is written while the next iterations are under way is what was there when it was due, in every order that streams
+/// and events allow; and what waits on the way is needed.
+#[test]
+fn what_is_written_behind_is_as_it_was_when_it_was_due() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let run = |name: &str| folder.path().join(name);
+    let first = run("first");
+    train(&first, BEHIND, &[("EMULATED_SEED", "0")]);
+    let repeat = ["--kernels-from", first.to_str().unwrap()];
+    let expected = written(&first);
+    assert!(expected[1].contains_key(Path::new("step-000006.png")));
+    // A run that ends there reads them itself, with nothing under way.
+    for step in ["2", "4", "6"] {
+        let ended = run("ended");
+        let args = [
+            "--steps",
+            step,
+            "--checkpoint-every",
+            "0",
+            "--sample-every",
+            "0",
+        ];
+        train(&ended, &[BEHIND, &repeat, &args].concat(), &[]);
+        let step = step.parse().unwrap();
+        assert!(tensors(&ended, step) == tensors(&first, step), "{step}");
+        let sheet = PathBuf::from(format!("step-{step:06}.png"));
+        assert!(written(&ended)[1][&sheet] == expected[1][&sheet], "{step}");
+        fs::remove_dir_all(ended).unwrap();
+    }
+    let other = |environment: &[(&str, &str)], args: &[&str]| {
+        let out = run("other");
+        let done = train_in(&out, &[BEHIND, &repeat, args].concat(), environment);
+        assert_ne!(
+            done.status.code(),
+            Some(driver::UNBALANCED),
+            "{}",
+            stderr(&done)
+        );
+        let same = done.status.success() && written(&out) == expected;
+        fs::remove_dir_all(&out).ok();
+        same
+    };
+    for seed in 1..=20 {
+        let graph = if seed % 2 == 0 { "on" } else { "off" };
+        let seed = seed.to_string();
+        let environment = [("EMULATED_SEED", seed.as_str())];
+        assert!(other(&environment, &["--graph", graph]), "seed {seed}");
+    }
+    // A recorder asks for metrics of its own meanwhile.
+    let record = run("record");
+    let between = |name: &str, args: &[&str]| {
+        let args = [BEHIND, &repeat, &["--log-every", "3"], args].concat();
+        train(&run(name), &args, &[]);
+        written(&run(name))
+    };
+    let recorded = between("recorded", &["--record", record.to_str().unwrap()]);
+    assert!(between("plain", &[]) == recorded);
+    // Three batches are sent before; an iteration waits for its batch, and the next is sent: what is copied for the report
+    // of iteration 2 comes next, then its checkpoint and its sheet.
+    for (what, wait) in [
+        ("the report", "8"),
+        ("the checkpoint", "9"),
+        ("the sheet", "10"),
+    ] {
+        let shows = (0..32).any(|seed: u32| {
+            let seed = seed.to_string();
+            !other(
+                &[("EMULATED_SEED", &seed), ("EMULATED_DROP_WAIT", wait)],
+                &[],
+            )
+        });
+        assert!(
+            shows,
+            "{what}: no order shows that its copy is not waited for"
+        );
+    }
+}
+
+/// Between the first iteration and the last the host waits for batches and for what it has asked for long ago, and no more
+/// where checkpoints and sheets are due.
+#[test]
+fn checkpoints_and_sheets_are_not_waited_for() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let run = |name: &str| folder.path().join(name);
+    train(&run("first"), &["--graph", "off"], &[]);
+    let first = run("first");
+    let waits = |name: &str, every: &str| {
+        let trace = run(&format!("{name}.trace"));
+        // Of the seeds by which work is done while more is queued, as a device does it.
+        let environment = [
+            ("EMULATED_SEED", "3"),
+            ("EMULATED_TRACE", trace.to_str().unwrap()),
+        ];
+        let args = [
+            "--graph",
+            "off",
+            "--steps",
+            "18",
+            "--log-every",
+            "100",
+            "--checkpoint-every",
+            every,
+            "--sample-every",
+            every,
+            "--kernels-from",
+            first.to_str().unwrap(),
+        ];
+        train(&run(name), &args, &environment);
+        let trace = fs::read_to_string(trace).unwrap();
+        let waits = trace.lines().filter_map(|line| line.strip_prefix("host "));
+        waits.map(str::to_string).collect::<Vec<_>>()
+    };
+    let (without, with) = (waits("without", "0"), waits("with", "6"));
+    assert!(run("with/checkpoints/step-000012").exists());
+    assert!(run("with/samples/step-000012.png").exists());
+    // From the first batch to the last metrics there are waits for events alone: no stream is waited for.
+    let asleep = |waits: &[String]| {
+        let is_asleep = |how: &String| how == "sleeps";
+        let first = waits.iter().position(is_asleep).unwrap();
+        let last = waits.iter().rposition(is_asleep).unwrap();
+        assert!(waits[first..=last].iter().all(is_asleep), "{waits:?}");
+        last + 1 - first
+    };
+    // Metrics are asked for with each checkpoint: once those before are there, as they are.
+    assert_eq!(asleep(&with), asleep(&without) + 2);
+}
+
 /// A run in fp16 goes on with the loss scale that it had.
 #[test]
 fn a_resumed_run_keeps_its_loss_scale() {
@@ -938,12 +1092,13 @@ fn what_is_amiss_is_told() {
         &parts,
     );
 
-    // Lost in the eighth iteration, after the second checkpoint and before the third.
+    // Lost in the seventeenth iteration, after the second checkpoint, which has arrived by then where the device works
+    // while more is queued (seed 3), and before the third.
     let args = [
         "--steps",
-        "9",
+        "18",
         "--checkpoint-every",
-        "3",
+        "6",
         "--precision",
         "fp32",
         "--graph",
@@ -953,8 +1108,10 @@ fn what_is_amiss_is_told() {
     // The first run measures kernels, which takes launches.
     train(&out, &args, &[]);
     fs::remove_dir_all(&out).unwrap();
-    train(&out, &args, &[("EMULATED_TRACE", trace.to_str().unwrap())]);
-    let expected = tensors(&out, 9);
+    let traced = ("EMULATED_TRACE", trace.to_str().unwrap());
+    let seed = ("EMULATED_SEED", "3");
+    train(&out, &args, &[traced, seed]);
+    let expected = tensors(&out, 18);
     fs::remove_dir_all(&out).unwrap();
     let text = fs::read_to_string(trace).unwrap();
     let kernels: Vec<&str> = text.lines().filter(|l| l.contains(" kernel ")).collect();
@@ -964,25 +1121,25 @@ fn what_is_amiss_is_told() {
         .filter(|(_, l)| l.contains(" adam_f32 "));
     // D's step and then G's end each.
     let ends: Vec<usize> = ends.map(|(index, _)| index).skip(1).step_by(2).collect();
-    assert_eq!(ends.len(), 9);
-    let launch = (ends[6] + ends[7]) / 2;
+    assert_eq!(ends.len(), 18);
+    let launch = (ends[15] + ends[16]) / 2;
     for (code, says) in [
         ("719", "lost"),
         ("700", "mistake in this program"),
         ("214", "lost"),
     ] {
         let failing = format!("launch:{launch}:{code}");
-        let mut done = train_in(&out, &args, &[("EMULATED_FAIL", &failing)]);
+        let mut done = train_in(&out, &args, &[seed, ("EMULATED_FAIL", &failing)]);
         // The driver says that it did as asked.
         let text = stderr(&done);
         let (driver, ours) = text.split_once('\n').unwrap();
         assert!(driver.starts_with("emulated driver: launch"), "{text}");
         done.stderr = ours.as_bytes().to_vec();
-        let parts = [says, "last good checkpoint is", "step-000006", "--resume"];
+        let parts = [says, "last good checkpoint is", "step-000012", "--resume"];
         refuses(&done, 1, &parts);
         // And it goes on from there.
         resume(&out, &[]);
-        assert!(tensors(&out, 9) == expected);
+        assert!(tensors(&out, 18) == expected);
         fs::remove_dir_all(&out).unwrap();
     }
 }

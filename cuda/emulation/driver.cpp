@@ -822,7 +822,9 @@ int cuCtxSynchronize() {
         invalidate(*stream);
         captured = true;
     }
-    return captured ? CAPTURE_UNSUPPORTED : run_all();
+    if (captured) return CAPTURE_UNSUPPORTED;
+    trace_host_wait("waits");
+    return run_all();
 }
 
 // ---- Memory
@@ -1001,6 +1003,7 @@ int cuStreamSynchronize(void* handle) {
         return CAPTURE_UNSUPPORTED;
     }
     if (const Code code = unsafe_in_capture("cuStreamSynchronize")) return code;
+    trace_host_wait("waits");
     return run_stream(*stream);
 }
 
@@ -1115,7 +1118,7 @@ int cuEventSynchronize(void* event) {
     Event* e = static_cast<Event*>(event);
     if (!handles().events.count(e)) return INVALID_HANDLE;
     if (const Code code = unsafe_in_capture("cuEventSynchronize")) return code;
-    trace_host_wait(e->flags & EVENT_BLOCKING_SYNC);
+    trace_host_wait(e->flags & EVENT_BLOCKING_SYNC ? "sleeps" : "spins");
     if (++host_waits == options().dropped_host_wait) return SUCCESS;
     if (!e->latest) return SUCCESS;
     if (e->latest->captured_in) return CAPTURED_EVENT;

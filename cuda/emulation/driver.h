@@ -250,8 +250,8 @@ bool in_use(const Allocation& pinned);
 void forget_destroyed();
 // The host has waited for this time on the virtual clock.
 void host_reached(double time);
-// Notes that the host waits for an event, and how.
-void trace_host_wait(bool sleeps);
+// Notes that the host "sleeps" or "spins" while it waits for an event, or "waits" for a stream or all of them.
+void trace_host_wait(const char* how);
 // How many launches have run.
 uint64_t launches_run();
 // The item that is running, or null.

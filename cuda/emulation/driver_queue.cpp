@@ -279,9 +279,9 @@ void order_with_null_stream(Stream& stream) {
 
 }  // namespace
 
-void trace_host_wait(bool sleeps) {
+void trace_host_wait(const char* how) {
     if (!tracing()) return;
-    std::fprintf(trace, "host %s\n", sleeps ? "sleeps" : "spins");
+    std::fprintf(trace, "host %s\n", how);
     std::fflush(trace);
 }
 

@@ -12,6 +12,7 @@ pub mod extractor;
 mod fuse;
 mod kernel_choices;
 mod metrics;
+mod snapshot;
 
 use std::fmt;
 use std::ops::Range;
@@ -28,6 +29,7 @@ pub use extractor::Extractor;
 pub use fuse::Fuse;
 pub use kernel_choices::KernelChoices;
 pub use metrics::{Counters, Loss, LossScale, Metrics, SLOTS, SURE, Slot, Steps};
+pub use snapshot::{Arrived, Snapshot, Taken};
 
 /// Type in which activations and weights are stored and multiplied; sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -112,6 +114,13 @@ pub enum Upstream<'a, B> {
     Output(&'a B),
     /// The gradient of what becomes the output by the last block's activation; that block has no batch norm.
     Sum(&'a B),
+}
+
+impl State {
+    /// Whether the buffers of batch norm belong to it.
+    pub fn has_buffers(self) -> bool {
+        matches!(self, Self::Parameters | Self::Average)
+    }
 }
 
 impl Want {
@@ -256,6 +265,8 @@ pub trait Backend {
     type Recording: Default;
     /// What [`Self::compile`] makes.
     type Network: Network<Buffer = Self::Buffer, Progress = Self::Progress>;
+    /// What [`Self::send_states`] and [`Self::send_maps`] copy to.
+    type Snapshot<T: Send + 'static>: Snapshot<T>;
 
     /// One line for people: the device and how it computes.
     fn describe(&self) -> String;
@@ -387,6 +398,32 @@ pub trait Backend {
     /// Where the buffer holds fewer, or the device fails.
     fn read(&self, buffer: &Self::Buffer, n: usize) -> Result<Vec<f32>>;
 
+    /// Copies these states and the counters of `progress`, after all that was asked for before, to `snapshot`, whose last
+    /// copy has been taken and used: always of the same networks.
+    ///
+    /// # Errors
+    /// Where a copy is still under way, there is not enough memory, or the device fails.
+    fn send_states(
+        &self,
+        states: &[(&Self::Network, State)],
+        progress: &Self::Progress,
+        snapshot: &mut Self::Snapshot<Taken>,
+    ) -> Result<()>;
+
+    /// Copies the first `n` maps of `buffer` to `snapshot`, as [`Self::send_states`] does; they come as f32 NCHW.
+    ///
+    /// # Errors
+    /// As there, and where the buffer holds fewer.
+    fn send_maps(
+        &self,
+        buffer: &Self::Buffer,
+        n: usize,
+        snapshot: &mut Self::Snapshot<Vec<f32>>,
+    ) -> Result<()>;
+
+    /// Bytes of the device that the copy of the states `states` of a network takes ([`Self::send_states`]).
+    fn snapshot_bytes(&self, architecture: &Architecture, states: &[State]) -> u64;
+
     /// Waits until all that was asked for is done.
     ///
     /// # Errors
@@ -510,6 +547,12 @@ pub trait Network {
     /// # Errors
     /// Where `state` is one of training that the network was not compiled for.
     fn read(&self, state: State) -> Result<StateDict>;
+
+    /// Sets weights and buffers to those of another network's `state`, weights or their average.
+    ///
+    /// # Errors
+    /// Where that network has another architecture, or `state` has no buffers.
+    fn write_from(&mut self, other: &Self, state: State) -> Result<()>;
 
     /// Sets the tensors of `state`.
     ///

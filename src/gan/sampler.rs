@@ -52,6 +52,14 @@ impl<B: Backend> Sampler<B> {
         self.network.write(State::Parameters, dict)
     }
 
+    /// Sets weights and buffers to those of `generator` in the state `state`, weights or their average.
+    ///
+    /// # Errors
+    /// Where that is another architecture, or the device fails.
+    pub fn load_from(&mut self, generator: &B::Network, state: State) -> Result<()> {
+        self.network.write_from(generator, state)
+    }
+
     /// Sets the noise: `z`, f32 `[count][latent_dim]`.
     ///
     /// # Errors
@@ -67,6 +75,20 @@ impl<B: Backend> Sampler<B> {
     pub fn images(&mut self, backend: &B, statistics: Statistics) -> Result<Vec<f32>> {
         self.network.forward(&[&self.z], statistics)?;
         backend.read(self.network.output(), self.count)
+    }
+
+    /// Starts a copy of what [`Self::images`] returns.
+    ///
+    /// # Errors
+    /// Where the device fails, or a copy is still under way.
+    pub fn send_images(
+        &mut self,
+        backend: &B,
+        statistics: Statistics,
+        to: &mut B::Snapshot<Vec<f32>>,
+    ) -> Result<()> {
+        self.network.forward(&[&self.z], statistics)?;
+        backend.send_maps(self.network.output(), self.count, to)
     }
 }
 

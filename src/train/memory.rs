@@ -2,10 +2,13 @@
 
 use anyhow::{Result, bail, ensure};
 
+use super::checkpoint;
 use super::config::Config;
 use super::metrics;
 use super::record;
 use super::sheets::SHEET_IMAGES;
+use super::watching;
+use super::writer;
 use crate::backend::{Backend, Use};
 use crate::data::{Dataset, Residency};
 use crate::gan::batches::SLOTS;
@@ -26,12 +29,38 @@ pub fn needed<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
     };
     let (settings, examined) = (config.settings(), config.hold_out > 0.0);
     let gan = Gan::bytes(backend, &dimensions, batch, SLOTS, &settings, examined);
-    samples(SHEET_IMAGES) + measured + gan
+    samples(SHEET_IMAGES) + measured + gan + copies(backend, config, batch)
+}
+
+/// Whether something that is made every so many iterations is made before the last.
+fn is_due(config: &Config, every: u64) -> bool {
+    every > 0 && every < config.steps
+}
+
+/// Bytes of the device's memory that copies on their way to the host take: of a checkpoint, of a sheet, and of the images
+/// that a report looks at, of a batch of `batch`.
+fn copies<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
+    let dimensions = config.dimensions();
+    let checkpoint = match is_due(config, config.checkpoint_every) {
+        true => checkpoint::copy_bytes(backend, &dimensions, config.ema > 0.0),
+        false => 0,
+    };
+    let image = dimensions.generator().output();
+    let images = match is_due(config, config.sample_every) {
+        true => SHEET_IMAGES,
+        false => 0,
+    };
+    let looked_at = batch.min(watching::IMAGES);
+    let images = match backend.is_host() {
+        true => 0,
+        false => backend.buffer_bytes(images, image) + backend.buffer_bytes(looked_at, image),
+    };
+    checkpoint + images
 }
 
 /// Bytes of this program's memory that a checkpoint takes while it is saved or loaded: the networks, the average, Adam's
-/// moments, and the longest of its files.
-fn checkpoint(config: &Config) -> u64 {
+/// moments, and the longest of its files; and where it is `copied` from a device, what arrives of it.
+fn checkpoint(config: &Config, copied: bool) -> u64 {
     let dimensions = config.dimensions();
     let numbers = |architecture| StateDict::count(architecture) as u64;
     let (g, d) = (
@@ -39,20 +68,29 @@ fn checkpoint(config: &Config) -> u64 {
         numbers(&dimensions.discriminator()),
     );
     let average = u64::from(config.ema > 0.0);
-    4 * ((3 + average) * g + 3 * d + 2 * (g + d))
+    let tensors = (3 + average) * g + 3 * d;
+    4 * (tensors * (1 + u64::from(copied)) + 2 * (g + d))
 }
 
 /// Bytes of this program's memory that a sample sheet takes while it is written: its images as numbers, in the order of
-/// the backend and in that of files, as pixels, compressed, and as a file.
-fn sheet(config: &Config) -> u64 {
+/// the backend and in that of files, as pixels, compressed, and as a file; and where they are `copied` from a device, what
+/// arrives of them.
+fn sheet(config: &Config, copied: bool) -> u64 {
     let size = config.image_size as u64;
     let image = 2 * 4 * config.channels as u64 * size * size + 3 * 3 * (size + 2) * (size + 2);
-    SHEET_IMAGES as u64 * image
+    let arrived = 4 * u64::from(copied) * config.channels as u64 * size * size;
+    SHEET_IMAGES as u64 * (image + arrived)
 }
 
-/// Bytes of this program's memory that a run takes beside what [`needed`] counts; not the data set.
-fn outputs(config: &Config) -> u64 {
-    checkpoint(config).max(sheet(config)) + metrics::bytes(config)
+/// Bytes of this program's memory that a run takes beside what [`needed`] counts; not the data set. Where the device has
+/// memory of its own (`copied`), a checkpoint and a sheet are written at a time.
+fn outputs(config: &Config, copied: bool) -> u64 {
+    let (checkpoint, sheet) = (checkpoint(config, copied), sheet(config, copied));
+    let written = match copied {
+        true => checkpoint + sheet,
+        false => checkpoint.max(sheet),
+    };
+    written + metrics::bytes(config) + writer::THREAD
 }
 
 /// Bytes that each thread of the CPU backend keeps for the packed operands of matrix products (the buffer of the `gemm`
@@ -116,7 +154,7 @@ pub fn enough_memory<B: Backend>(
 ) -> Result<()> {
     let networks = |batch| needed(backend, config, batch);
     let mut free = memory::free();
-    let mut beside = outputs(config);
+    let mut beside = outputs(config, !backend.is_host());
     if let Some(free) = &mut free {
         match when {
             When::Before(images) if free.by == Bound::AddressSpace => {
@@ -214,8 +252,8 @@ pub fn residency<B: Backend>(
     };
     let free = memory::free();
     let beside = match backend.is_host() {
-        true => needed(backend, config, config.batch_size) + outputs(config),
-        false => outputs(config),
+        true => needed(backend, config, config.batch_size) + outputs(config, false),
+        false => outputs(config, true),
     };
     let fits = |free: &Free| pixels.saturating_add(beside) <= free.bytes;
     let host = || {

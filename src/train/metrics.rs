@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::checkpoint::Best;
 use super::config::Config;
-use crate::backend::{Backend, Network, State, Statistics};
+use crate::backend::{Backend, State, Statistics};
 use crate::data::Dataset;
 use crate::evaluate::cache::Cache;
 use crate::evaluate::{Features, Measures, Metric, RealImages, Reference, choose, reference};
@@ -176,7 +176,7 @@ impl<'a, B: Backend> Measurer<'a, B> {
         let _range = nvtx::range!("metrics");
         let start = Instant::now();
         let (size, channels) = (self.sampler.size(), self.sampler.channels());
-        self.sampler.load(&gan.generator.read(self.state)?)?;
+        self.sampler.load_from(&gan.generator, self.state)?;
         let mut pixels = Vec::with_capacity(self.count * size * size * 3);
         for z in self.z.chunks_exact(BATCH * config.latent_dim) {
             self.sampler.set_z(backend, z)?;

@@ -18,3 +18,4 @@ pub mod stop;
 pub mod tensorboard;
 pub mod watch;
 mod watching;
+mod writer;

@@ -1,5 +1,6 @@
 //! The training loop, written once for every backend.
 
+mod behind;
 mod measuring;
 mod reports;
 mod rescue;
@@ -10,7 +11,7 @@ mod watching;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
@@ -35,9 +36,12 @@ use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, KEPT_METRICS};
 use crate::output::print_error_line;
 use crate::text;
+use behind::Behind;
 
 /// How often it is tried again to save where something is removed meanwhile.
 const REMOVED: u32 = 10;
+/// The time between.
+const REMOVED_WAIT: Duration = Duration::from_millis(50);
 
 /// Where the first iteration starts from.
 pub enum Start {
@@ -209,12 +213,17 @@ pub fn train<B: Backend>(
         examiner,
         examined: None,
         watching,
+        generated: Default::default(),
+        generating: false,
         diverse: None,
         done: None,
         gan,
         recorder,
         measurer,
         best: None,
+        sheets: None,
+        latest_sheet: None,
+        behind: Behind::new()?,
         profile,
         profiled: false,
         reporter: None,
@@ -232,13 +241,18 @@ pub fn train<B: Backend>(
     if let (true, Place::Here) = (from_scratch, claim.place()) {
         report::set_log_aside(claim.home())?;
     }
-    training.go(&start).map_err(|error| match claim.place() {
-        Place::Here => anyhow!(
-            "{}; {}",
-            claim.plain(&format!("{error:#}")),
-            what_is_left(claim.run(), &error)
-        ),
-        place => training.rescue(&place, &error),
+    training.go(&start).map_err(|error| {
+        // What was due before may be written, and nothing is written beside what follows. Where that fails, it was the
+        // first error that mattered.
+        let _ = training.finish();
+        match claim.place() {
+            Place::Here => anyhow!(
+                "{}; {}",
+                claim.plain(&format!("{error:#}")),
+                what_is_left(claim.run(), &error)
+            ),
+            place => training.rescue(&place, &error),
+        }
     })
 }
 
@@ -261,7 +275,11 @@ struct Training<'a, B: Backend> {
     /// The iteration before which D was last examined.
     examined: Option<u64>,
     watching: Watching,
-    /// How different the images are that were generated in the iteration that was last asked for.
+    /// Images that were generated in the iteration whose metrics were last asked for, on their way to the host.
+    generated: B::Snapshot<Vec<f32>>,
+    /// Whether there are such images, not looked at yet.
+    generating: bool,
+    /// How different they are.
     diverse: Option<Diverse>,
     /// Why training is done before its last iteration.
     done: Option<String>,
@@ -270,6 +288,11 @@ struct Training<'a, B: Backend> {
     measurer: Option<Measurer<'a, B>>,
     /// Why the best checkpoint is.
     best: Option<checkpoint::Best>,
+    /// `None` before the first iteration.
+    sheets: Option<Sheets<B>>,
+    /// The newest sheet that was written.
+    latest_sheet: Option<PathBuf>,
+    behind: Behind<B>,
     profile: Option<Range<u64>>,
     /// Whether a profiler sees what is done.
     profiled: bool,
@@ -339,16 +362,16 @@ impl<B: Backend> Training<'_, B> {
             self.quiet,
         )?);
         let mut sheets = Sheets::new(backend, config, home)?;
-        let mut latest_sheet = None;
         if self.step == 0 {
             let path = sheets.write(backend, &self.gan, 0)?;
-            self.show(&path);
+            self.show(0, &path);
         }
         self.find_best();
         self.tell_lacks();
         self.moved.0 = Steps::not_skipped(&self.gan.progress.read()?.steps);
         // That of the last iteration comes after its checkpoint, and may be missing.
         let mut sheet_due = self.step == config.steps && !sheets.path(self.step).exists();
+        self.sheets = Some(sheets);
 
         // The loop.
         let mut chosen = false;
@@ -390,20 +413,18 @@ impl<B: Backend> Training<'_, B> {
             } else if step - self.asked == KEPT_METRICS {
                 self.ask(None)?;
             }
-            // The recorder asks for metrics too, and what is not taken by then is lost.
-            // Whether a run is done is seen at once, not when it happens to be there.
-            self.collect(self.recorder.is_some() || config.stop.is_some())?;
+            self.collect(self.is_prompt())?;
+            self.attend()?;
             // Before the checkpoint: whoever goes on from there has it behind them.
             if due(step, config.metrics_every) || last || self.done.is_some() {
                 self.measure()?;
             }
             if due(step, config.checkpoint_every) && !last {
-                self.settle()?;
-                self.save()?;
+                self.begin_save()?;
             }
             // After the checkpoint: nothing that befalls a sheet costs more than the sheet.
             if due(step, config.sample_every) && !last {
-                latest_sheet = self.sheet(&mut sheets)?.or(latest_sheet);
+                self.begin_sheet()?;
             }
             sheet_due = last || self.done.is_some();
         }
@@ -411,6 +432,7 @@ impl<B: Backend> Training<'_, B> {
         // The end, or a signal: the checkpoint first.
         self.set_profiled(false)?;
         self.settle()?;
+        self.finish()?;
         if let Some(reporter) = &self.reporter {
             reporter.finish();
         }
@@ -420,7 +442,7 @@ impl<B: Backend> Training<'_, B> {
             false => self.save()?,
         };
         if sheet_due {
-            latest_sheet = self.sheet(&mut sheets)?.or(latest_sheet);
+            self.sheet()?;
             self.write_choices();
         }
         let log = self.reporter.as_mut().map_or(Ok(()), Reporter::flush);
@@ -438,7 +460,10 @@ impl<B: Backend> Training<'_, B> {
         Ok(Outcome {
             step: self.step,
             checkpoint: claim.named(claim.run(), &checkpoint),
-            sheet: latest_sheet.map(|sheet| claim.named(claim.run(), &sheet)),
+            sheet: self
+                .latest_sheet
+                .take()
+                .map(|sheet| claim.named(claim.run(), &sheet)),
             ended: self.done.take(),
             stopped: if self.step < config.steps {
                 stop.exit_code()
@@ -456,6 +481,12 @@ impl<B: Backend> Training<'_, B> {
         }
     }
 
+    /// Whether metrics are waited for, each time that they were asked for: the recorder asks for metrics too, and what is
+    /// not taken by then is lost; and whether a run is done is seen at once, not when it happens to be there.
+    fn is_prompt(&self) -> bool {
+        self.recorder.is_some() || self.config.stop.is_some()
+    }
+
     /// Starts or ends what a profiler sees.
     fn set_profiled(&mut self, on: bool) -> Result<()> {
         if self.profiled != on {
@@ -467,17 +498,22 @@ impl<B: Backend> Training<'_, B> {
         Ok(())
     }
 
-    /// All of the run after this iteration.
-    fn checkpoint(&self) -> Result<Checkpoint> {
+    /// What is beside the tensors after iteration `step`, to which the metrics are taken in.
+    fn state(&self, step: u64) -> checkpoint::State {
         let config = self.config;
-        let mut state = checkpoint::State::new(self.step, config.seed, &config.dimensions());
-        state.images_seen = self.step * config.images_per_step() as u64;
+        let mut state = checkpoint::State::new(step, config.seed, &config.dimensions());
+        state.images_seen = step * config.images_per_step() as u64;
         state.data_fingerprint = self.dataset.fingerprint().to_string();
         state.window = self.window.clone();
         state.settings = Some(self.settings.clone());
         state.run = Some(self.identity.clone());
         state.watched = self.watching.state.clone();
-        Checkpoint::of(&self.gan, state, config.ema > 0.0)
+        state
+    }
+
+    /// All of the run after this iteration.
+    fn checkpoint(&self) -> Result<Checkpoint> {
+        Checkpoint::of(&self.gan, self.state(self.step), self.config.ema > 0.0)
     }
 
     fn save(&mut self) -> Result<PathBuf> {
@@ -487,7 +523,7 @@ impl<B: Backend> Training<'_, B> {
             match self.try_to_save() {
                 // Somebody is removing what is in the folder: soon it is gone, or they are done.
                 Err(error) if error.chain().any(is_not_found) => {
-                    std::thread::sleep(Duration::from_millis(50));
+                    std::thread::sleep(REMOVED_WAIT);
                 }
                 done => return done,
             }
@@ -497,12 +533,7 @@ impl<B: Backend> Training<'_, B> {
     }
 
     fn try_to_save(&mut self) -> Result<PathBuf> {
-        let (config, home) = (self.config, self.claim.home());
-        // Somebody may have emptied the folder: a checkpoint alone cannot be resumed.
-        if !Config::path(home).exists() {
-            config.write(home)?;
-        }
-        let path = self.checkpoint()?.save(home, config.keep_checkpoints)?;
+        let path = save_into(self.claim.home(), self.config, &mut self.checkpoint()?)?;
         self.saved_at = Some(self.step);
         self.claim.note_saved();
         self.tell_lacks();
@@ -510,6 +541,15 @@ impl<B: Backend> Training<'_, B> {
         self.write_choices();
         Ok(path)
     }
+}
+
+/// Writes `checkpoint` into the run folder `home`.
+fn save_into(home: &Path, config: &Config, checkpoint: &mut Checkpoint) -> Result<PathBuf> {
+    // Somebody may have emptied the folder: a checkpoint alone cannot be resumed.
+    if !Config::path(home).exists() {
+        config.write(home)?;
+    }
+    checkpoint.save(home, config.keep_checkpoints)
 }
 
 /// Whether a file or folder was not there.

@@ -197,6 +197,19 @@ impl Claim {
         Ok(())
     }
 
+    /// Says as [`Self::check`] whether the folder is where it was, to another thread.
+    ///
+    /// # Errors
+    /// Where the process has too many open files.
+    pub fn sentinel(&self) -> Result<impl Fn() -> Result<()> + Send + use<>> {
+        let folder = self.folder.try_clone().context("cannot watch the folder")?;
+        let run = self.run.clone();
+        Ok(move || match files::is_still(&folder, &run) {
+            true => Ok(()),
+            false => Err(Lost.into()),
+        })
+    }
+
     /// Notes for later processes that the run has had a checkpoint: where there is none then, it was removed.
     pub fn note_saved(&self) {
         let mut lock = self.lock.borrow_mut();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::config::Config;
-use crate::backend::{Backend, Network, State, Statistics};
+use crate::backend::{Arrived, Backend, Snapshot, State, Statistics};
 use crate::gan::sampler::Sampler;
 use crate::gan::sheet;
 use crate::gan::step::Gan;
@@ -21,6 +21,8 @@ pub struct Sheets<B: Backend> {
     sampler: Sampler<B>,
     folder: PathBuf,
     state: State,
+    /// The images of a sheet on their way to the host.
+    copy: B::Snapshot<Vec<f32>>,
 }
 
 impl<B: Backend> Sheets<B> {
@@ -43,6 +45,7 @@ impl<B: Backend> Sheets<B> {
             sampler,
             folder,
             state,
+            copy: Default::default(),
         })
     }
 
@@ -57,17 +60,63 @@ impl<B: Backend> Sheets<B> {
     /// Where the file cannot be written, or the device fails.
     pub fn write(&mut self, backend: &B, gan: &Gan<B>, step: u64) -> Result<PathBuf> {
         let _range = nvtx::range!("sample sheet");
-        self.sampler.load(&gan.generator.read(self.state)?)?;
+        self.sampler.load_from(&gan.generator, self.state)?;
         let images = self.sampler.images(backend, Statistics::Running)?;
-        let path = self.path(step);
+        self.page(step).write(&images)
+    }
+
+    /// Starts the images of the generator as it is, for [`Self::take`].
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn send(&mut self, backend: &B, gan: &Gan<B>) -> Result<()> {
+        let _range = nvtx::range!("sample sheet");
+        // Those whose writing has failed.
+        self.copy.take(true)?;
+        self.sampler.load_from(&gan.generator, self.state)?;
+        self.sampler
+            .send_images(backend, Statistics::Running, &mut self.copy)
+    }
+
+    /// The images last sent, once; `None` where they are not there yet and `wait` is false.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn take(&mut self, wait: bool) -> Result<Option<Arrived<Vec<f32>>>> {
+        self.copy.take(wait)
+    }
+
+    /// What writes the sheet after iteration `step`, in any thread.
+    pub fn page(&self, step: u64) -> Page {
+        Page {
+            folder: self.folder.clone(),
+            path: self.path(step),
+            channels: self.sampler.channels(),
+            size: self.sampler.size(),
+        }
+    }
+}
+
+/// Where a sheet goes, and how large its images are.
+pub struct Page {
+    folder: PathBuf,
+    path: PathBuf,
+    channels: usize,
+    size: usize,
+}
+
+impl Page {
+    /// Writes `images`, f32 `[n][c][h][w]` in [−1, 1], and returns the path.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn write(self, images: &[f32]) -> Result<PathBuf> {
         // Again, where it was removed meanwhile.
         fs::create_dir_all(&self.folder)
             .with_context(|| format!("cannot make {}", text::shown(&self.folder)))?;
-        sheet::write_png(
-            &path,
-            sheet::sheet(&images, self.sampler.channels(), self.sampler.size()),
-        )?;
-        Ok(path)
+        let sheet = sheet::sheet(images, self.channels, self.size);
+        sheet::write_png(&self.path, sheet)?;
+        Ok(self.path)
     }
 }
 

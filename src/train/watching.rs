@@ -8,7 +8,7 @@ use crate::data::Dataset;
 use crate::evaluate::{Diversity, choose};
 
 /// Generated and real images whose diversity is compared, at most.
-const IMAGES: usize = 64;
+pub const IMAGES: usize = 64;
 
 /// What a run is looked at with.
 pub struct Watching {

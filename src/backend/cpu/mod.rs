@@ -21,6 +21,7 @@ pub mod network;
 pub mod parameter;
 pub mod pool;
 pub mod resize;
+mod snapshot;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -28,13 +29,14 @@ use std::ops::Range;
 use anyhow::{Result, bail, ensure};
 
 use crate::backend::{
-    self, Backend, Batch, Counters, Fill, Images, InstanceNoise, Loss, Metrics, SLOTS, Schedule,
-    Slot, Use,
+    self, Backend, Batch, Counters, Fill, Images, InstanceNoise, Loss, Metrics, Network as _,
+    SLOTS, Schedule, Slot, State, Taken, Use,
 };
 use crate::model::plan::{Filter, Plan};
 use crate::model::{Architecture, Shape};
 use crate::random::Purpose;
 pub use network::CpuNetwork;
+pub use snapshot::Snapshot;
 
 /// The type that the CPU computes in, sums included: f32, or f64 for what others are held against.
 pub trait Real:
@@ -195,6 +197,7 @@ impl<T: Real> Backend for Cpu<T> {
     type Feed = Feed;
     type Recording = ();
     type Network = CpuNetwork<T>;
+    type Snapshot<U: Send + 'static> = Snapshot<U>;
 
     fn describe(&self) -> String {
         format!(
@@ -362,6 +365,28 @@ impl<T: Real> Backend for Cpu<T> {
     fn read(&self, buffer: &Buffer<T>, n: usize) -> Result<Vec<f32>> {
         ensure!(n <= buffer.n, "{n} images asked of {}", buffer.n);
         Ok(batch::to_nchw(buffer, n))
+    }
+
+    fn send_states(
+        &self,
+        states: &[(&CpuNetwork<T>, State)],
+        progress: &Progress,
+        to: &mut Snapshot<Taken>,
+    ) -> Result<()> {
+        let tensors = states.iter().map(|(network, state)| network.read(*state));
+        to.put(Taken {
+            tensors: tensors.collect::<Result<_>>()?,
+            counters: progress.counters,
+        })
+    }
+
+    fn send_maps(&self, buffer: &Buffer<T>, n: usize, to: &mut Snapshot<Vec<f32>>) -> Result<()> {
+        to.put(self.read(buffer, n)?)
+    }
+
+    fn snapshot_bytes(&self, _architecture: &Architecture, _states: &[State]) -> u64 {
+        // The host's copies are counted by whoever keeps them.
+        0
     }
 
     fn wait(&self) -> Result<()> {

@@ -175,11 +175,6 @@ impl<T: Real> CpuNetwork<T> {
     }
 }
 
-/// Whether `state` comes with the buffers of batch norm.
-fn has_buffers(state: State) -> bool {
-    matches!(state, State::Parameters | State::Average)
-}
-
 fn chosen<T>(parameter: &Parameter<T>, state: State) -> &Vec<T> {
     match state {
         State::Parameters => &parameter.weight,
@@ -485,13 +480,21 @@ impl<T: Real> Network for CpuNetwork<T> {
         if state != State::Parameters {
             self.trained()?;
         }
-        let buffers = has_buffers(state);
+        let buffers = state.has_buffers();
         let mut dict = StateDict::collect(&self.architecture, buffers, LAYOUT, |entry| {
             let values = self.values(entry, state)?;
             Ok(values.iter().map(|v| v.f64() as f32).collect())
         })?;
         dict.batches_tracked = buffers.then_some(self.batches_tracked);
         Ok(dict)
+    }
+
+    fn write_from(&mut self, other: &Self, state: State) -> Result<()> {
+        ensure!(
+            state.has_buffers(),
+            "{state:?} has no buffers of batch norm"
+        );
+        self.write(State::Parameters, &other.read(state)?)
     }
 
     fn write(&mut self, state: State, dict: &StateDict) -> Result<()> {
@@ -501,7 +504,7 @@ impl<T: Real> Network for CpuNetwork<T> {
         let architecture = self.architecture.clone();
         dict.distribute(
             &architecture,
-            has_buffers(state),
+            state.has_buffers(),
             LAYOUT,
             |entry, values| {
                 // The average has no buffers of its own: it shares the network's.

@@ -14,6 +14,7 @@ pub mod parameter;
 mod passes;
 pub mod progress;
 mod sizes;
+pub mod snapshot;
 pub mod state;
 pub mod stopwatch;
 mod types;
@@ -26,7 +27,7 @@ use anyhow::{Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
 use crate::backend::{
-    Backend, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, Precision, Use,
+    Backend, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, Precision, State, Taken, Use,
 };
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::plan::{Filter, Plan};
@@ -41,6 +42,7 @@ pub use network::CudaNetwork;
 use ops::latent::Noise;
 use ops::{batch, instance_noise, latent};
 use progress::Progress;
+use snapshot::Snapshot;
 
 /// How a GPU computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -223,6 +225,7 @@ impl Backend for Cuda {
     type Feed = Feed;
     type Recording = Recording;
     type Network = CudaNetwork;
+    type Snapshot<T: Send + 'static> = Snapshot<T>;
 
     fn describe(&self) -> String {
         let Options {
@@ -428,6 +431,23 @@ impl Backend for Cuda {
         let bytes = buffer.memory.download_from::<u8>(buffer.at, count)?;
         let values = stripped(&precision.decode(&bytes), [shape.c, stored.c]);
         Ok(nhwc_to_nchw(&values, shape))
+    }
+
+    fn send_states(
+        &self,
+        states: &[(&CudaNetwork, State)],
+        progress: &Progress,
+        to: &mut Snapshot<Taken>,
+    ) -> Result<()> {
+        snapshot::send_states(&self.device, states, progress, to)
+    }
+
+    fn send_maps(&self, buffer: &Buffer, n: usize, to: &mut Snapshot<Vec<f32>>) -> Result<()> {
+        snapshot::send_maps(&self.device, self.options.precision, buffer, n, to)
+    }
+
+    fn snapshot_bytes(&self, architecture: &Architecture, states: &[State]) -> u64 {
+        snapshot::bytes(&self.options, architecture, states)
     }
 
     fn wait(&self) -> Result<()> {

@@ -28,11 +28,11 @@ use crate::backend::cuda::{Buffer, Options, padded, stored, stripped};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Upstream, Use, Want};
 use crate::model::arch::Role;
 use crate::model::layout::FilterLayout;
-use crate::model::params::{Entry, Part};
+use crate::model::params::{Entry, Part, entries};
 use crate::model::{Activation, Architecture, Block, Shape, StateDict};
 
 /// How the convolutions' weights lie.
-const LAYOUT: FilterLayout = FilterLayout::Krsc;
+pub(super) const LAYOUT: FilterLayout = FilterLayout::Krsc;
 
 pub(super) struct Layer {
     pub block: Block,
@@ -291,6 +291,20 @@ impl CudaNetwork {
         Ok((memory, rows))
     }
 
+    /// The memory of all tensors that `state` means, in the order of [`StateDict::collect`].
+    pub(super) fn pieces(&self, state: State) -> Result<Vec<(&Memory, Rows)>> {
+        let all = entries(&self.architecture);
+        let meant = all
+            .iter()
+            .filter(|entry| state.has_buffers() || entry.part.is_learned());
+        meant.map(|entry| self.memory(entry, state)).collect()
+    }
+
+    /// Every batch norm, in order.
+    pub(super) fn norms(&self) -> impl Iterator<Item = &BatchNorm> {
+        self.layers.iter().filter_map(|layer| layer.norm.as_ref())
+    }
+
     pub(super) fn trained(&self) -> Result<&Backward> {
         self.backward
             .as_ref()
@@ -331,14 +345,15 @@ impl CudaNetwork {
 }
 
 /// A tensor `[k][parts][c]`, whose k and c are stored with zeros behind them: (as it is, as it is stored).
-struct Rows {
+pub(super) struct Rows {
     k: [usize; 2],
     parts: usize,
     c: [usize; 2],
 }
 
 impl Rows {
-    fn stored(&self) -> usize {
+    /// Values with those behind them.
+    pub(super) fn stored(&self) -> usize {
         self.k[1] * self.parts * self.c[1]
     }
 
@@ -348,7 +363,8 @@ impl Rows {
         values
     }
 
-    fn strip(&self, values: &[f32]) -> Vec<f32> {
+    /// The values without those behind them.
+    pub(super) fn strip(&self, values: &[f32]) -> Vec<f32> {
         stripped(&values[..self.k[0] * self.parts * self.c[1]], self.c)
     }
 }
@@ -382,11 +398,6 @@ pub(super) fn scaled_for(first: Slot) -> Role {
         Slot::Generator => Role::Generator,
         _ => Role::Discriminator,
     }
-}
-
-/// Whether `state` comes with the buffers of batch norm.
-fn has_buffers(state: State) -> bool {
-    matches!(state, State::Parameters | State::Average)
 }
 
 impl Network for CudaNetwork {
@@ -507,24 +518,41 @@ impl Network for CudaNetwork {
     }
 
     fn read(&self, state: State) -> Result<StateDict> {
-        let buffers = has_buffers(state);
+        let buffers = state.has_buffers();
         let mut dict = StateDict::collect(&self.architecture, buffers, LAYOUT, |entry| {
             let (memory, rows) = self.memory(entry, state)?;
             Ok(rows.strip(&memory.download(rows.stored())?))
         })?;
         if buffers {
             // The same for all layers: they see the same batches.
-            let norm = self.layers.iter().find_map(|layer| layer.norm.as_ref());
+            let norm = self.norms().next();
             dict.batches_tracked = norm.map(|norm| read_one(&norm.tracked)).transpose()?;
         }
         Ok(dict)
+    }
+
+    fn write_from(&mut self, other: &Self, state: State) -> Result<()> {
+        ensure!(
+            self.architecture == other.architecture && state.has_buffers(),
+            "{state:?} of a network of another architecture"
+        );
+        let from = other.pieces(state)?;
+        for ((from, rows), (to, _)) in from.iter().zip(self.pieces(State::Parameters)?) {
+            let bytes = 4 * rows.stored();
+            self.device.copy_on_device(from.span(), to.span(), bytes)?;
+        }
+        for (from, to) in other.norms().zip(self.norms()) {
+            let (from, to) = (from.tracked.span(), to.tracked.span());
+            self.device.copy_on_device(from, to, 8)?;
+        }
+        self.cast()
     }
 
     fn write(&mut self, state: State, dict: &StateDict) -> Result<()> {
         if state != State::Parameters {
             self.trained()?;
         }
-        let buffers = has_buffers(state);
+        let buffers = state.has_buffers();
         dict.distribute(&self.architecture, buffers, LAYOUT, |entry, values| {
             // The average has no buffers of its own: it shares the network's.
             if state == State::Average && !entry.part.is_learned() {
@@ -534,7 +562,7 @@ impl Network for CudaNetwork {
             memory.upload(&rows.pad(values))
         })?;
         if state == State::Parameters {
-            for norm in self.layers.iter().filter_map(|layer| layer.norm.as_ref()) {
+            for norm in self.norms() {
                 norm.tracked.upload(&[dict.batches_tracked.unwrap_or(0)])?;
             }
             self.cast()?;

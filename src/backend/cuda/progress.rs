@@ -12,9 +12,7 @@ use cudarc::driver::sys::CUevent_flags;
 use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span, read_one};
 use crate::backend::cuda::ops::{adam, balance};
 pub use crate::backend::cuda::state::{AdamState, BalanceState, Block, Entry};
-use crate::backend::{
-    self, Adam, Balance, Counters, Loss, LossScale, Metrics, Precision, Schedule, Steps,
-};
+use crate::backend::{self, Adam, Balance, Counters, Loss, Metrics, Precision, Schedule, Steps};
 
 /// What fp16 begins with, as PyTorch's GradScaler.
 const FIRST_SCALE: f32 = 65536.0;
@@ -118,25 +116,7 @@ impl Progress {
 
 impl backend::Progress for Progress {
     fn read(&self) -> Result<Counters> {
-        let block: Block = read_one(&self.block)?;
-        Ok(Counters {
-            iteration: block.iteration,
-            steps: block.adam.map(|a| Steps {
-                taken: a.taken,
-                skipped: a.skipped,
-                left_out: a.left_out,
-            }),
-            loss_scale: block.adam.map(|a| LossScale {
-                factor: a.loss_scale,
-                steady: a.steady,
-            }),
-            balance: Balance {
-                accuracy: block.balance.accuracy,
-                certainty: block.balance.certainty,
-                advantage: block.balance.advantage,
-                begun: block.balance.begun != 0,
-            },
-        })
+        Ok(read_one::<Block>(&self.block)?.into())
     }
 
     fn write(&mut self, counters: &Counters) -> Result<()> {

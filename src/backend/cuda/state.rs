@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::backend::{Balance, SLOTS};
+use crate::backend::{Balance, Counters, LossScale, SLOTS, Steps};
 
 /// What Adam keeps of one network, as `struct AdamState` of `cuda/include/adam.cuh` has it.
 #[repr(C)]
@@ -63,6 +63,29 @@ pub struct Block {
     pub adam: [AdamState; 2],
     /// What the controller remembers.
     pub balance: BalanceState,
+}
+
+impl From<Block> for Counters {
+    fn from(block: Block) -> Self {
+        Self {
+            iteration: block.iteration,
+            steps: block.adam.map(|a| Steps {
+                taken: a.taken,
+                skipped: a.skipped,
+                left_out: a.left_out,
+            }),
+            loss_scale: block.adam.map(|a| LossScale {
+                factor: a.loss_scale,
+                steady: a.steady,
+            }),
+            balance: Balance {
+                accuracy: block.balance.accuracy,
+                certainty: block.balance.certainty,
+                advantage: block.balance.advantage,
+                begun: block.balance.begun != 0,
+            },
+        }
+    }
 }
 
 /// One iteration's entry in the ring, as `struct Metrics` of `cuda/include/progress.cuh` has it.

@@ -120,10 +120,10 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "auto")]
     data_residency: Residency,
 
-    /// Iterations between sample sheets; 0 for only the first and last [default: 500, on a GPU 2500]
+    /// Iterations between sample sheets; 0 for only the first and last [default: 500]
     #[arg(long, value_name = "N")]
     sample_every: Option<u64>,
-    /// Iterations between checkpoints; 0 for only the last [default: 500, on a GPU 5000]
+    /// Iterations between checkpoints; 0 for only the last [default: 500]
     #[arg(long, value_name = "N")]
     checkpoint_every: Option<u64>,
     /// How many of the newest checkpoints stay [default: 3]

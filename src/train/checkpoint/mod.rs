@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::backend::{
-    Backend, Balance, Counters, LossScale, Network, Progress, State as NetworkState, Steps,
+    Backend, Balance, Counters, LossScale, Network, Progress, State as NetworkState, Steps, Taken,
 };
 use crate::evaluate::metrics::Aim;
 use crate::files::{open_regular, write_atomically};
@@ -211,6 +211,25 @@ fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
+/// What a checkpoint holds of both networks, in the order in which [`Checkpoint::of_copy`] takes it.
+fn parts<B: Backend>(gan: &Gan<B>, average: bool) -> Vec<(&B::Network, NetworkState)> {
+    let (g, d) = (&gan.generator, &gan.discriminator);
+    let moments = MOMENTS.map(|(moment, _)| [(d, moment), (g, moment)]);
+    let mut parts = moments.concat();
+    parts.extend([(g, NetworkState::Parameters), (d, NetworkState::Parameters)]);
+    parts.extend(average.then_some((g, NetworkState::Average)));
+    parts
+}
+
+/// Bytes of the device that a copy of what a checkpoint holds takes, with the generator's average where `average`.
+pub fn copy_bytes<B: Backend>(backend: &B, dimensions: &Dimensions, average: bool) -> u64 {
+    let mut states = MOMENTS.map(|(moment, _)| moment).to_vec();
+    states.push(NetworkState::Parameters);
+    let d = backend.snapshot_bytes(&dimensions.discriminator(), &states);
+    states.extend(average.then_some(NetworkState::Average));
+    d + backend.snapshot_bytes(&dimensions.generator(), &states)
+}
+
 /// A checkpoint in memory.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -226,28 +245,54 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads the state of both networks, and of the generator's average where `average`; `state` already says where the
-    /// run is. Waits for the last iteration.
+    /// The state of both networks, and of the generator's average where `average`; `state` already says where the run
+    /// is. Waits for the last iteration.
     ///
     /// # Errors
-    /// Where a weight or buffer is not finite (such a state is not worth keeping), or the device fails.
-    pub fn of<B: Backend>(gan: &Gan<B>, mut state: State, average: bool) -> Result<Self> {
+    /// As [`Self::of_copy`], or where the device fails.
+    pub fn of<B: Backend>(gan: &Gan<B>, state: State, average: bool) -> Result<Self> {
         let counters = gan.progress.read()?;
+        let parts = parts(gan, average);
+        let tensors = parts.iter().map(|(network, part)| network.read(*part));
+        let tensors = tensors.collect::<Result<_>>()?;
+        Self::of_copy(Taken { tensors, counters }, state)
+    }
+
+    /// Starts a copy of what [`Self::of`] reads, for [`Self::of_copy`].
+    ///
+    /// # Errors
+    /// Where a copy is still under way, there is not enough memory, or the device fails.
+    pub fn send<B: Backend>(
+        backend: &B,
+        gan: &Gan<B>,
+        average: bool,
+        to: &mut B::Snapshot<Taken>,
+    ) -> Result<()> {
+        backend.send_states(&parts(gan, average), &gan.progress, to)
+    }
+
+    /// What [`Self::send`] has copied; `state` already says where the run was.
+    ///
+    /// # Errors
+    /// Where a weight or buffer is not finite: such a state is not worth keeping.
+    pub fn of_copy(copy: Taken, mut state: State) -> Result<Self> {
+        let Taken { tensors, counters } = copy;
         state.discriminator_steps = counters.steps[Role::Discriminator.index()];
         state.generator_steps = counters.steps[Role::Generator.index()];
         state.loss_scale = counters.loss_scale;
         state.balance = counters.balance;
+        let mut tensors = tensors.into_iter();
+        let mut next = || tensors.next().context("a part of a checkpoint");
         let mut optimizer = TensorFile::default();
-        for (moment, prefix) in MOMENTS {
-            let (d, g) = (gan.discriminator.read(moment)?, gan.generator.read(moment)?);
-            d.add_to(&format!("D/{prefix}"), &mut optimizer);
-            g.add_to(&format!("G/{prefix}"), &mut optimizer);
+        for (_, prefix) in MOMENTS {
+            for network in ["D", "G"] {
+                next()?.add_to(&format!("{network}/{prefix}"), &mut optimizer);
+            }
         }
-        let average = average.then(|| gan.generator.read(NetworkState::Average));
         let checkpoint = Self {
-            generator: gan.generator.read(NetworkState::Parameters)?,
-            discriminator: gan.discriminator.read(NetworkState::Parameters)?,
-            average: average.transpose()?,
+            generator: next()?,
+            discriminator: next()?,
+            average: tensors.next(),
             optimizer,
             state,
         };

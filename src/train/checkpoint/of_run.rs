@@ -23,7 +23,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Where a file cannot be written, synced, renamed or removed; `latest` names a whole checkpoint all the same.
-    pub fn save(mut self, run: &Path, keep: usize) -> Result<PathBuf> {
+    pub fn save(&mut self, run: &Path, keep: usize) -> Result<PathBuf> {
         let parent = run.join(FOLDER);
         let shown = text::shown(&parent);
         fs::create_dir_all(&parent).with_context(|| format!("cannot make {shown}"))?;

@@ -21,8 +21,9 @@ impl<B: Backend> Training<'_, B> {
         if self.measurer.is_none() {
             return Ok(());
         }
-        // Its reports come before.
+        // Its reports come before, and no other checkpoint is written beside the best.
         self.settle()?;
+        self.finish()?;
         self.claim.check()?;
         if let Err(error) = self.try_to_measure() {
             self.tell_unwritten(&error, self.unwritten.metrics.is_some());

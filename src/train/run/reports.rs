@@ -14,11 +14,11 @@ impl<B: Backend> Training<'_, B> {
     /// Asks for the metrics of the iterations that they were not asked of yet.
     pub(super) fn ask(&mut self, report: Option<Interval>) -> Result<()> {
         self.collect(true)?;
-        // While they are those of this iteration. This waits for it: reports are few.
-        self.diverse = match report {
-            Some(Interval::Full) => self.diversity()?,
-            _ => None,
-        };
+        // While they are those of this iteration.
+        self.diverse = None;
+        if report == Some(Interval::Full) {
+            self.send_generated()?;
+        }
         self.gan.send_metrics(self.asked)?;
         self.asked = self.step;
         self.pending = Some(Pending {
@@ -31,7 +31,16 @@ impl<B: Backend> Training<'_, B> {
 
     /// Takes the metrics in that were asked for, if they are there or `wait`, and reports where an interval ends.
     pub(super) fn collect(&mut self, wait: bool) -> Result<()> {
-        if self.pending.is_none() {
+        let taken = match self.pending.is_some() {
+            true => self.take_in(wait),
+            false => Ok(()),
+        };
+        self.note_state(taken.is_ok());
+        taken
+    }
+
+    fn take_in(&mut self, wait: bool) -> Result<()> {
+        if !self.take_generated(wait)? {
             return Ok(());
         }
         let Some(all) = self.gan.progress.take_metrics(wait)? else {

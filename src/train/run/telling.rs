@@ -1,5 +1,7 @@
 //! What a run notes of where it runs: what the file system lacks, and which kernels were chosen.
 
+use anyhow::Result;
+
 use super::Training;
 use crate::backend::Backend;
 use crate::files::{self, Lack};
@@ -35,6 +37,11 @@ impl<B: Backend> Training<'_, B> {
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
+        self.note_choices(written);
+    }
+
+    /// Takes in whether they were written.
+    pub(super) fn note_choices(&mut self, written: Result<()>) {
         if let Err(error) = written {
             self.tell_unwritten(&error, self.unwritten.choices.is_some());
             self.unwritten.choices.get_or_insert(error);

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::Training;
-use crate::backend::{Backend, Network};
+use crate::backend::{Backend, Network, Snapshot};
 use crate::evaluate::Diversity;
 use crate::gan::sheet;
 use crate::train::balance::StopRule;
@@ -14,13 +14,34 @@ use crate::train::report::Diverse;
 use crate::train::watch::{Limits, Seen, Standing};
 
 impl<B: Backend> Training<'_, B> {
-    /// How different the images are that were generated last, relative to real ones. Waits.
-    pub(super) fn diversity(&self) -> Result<Option<Diverse>> {
+    /// Starts the copy of the images that were generated last, where they are looked at.
+    pub(super) fn send_generated(&mut self) -> Result<()> {
+        if let Some(real) = &self.watching.real {
+            let images = self.gan.generator.output();
+            self.backend
+                .send_maps(images, real.count, &mut self.generated)?;
+            self.generating = true;
+        }
+        Ok(())
+    }
+
+    /// Takes in how different they are, if they are there or `wait`; whether there is nothing more to come.
+    pub(super) fn take_generated(&mut self, wait: bool) -> Result<bool> {
+        if self.generating
+            && let Some(images) = self.generated.take(wait)?
+        {
+            self.generating = false;
+            self.diverse = self.diversity(&images()?)?;
+        }
+        Ok(!self.generating)
+    }
+
+    /// How different `images` are, f32 `[n][c][h][w]`, relative to real ones.
+    fn diversity(&self, images: &[f32]) -> Result<Option<Diverse>> {
         let Some(real) = &self.watching.real else {
             return Ok(None);
         };
         let (size, channels) = (self.config.image_size, self.config.channels);
-        let images = self.backend.read(self.gan.generator.output(), real.count)?;
         if !images.iter().all(|v| v.is_finite()) {
             return Ok(None);
         }

@@ -36,6 +36,8 @@ pub struct Device {
     main: Arc<CudaStream>,
     /// The stream of batches on their way to the device.
     pub(crate) copy: Arc<CudaStream>,
+    /// The stream of what is on its way to the host.
+    pub(crate) home: Arc<CudaStream>,
     /// The stream of what branches off the main stream and joins it again ([`Branch`](super::Branch)).
     pub(super) side: Arc<CudaStream>,
     /// Whether launches go to it now.
@@ -66,6 +68,7 @@ impl Device {
         let main = context.new_stream().to("make a stream")?;
         let copy = context.new_stream().to("make a stream")?;
         let side = context.new_stream().to("make a stream")?;
+        let home = context.new_stream().to("make a stream")?;
         let mut modules = Vec::new();
         for kernel in KERNELS {
             // SAFETY: the image is a whole fatbin, as nvcc wrote it.
@@ -84,6 +87,7 @@ impl Device {
             modules,
             main,
             copy,
+            home,
             side,
             beside: Cell::new(false),
             can_depend,
@@ -184,7 +188,8 @@ impl Device {
     pub fn wait(&self) -> Result<()> {
         self.main.synchronize().to("finish its work")?;
         self.side.synchronize().to("finish its work")?;
-        self.copy.synchronize().to("finish its work")
+        self.copy.synchronize().to("finish its work")?;
+        self.home.synchronize().to("finish its work")
     }
 
     /// The kernel `name` of [`KERNELS`].

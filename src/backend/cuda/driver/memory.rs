@@ -1,10 +1,11 @@
 //! Memory: the device's, and what is pinned of the host's so that both copy while they work.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use bytemuck::{AnyBitPattern, NoUninit};
-use cudarc::driver::{CudaStream, result, sys};
+use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
 use crate::backend::cuda::driver::device::Device;
 use crate::backend::cuda::driver::errors::{Explained, PIN, explain};
@@ -192,20 +193,49 @@ impl Memory {
     }
 }
 
-/// Pinned memory of the host (`cuMemHostAlloc`), which the device copies from and to while the host goes on. It is
-/// freed when this is dropped.
-pub struct Pinned {
-    device: Rc<Device>,
+/// Pages of the host that are pinned, and freed when this is dropped, by whichever thread.
+struct Pages {
+    context: Arc<CudaContext>,
     pointer: *mut u8,
     bytes: usize,
 }
 
+// SAFETY: the memory belongs to no thread, and who may write to it is said where it is written.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // Another thread has no context yet. After a fault both fail, and there is nobody to tell.
+        let _ = self.context.bind_to_thread();
+        // SAFETY: allocated by Pinned::new and not freed before; whoever copies keeps them.
+        let _ = unsafe { result::free_host(self.pointer.cast()) };
+    }
+}
+
+/// Pinned memory of the host (`cuMemHostAlloc`), which the device copies from and to while the host goes on. It is
+/// freed when this is dropped, and all that was lent of it.
+pub struct Pinned {
+    device: Rc<Device>,
+    pages: Arc<Pages>,
+}
+
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // A copy may still be under way. After a fault both fail, and there is nobody to tell.
+        // A copy may still be under way. After a fault this fails, and there is nobody to tell.
         let _ = self.device.wait();
-        // SAFETY: allocated by new and not freed before.
-        let _ = unsafe { result::free_host(self.pointer.cast()) };
+    }
+}
+
+/// What a [`Pinned`] holds, for any thread to read.
+pub struct Lent(Arc<Pages>);
+
+impl Lent {
+    /// All of its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the allocation is that long, initialised, and not written while it is lent.
+        unsafe { std::slice::from_raw_parts(self.0.pointer, self.0.bytes) }
     }
 }
 
@@ -221,11 +251,28 @@ impl Pinned {
         let pointer = pointer.cast::<u8>();
         // SAFETY: just allocated, that long.
         unsafe { pointer.write_bytes(0, bytes) };
+        let context = Arc::clone(&device.context);
         Ok(Self {
             device: Rc::clone(device),
-            pointer,
-            bytes,
+            pages: Arc::new(Pages {
+                context,
+                pointer,
+                bytes,
+            }),
         })
+    }
+
+    /// Its bytes for another thread, until that drops them.
+    ///
+    /// # Safety
+    /// No copy into it is under way, and none begins while it is lent ([`Self::is_lent`]).
+    pub unsafe fn lend(&self) -> Lent {
+        Lent(Arc::clone(&self.pages))
+    }
+
+    /// Whether somebody may still read what was lent.
+    pub fn is_lent(&self) -> bool {
+        Arc::strong_count(&self.pages) > 1
     }
 
     /// All of its bytes, to read.
@@ -234,7 +281,7 @@ impl Pinned {
     /// No copy into it is under way.
     pub unsafe fn bytes(&self) -> &[u8] {
         // SAFETY: the allocation is that long, initialised, and the caller says that nobody writes.
-        unsafe { std::slice::from_raw_parts(self.pointer, self.bytes) }
+        unsafe { std::slice::from_raw_parts(self.pages.pointer, self.pages.bytes) }
     }
 
     /// All of its bytes, to write.
@@ -243,7 +290,7 @@ impl Pinned {
     /// No copy into or out of it is under way.
     pub unsafe fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `self` is borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.pointer, self.bytes) }
+        unsafe { std::slice::from_raw_parts_mut(self.pages.pointer, self.pages.bytes) }
     }
 
     /// Queues a copy to the device on `stream`: `bytes` from byte `offset` of this on, to the beginning of `to`.
@@ -261,12 +308,12 @@ impl Pinned {
         bytes: usize,
     ) -> Result<()> {
         ensure!(
-            offset + bytes <= self.bytes && bytes <= to.bytes,
+            offset + bytes <= self.pages.bytes && bytes <= to.bytes,
             "{bytes} bytes do not fit"
         );
         // SAFETY: both are long enough; the rest is the caller's.
         unsafe {
-            let from = std::slice::from_raw_parts(self.pointer.add(offset), bytes);
+            let from = std::slice::from_raw_parts(self.pages.pointer.add(offset), bytes);
             result::memcpy_htod_async(to.pointer, from, stream.cu_stream()).to("take a batch")
         }
     }
@@ -280,12 +327,12 @@ impl Pinned {
     /// Nobody reads or writes this until the stream has come past.
     pub unsafe fn receive(&mut self, stream: &CudaStream, from: Span, bytes: usize) -> Result<()> {
         ensure!(
-            bytes <= self.bytes && bytes <= from.bytes,
+            bytes <= self.pages.bytes && bytes <= from.bytes,
             "{bytes} bytes do not fit"
         );
         // SAFETY: both are long enough; the rest is the caller's.
         unsafe {
-            let to = std::slice::from_raw_parts_mut(self.pointer, bytes);
+            let to = std::slice::from_raw_parts_mut(self.pages.pointer, bytes);
             result::memcpy_dtoh_async(to, from.pointer, stream.cu_stream()).to("give metrics")
         }
     }

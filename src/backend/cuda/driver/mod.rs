@@ -18,7 +18,7 @@ pub use device::Device;
 pub(crate) use errors::Explained;
 pub(crate) use launch::Launch;
 pub(crate) use memory::read_one;
-pub use memory::{Memory, Pinned, Span};
+pub use memory::{Lent, Memory, Pinned, Span};
 pub use peaks::Peaks;
 pub(crate) use timeline::Convolution;
 pub use timeline::{TimedLaunch, Work};
