@@ -199,7 +199,7 @@ pub fn build(shared: &Shared, sanitized: bool) -> PathBuf {
         command.args(&flags);
         if changed {
             // A parameter that a mutation leaves unused is no error. Each is compiled for one run, which soon fails.
-            command.args(["-w", "-O1"]);
+            command.args(["-w", "-O0"]);
         }
         for include in ["include", "emulation"] {
             command.arg("-I").arg(cuda.join(include));
