@@ -30,12 +30,19 @@ fn no_python() -> bool {
     none
 }
 
-/// A function of these instructions, 16 bytes each, as cuobjdump prints it.
+/// A function of these instructions, 16 bytes each, as cuobjdump prints it. It waits first, unless they do.
 fn listing(name: &str, instructions: &[&str]) -> String {
+    let waits = instructions.contains(&"ACQBULK");
+    let wait = if waits {
+        ""
+    } else {
+        "        /*0000*/                   ACQBULK ;\n"
+    };
     let lines = instructions.iter().enumerate();
     let lines =
         lines.map(|(i, words)| format!("        /*{:04x}*/                   {words} ;\n", 16 * i));
-    format!("\t\tFunction : {name}\n{}", lines.collect::<String>())
+    let lines: String = lines.collect();
+    format!("\t\tFunction : {name}\n{wait}{lines}")
 }
 
 /// Exit code and words of the script about one function; `only` is part of its entry in EXPECTED.
@@ -102,6 +109,27 @@ fn good_code_passes() {
     }
     expect(STATISTICS, &STREAM, 0, STREAM[0], None);
     expect(GATHER, &MULTIPLY, 0, MULTIPLY[0], None);
+}
+
+#[test]
+fn memory_that_is_touched_before_the_wait_is_seen() {
+    if no_python() {
+        return;
+    }
+    let words = Some("LDG.E.128 at 0x10 before it waits");
+    expect(STATISTICS, &STREAM, 4, "ACQBULK", words);
+    expect(STATISTICS, &STREAM, 0, "ACQBULK", None);
+    for (at, instruction) in [
+        (0, "STG.E desc[UR4][R2.64], R4"),
+        (1, "ATOMG.E.ADD PT, R4, desc[UR4][R2.64], R5"),
+    ] {
+        let mut code = MULTIPLY;
+        code[2] = "ACQBULK";
+        let words = Some("before it waits for the kernel before it");
+        expect(GATHER, &code, at, instruction, words);
+    }
+    // Shared memory is its own.
+    expect(GATHER, &MULTIPLY, 0, "STS [R2], R4", None);
 }
 
 #[test]
