@@ -2,7 +2,8 @@
 //!
 //! The test runs in a child process of this executable. It has to fail by its own assertions, by a report of the
 //! emulation or, where the list says so, by one of a sanitizer: a change that does not compile or crashes proves
-//! nothing. The same copy without the change must pass; under sanitizers all tests do that anyway (`under_sanitizers`).
+//! nothing. A copy of each file without a change must pass; as they are, all tests run beside this, and again under
+//! sanitizers (`all_again_under_sanitizers`, whose name has it begin first: it is one thread that takes long).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

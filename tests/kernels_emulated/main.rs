@@ -1,7 +1,7 @@
 //! Every kernel of `cuda/`, run on the CPU from its very source and compared with the CPU backend.
 //!
 //! Outputs are poisoned first and every element is checked as written; each launch runs twice with the threads in
-//! different orders, and the results must have the same bits. `under_sanitizers` runs all of it again under
+//! different orders, and the results must have the same bits. `all_again_under_sanitizers` runs all of it again under
 //! AddressSanitizer and UBSan. Proves indexing and arithmetic, not races inside a warp or speed.
 //! With DCGAN_CUDA_TESTS=gpu the kernels run on GPU 0 instead.
 //!
@@ -74,7 +74,7 @@ fn run_twice(sizes: &[usize], launch: impl Fn(&[Memory]) -> Vec<Launch>) -> Vec<
 }
 
 #[test]
-fn under_sanitizers() {
+fn all_again_under_sanitizers() {
     all_pass_under_sanitizers();
 }
 
