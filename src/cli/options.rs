@@ -302,6 +302,17 @@ impl CudaArgs {
         }
     }
 
+    /// As [`Self::options`], where there is no run that has decided: by the arguments and their defaults.
+    pub fn options_by_default(&self, precision: Precision) -> Options {
+        let fuse = self.fuse.unwrap_or_default();
+        self.options(precision, self.conv_by_default(), self.tf32, fuse)
+    }
+
+    /// Whose convolutions, by the argument and its default.
+    pub fn conv_by_default(&self) -> Conv {
+        self.conv.unwrap_or(Conv::Auto)
+    }
+
     /// The kernel choices of the run that is to be repeated; none where there is no such run.
     ///
     /// # Errors

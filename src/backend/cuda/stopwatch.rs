@@ -81,8 +81,8 @@ impl Cuda {
     }
 
     /// The fastest of our kernels and the fastest of the libraries' for the pass of a convolution that
-    /// [`Work::convolution`] names: what it is, and the milliseconds that it took with what follows when it was measured; none
-    /// where none was.
+    /// [`Work::convolution`] names: what it is, and the milliseconds that it took with what follows when it was measured;
+    /// none where none was.
     pub fn fastest(&self, convolution: &str) -> [Option<(String, f32)>; 2] {
         let fastest = self.chooser.fastest(convolution);
         fastest.map(|found| found.map(|(kernel, ms)| (kernel.to_string(), ms)))

@@ -156,12 +156,7 @@ impl Kernels {
         };
         let precision = precision_on(&picked, self.compute.precision)?;
         let cuda = &self.compute.cuda;
-        let options = cuda.options(
-            precision,
-            self.conv(),
-            cuda.tf32,
-            cuda.fuse.unwrap_or_default(),
-        );
+        let options = cuda.options_by_default(precision);
         let backend = Cuda::new(ordinal, options, &cuda.choices()?)?;
         for note in backend.notes() {
             print_error_line(note);
@@ -176,10 +171,6 @@ impl Kernels {
             }
             Ok(ExitCode::SUCCESS)
         })
-    }
-
-    fn conv(&self) -> Conv {
-        self.compute.cuda.conv.unwrap_or(Conv::Auto)
     }
 
     fn measure(
@@ -248,7 +239,7 @@ impl Kernels {
             width: self.sizes.width,
             batch_size,
             precision,
-            conv: self.conv(),
+            conv: self.compute.cuda.conv_by_default(),
             kernels: backend.choices()?,
             iterations: self.iterations,
             graph,

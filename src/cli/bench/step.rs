@@ -9,7 +9,7 @@ use clap::Args as ClapArgs;
 
 use super::packs::{noise_pack, temporary_folder};
 use super::sizes::SizeArgs;
-use crate::backend::{Backend, Conv, Feed, Precision};
+use crate::backend::{Backend, Feed, Precision};
 use crate::cli::device::{OnBackend, precision_on, with_backend};
 use crate::cli::options::ComputeArgs;
 use crate::cli::output::{check_json, print, write_json};
@@ -76,22 +76,13 @@ impl Step {
         );
         let precision = precision_on(&picked, self.compute.precision)?;
         let cuda = &self.compute.cuda;
-        let options = cuda.options(
-            precision,
-            self.conv(),
-            cuda.tf32,
-            cuda.fuse.unwrap_or_default(),
-        );
+        let options = cuda.options_by_default(precision);
         let work = Work {
             step: &self,
             dimensions,
             precision,
         };
         with_backend(&picked, options, || cuda.choices(), work)
-    }
-
-    fn conv(&self) -> Conv {
-        self.compute.cuda.conv.unwrap_or(Conv::Auto)
     }
 
     fn report<B: Backend>(
@@ -196,7 +187,7 @@ impl Step {
                 "precision": precision,
                 "conv": match backend.is_host() {
                     true => None,
-                    false => Some(self.conv()),
+                    false => Some(self.compute.cuda.conv_by_default()),
                 },
                 "kernels": backend.choices()?,
                 "batch_size": self.sizes.batch_size,
