@@ -407,6 +407,7 @@ impl Config {
                 ahead: self.pretrain_d.0,
                 band: (self.balance == BalanceMode::Adaptive).then_some(self.balance_band.0),
             },
+            l1: Settings::REFERENCE.l1,
         }
     }
 

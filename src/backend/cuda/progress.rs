@@ -10,12 +10,15 @@ use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::CUevent_flags;
 
 use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span, read_one};
-use crate::backend::cuda::ops::{adam, balance};
+use crate::backend::cuda::ops::{adam, balance, l1_loss};
 pub use crate::backend::cuda::state::{AdamState, BalanceState, Block, Entry};
 use crate::backend::{self, Adam, Balance, Counters, Loss, Metrics, Precision, Schedule, Steps};
 
 /// What fp16 begins with, as PyTorch's GradScaler.
 const FIRST_SCALE: f32 = 65536.0;
+
+/// Bytes of sums of a loss.
+const SUMS: usize = 8 * l1_loss::BLOCKS;
 
 /// The [`Counters`] and the [`Metrics`] of the last iterations, in the device's memory.
 pub struct Progress {
@@ -23,6 +26,8 @@ pub struct Progress {
     block: Memory,
     ring: Memory,
     pub(super) slots: usize,
+    /// What a loss sums in: a double a block, and a counter behind them, 0 between launches.
+    sums: Memory,
     /// Where the ring arrives on the host, when it was asked for, and of which iterations.
     arrived: Pinned,
     arrival: CudaEvent,
@@ -57,6 +62,7 @@ impl Progress {
             block: Memory::of(device, &[block])?,
             ring: Memory::zeroed(device, bytes)?,
             slots,
+            sums: Memory::zeroed(device, SUMS + 4)?,
             arrived: Pinned::new(device, bytes)?,
             // The host sleeps while it waits for it (`Feed`).
             arrival: device
@@ -70,7 +76,7 @@ impl Progress {
 
     /// Bytes of the device that the counters and the metrics of `slots` iterations take.
     pub fn bytes(slots: usize) -> u64 {
-        (size_of::<Block>() + slots * size_of::<Entry>()) as u64
+        (size_of::<Block>() + slots * size_of::<Entry>() + SUMS + 4) as u64
     }
 
     /// The number of the iteration, u64.
@@ -92,6 +98,11 @@ impl Progress {
     /// All of the counters, `Block`.
     pub(super) fn block(&self) -> Span {
         self.block.span()
+    }
+
+    /// What a loss sums in, and its counter.
+    pub(super) fn sums(&self) -> Result<[Span; 2]> {
+        Ok([self.sums.span(), self.sums.span().after(SUMS)?])
     }
 
     pub(super) fn ring(&self) -> Span {
