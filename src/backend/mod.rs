@@ -258,6 +258,9 @@ pub trait Feed {
     fn send_batch(&mut self, iteration: u64, fill: &mut Fill<'_>) -> Result<()>;
 }
 
+/// Which noise: seed, purpose, and the part of an iteration.
+pub type NoiseOf = (u64, Purpose, usize);
+
 /// Makes networks and moves data. All sizes are fixed when a network is compiled.
 pub trait Backend {
     /// A batch of feature maps on the device, NHWC.
@@ -349,7 +352,7 @@ pub trait Backend {
         progress: &Self::Progress,
         part: usize,
         images: &mut Self::Buffer,
-        noise: Option<((u64, Purpose, usize), &mut Self::Buffer)>,
+        noise: Option<(NoiseOf, &mut Self::Buffer)>,
     ) -> Result<()>;
 
     /// Runs `body`, the calls of iteration number `iteration`, once its batch is there. They are the same calls with
@@ -374,7 +377,7 @@ pub trait Backend {
     /// Where z has fewer channels, or the device fails.
     fn draw_latent(
         &self,
-        stream: (u64, Purpose, usize),
+        stream: NoiseOf,
         progress: &Self::Progress,
         noise: (&mut Self::Buffer, usize),
     ) -> Result<()>;

@@ -33,12 +33,11 @@ use anyhow::{Result, bail, ensure};
 
 use crate::backend::{
     self, Backend, Batch, Channels, Counters, Fill, Images, InstanceNoise, Loss, Metrics,
-    Network as _, SLOTS, Schedule, Slot, State, Taken, Use, check_distance, check_parts,
+    Network as _, NoiseOf, SLOTS, Schedule, Slot, State, Taken, Use, check_distance, check_parts,
     latent_dim,
 };
 use crate::model::plan::{Filter, Plan};
 use crate::model::{Activation, Architecture, Shape};
-use crate::random::Purpose;
 pub use network::CpuNetwork;
 pub use snapshot::Snapshot;
 
@@ -303,7 +302,7 @@ impl<T: Real> Backend for Cpu<T> {
         progress: &Progress,
         part: usize,
         images: &mut Buffer<T>,
-        noise: Option<((u64, Purpose, usize), &mut Buffer<T>)>,
+        noise: Option<(NoiseOf, &mut Buffer<T>)>,
     ) -> Result<()> {
         let FeedSlot {
             pixels,
@@ -350,7 +349,7 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn draw_latent(
         &self,
-        stream: (u64, Purpose, usize),
+        stream: NoiseOf,
         progress: &Progress,
         (z, latent_dim): (&mut Buffer<T>, usize),
     ) -> Result<()> {

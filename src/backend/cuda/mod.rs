@@ -29,15 +29,14 @@ use anyhow::{Context, Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
 use crate::backend::{
-    Backend, Channels, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, Precision, State,
-    Taken, Use, check_distance, check_parts, latent_dim,
+    Backend, Channels, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, NoiseOf, Precision,
+    State, Taken, Use, check_distance, check_parts, latent_dim,
 };
 use crate::model::arch::Role;
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::plan::{Filter, Plan};
 use crate::model::{Activation, Architecture, Shape};
 use crate::output::print_error_line;
-use crate::random::Purpose;
 use conv::choice::{Choices, Chooser};
 use conv::shape::Tile;
 use driver::{Device, Explained, Memory, Span};
@@ -110,7 +109,7 @@ impl Buffer {
     }
 
     /// The noise of `stream` that fills it but for the last channels, which are labels.
-    fn noise(&mut self, stream: (u64, Purpose, usize), labels: usize) -> Result<Noise> {
+    fn noise(&mut self, stream: NoiseOf, labels: usize) -> Result<Noise> {
         let latent_dim = latent_dim(self.shape, labels)?;
         Ok(Noise {
             stream,
@@ -322,7 +321,7 @@ impl Backend for Cuda {
         progress: &Progress,
         part: usize,
         images: &mut Buffer,
-        noise: Option<((u64, Purpose, usize), &mut Buffer)>,
+        noise: Option<(NoiseOf, &mut Buffer)>,
     ) -> Result<()> {
         ensure!(
             images.shape == feed.shape,
@@ -377,7 +376,7 @@ impl Backend for Cuda {
 
     fn draw_latent(
         &self,
-        stream: (u64, Purpose, usize),
+        stream: NoiseOf,
         progress: &Progress,
         (z, latent_dim): (&mut Buffer, usize),
     ) -> Result<()> {

@@ -10,15 +10,18 @@ use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::CUevent_flags;
 
 use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span, read_one};
-use crate::backend::cuda::ops::{adam, balance, l1_loss};
+use crate::backend::cuda::ops::{adam, balance};
 pub use crate::backend::cuda::state::{AdamState, BalanceState, Block, Entry};
 use crate::backend::{self, Adam, Balance, Counters, Loss, Metrics, Precision, Schedule, Steps};
 
 /// What fp16 begins with, as PyTorch's GradScaler.
 const FIRST_SCALE: f32 = 65536.0;
 
-/// Bytes of sums of a loss.
-const SUMS: usize = 8 * l1_loss::BLOCKS;
+/// Blocks of a launch at most that leave a sum each.
+pub const SUMMED: usize = 1024;
+
+/// Bytes of those sums.
+const SUMS: usize = 8 * SUMMED;
 
 /// The [`Counters`] and the [`Metrics`] of the last iterations, in the device's memory.
 pub struct Progress {

@@ -3,14 +3,12 @@
 use anyhow::{Result, ensure};
 
 use crate::backend::cuda::driver::{Device, Span};
-use crate::backend::cuda::progress::Progress;
+use crate::backend::cuda::progress::{Progress, SUMMED};
 use crate::backend::{Precision, Slot};
 
 const THREADS: usize = 256;
 /// Pixels that a block takes at a time.
 const PIXELS: usize = 4 * THREADS;
-/// Blocks at most.
-pub const BLOCKS: usize = 1024;
 
 /// A map in rows of so many stored channels.
 pub type Rows = (Span, usize);
@@ -44,7 +42,7 @@ pub fn l1_loss(
     );
     let bytes = |stored: usize| pixels * stored * size;
     let kernel = format!("l1_loss_nhwc_{}", precision.suffix());
-    let blocks = pixels.div_ceil(PIXELS).clamp(1, BLOCKS);
+    let blocks = pixels.div_ceil(PIXELS).clamp(1, SUMMED);
     let [partial, arrived] = progress.sums()?;
     let launch = device
         .launch(&kernel, [blocks, 1, 1], THREADS as u32)?
