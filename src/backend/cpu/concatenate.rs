@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Real;
-use super::activation::{apply, derivative};
+use super::activation::{Function, per_activation};
+use super::{Real, widest};
 use crate::model::Activation;
 
 /// Pixels that one task takes.
@@ -26,12 +26,21 @@ pub struct Part<'a, T> {
 }
 
 impl<T: Real> Part<'_, T> {
-    fn write(&self, pixel: usize, to: &mut [T]) {
-        let row = pixel / self.each * self.c;
-        let from = &self.maps[row + self.range.start..row + self.range.end];
-        for (to, &from) in to.iter_mut().zip(from) {
-            *to = apply(self.activation, from);
-        }
+    /// Writes the part into its channels, `at` on, of `rows` of `c`, of which the first is that of pixel `pixel`.
+    fn write(&self, pixel: usize, rows: &mut [T], (c, at): (usize, usize)) {
+        let width = self.range.len();
+        per_activation!(self.activation, f => widest(
+            #[inline(always)]
+            || {
+                for (pixel, row) in (pixel..).zip(rows.chunks_exact_mut(c)) {
+                    let from = pixel / self.each * self.c + self.range.start;
+                    let from = &self.maps[from..from + width];
+                    for (to, &from) in row[at..at + width].iter_mut().zip(from) {
+                        *to = f.apply(from);
+                    }
+                }
+            },
+        ));
     }
 }
 
@@ -41,12 +50,9 @@ pub fn concatenate<T: Real>(first: &Part<T>, second: Option<&Part<T>>, to: &mut 
     let c = front + second.map_or(0, |part| part.range.len());
     let rows = to.par_chunks_mut(c * CHUNK).enumerate();
     rows.for_each(|(chunk, rows)| {
-        for (pixel, row) in (chunk * CHUNK..).zip(rows.chunks_exact_mut(c)) {
-            let (a, b) = row.split_at_mut(front);
-            first.write(pixel, a);
-            if let Some(second) = second {
-                second.write(pixel, b);
-            }
+        first.write(chunk * CHUNK, rows, (c, 0));
+        if let Some(second) = second {
+            second.write(chunk * CHUNK, rows, (c, front));
         }
     });
 }
@@ -65,15 +71,29 @@ pub fn part_gradient<T: Real>(
     add: bool,
 ) {
     let width = range.len();
-    let rows = to.par_chunks_mut(width * CHUNK).enumerate();
-    rows.for_each(|(chunk, rows)| {
-        for (pixel, to) in (chunk * CHUNK..).zip(rows.chunks_exact_mut(width)) {
-            let from = &gradient[pixel * c + range.start..pixel * c + range.end];
-            for (index, (to, &from)) in to.iter_mut().zip(from).enumerate() {
-                let slope = y.map_or(T::one(), |(y, f)| derivative(f, y[pixel * width + index]));
-                let value = from * slope;
-                *to = if add { *to + value } else { value };
-            }
+    let (y, activation) = y.unwrap_or((&[], Activation::None));
+    let chunks = to.par_chunks_mut(width * CHUNK).enumerate();
+    chunks.for_each(|(chunk, rows)| {
+        if !add {
+            rows.fill(T::zero());
         }
+        per_activation!(activation, f => widest(
+            #[inline(always)]
+            || {
+                for (pixel, to) in (chunk * CHUNK..).zip(rows.chunks_exact_mut(width)) {
+                    let from = &gradient[pixel * c + range.start..pixel * c + range.end];
+                    if y.is_empty() {
+                        for (to, &from) in to.iter_mut().zip(from) {
+                            *to += from;
+                        }
+                        continue;
+                    }
+                    let y = &y[pixel * width..(pixel + 1) * width];
+                    for ((to, &from), &y) in to.iter_mut().zip(from).zip(y) {
+                        *to += from * f.derivative(y);
+                    }
+                }
+            },
+        ));
     });
 }
