@@ -105,6 +105,7 @@ enum Pixels {
 pub struct Dataset {
     size: usize,
     channels: usize,
+    condition_channels: usize,
     len: usize,
     pixels: Pixels,
     skipped: Vec<Skipped>,
@@ -117,6 +118,7 @@ impl fmt::Debug for Dataset {
         f.debug_struct("Dataset")
             .field("size", &self.size)
             .field("channels", &self.channels)
+            .field("condition_channels", &self.condition_channels)
             .field("len", &self.len)
             .field("skipped", &self.skipped)
             .finish_non_exhaustive()
@@ -143,6 +145,7 @@ impl Dataset {
         Ok(Self {
             size: options.size,
             channels: source.channels(),
+            condition_channels: source.condition_channels(),
             len: source.len() - skipped.len(),
             pixels: Pixels::Memory(pixels),
             skipped,
@@ -156,6 +159,7 @@ impl Dataset {
         Self {
             size: pack.size(),
             channels: pack.channels(),
+            condition_channels: pack.condition_channels(),
             len: pack.len(),
             skipped: pack.metadata().skipped.clone(),
             damaged: pack.metadata().damaged.clone(),
@@ -169,9 +173,20 @@ impl Dataset {
         self.size
     }
 
-    /// Channels of the images: 3 for RGB, 1 for grey.
+    /// Channels of the images: 3 for RGB, 1 for grey, and behind them those of the pictures that they are paired with.
     pub fn channels(&self) -> usize {
         self.channels
+    }
+
+    /// How many of the channels are the image's own, the first ones: 3 for RGB, 1 for grey.
+    pub fn image_channels(&self) -> usize {
+        self.channels - self.condition_channels
+    }
+
+    /// How many of the channels, the last ones, are those of the picture that an image is paired with: 3 for RGB, 1 for
+    /// grey or edges, 0 where images are not paired.
+    pub fn condition_channels(&self) -> usize {
+        self.condition_channels
     }
 
     /// How many images there are.
