@@ -10,9 +10,9 @@ generator gives in eval mode. The checkpoint folder as it is may sample either o
 each of them is also checked alone, as the only file of a folder.
 From PyTorch to here: state_dicts made by PyTorch (random weights, a few passes in train mode) are sampled likewise.
 
-Of a run with labels (a `conditions.json` in its checkpoints), some of its conditions are sampled with `--condition` and
-compared; how many labels there are is read off the discriminator. Of a run with pictures the networks must load, and fit
-each other; `sample` makes no images of it.
+Of a run with labels (a `conditions.json` in its checkpoints), some of its conditions are sampled with `--condition`
+and compared; how many labels there are is read off the discriminator. Of a run with pictures the networks must load,
+and fit each other; `sample` makes no images of it.
 
 Exit code 0: PASS, 1: FAIL, 2: wrong usage.
 """
@@ -42,7 +42,7 @@ FROM_PYTORCH = ((32, 4, 16), (64, 8, 100), (128, 4, 7))  # image size, width, la
 Network = Generator | Discriminator | UnetGenerator | PatchDiscriminator
 CONDITIONS = "conditions.json"
 MOST_CONDITIONS = 3  # of a run are sampled
-# Made by PyTorch; one row of attributes is enough for a file of them.
+# Of what PyTorch makes.
 CLASSES = {"kind": "classes", "names": ["cat", "dog", "heron"], "images": [5, 3, 2]}
 ATTRIBUTES = {"kind": "attributes", "names": ["Male", "Smiling"], "rows": ["+-", "--"]}
 
@@ -57,7 +57,7 @@ def wanted(conditions: dict) -> list[tuple[str, list[float]]]:
         return [(f"class={names[i]}", [float(i == k) for k in range(len(names))]) for i in chosen]
     # As they are typed: a backslash makes what follows part of a name.
     typed = [name.replace("\\", "\\\\").replace(",", "\\,") for name in names]
-    signed = {"+": ["\\" + name if name.startswith("-") else name for name in typed], "-": ["-" + name for name in typed]}
+    signed = {"+": ["\\" * name.startswith("-") + name for name in typed], "-": ["-" + name for name in typed]}
     rows = list(dict.fromkeys(conditions["rows"]))[:MOST_CONDITIONS]
     return [(",".join(signed[sign][i] for i, sign in enumerate(row)), [1.0 if sign == "+" else -1.0 for sign in row])
             for row in rows]
