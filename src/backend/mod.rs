@@ -11,6 +11,7 @@ pub mod cuda;
 pub mod extractor;
 mod fuse;
 mod kernel_choices;
+mod maps;
 mod metrics;
 mod snapshot;
 
@@ -28,6 +29,8 @@ pub use balance::{Ahead, Balance, Band, InstanceNoise, Schedule};
 pub use extractor::Extractor;
 pub use fuse::Fuse;
 pub use kernel_choices::KernelChoices;
+pub use maps::{Channels, Targets};
+use maps::{check_distance, check_parts, latent_dim};
 pub use metrics::{Counters, Loss, LossScale, Metrics, SLOTS, SURE, Slot, Steps};
 pub use snapshot::{Arrived, Snapshot, Taken};
 
@@ -185,6 +188,8 @@ pub struct Batch<'a> {
     pub images: Images<'a>,
     /// `[n]`: 1 for an image that is to be mirrored left to right, else 0.
     pub flips: &'a mut [u8],
+    /// `[n][labels]`: y of each image.
+    pub labels: &'a mut [i8],
 }
 
 /// How the n images of a batch are given.
@@ -195,7 +200,7 @@ pub enum Images<'a> {
     Indices(&'a mut [u32]),
 }
 
-/// Writes a batch: all of its images and all of its flips.
+/// Writes a batch: all of its images, flips and labels.
 pub type Fill<'a> = dyn FnMut(Batch<'_>) + 'a;
 
 /// The [`Counters`] of training and the [`Metrics`] of its last iterations, on the device.
@@ -252,6 +257,9 @@ pub trait Feed {
     /// Where the device fails.
     fn send_batch(&mut self, iteration: u64, fill: &mut Fill<'_>) -> Result<()>;
 }
+
+/// Which noise: seed, purpose, and the part of an iteration.
+pub type NoiseOf = (u64, Purpose, usize);
 
 /// Makes networks and moves data. All sizes are fixed when a network is compiled.
 pub trait Backend {
@@ -325,15 +333,16 @@ pub trait Backend {
     /// Where there is not enough memory.
     fn progress(&self, slots: usize) -> Result<Self::Progress>;
 
-    /// A ring of `slots` times `n` images of the shape `image`: all those of an iteration.
+    /// A ring of `slots` times `n` images of the shape `image`, each with so many `labels`: all those of an iteration.
     ///
     /// # Errors
     /// Where there is not enough memory, of the device or for the device's copies on the host.
-    fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Self::Feed>;
+    fn feed(&self, n: usize, image: Shape, labels: usize, slots: usize) -> Result<Self::Feed>;
 
     /// Writes batch number `part` of the iteration that `progress` is in to `images`, which is as large as a batch: u8 →
     /// [−1, 1] (x/127.5 − 1), an image mirrored left to right where its flip is 1. Fills the buffer of `noise` from its
-    /// stream as [`Self::draw_latent`] does: both together may be a single launch.
+    /// stream as [`Self::draw_latent`] does, with the images' labels behind it, which are the last of its channels; all
+    /// together may be a single launch.
     ///
     /// # Errors
     /// Where the feed has no such part, its images are of another shape, or the device fails.
@@ -343,7 +352,7 @@ pub trait Backend {
         progress: &Self::Progress,
         part: usize,
         images: &mut Self::Buffer,
-        noise: ((u64, Purpose, usize), &mut Self::Buffer),
+        noise: Option<(NoiseOf, &mut Self::Buffer)>,
     ) -> Result<()>;
 
     /// Runs `body`, the calls of iteration number `iteration`, once its batch is there. They are the same calls with
@@ -359,17 +368,18 @@ pub trait Backend {
         body: &mut dyn FnMut(&Self::Feed) -> Result<()>,
     ) -> Result<()>;
 
-    /// Fills `z` with standard normal noise from the stream of `(seed, purpose, iteration)` ([`crate::random`]), in the
-    /// order of the elements; the iteration is the one that `progress` is in. Every part of an iteration, counted by the
-    /// last of `stream`, has noise of its own: that from element 4·⌈elements/4⌉·part on.
+    /// Fills of `noise`, z and a number, the first that many channels of z with standard normal noise from the stream of `(seed, purpose,
+    /// iteration)` ([`crate::random`]), in the order of the elements; the iteration is the one that `progress` is in. Every
+    /// part of an iteration, counted by the last of `stream`, has noise of its own: that from element 4·⌈elements/4⌉·part on.
+    /// Other channels stay as they are.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// Where z has fewer channels, or the device fails.
     fn draw_latent(
         &self,
-        stream: (u64, Purpose, usize),
+        stream: NoiseOf,
         progress: &Self::Progress,
-        z: &mut Self::Buffer,
+        noise: (&mut Self::Buffer, usize),
     ) -> Result<()>;
 
     /// noisy ← images + noise, normal with the deviation that `noise` has in the iteration that `progress` is in; drawn as
@@ -384,6 +394,34 @@ pub trait Backend {
         progress: &Self::Progress,
         images: &Self::Buffer,
         noisy: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// to ← the channels `first`, and behind them those of `second`; together as many as `to` has, of as many maps.
+    ///
+    /// # Errors
+    /// Where they are not, or the device fails.
+    fn concatenate(
+        &self,
+        first: &Channels<'_, Self::Buffer>,
+        second: Option<&Channels<'_, Self::Buffer>>,
+        to: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Of `others`, truth and what comes through: mean |x − t| of the images x against t, the first of truth's channels,
+    /// into the metrics of the iteration ([`Slot::Distance`]); and
+    ///
+    /// gradient ← the first channels of what comes through + weight·s·sign(x − t)/elements, sign(0) = 0, s the generator's loss
+    /// scale
+    ///
+    /// # Errors
+    /// Where maps are of other shapes, or the device fails.
+    fn l1_loss(
+        &self,
+        weight: f64,
+        images: &Self::Buffer,
+        others: [&Self::Buffer; 2],
+        progress: &mut Self::Progress,
+        gradient: &mut Self::Buffer,
     ) -> Result<()>;
 
     /// Fills `buffer` from f32 NCHW.
@@ -483,8 +521,8 @@ pub trait Network {
     fn write_to(&mut self, output: Self::Buffer) -> Result<()>;
 
     /// The loss of the logits just computed: binary cross entropy, mean(max(x, 0) − x·t + ln(1 + e^−|x|)) over each
-    /// input's logits x, `targets` t one an input (1 real, 0 fake, or in between), in f32, as
-    /// `torch.nn.BCEWithLogitsLoss`. The losses go into the metrics of this iteration from slot `first` on. Keeps the
+    /// input's logits x, `targets` t one an input, in f32, as `torch.nn.BCEWithLogitsLoss`. A logit is the output of each
+    /// pixel, or with labels y, l₀ + Σ yᵢ·lᵢ of the outputs l of an image. The losses go into the metrics of this iteration from slot `first` on. Keeps the
     /// gradient of their sum for [`Self::backward`], times the loss scale of the network that is to take a step: the
     /// generator where `first` is its slot, else the discriminator.
     ///
@@ -492,7 +530,7 @@ pub trait Network {
     /// Where targets and inputs are not equally many, or there are not that many slots from `first` on.
     fn bce_with_logits(
         &mut self,
-        targets: &[f32],
+        targets: &Targets<'_, Self::Buffer>,
         progress: &mut Self::Progress,
         first: Slot,
     ) -> Result<()>;
@@ -506,7 +544,7 @@ pub trait Network {
         &mut self,
         inputs: &[&Self::Buffer],
         statistics: Statistics,
-        targets: &[f32],
+        targets: &Targets<'_, Self::Buffer>,
         (progress, first): (&mut Self::Progress, Slot),
     ) -> Result<()> {
         self.forward(inputs, statistics)?;

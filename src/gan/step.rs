@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::backend::{
-    Adam, Ahead, Backend, Balance, Batch, Counters, Images, InstanceNoise, Metrics, Network,
-    Progress, Schedule, Slot, State, Statistics, Upstream, Use, Want,
+    Adam, Ahead, Backend, Balance, Batch, Channels, Counters, Images, InstanceNoise, Metrics,
+    Network, Progress, Schedule, Slot, State, Statistics, Targets, Upstream, Use, Want,
 };
-use crate::model::StateDict;
 use crate::model::arch::Dimensions;
+use crate::model::{Shape, StateDict};
 use crate::random::Purpose;
 
 /// Iterations of which the metrics are kept: [`Gan::send_metrics`] is due before there are more.
@@ -36,6 +36,8 @@ pub struct Settings {
     pub noise: Option<InstanceNoise>,
     /// How the learning rates go.
     pub schedule: Schedule,
+    /// Where there is a picture: what G's mean distance from the truth is multiplied by, λ of Isola et al. 2017.
+    pub l1: f64,
 }
 
 impl Settings {
@@ -63,16 +65,19 @@ impl Settings {
                 ahead: Ahead::No,
                 band: None,
             },
+            l1: 100.0,
         }
     };
 
-    /// Whether an iteration is that of the reference: only learning rates, Adam's settings and the average may differ.
+    /// Whether an iteration is that of the reference: only learning rates, Adam's settings, the average and the weight of
+    /// the distance may differ.
     pub fn is_reference(&self) -> bool {
         let Self {
             discriminator,
             generator,
             ema,
             seed,
+            l1,
             ..
         } = *self;
         *self
@@ -81,20 +86,39 @@ impl Settings {
                 generator,
                 ema,
                 seed,
+                l1,
                 ..Self::REFERENCE
             }
     }
 }
 
+/// What lies between the networks where the condition is a picture. The batch of real images has the pictures behind
+/// the images' channels.
+struct Pictures<B: Backend> {
+    /// What G sees: the picture, and z behind it.
+    seen: B::Buffer,
+    /// What G made, and the picture behind it.
+    fake: B::Buffer,
+    /// Gradient of G's output.
+    gradient: B::Buffer,
+}
+
+/// Shape of a row of noise and labels.
+fn z_shape(dimensions: &Dimensions) -> Shape {
+    Shape::new(1, 1, (dimensions.latent_dim + dimensions.labels()).max(1))
+}
+
 /// Both networks and what lies between them.
 pub struct Gan<B: Backend> {
-    /// G: z → images.
+    /// G: z, with the labels behind it, or a picture → images.
     pub generator: B::Network,
     /// D: images → logits. It takes two batches at once.
     pub discriminator: B::Network,
-    /// The batch of real images of the last iteration, `[batch][h][w][c]` in [−1, 1].
+    /// The batch of real images of the last iteration, `[batch][h][w][c]` in [−1, 1], with their pictures in the last
+    /// channels.
     pub real: B::Buffer,
-    /// The noise of the last iteration, `[batch][1][1][latent_dim]`.
+    /// The noise of the last iteration, and the labels behind it, `[batch][1][1][latent_dim + labels]`; a
+    /// number that nobody reads where there is neither.
     pub z: B::Buffer,
     /// Where training is; [`Gan::set_counters`] sets it.
     pub progress: B::Progress,
@@ -102,8 +126,13 @@ pub struct Gan<B: Backend> {
     pub feed: B::Feed,
     /// Where the settings ask for instance noise: real and generated images with it.
     noisy: Option<[B::Buffer; 2]>,
+    /// Where there is a picture.
+    pictures: Option<Pictures<B>>,
     /// Where D is to be examined: images that it is not trained on, and images that it is.
     examined: Option<[B::Buffer; 2]>,
+    /// Their labels, where there are any.
+    examined_labels: Option<[B::Buffer; 2]>,
+    dimensions: Dimensions,
     settings: Settings,
     recording: B::Recording,
     /// Iterations asked for.
@@ -133,21 +162,42 @@ impl<B: Backend> Gan<B> {
                 .transpose()
         };
         let [real, fake] = backend.buffers(batch, d.input())?;
+        let mut generator = backend.compile(&g, batch, Use::Training)?;
+        let pictures = match dimensions.picture() {
+            0 => {
+                generator.write_to(fake)?;
+                None
+            }
+            _ => Some(Pictures {
+                seen: backend.buffer(batch, g.input())?,
+                fake,
+                gradient: backend.buffer(batch, g.output())?,
+            }),
+        };
         let mut gan = Self {
-            generator: backend.compile(&g, batch, Use::Training)?,
+            generator,
             // Real and fake go through the discriminator together.
             discriminator: backend.compile(&d, 2 * batch, Use::Training)?,
             real,
-            z: backend.buffer(batch, g.input())?,
+            z: backend.buffer(batch, z_shape(dimensions))?,
+            pictures,
             progress: backend.progress(KEPT_METRICS as usize)?,
-            feed: backend.feed(settings.d_steps * batch, d.input(), slots)?,
+            feed: backend.feed(
+                settings.d_steps * batch,
+                d.input(),
+                dimensions.labels(),
+                slots,
+            )?,
             noisy: pair(settings.noise.is_some())?,
             examined: pair(examined)?,
+            examined_labels: (examined && dimensions.labels() > 0)
+                .then(|| backend.buffers(batch, Shape::new(1, 1, dimensions.labels())))
+                .transpose()?,
+            dimensions: *dimensions,
             settings: *settings,
             recording: B::Recording::default(),
             iterations: 0,
         };
-        gan.generator.write_to(fake)?;
         let initial = StateDict::initial(&g, settings.seed);
         gan.generator.write(State::Parameters, &initial)?;
         gan.generator.write(State::Average, &initial)?;
@@ -174,9 +224,26 @@ impl<B: Backend> Gan<B> {
         let networks =
             backend.bytes(&g, batch, Use::Training) + backend.bytes(&d, 2 * batch, Use::Training);
         let pairs = u64::from(settings.noise.is_some()) + u64::from(examined);
-        let buffers = backend.buffer_bytes(batch, g.input())
+        let buffers = backend.buffer_bytes(batch, z_shape(dimensions))
             + (1 + 2 * pairs) * backend.buffer_bytes(batch, d.input());
-        let waiting = slots * settings.d_steps * batch * (d.input().len() + 1);
+        let buffers = match dimensions.picture() {
+            0 => buffers,
+            _ => {
+                let fake = backend.buffer_bytes(batch, d.input());
+                buffers
+                    + fake
+                    + [g.input(), g.output()]
+                        .map(|s| backend.buffer_bytes(batch, s))
+                        .iter()
+                        .sum::<u64>()
+            }
+        };
+        let labels = dimensions.labels();
+        let waiting = slots * settings.d_steps * batch * (d.input().len() + 1 + labels);
+        let buffers = match examined && labels > 0 {
+            true => buffers + 2 * backend.buffer_bytes(batch, Shape::new(1, 1, labels)),
+            false => buffers,
+        };
         networks + buffers + waiting as u64
     }
 
@@ -198,7 +265,9 @@ impl<B: Backend> Gan<B> {
             progress,
             feed,
             noisy,
+            pictures,
             settings,
+            dimensions,
             recording,
             iterations,
             ..
@@ -211,7 +280,9 @@ impl<B: Backend> Gan<B> {
                 real: &mut *real,
                 z: &mut *z,
                 noisy: noisy.as_mut(),
+                pictures: pictures.as_mut(),
                 settings: &*settings,
+                dimensions: &*dimensions,
             };
             update.run(Some(feed), progress)
         })?;
@@ -235,7 +306,9 @@ impl<B: Backend> Gan<B> {
             real: &mut self.real,
             z: &mut self.z,
             noisy: self.noisy.as_mut(),
+            pictures: self.pictures.as_mut(),
             settings: &self.settings,
+            dimensions: &self.dimensions,
         };
         update.run(None, &mut self.progress)?;
         self.iterations += 1;
@@ -243,18 +316,30 @@ impl<B: Backend> Gan<B> {
     }
 
     /// Shows D a batch of images that it is not trained on, `held_out`, and one of those that it is trained on, `seen`,
-    /// both f32 NCHW in [−1, 1], with instance noise where there is any; its losses go into the metrics of the iteration that comes next ([`Slot::HeldOut`],
-    /// [`Slot::Seen`]). Nothing of training changes. Waits on some devices.
+    /// with instance noise where there is any; its losses go into the metrics of the iteration that comes next
+    /// ([`Slot::HeldOut`], [`Slot::Seen`]). Nothing of training changes. Waits on some devices.
     ///
     /// # Errors
     /// Where this was not announced to [`Gan::new`], these are no batches, or the device fails.
-    pub fn examine(&mut self, backend: &B, held_out: &[f32], seen: &[f32]) -> Result<()> {
+    pub fn examine(&mut self, backend: &B, held_out: &Shown, seen: &Shown) -> Result<()> {
         let Settings {
             d_steps, g_steps, ..
         } = self.settings;
         let [a, b] = self.examined.as_mut().context("no room to examine D")?;
-        backend.write(held_out, a)?;
-        backend.write(seen, b)?;
+        backend.write(&held_out.images, a)?;
+        backend.write(&seen.images, b)?;
+        let labels = match &mut self.examined_labels {
+            Some([of_a, of_b]) => {
+                backend.write(&held_out.labels, of_a)?;
+                backend.write(&seen.labels, of_b)?;
+                Some([&*of_a, &*of_b])
+            }
+            None => None,
+        };
+        let targets = Targets {
+            values: &[1.0, 1.0],
+            labels: labels.as_ref().map(|labels| &labels[..]),
+        };
         let d = &mut self.discriminator;
         match (&self.settings.noise, &mut self.noisy) {
             // D is used to it, and at a loss without.
@@ -264,11 +349,11 @@ impl<B: Backend> Gan<B> {
                 backend.add_noise(noise, part(1), &self.progress, b, noisy_b)?;
                 let shown = [&*noisy_a, &*noisy_b];
                 let slots = (&mut self.progress, Slot::HeldOut);
-                d.forward_with_loss(&shown, Statistics::BatchOnly, &[1.0, 1.0], slots)
+                d.forward_with_loss(&shown, Statistics::BatchOnly, &targets, slots)
             }
             _ => {
                 let slots = (&mut self.progress, Slot::HeldOut);
-                d.forward_with_loss(&[&*a, &*b], Statistics::BatchOnly, &[1.0, 1.0], slots)
+                d.forward_with_loss(&[&*a, &*b], Statistics::BatchOnly, &targets, slots)
             }
         }
     }
@@ -302,7 +387,17 @@ impl<B: Backend> Gan<B> {
     }
 }
 
-/// Writes a batch for measurements and self-tests, which need any images; none is mirrored.
+/// A batch of images to examine D by.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shown {
+    /// f32 NCHW in [−1, 1].
+    pub images: Vec<f32>,
+    /// `[n][labels]`.
+    pub labels: Vec<f32>,
+}
+
+/// Writes a batch for measurements and self-tests, which need any images; none is mirrored, and of the labels one in three
+/// holds.
 pub fn fill_pixels(batch: Batch<'_>) {
     match batch.images {
         Images::Pixels(pixels) => {
@@ -313,6 +408,9 @@ pub fn fill_pixels(batch: Batch<'_>) {
         Images::Indices(indices) => indices.fill(0),
     }
     batch.flips.fill(0);
+    for (i, label) in batch.labels.iter_mut().enumerate() {
+        *label = i8::from(i % 3 == 0);
+    }
 }
 
 /// What an iteration works on.
@@ -323,7 +421,9 @@ struct Update<'a, B: Backend> {
     real: &'a mut B::Buffer,
     z: &'a mut B::Buffer,
     noisy: Option<&'a mut [B::Buffer; 2]>,
+    pictures: Option<&'a mut Pictures<B>>,
     settings: &'a Settings,
+    dimensions: &'a Dimensions,
 }
 
 impl<B: Backend> Update<'_, B> {
@@ -333,21 +433,25 @@ impl<B: Backend> Update<'_, B> {
         let Settings {
             d_steps, g_steps, ..
         } = *self.settings;
+        let noisy = self.dimensions.latent_dim + self.dimensions.labels() > 0;
         for step in 0..d_steps {
             if let Some(feed) = feed {
                 let noise = (self.latent(step), &mut *self.z);
                 let (backend, real) = (self.backend, &mut *self.real);
-                backend.load_batch(feed, progress, step, real, noise)?;
+                backend.load_batch(feed, progress, step, real, noisy.then_some(noise))?;
             }
-            self.g.forward(&[&*self.z], Statistics::Batch)?;
+            self.generate()?;
             self.step_of_d(step, progress)?;
         }
         for step in 0..g_steps {
             // The first one's images are those of the last step of D.
             if step > 0 {
-                let stream = self.latent(d_steps + step - 1);
-                self.backend.draw_latent(stream, progress, self.z)?;
-                self.g.forward(&[&*self.z], Statistics::Batch)?;
+                if noisy {
+                    let stream = self.latent(d_steps + step - 1);
+                    let noise = (&mut *self.z, self.dimensions.latent_dim);
+                    self.backend.draw_latent(stream, progress, noise)?;
+                }
+                self.generate()?;
             }
             self.step_of_g(step, progress)?;
         }
@@ -359,41 +463,61 @@ impl<B: Backend> Update<'_, B> {
         (self.settings.seed, Purpose::Latent, part)
     }
 
+    /// G's images: of z, or of the pictures of the batch.
+    fn generate(&mut self) -> Result<()> {
+        let Some(pictures) = &mut self.pictures else {
+            return self.g.forward(&[&*self.z], Statistics::Batch);
+        };
+        let (image, latent_dim) = (self.dimensions.channels, self.dimensions.latent_dim);
+        let picture = Channels {
+            maps: &*self.real,
+            range: image..image + self.dimensions.picture(),
+        };
+        let z = (latent_dim > 0).then_some(Channels {
+            maps: &*self.z,
+            range: 0..latent_dim,
+        });
+        let Pictures { seen, fake, .. } = &mut **pictures;
+        self.backend.concatenate(&picture, z.as_ref(), seen)?;
+        self.g.forward(&[&*seen], Statistics::Batch)?;
+        let made = Channels {
+            maps: self.g.output(),
+            range: 0..image,
+        };
+        self.backend.concatenate(&made, Some(&picture), fake)
+    }
+
     fn step_of_d(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
         let Self {
             backend,
             g,
             d,
             real,
+            z,
             noisy,
+            pictures,
             settings,
-            ..
+            dimensions,
         } = self;
         let _range = nvtx::range!("D step");
-        let targets = [settings.real_target, 0.0];
-        match (&settings.noise, noisy) {
+        // The images of this batch and those that are made of its labels.
+        let labels = [&**z, &**z];
+        let targets = Targets {
+            values: &[settings.real_target, 0.0],
+            labels: (dimensions.labels() > 0).then_some(&labels[..]),
+        };
+        let fake = pictures.as_ref().map_or(g.output(), |p| &p.fake);
+        let shown = match (&settings.noise, noisy) {
             (Some(noise), Some([noisy_real, noisy_fake])) => {
                 let part = |index: usize| (settings.seed, 2 * step + index);
                 backend.add_noise(noise, part(0), progress, real, noisy_real)?;
-                backend.add_noise(noise, part(1), progress, g.output(), noisy_fake)?;
-                let shown = [&*noisy_real, &*noisy_fake];
-                d.forward_with_loss(
-                    &shown,
-                    Statistics::Batch,
-                    &targets,
-                    (&mut *progress, Slot::Real),
-                )?;
+                backend.add_noise(noise, part(1), progress, fake, noisy_fake)?;
+                [&*noisy_real, &*noisy_fake]
             }
-            _ => {
-                let shown = [&**real, g.output()];
-                d.forward_with_loss(
-                    &shown,
-                    Statistics::Batch,
-                    &targets,
-                    (&mut *progress, Slot::Real),
-                )?;
-            }
-        }
+            _ => [&**real, fake],
+        };
+        let slots = (&mut *progress, Slot::Real);
+        d.forward_with_loss(&shown, Statistics::Batch, &targets, slots)?;
         if !settings.schedule.is_constant() {
             progress.set_rates(&settings.schedule)?;
         }
@@ -406,29 +530,42 @@ impl<B: Backend> Update<'_, B> {
             backend,
             g,
             d,
+            real,
+            z,
             noisy,
+            pictures,
             settings,
-            ..
+            dimensions,
         } = self;
         let _range = nvtx::range!("G step");
-        // What D sees is what G has put out, where there is no noise on it: then D's backward pass may as well go through
-        // G's last activation.
-        let through = settings.noise.is_none();
-        match (&settings.noise, noisy) {
+        let labels = [&**z];
+        let targets = Targets {
+            values: &[1.0],
+            labels: (dimensions.labels() > 0).then_some(&labels[..]),
+        };
+        // What D sees is what G has put out, where there is no noise on it and no picture beside it: then D's backward
+        // pass may as well go through G's last activation.
+        let through = settings.noise.is_none() && pictures.is_none();
+        let fake = pictures.as_ref().map_or(g.output(), |p| &p.fake);
+        let shown = match (&settings.noise, noisy) {
             (Some(noise), Some([_, noisy_fake])) => {
                 let part = (settings.seed, 2 * settings.d_steps + step);
-                backend.add_noise(noise, part, progress, g.output(), noisy_fake)?;
-                let slots = (&mut *progress, Slot::Generator);
-                d.forward_with_loss(&[&*noisy_fake], Statistics::Batch, &[1.0], slots)?;
+                backend.add_noise(noise, part, progress, fake, noisy_fake)?;
+                &*noisy_fake
             }
-            _ => {
-                let slots = (&mut *progress, Slot::Generator);
-                d.forward_with_loss(&[g.output()], Statistics::Batch, &[1.0], slots)?;
-            }
-        }
+            _ => fake,
+        };
+        let slots = (&mut *progress, Slot::Generator);
+        d.forward_with_loss(&[shown], Statistics::Batch, &targets, slots)?;
         if through {
             d.backward(Upstream::Loss, Want::BehindInput(g.last_activation()))?;
             g.backward(Upstream::Sum(d.input_gradient()), Want::Weights)?;
+        } else if let Some(pictures) = pictures {
+            d.backward(Upstream::Loss, Want::Input)?;
+            let others = [&**real, d.input_gradient()];
+            let gradient = &mut pictures.gradient;
+            backend.l1_loss(settings.l1, g.output(), others, progress, gradient)?;
+            g.backward(Upstream::Output(gradient), Want::Weights)?;
         } else {
             d.backward(Upstream::Loss, Want::Input)?;
             g.backward(Upstream::Output(d.input_gradient()), Want::Weights)?;

@@ -370,6 +370,7 @@ impl Config {
             width: self.width,
             latent_dim: self.latent_dim,
             channels: self.channels,
+            condition: crate::model::arch::Condition::None,
         }
     }
 
@@ -406,6 +407,7 @@ impl Config {
                 ahead: self.pretrain_d.0,
                 band: (self.balance == BalanceMode::Adaptive).then_some(self.balance_band.0),
             },
+            l1: Settings::REFERENCE.l1,
         }
     }
 

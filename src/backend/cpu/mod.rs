@@ -9,6 +9,7 @@ pub mod balance;
 pub mod batch;
 pub mod batch_norm;
 pub mod bce_loss;
+pub mod concatenate;
 pub mod conv2d;
 pub mod conv_bias_relu;
 pub mod conv_transpose2d;
@@ -16,7 +17,9 @@ pub mod conv_wgrad;
 pub mod extractor;
 pub mod gemm;
 pub mod instance_noise;
+pub mod l1_loss;
 pub mod latent;
+mod layer;
 pub mod network;
 pub mod parameter;
 pub mod pool;
@@ -29,12 +32,12 @@ use std::ops::Range;
 use anyhow::{Result, bail, ensure};
 
 use crate::backend::{
-    self, Backend, Batch, Counters, Fill, Images, InstanceNoise, Loss, Metrics, Network as _,
-    SLOTS, Schedule, Slot, State, Taken, Use,
+    self, Backend, Batch, Channels, Counters, Fill, Images, InstanceNoise, Loss, Metrics,
+    Network as _, NoiseOf, SLOTS, Schedule, Slot, State, Taken, Use, check_distance, check_parts,
+    latent_dim,
 };
 use crate::model::plan::{Filter, Plan};
-use crate::model::{Architecture, Shape};
-use crate::random::Purpose;
+use crate::model::{Activation, Architecture, Shape};
 pub use network::CpuNetwork;
 pub use snapshot::Snapshot;
 
@@ -152,10 +155,20 @@ impl backend::Progress for Progress {
     }
 }
 
-/// A ring of batches: pixels, u8 `[n][h][w][c]`, and flips, `[n]`.
+/// A ring of batches.
 #[derive(Debug)]
 pub struct Feed {
-    slots: Vec<(Vec<u8>, Vec<u8>)>,
+    slots: Vec<FeedSlot>,
+}
+
+#[derive(Clone, Debug)]
+struct FeedSlot {
+    /// u8 `[n][h][w][c]`.
+    pixels: Vec<u8>,
+    /// `[n]`.
+    flips: Vec<u8>,
+    /// `[n][labels]`.
+    labels: Vec<i8>,
 }
 
 impl Feed {
@@ -171,10 +184,11 @@ impl backend::Feed for Feed {
 
     fn send_batch(&mut self, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
         let index = self.index(iteration);
-        let (pixels, flips) = &mut self.slots[index];
+        let slot = &mut self.slots[index];
         fill(Batch {
-            images: Images::Pixels(pixels),
-            flips,
+            images: Images::Pixels(&mut slot.pixels),
+            flips: &mut slot.flips,
+            labels: &mut slot.labels,
         });
         Ok(())
     }
@@ -271,9 +285,14 @@ impl<T: Real> Backend for Cpu<T> {
         })
     }
 
-    fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Feed> {
+    fn feed(&self, n: usize, image: Shape, labels: usize, slots: usize) -> Result<Feed> {
+        let slot = FeedSlot {
+            pixels: vec![0; n * image.len()],
+            flips: vec![0; n],
+            labels: vec![0; n * labels],
+        };
         Ok(Feed {
-            slots: vec![(vec![0; n * image.len()], vec![0; n]); slots],
+            slots: vec![slot; slots],
         })
     }
 
@@ -283,9 +302,13 @@ impl<T: Real> Backend for Cpu<T> {
         progress: &Progress,
         part: usize,
         images: &mut Buffer<T>,
-        (stream, z): ((u64, Purpose, usize), &mut Buffer<T>),
+        noise: Option<(NoiseOf, &mut Buffer<T>)>,
     ) -> Result<()> {
-        let (pixels, flips) = &feed.slots[feed.index(progress.counters.iteration)];
+        let FeedSlot {
+            pixels,
+            flips,
+            labels,
+        } = &feed.slots[feed.index(progress.counters.iteration)];
         let (n, length) = (images.n, images.shape.len());
         ensure!(
             pixels.len() == flips.len() * length && (part + 1) * n <= flips.len(),
@@ -296,10 +319,22 @@ impl<T: Real> Backend for Cpu<T> {
         let at = part * n..(part + 1) * n;
         batch::normalise(
             &pixels[at.start * length..at.end * length],
-            &flips[at],
+            &flips[at.clone()],
             images,
         );
-        self.draw_latent(stream, progress, z)
+        let Some((stream, z)) = noise else {
+            return Ok(());
+        };
+        let count = labels.len() / flips.len();
+        let latent_dim = latent_dim(z.shape, count)?;
+        let rows = z.data.chunks_exact_mut(z.shape.c);
+        let labels = labels[at.start * count..at.end * count].chunks_exact(count.max(1));
+        for (row, labels) in rows.zip(labels) {
+            for (to, &label) in row[latent_dim..].iter_mut().zip(labels) {
+                *to = T::of(f64::from(label));
+            }
+        }
+        self.draw_latent(stream, progress, (z, latent_dim))
     }
 
     fn replay(
@@ -314,11 +349,18 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn draw_latent(
         &self,
-        stream: (u64, Purpose, usize),
+        stream: NoiseOf,
         progress: &Progress,
-        z: &mut Buffer<T>,
+        (z, latent_dim): (&mut Buffer<T>, usize),
     ) -> Result<()> {
-        latent::draw(stream, progress.counters.iteration, &mut z.data);
+        let channels = z.shape.c;
+        ensure!(
+            latent_dim <= channels,
+            "noise of {latent_dim} numbers for {:?}",
+            z.shape
+        );
+        let iteration = progress.counters.iteration;
+        latent::draw(stream, iteration, &mut z.data, (channels, latent_dim));
         Ok(())
     }
 
@@ -347,6 +389,59 @@ impl<T: Real> Backend for Cpu<T> {
             &images.data[..length],
             &mut noisy.data,
         );
+        Ok(())
+    }
+
+    fn concatenate(
+        &self,
+        first: &Channels<'_, Buffer<T>>,
+        second: Option<&Channels<'_, Buffer<T>>>,
+        to: &mut Buffer<T>,
+    ) -> Result<()> {
+        let all: Vec<_> = std::iter::once(first).chain(second).collect();
+        let parts: Vec<_> = all
+            .iter()
+            .map(|p| (p.maps.n, p.maps.shape, &p.range))
+            .collect();
+        check_parts(&parts, (to.n, to.shape))?;
+        let area = to.shape.h * to.shape.w;
+        fn part<'a, T>(of: &Channels<'a, Buffer<T>>, area: usize) -> concatenate::Part<'a, T> {
+            concatenate::Part {
+                maps: &of.maps.data,
+                c: of.maps.shape.c,
+                each: area / (of.maps.shape.h * of.maps.shape.w),
+                range: of.range.clone(),
+                activation: Activation::None,
+            }
+        }
+        let (first, second) = (part(first, area), second.map(|second| part(second, area)));
+        concatenate::concatenate(&first, second.as_ref(), &mut to.data);
+        Ok(())
+    }
+
+    fn l1_loss(
+        &self,
+        weight: f64,
+        images: &Buffer<T>,
+        [truth, through]: [&Buffer<T>; 2],
+        progress: &mut Progress,
+        gradient: &mut Buffer<T>,
+    ) -> Result<()> {
+        let extent = |buffer: &Buffer<T>| (buffer.n, buffer.shape);
+        check_distance([images, truth, through, gradient].map(extent))?;
+        let c = images.shape.c;
+        let of = |buffer: &Buffer<T>| buffer.shape.c;
+        let loss = l1_loss::l1_loss(
+            (&images.data, c),
+            (&truth.data, of(truth)),
+            (&through.data, of(through)),
+            weight,
+            &mut gradient.data,
+        );
+        progress.metrics().losses[Slot::Distance as usize] = Loss {
+            loss: loss as f32,
+            ..Loss::UNSET
+        };
         Ok(())
     }
 
