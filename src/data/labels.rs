@@ -1,10 +1,10 @@
-//! What is known of the images of a data set, as a classifier learns it.
+//! What is known of the images of a data set, as a classifier learns it and a condition says it.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::data::synthetic::{CELEBA_ATTRIBUTES, FaceAttributes, celeba_attributes};
 use crate::data::{OpenOptions, Pack};
-use crate::latent::classifier::Kind;
 use crate::text::escaped;
 
 /// The attribute of synthetic faces that CelebA has no word for: the face is turned to the right edge of the image, its
@@ -19,6 +19,16 @@ const PREFERRED: [&str; 2] = ["Male", "No_Beard"];
 
 /// The class of an image that has none.
 const NONE: u32 = u32::MAX;
+
+/// What the names that are known of images are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Attributes, each present or not, on its own.
+    Attributes,
+    /// Classes: each image is of one.
+    Classes,
+}
 
 /// What is known of each image of a pack, in its order.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,32 +77,44 @@ impl Labels {
         }
     }
 
-    /// What is known of the images of `pack`, which `options` opened: attributes, else classes. Of synthetic faces, in
-    /// CelebA's terms and [`LOOKING_RIGHT`]: they follow from seed and number.
+    /// What is known of the images of `pack`, which `options` opened: attributes, else classes.
     ///
     /// # Errors
     /// Where nothing is known.
     pub fn of(pack: &Pack, options: &OpenOptions) -> Result<Self> {
-        let about = pack.metadata();
+        let classes = || Self::classes_of(pack).filter(|classes| classes.names.len() > 1);
+        Self::attributes_of(pack, options).or_else(classes).with_context(|| {
+            format!(
+                "{} has neither attributes nor two classes, so that there is nothing to tell: use celeba, synthetic, \
+                 cifar10, mnist or fashion-mnist, a folder with a folder for each class, or parquet or webdataset with \
+                 labels",
+                escaped(&pack.metadata().describe)
+            )
+        })
+    }
+
+    /// The attributes of the images of `pack`, which `options` opened, in its order; `None` where there are none. Of
+    /// synthetic faces, in CelebA's terms and [`LOOKING_RIGHT`]: they follow from seed and number.
+    pub fn attributes_of(pack: &Pack, options: &OpenOptions) -> Option<Self> {
         if options.kind.is_drawn() {
             let faces = (0..pack.len()).map(|i| FaceAttributes::sample(options.seed, i as u64));
-            return Ok(Self::of_faces(faces));
+            return Some(Self::of_faces(faces));
         }
-        if !about.attribute_names.is_empty() {
-            let unknown = vec![0; about.attribute_names.len()];
-            let rows = (0..pack.len()).map(|i| pack.attributes(i).unwrap_or(&unknown));
-            let values = rows.flatten().copied().collect();
-            return Ok(Self::of_attributes(about.attribute_names.clone(), values));
+        let names = &pack.metadata().attribute_names;
+        if names.is_empty() {
+            return None;
         }
-        if about.class_names.len() > 1 {
-            let classes = (0..pack.len()).map(|i| pack.class(i));
-            return Ok(Self::of_classes(about.class_names.clone(), classes));
-        }
-        bail!(
-            "{} has neither attributes nor two classes, so that there is nothing to tell: use celeba, synthetic, \
-             cifar10, mnist or fashion-mnist, a folder with a folder for each class, or parquet or webdataset with labels",
-            escaped(&about.describe)
-        )
+        let unknown = vec![0; names.len()];
+        let rows = (0..pack.len()).map(|i| pack.attributes(i).unwrap_or(&unknown));
+        let values = rows.flatten().copied().collect();
+        Some(Self::of_attributes(names.clone(), values))
+    }
+
+    /// The classes of the images of `pack`, in its order; `None` where there are none.
+    pub fn classes_of(pack: &Pack) -> Option<Self> {
+        let names = &pack.metadata().class_names;
+        let classes = (0..pack.len()).map(|i| pack.class(i));
+        (!names.is_empty()).then(|| Self::of_classes(names.clone(), classes))
     }
 
     /// Of faces that are drawn.
