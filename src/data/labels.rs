@@ -1,5 +1,7 @@
 //! What is known of the images of a data set, as a classifier learns it and a condition says it.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -97,7 +99,8 @@ impl Labels {
     /// synthetic faces, in CelebA's terms and [`LOOKING_RIGHT`]: they follow from seed and number.
     pub fn attributes_of(pack: &Pack, options: &OpenOptions) -> Option<Self> {
         if options.kind.is_drawn() {
-            let faces = (0..pack.len()).map(|i| FaceAttributes::sample(options.seed, i as u64));
+            let numbers = places_in_source(pack).into_iter();
+            let faces = numbers.map(|i| FaceAttributes::sample(options.seed, i as u64));
             return Some(Self::of_faces(faces));
         }
         let names = &pack.metadata().attribute_names;
@@ -171,6 +174,12 @@ impl Labels {
         with.into_iter().zip(known).map(share).collect()
     }
 
+    /// Whether anything is known of the attribute in this column.
+    pub(super) fn is_known(&self, column: usize) -> bool {
+        let mut rows = self.attributes.chunks_exact(self.names.len().max(1));
+        rows.any(|row| row[column] != 0)
+    }
+
     /// Leaves out attributes that hardly any image has, or hardly any lacks ([`LEAST_SHARE`]), and all but one of those
     /// that say the same, or the opposite, of every image. What was left out, and why. Classes stay as they are.
     pub fn leave_out_what_says_nothing(&mut self) -> Vec<String> {
@@ -211,7 +220,7 @@ impl Labels {
     }
 
     /// Whether two attributes say the same of every image, or the opposite.
-    fn same(&self, a: usize, b: usize) -> bool {
+    pub(super) fn same(&self, a: usize, b: usize) -> bool {
         let mut rows = self.attributes.chunks_exact(self.names.len());
         let Some(first) = rows.clone().next() else {
             return true;
@@ -220,7 +229,8 @@ impl Labels {
         sign != 0 && rows.all(|row| row[a] * row[b] == sign)
     }
 
-    fn select(&mut self, columns: &[usize]) {
+    /// Keeps the attributes in these columns alone, in this order.
+    pub(super) fn select(&mut self, columns: &[usize]) {
         let rows = self.attributes.chunks_exact(self.names.len().max(1));
         self.attributes = rows
             .flat_map(|row| columns.iter().map(|&i| row[i]))
@@ -257,6 +267,13 @@ impl Labels {
         }
         Ok(self)
     }
+}
+
+/// Where each image of `pack` stands in the source that it was made of, which also had those that could not be used.
+pub fn places_in_source(pack: &Pack) -> Vec<usize> {
+    let skipped: BTreeSet<usize> = pack.metadata().skipped.iter().map(|s| s.index).collect();
+    let used = (0..).filter(|place| !skipped.contains(place));
+    used.take(pack.len()).collect()
 }
 
 impl Label<'_> {

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::any_path;
 use super::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD, StopRule};
 use super::watch::Limits;
 use crate::backend::{Adam, Ahead, Conv, Fuse, InstanceNoise, Precision, Schedule};
+use crate::data::any_path;
 use crate::data::{HoldOut, Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::evaluate::Metric;
 use crate::evaluate::metrics::Aim;
