@@ -28,14 +28,14 @@ pub enum ConditionArg {
 
 /// Paths, which need not be UTF-8.
 mod folder {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use serde::{Deserializer, Serializer, de::Error};
 
     use crate::data::any_path;
 
-    pub fn serialize<S: Serializer>(path: &PathBuf, to: S) -> Result<S::Ok, S::Error> {
-        any_path::serialize(&Some(path.clone()), to)
+    pub fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        any_path::serialize(&Some(path.to_path_buf()), to)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {

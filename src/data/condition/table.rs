@@ -30,6 +30,8 @@ const HAVE_ATTRIBUTES: &str = "celeba (with its list of attributes) and syntheti
 pub struct Table {
     names: Vec<String>,
     values: Values,
+    /// The attribute of which the opposite holds where an image is mirrored.
+    turning: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,12 +47,14 @@ impl Table {
     /// pack's source, by its place there.
     ///
     /// # Errors
-    /// Where there are no classes, only one that has images, more than [`MOST_NAMES`], or an image of which the class is
-    /// not known.
+    /// Where there are no classes, only one that has images, more than [`MOST_NAMES`], or an image of which the class
+    /// is not known.
     pub fn of_classes(pack: &Pack, name: &dyn Fn(usize) -> String) -> Result<(Self, Vec<String>)> {
         let data = escaped(&pack.metadata().describe);
         let labels = Labels::classes_of(pack).with_context(|| {
-            format!("--condition classes: {data} has no classes: {HAVE_CLASSES}; use one of these, {OTHERWISE}")
+            format!(
+                "--condition classes: {data} has no classes: {HAVE_CLASSES}; use one of these, {OTHERWISE}"
+            )
         })?;
         check_names(&labels).with_context(|| format!("--condition classes: {data}"))?;
         let (mut classes, mut unknown) = (Vec::with_capacity(labels.len()), Vec::new());
@@ -71,8 +75,8 @@ impl Table {
             .collect();
         ensure!(
             names.len() - empty.len() > 1,
-            "--condition classes: {data}: all images are of one class, so that there is nothing to tell apart: give data \
-             of two classes, {OTHERWISE}"
+            "--condition classes: {data}: all images are of one class, so that there is nothing to tell apart: give \
+             data of two classes, {OTHERWISE}"
         );
         if !empty.is_empty() {
             notes.push(format!(
@@ -81,12 +85,19 @@ impl Table {
             ));
         }
         let values = Values::Classes(classes);
-        Ok((Self { names, values }, notes))
+        let turning = None;
+        Ok((
+            Self {
+                names,
+                values,
+                turning,
+            },
+            notes,
+        ))
     }
 
     /// The attributes of the images of `pack`, which `options` opened: those `chosen`, or all that can be learnt. And
-    /// what people should know of them. With `mirrored`, images are also seen as in a mirror. `name` as in
-    /// [`of_classes`](Self::of_classes).
+    /// what people should know of them. `name` as in [`of_classes`](Self::of_classes).
     ///
     /// # Errors
     /// Where there are no attributes, a chosen one is none of them or the same of all images, none is left, there are
@@ -95,26 +106,18 @@ impl Table {
         pack: &Pack,
         options: &OpenOptions,
         chosen: Option<&[String]>,
-        mirrored: bool,
         name: &dyn Fn(usize) -> String,
     ) -> Result<(Self, Vec<String>)> {
         let data = escaped(&pack.metadata().describe);
         let mut labels = Labels::attributes_of(pack, options).with_context(|| {
-            format!("--condition attributes: {data} has no attributes: {HAVE_ATTRIBUTES}; use one of these, {OTHERWISE}")
+            format!(
+                "--condition attributes: {data} has no attributes: {HAVE_ATTRIBUTES}; use one of these, {OTHERWISE}"
+            )
         })?;
         let mut notes = Vec::new();
         if let Some(chosen) = chosen {
-            notes
-                .extend(choose(&mut labels, chosen, mirrored).context("--condition attributes=…")?);
+            notes.extend(choose(&mut labels, chosen).context("--condition attributes=…")?);
         } else {
-            let right = labels.names.iter().position(|name| name == LOOKING_RIGHT);
-            if let Some(right) = right.filter(|_| mirrored) {
-                let others: Vec<usize> = (0..labels.names.len()).filter(|&i| i != right).collect();
-                labels.select(&others);
-                notes.push(format!(
-                    "{LOOKING_RIGHT} is left out: of images that --flip mirrors, the opposite holds"
-                ));
-            }
             notes.extend(labels.leave_out_what_says_nothing());
             ensure!(
                 !labels.names.is_empty(),
@@ -134,7 +137,15 @@ impl Table {
         let (names, more) = unique(labels.names, "attribute");
         notes.extend(more);
         let values = Values::Attributes(values);
-        Ok((Self { names, values }, notes))
+        let turning = names.iter().position(|name| name == LOOKING_RIGHT);
+        Ok((
+            Self {
+                names,
+                values,
+                turning,
+            },
+            notes,
+        ))
     }
 
     /// What the values are.
@@ -175,6 +186,13 @@ impl Table {
         }
     }
 
+    /// Makes `y`, as [`write`](Self::write) left it, that of the image in a mirror.
+    pub fn mirror(&self, y: &mut [i8]) {
+        if let Some(turning) = self.turning {
+            y[turning] = -y[turning];
+        }
+    }
+
     /// y of these images, `[images][names]`.
     ///
     /// # Panics
@@ -199,8 +217,8 @@ fn check_names(labels: &Labels) -> Result<()> {
     let names = &labels.names;
     ensure!(
         names.len() <= MOST_NAMES,
-        "{} names are too many for a condition, {MOST_NAMES} at most: G takes in a number and D learns a row of weights \
-         for each, from the images of that name alone; {}, {OTHERWISE}",
+        "{} names are too many for a condition, {MOST_NAMES} at most: G takes in a number and D learns a row of \
+         weights for each, from the images of that name alone; {}, {OTHERWISE}",
         names.len(),
         match labels.kind {
             Kind::Attributes => "choose some with attributes=NAME,NAME",
@@ -230,8 +248,8 @@ fn refuse_unknown(
     };
     let place = places_in_source(pack).get(first).copied().unwrap_or(first);
     bail!(
-        "--condition: of {} of {} images {} is not known, first of {}: add what is missing, take these images out of the \
-         data, {OTHERWISE}",
+        "--condition: of {} of {} images {} is not known, first of {}: add what is missing, take these images out of \
+         the data, {OTHERWISE}",
         unknown.len(),
         pack.len(),
         match what {
@@ -278,7 +296,7 @@ fn unique(mut names: Vec<String>, what: &str) -> (Vec<String>, Vec<String>) {
 }
 
 /// Keeps the attributes that are `chosen`. What people should know of them.
-fn choose(labels: &mut Labels, chosen: &[String], mirrored: bool) -> Result<Vec<String>> {
+fn choose(labels: &mut Labels, chosen: &[String]) -> Result<Vec<String>> {
     let known: Vec<&str> = labels.names.iter().map(String::as_str).collect();
     let mut columns: Vec<usize> = Vec::with_capacity(chosen.len());
     for typed in chosen {
@@ -290,11 +308,6 @@ fn choose(labels: &mut Labels, chosen: &[String], mirrored: bool) -> Result<Vec<
             escaped(typed)
         );
         ensure!(!columns.contains(&index), "{found} is named twice");
-        ensure!(
-            !mirrored || known[index] != LOOKING_RIGHT,
-            "{LOOKING_RIGHT} cannot be learnt with --flip, since the opposite holds of mirrored images: leave one of them \
-             out"
-        );
         columns.push(index);
     }
     ensure!(!columns.is_empty(), "no attribute is named");
@@ -319,7 +332,8 @@ fn choose(labels: &mut Labels, chosen: &[String], mirrored: bool) -> Result<Vec<
         }
         if let Some(other) = (at + 1..n).find(|&other| labels.same(at, other)) {
             notes.push(format!(
-                "{} says of every image what {name} says, or its opposite: asked for differently, neither can be trusted",
+                "{} says of every image what {name} says, or its opposite: asked for differently, neither can \
+                 be trusted",
                 escaped(&labels.names[other])
             ));
         }
@@ -382,16 +396,16 @@ mod tests {
 
     #[test]
     fn attributes_are_chosen_by_name() {
-        let chosen = |names: &[&str], mirrored| {
+        let chosen = |names: &[&str]| {
             let mut labels = known();
-            choose(&mut labels, &strings(names), mirrored).map(|notes| (labels, notes))
+            choose(&mut labels, &strings(names)).map(|notes| (labels, notes))
         };
-        let (labels, notes) = chosen(&["looking_right", "Half"], false).unwrap();
+        let (labels, notes) = chosen(&["looking_right", "Half"]).unwrap();
         assert_eq!(labels.names, [LOOKING_RIGHT, "Half"]);
         assert_eq!(labels.get(0), Some(Label::Attributes(&[1, 1])));
         assert_eq!(labels.get(3), Some(Label::Attributes(&[1, -1])));
         assert!(notes.is_empty());
-        let (_, notes) = chosen(&["Rare", "Twin", "No_Half"], false).unwrap();
+        let (_, notes) = chosen(&["Rare", "Twin", "No_Half"]).unwrap();
         assert!(
             notes[0].starts_with("Rare: under 0.5 % of the images have it"),
             "{notes:?}"
@@ -402,17 +416,16 @@ mod tests {
         );
         assert_eq!(notes.len(), 2);
         // That nothing is known of it is told with the images.
-        assert!(chosen(&["Blank"], false).unwrap().1.is_empty());
-        for (names, mirrored, said) in [
-            (&["Halv"][..], false, "did you mean Half?"),
-            (&["Not_Half"], false, "name Half, and ask for -Half"),
-            (&["Half", "half"], false, "Half is named twice"),
-            (&["All"], false, "every image has All"),
-            (&["Half", "None"], false, "no image has None"),
-            (&[LOOKING_RIGHT], true, "--flip"),
-            (&[], false, "no attribute is named"),
+        assert!(chosen(&["Blank"]).unwrap().1.is_empty());
+        for (names, said) in [
+            (&["Halv"][..], "did you mean Half?"),
+            (&["Not_Half"], "name Half, and ask for -Half"),
+            (&["Half", "half"], "Half is named twice"),
+            (&["All"], "every image has All"),
+            (&["Half", "None"], "no image has None"),
+            (&[], "no attribute is named"),
         ] {
-            let error = format!("{:#}", chosen(names, mirrored).unwrap_err());
+            let error = format!("{:#}", chosen(names).unwrap_err());
             assert!(error.contains(said), "{names:?}: {error}");
         }
     }

@@ -23,8 +23,8 @@ impl Wanted {
     /// What `text` asks for.
     ///
     /// Of classes `NAME`, `class=NAME` or, where no class has that name, `class=PLACE`, counted from 0. Of attributes a
-    /// list of names as [`list`] reads it, `-NAME` for those that are to be absent (and `\\-NAME` for one whose name begins
-    /// with the sign, where there is a NAME too); opposites ([`names::find`]) are understood.
+    /// list of names as [`list`] reads it, `-NAME` for those that are to be absent (and `\-NAME` for one whose name
+    /// begins with the sign, where there is a NAME too); opposites ([`names::find`]) are understood.
     ///
     /// # Errors
     /// Where a name is not known (with the nearest), is asked for twice, or with its opposite, or `text` is empty.
