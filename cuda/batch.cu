@@ -2,11 +2,11 @@
 //
 //   images[n][y][x][c] = pixels[index[s]][y][flips[s] ? w − 1 − x : x][c] / 127.5 − 1,
 //   s = (iteration % slots)·each + offset + n
-//   z as latent.cuh draws it, with `iteration` for its step
+//   z as latent.cuh draws it, with `iteration` for its step, and behind it the labels of image s
 //
 // Layout: NHWC; `pixels` has c channels, `images` has `stored` ≥ c, those behind c are zero. `flips` has a byte an
-// image, `index` a u32, both in `slots` rows of `each`. `index` may be null: then `pixels` is not the whole set, but
-// `slots` rows of `each` images one behind the other, and image s is taken. `flips` may be null (none). `iteration`
+// image, `labels` `count` i8 an image, `index` a u32, all in `slots` rows of `each`. `index` may be null: then `pixels` is not the whole set, but
+// `slots` rows of `each` images one behind the other, and image s is taken. `flips` may be null (none), and `labels` where count is 0. `iteration`
 // is read from the device, and may be null where slots is 1 and there is no noise.
 // Types: u8 in, f32 arithmetic, T out. Launch: noise_blocks + n·ceil(h·w / PIXELS) blocks of THREADS. The first
 // noise_blocks = ceil(rows·channels / (4·THREADS)), or 0, draw z: they take longest. Every other has PIXELS pixels of
@@ -68,12 +68,15 @@ __device__ void load_batch(const uint8_t* pixels, const uint32_t* index, const u
            (const uint8_t* pixels, const uint32_t* index, const uint8_t* flips, T* images, uint32_t h, uint32_t w,   \
             uint32_t c, uint32_t stored, const uint64_t* iteration, uint32_t slots, uint32_t each, uint32_t offset,  \
             uint32_t noise_blocks, T* z, uint32_t rows, uint32_t channels, uint32_t z_stored, uint64_t seed,         \
-            uint32_t purpose, uint32_t first_block)) {                                                               \
+            uint32_t purpose, uint32_t first_block, const int8_t* labels, uint32_t count)) {                                                               \
         await_previous();                                                                                            \
         let_next_start();                                                                                            \
         if (blockIdx.x < noise_blocks) {                                                                             \
             const uint32_t block = blockIdx.x * THREADS + threadIdx.x;                                               \
-            draw_latent(z, rows, channels, z_stored, seed, purpose, iteration, first_block, block);                  \
+            if (labels != nullptr) {                                                                                 \
+                labels += (uint64_t{ring_slot(iteration, slots)} * each + offset) * count;                           \
+            }                                                                                                        \
+            draw_latent(z, rows, channels, z_stored, seed, purpose, iteration, first_block, block, labels, count);   \
         } else {                                                                                                     \
             load_batch(pixels, index, flips, images, h, w, c, stored, iteration, slots, each, offset,                \
                        blockIdx.x - noise_blocks);                                                                   \

@@ -6,7 +6,9 @@
 //
 // One block a segment: segment s holds the logits s·n … s·n + n − 1 and has a target of its own, so that real and
 // fake images of one batch take one launch.
-// Layout: logit i at logits[i·stored], its gradient likewise; the `stored` − 1 places behind it are zero in gradient.
+// With `label_count` labels y an image, x = l₀ + Σ yⱼ·lⱼ, the row's outputs l, and ∂l₀ = gradient, ∂lⱼ = gradient·yⱼ.
+// Layout: logit i at logits[i·stored], its gradient likewise; the places behind it and those of labels are zero in
+// gradient. y of segment s in rows of `label_stored` from labels_s on; null where there are none.
 // ring[iteration % slots].losses[first + s] = (loss, probability, accuracy, certainty); nothing else of the ring is written.
 // `loss_scale` (1 but for f16) and `iteration` are read from the device.
 // Types: T in memory, f32 terms, f64 sums in a fixed order. Launch: `segments` blocks of THREADS.
@@ -25,10 +27,12 @@ constexpr int THREADS = 256;
 #define BCE_LOSS(T)                                                                                                \
     KERNEL(bce_loss_nhwc_##T, THREADS,                                                                             \
            (const T* logits, uint32_t n, uint32_t stored, float target0, float target1, const float* loss_scale,   \
-            T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots, uint32_t first)) {              \
+            T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots, uint32_t first,                 \
+            const T* labels0, const T* labels1, uint32_t label_stored, uint32_t label_count)) {                    \
         await_previous();                                                                                          \
         let_next_start();                                                                                          \
-        const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first};                \
+        const LossOf<T> of{logits,    n,     stored, loss_scale,         gradient,     ring,                       \
+                           iteration, slots, first,  {labels0, labels1}, label_stored, label_count};               \
         bce_loss<THREADS>(of, blockIdx.x, blockIdx.x == 0 ? target0 : target1);                                    \
     }
 BCE_LOSS(f32)

@@ -180,6 +180,7 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
         width,
         latent_dim: 8,
         channels: 3,
+        condition: crate::model::arch::Condition::None,
     };
     let batch = 3;
     // Everything that is off by default, so that its kernels are tried.
@@ -224,7 +225,8 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
     sampler.write(State::Parameters, &gan.generator.read(State::Average)?)?;
     // Noise on its own, which an iteration draws with its batch.
     let mut z = backend.buffer(batch, generator.input())?;
-    backend.draw_latent((1, Purpose::Sample, 0), &gan.progress, &mut z)?;
+    let noise = (&mut z, dimensions.latent_dim);
+    backend.draw_latent((1, Purpose::Sample, 0), &gan.progress, noise)?;
     let noise = backend.read(&z, batch)?;
     sampler.forward(&[&gan.z], Statistics::Running)?;
     Ok(Left {

@@ -107,6 +107,7 @@ fn generator(folder: &Path) -> String {
         width: 2,
         latent_dim: LATENT,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     let mut file = TensorFile::default();
     StateDict::initial(&dimensions.generator(), 5).add_to("", &mut file);

@@ -202,6 +202,7 @@ fn replay(path: &Path) -> Errors {
         width: number("width") as usize,
         latent_dim: number("latent_dim") as usize,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     let adam = |lr: &str| Adam {
         lr: number(lr),

@@ -93,11 +93,13 @@ fn a_batch_allocates_nothing_on_one_core() {
                 loader.announce(step);
                 loader.fill(step, &mut pixels, &mut flips);
                 let batch = Batch {
+                    labels: &mut [],
                     images: Images::Pixels(&mut pixels),
                     flips: &mut flips,
                 };
                 loader.write(step, batch);
                 let batch = Batch {
+                    labels: &mut [],
                     images: Images::Indices(&mut indices),
                     flips: &mut flips,
                 };

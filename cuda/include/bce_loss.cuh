@@ -19,6 +19,10 @@ struct LossOf {
     const uint64_t* iteration;
     uint32_t slots;
     uint32_t first;
+    // y of each segment's images, rows of `label_stored`, and how many: 0 where a logit is the first of its row alone.
+    const T* labels[2];
+    uint32_t label_stored;
+    uint32_t label_count;
 };
 
 namespace {
@@ -32,7 +36,9 @@ __device__ void bce_loss(const LossOf<T>& of, uint32_t segment, float target) {
     int right = 0, sure = 0;
     for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
         const uint64_t at = (uint64_t{segment} * n + i) * stored;
-        const float x = to_float(__ldcg(of.logits + at));
+        const T* const y = of.labels[segment] + uint64_t{i} * of.label_stored;
+        float x = to_float(__ldcg(of.logits + at));
+        for (uint32_t j = 0; j < of.label_count; ++j) x += to_float(y[j]) * to_float(__ldcg(of.logits + at + 1 + j));
         const float e = expf(-fabsf(x));
         // Not fmaxf, which would hide a NaN.
         const float positive = x < 0.0f ? 0.0f : x;
@@ -42,8 +48,12 @@ __device__ void bce_loss(const LossOf<T>& of, uint32_t segment, float target) {
         probability += static_cast<double>(sigmoid);
         right += (x > 0.0f) == (target > 0.5f) ? 1 : 0;
         sure += (target > 0.5f ? x > SURE : x < -SURE) ? 1 : 0;
-        of.gradient[at] = from_float<T>((sigmoid - target) * factor);
-        for (uint32_t pad = 1; pad < stored; ++pad) of.gradient[at + pad] = from_float<T>(0.0f);
+        const float gradient = (sigmoid - target) * factor;
+        of.gradient[at] = from_float<T>(gradient);
+        for (uint32_t j = 0; j < of.label_count; ++j) {
+            of.gradient[at + 1 + j] = from_float<T>(gradient * to_float(y[j]));
+        }
+        for (uint32_t pad = 1 + of.label_count; pad < stored; ++pad) of.gradient[at + pad] = from_float<T>(0.0f);
     }
     loss = block_sum<THREADS>(loss);
     probability = block_sum<THREADS>(probability);

@@ -17,7 +17,7 @@ mod snapshot;
 use std::fmt;
 use std::ops::Range;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,15 @@ pub enum Statistics {
     Running,
 }
 
+/// What the logits of a forward pass are compared with.
+pub struct Targets<'a, B> {
+    /// One an input: 1 real, 0 fake, or in between.
+    pub values: &'a [f32],
+    /// One an input, where D knows y: maps of one pixel whose last channels are y, one number for each output behind the
+    /// first.
+    pub labels: Option<&'a [&'a B]>,
+}
+
 /// Which gradients a backward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
@@ -114,6 +123,44 @@ pub enum Upstream<'a, B> {
     Output(&'a B),
     /// The gradient of what becomes the output by the last block's activation; that block has no batch norm.
     Sum(&'a B),
+}
+
+impl<B> Targets<'_, B> {
+    /// Refuses labels that are not those of logits of the shape `output` for inputs of `each` maps, or that are missing;
+    /// `extent` gives maps and shape of a buffer.
+    fn check_labels(
+        &self,
+        output: Shape,
+        each: &[usize],
+        extent: impl Fn(&B) -> (usize, Shape),
+    ) -> Result<()> {
+        let Some(labels) = self.labels else {
+            ensure!(output.c == 1, "no labels for outputs of {output:?}");
+            return Ok(());
+        };
+        let fit = |(labels, &n): (&&B, &usize)| {
+            let (maps, shape) = extent(labels);
+            maps >= n && (shape.h, shape.w) == (1, 1) && shape.c + 1 >= output.c
+        };
+        ensure!(
+            labels.len() == each.len() && labels.iter().zip(each).all(fit),
+            "labels do not fit outputs of {output:?}"
+        );
+        ensure!((output.h, output.w) == (1, 1), "labels of patches");
+        Ok(())
+    }
+}
+
+/// Length of the noise in a row of noise and labels.
+///
+/// # Errors
+/// Where `shape` is no row, or holds fewer than the labels.
+fn latent_dim(shape: Shape, labels: usize) -> Result<usize> {
+    let noise = shape
+        .c
+        .checked_sub(labels)
+        .filter(|_| shape.h * shape.w == 1);
+    noise.with_context(|| format!("{shape:?} is no row of noise and {labels} labels"))
 }
 
 impl State {
@@ -185,6 +232,8 @@ pub struct Batch<'a> {
     pub images: Images<'a>,
     /// `[n]`: 1 for an image that is to be mirrored left to right, else 0.
     pub flips: &'a mut [u8],
+    /// `[n][labels]`: y of each image.
+    pub labels: &'a mut [i8],
 }
 
 /// How the n images of a batch are given.
@@ -195,7 +244,7 @@ pub enum Images<'a> {
     Indices(&'a mut [u32]),
 }
 
-/// Writes a batch: all of its images and all of its flips.
+/// Writes a batch: all of its images, flips and labels.
 pub type Fill<'a> = dyn FnMut(Batch<'_>) + 'a;
 
 /// The [`Counters`] of training and the [`Metrics`] of its last iterations, on the device.
@@ -325,15 +374,16 @@ pub trait Backend {
     /// Where there is not enough memory.
     fn progress(&self, slots: usize) -> Result<Self::Progress>;
 
-    /// A ring of `slots` times `n` images of the shape `image`: all those of an iteration.
+    /// A ring of `slots` times `n` images of the shape `image`, each with so many `labels`: all those of an iteration.
     ///
     /// # Errors
     /// Where there is not enough memory, of the device or for the device's copies on the host.
-    fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Self::Feed>;
+    fn feed(&self, n: usize, image: Shape, labels: usize, slots: usize) -> Result<Self::Feed>;
 
     /// Writes batch number `part` of the iteration that `progress` is in to `images`, which is as large as a batch: u8 →
     /// [−1, 1] (x/127.5 − 1), an image mirrored left to right where its flip is 1. Fills the buffer of `noise` from its
-    /// stream as [`Self::draw_latent`] does: both together may be a single launch.
+    /// stream as [`Self::draw_latent`] does, with the images' labels behind it, which are the last of its channels; all
+    /// together may be a single launch.
     ///
     /// # Errors
     /// Where the feed has no such part, its images are of another shape, or the device fails.
@@ -343,7 +393,7 @@ pub trait Backend {
         progress: &Self::Progress,
         part: usize,
         images: &mut Self::Buffer,
-        noise: ((u64, Purpose, usize), &mut Self::Buffer),
+        noise: Option<((u64, Purpose, usize), &mut Self::Buffer)>,
     ) -> Result<()>;
 
     /// Runs `body`, the calls of iteration number `iteration`, once its batch is there. They are the same calls with
@@ -359,17 +409,18 @@ pub trait Backend {
         body: &mut dyn FnMut(&Self::Feed) -> Result<()>,
     ) -> Result<()>;
 
-    /// Fills `z` with standard normal noise from the stream of `(seed, purpose, iteration)` ([`crate::random`]), in the
-    /// order of the elements; the iteration is the one that `progress` is in. Every part of an iteration, counted by the
-    /// last of `stream`, has noise of its own: that from element 4·⌈elements/4⌉·part on.
+    /// Fills of `noise`, z and a number, the first that many channels of z with standard normal noise from the stream of `(seed, purpose,
+    /// iteration)` ([`crate::random`]), in the order of the elements; the iteration is the one that `progress` is in. Every
+    /// part of an iteration, counted by the last of `stream`, has noise of its own: that from element 4·⌈elements/4⌉·part on.
+    /// Other channels stay as they are.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// Where z has fewer channels, or the device fails.
     fn draw_latent(
         &self,
         stream: (u64, Purpose, usize),
         progress: &Self::Progress,
-        z: &mut Self::Buffer,
+        noise: (&mut Self::Buffer, usize),
     ) -> Result<()>;
 
     /// noisy ← images + noise, normal with the deviation that `noise` has in the iteration that `progress` is in; drawn as
@@ -483,8 +534,8 @@ pub trait Network {
     fn write_to(&mut self, output: Self::Buffer) -> Result<()>;
 
     /// The loss of the logits just computed: binary cross entropy, mean(max(x, 0) − x·t + ln(1 + e^−|x|)) over each
-    /// input's logits x, `targets` t one an input (1 real, 0 fake, or in between), in f32, as
-    /// `torch.nn.BCEWithLogitsLoss`. The losses go into the metrics of this iteration from slot `first` on. Keeps the
+    /// input's logits x, `targets` t one an input, in f32, as `torch.nn.BCEWithLogitsLoss`. A logit is the output of each
+    /// pixel, or with labels y, l₀ + Σ yᵢ·lᵢ of the outputs l of an image. The losses go into the metrics of this iteration from slot `first` on. Keeps the
     /// gradient of their sum for [`Self::backward`], times the loss scale of the network that is to take a step: the
     /// generator where `first` is its slot, else the discriminator.
     ///
@@ -492,7 +543,7 @@ pub trait Network {
     /// Where targets and inputs are not equally many, or there are not that many slots from `first` on.
     fn bce_with_logits(
         &mut self,
-        targets: &[f32],
+        targets: &Targets<'_, Self::Buffer>,
         progress: &mut Self::Progress,
         first: Slot,
     ) -> Result<()>;
@@ -506,7 +557,7 @@ pub trait Network {
         &mut self,
         inputs: &[&Self::Buffer],
         statistics: Statistics,
-        targets: &[f32],
+        targets: &Targets<'_, Self::Buffer>,
         (progress, first): (&mut Self::Progress, Slot),
     ) -> Result<()> {
         self.forward(inputs, statistics)?;

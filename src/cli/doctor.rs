@@ -320,6 +320,7 @@ fn iteration<T: Real>() -> Result<([f32; 3], [StateDict; 2])> {
         width: 4,
         latent_dim: 16,
         channels: 3,
+        condition: crate::model::arch::Condition::None,
     };
     let batch = 8;
     let backend = Cpu::<T>::new();

@@ -4,10 +4,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::backend::{
     Adam, Ahead, Backend, Balance, Batch, Counters, Images, InstanceNoise, Metrics, Network,
-    Progress, Schedule, Slot, State, Statistics, Upstream, Use, Want,
+    Progress, Schedule, Slot, State, Statistics, Targets, Upstream, Use, Want,
 };
-use crate::model::StateDict;
 use crate::model::arch::Dimensions;
+use crate::model::{Shape, StateDict};
 use crate::random::Purpose;
 
 /// Iterations of which the metrics are kept: [`Gan::send_metrics`] is due before there are more.
@@ -94,7 +94,7 @@ pub struct Gan<B: Backend> {
     pub discriminator: B::Network,
     /// The batch of real images of the last iteration, `[batch][h][w][c]` in [−1, 1].
     pub real: B::Buffer,
-    /// The noise of the last iteration, `[batch][1][1][latent_dim]`.
+    /// The noise of the last iteration, and the labels behind it, `[batch][1][1][latent_dim + labels]`.
     pub z: B::Buffer,
     /// Where training is; [`Gan::set_counters`] sets it.
     pub progress: B::Progress,
@@ -104,6 +104,9 @@ pub struct Gan<B: Backend> {
     noisy: Option<[B::Buffer; 2]>,
     /// Where D is to be examined: images that it is not trained on, and images that it is.
     examined: Option<[B::Buffer; 2]>,
+    /// Their labels, where there are any.
+    examined_labels: Option<[B::Buffer; 2]>,
+    dimensions: Dimensions,
     settings: Settings,
     recording: B::Recording,
     /// Iterations asked for.
@@ -140,9 +143,18 @@ impl<B: Backend> Gan<B> {
             real,
             z: backend.buffer(batch, g.input())?,
             progress: backend.progress(KEPT_METRICS as usize)?,
-            feed: backend.feed(settings.d_steps * batch, d.input(), slots)?,
+            feed: backend.feed(
+                settings.d_steps * batch,
+                d.input(),
+                dimensions.labels(),
+                slots,
+            )?,
             noisy: pair(settings.noise.is_some())?,
             examined: pair(examined)?,
+            examined_labels: (examined && dimensions.labels() > 0)
+                .then(|| backend.buffers(batch, Shape::new(1, 1, dimensions.labels())))
+                .transpose()?,
+            dimensions: *dimensions,
             settings: *settings,
             recording: B::Recording::default(),
             iterations: 0,
@@ -176,7 +188,12 @@ impl<B: Backend> Gan<B> {
         let pairs = u64::from(settings.noise.is_some()) + u64::from(examined);
         let buffers = backend.buffer_bytes(batch, g.input())
             + (1 + 2 * pairs) * backend.buffer_bytes(batch, d.input());
-        let waiting = slots * settings.d_steps * batch * (d.input().len() + 1);
+        let labels = dimensions.labels();
+        let waiting = slots * settings.d_steps * batch * (d.input().len() + 1 + labels);
+        let buffers = match examined && labels > 0 {
+            true => buffers + 2 * backend.buffer_bytes(batch, Shape::new(1, 1, labels)),
+            false => buffers,
+        };
         networks + buffers + waiting as u64
     }
 
@@ -199,6 +216,7 @@ impl<B: Backend> Gan<B> {
             feed,
             noisy,
             settings,
+            dimensions,
             recording,
             iterations,
             ..
@@ -212,6 +230,7 @@ impl<B: Backend> Gan<B> {
                 z: &mut *z,
                 noisy: noisy.as_mut(),
                 settings: &*settings,
+                dimensions: &*dimensions,
             };
             update.run(Some(feed), progress)
         })?;
@@ -236,6 +255,7 @@ impl<B: Backend> Gan<B> {
             z: &mut self.z,
             noisy: self.noisy.as_mut(),
             settings: &self.settings,
+            dimensions: &self.dimensions,
         };
         update.run(None, &mut self.progress)?;
         self.iterations += 1;
@@ -243,18 +263,30 @@ impl<B: Backend> Gan<B> {
     }
 
     /// Shows D a batch of images that it is not trained on, `held_out`, and one of those that it is trained on, `seen`,
-    /// both f32 NCHW in [−1, 1], with instance noise where there is any; its losses go into the metrics of the iteration that comes next ([`Slot::HeldOut`],
-    /// [`Slot::Seen`]). Nothing of training changes. Waits on some devices.
+    /// with instance noise where there is any; its losses go into the metrics of the iteration that comes next
+    /// ([`Slot::HeldOut`], [`Slot::Seen`]). Nothing of training changes. Waits on some devices.
     ///
     /// # Errors
     /// Where this was not announced to [`Gan::new`], these are no batches, or the device fails.
-    pub fn examine(&mut self, backend: &B, held_out: &[f32], seen: &[f32]) -> Result<()> {
+    pub fn examine(&mut self, backend: &B, held_out: &Shown, seen: &Shown) -> Result<()> {
         let Settings {
             d_steps, g_steps, ..
         } = self.settings;
         let [a, b] = self.examined.as_mut().context("no room to examine D")?;
-        backend.write(held_out, a)?;
-        backend.write(seen, b)?;
+        backend.write(&held_out.images, a)?;
+        backend.write(&seen.images, b)?;
+        let labels = match &mut self.examined_labels {
+            Some([of_a, of_b]) => {
+                backend.write(&held_out.labels, of_a)?;
+                backend.write(&seen.labels, of_b)?;
+                Some([&*of_a, &*of_b])
+            }
+            None => None,
+        };
+        let targets = Targets {
+            values: &[1.0, 1.0],
+            labels: labels.as_ref().map(|labels| &labels[..]),
+        };
         let d = &mut self.discriminator;
         match (&self.settings.noise, &mut self.noisy) {
             // D is used to it, and at a loss without.
@@ -264,11 +296,11 @@ impl<B: Backend> Gan<B> {
                 backend.add_noise(noise, part(1), &self.progress, b, noisy_b)?;
                 let shown = [&*noisy_a, &*noisy_b];
                 let slots = (&mut self.progress, Slot::HeldOut);
-                d.forward_with_loss(&shown, Statistics::BatchOnly, &[1.0, 1.0], slots)
+                d.forward_with_loss(&shown, Statistics::BatchOnly, &targets, slots)
             }
             _ => {
                 let slots = (&mut self.progress, Slot::HeldOut);
-                d.forward_with_loss(&[&*a, &*b], Statistics::BatchOnly, &[1.0, 1.0], slots)
+                d.forward_with_loss(&[&*a, &*b], Statistics::BatchOnly, &targets, slots)
             }
         }
     }
@@ -302,7 +334,17 @@ impl<B: Backend> Gan<B> {
     }
 }
 
-/// Writes a batch for measurements and self-tests, which need any images; none is mirrored.
+/// A batch of images to examine D by.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shown {
+    /// f32 NCHW in [−1, 1].
+    pub images: Vec<f32>,
+    /// `[n][labels]`.
+    pub labels: Vec<f32>,
+}
+
+/// Writes a batch for measurements and self-tests, which need any images; none is mirrored, and of the labels one in three
+/// holds.
 pub fn fill_pixels(batch: Batch<'_>) {
     match batch.images {
         Images::Pixels(pixels) => {
@@ -313,6 +355,9 @@ pub fn fill_pixels(batch: Batch<'_>) {
         Images::Indices(indices) => indices.fill(0),
     }
     batch.flips.fill(0);
+    for (i, label) in batch.labels.iter_mut().enumerate() {
+        *label = i8::from(i % 3 == 0);
+    }
 }
 
 /// What an iteration works on.
@@ -324,6 +369,7 @@ struct Update<'a, B: Backend> {
     z: &'a mut B::Buffer,
     noisy: Option<&'a mut [B::Buffer; 2]>,
     settings: &'a Settings,
+    dimensions: &'a Dimensions,
 }
 
 impl<B: Backend> Update<'_, B> {
@@ -337,7 +383,7 @@ impl<B: Backend> Update<'_, B> {
             if let Some(feed) = feed {
                 let noise = (self.latent(step), &mut *self.z);
                 let (backend, real) = (self.backend, &mut *self.real);
-                backend.load_batch(feed, progress, step, real, noise)?;
+                backend.load_batch(feed, progress, step, real, Some(noise))?;
             }
             self.g.forward(&[&*self.z], Statistics::Batch)?;
             self.step_of_d(step, progress)?;
@@ -346,7 +392,8 @@ impl<B: Backend> Update<'_, B> {
             // The first one's images are those of the last step of D.
             if step > 0 {
                 let stream = self.latent(d_steps + step - 1);
-                self.backend.draw_latent(stream, progress, self.z)?;
+                let noise = (&mut *self.z, self.dimensions.latent_dim);
+                self.backend.draw_latent(stream, progress, noise)?;
                 self.g.forward(&[&*self.z], Statistics::Batch)?;
             }
             self.step_of_g(step, progress)?;
@@ -365,12 +412,19 @@ impl<B: Backend> Update<'_, B> {
             g,
             d,
             real,
+            z,
             noisy,
             settings,
+            dimensions,
             ..
         } = self;
         let _range = nvtx::range!("D step");
-        let targets = [settings.real_target, 0.0];
+        // The images of this batch and those that are made of its labels.
+        let labels = [&**z, &**z];
+        let targets = Targets {
+            values: &[settings.real_target, 0.0],
+            labels: (dimensions.labels() > 0).then_some(&labels[..]),
+        };
         match (&settings.noise, noisy) {
             (Some(noise), Some([noisy_real, noisy_fake])) => {
                 let part = |index: usize| (settings.seed, 2 * step + index);
@@ -406,11 +460,18 @@ impl<B: Backend> Update<'_, B> {
             backend,
             g,
             d,
+            z,
             noisy,
             settings,
+            dimensions,
             ..
         } = self;
         let _range = nvtx::range!("G step");
+        let labels = [&**z];
+        let targets = Targets {
+            values: &[1.0],
+            labels: (dimensions.labels() > 0).then_some(&labels[..]),
+        };
         // What D sees is what G has put out, where there is no noise on it: then D's backward pass may as well go through
         // G's last activation.
         let through = settings.noise.is_none();
@@ -419,11 +480,11 @@ impl<B: Backend> Update<'_, B> {
                 let part = (settings.seed, 2 * settings.d_steps + step);
                 backend.add_noise(noise, part, progress, g.output(), noisy_fake)?;
                 let slots = (&mut *progress, Slot::Generator);
-                d.forward_with_loss(&[&*noisy_fake], Statistics::Batch, &[1.0], slots)?;
+                d.forward_with_loss(&[&*noisy_fake], Statistics::Batch, &targets, slots)?;
             }
             _ => {
                 let slots = (&mut *progress, Slot::Generator);
-                d.forward_with_loss(&[g.output()], Statistics::Batch, &[1.0], slots)?;
+                d.forward_with_loss(&[g.output()], Statistics::Batch, &targets, slots)?;
             }
         }
         if through {

@@ -92,6 +92,7 @@ impl Description {
             width: self.width,
             latent_dim: 1,
             channels: self.channels,
+            condition: crate::model::arch::Condition::None,
         }
     }
 

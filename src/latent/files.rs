@@ -187,6 +187,7 @@ mod tests {
             width: 1,
             latent_dim: 3,
             channels: 1,
+            condition: crate::model::arch::Condition::None,
         };
         let architecture = dimensions.generator();
         let mut points = Points::of(3, vec![1.0, 2.0, 3.0, -1.0, 0.0, 0.5]);

@@ -1,7 +1,10 @@
 //! Generator and discriminator on one screen, as data.
 //!
 //! The reference is the DCGAN of pytorch/examples; the paper is arXiv 1511.06434. No pooling, no biases; batch norm on
-//! all but the generator's last and the discriminator's first and last blocks.
+//! all but the generator's last and the discriminator's first and last blocks. With a picture for a condition, the
+//! generator is the U-Net of Isola et al. 2017 (arXiv 1611.07004), of the same blocks.
+
+mod names;
 
 use std::ops::Range;
 
@@ -133,7 +136,14 @@ pub struct Block {
     pub batch_norm: bool,
     /// What comes last.
     pub activation: Activation,
+    /// The earlier block whose output this one reads too: [`Self::input`] is that, through [`SKIP_ACTIVATION`], in
+    /// front of the channels of the block before.
+    pub skip: Option<usize>,
 }
+
+/// What a map goes through on its way to a block further on. The U-Net of pix2pix has its ReLU behind the concatenation;
+/// that of the block before is in that block, and what is left is this one.
+pub const SKIP_ACTIVATION: Activation = Activation::Relu;
 
 /// Which of the two networks; also the prefix of its tensors in a `--record` file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +173,21 @@ pub struct Architecture {
     pub blocks: Vec<Block>,
 }
 
+/// What both networks are told of an image that is wanted, or shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    #[default]
+    None,
+    /// A vector y of that many numbers: one-hot of classes, or ±1 an attribute. G sees [z, y]; D's last convolution has
+    /// outputs l₀, l₁ …, and its logit is l₀ + y·l (the projection discriminator of Miyato & Koyama 2018, arXiv
+    /// 1802.05637, with a 4×4 convolution and no pooling).
+    Labels(usize),
+    /// A picture of that many channels, as large as the image. G makes the image of it; D sees the image and the picture
+    /// behind it, and answers in patches (Isola et al. 2017, arXiv 1611.07004).
+    Picture(usize),
+}
+
 /// What determines both networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dimensions {
@@ -170,11 +195,22 @@ pub struct Dimensions {
     pub image_size: usize,
     /// Channels of the layer next to the image; doubled towards 4×4, up to [`CHANNEL_CAP`].
     pub width: usize,
-    /// Length of `z`.
+    /// Length of `z`; may be 0 where there is a picture.
     pub latent_dim: usize,
     /// Channels of an image.
     pub channels: usize,
+    /// What the networks are told.
+    pub condition: Condition,
 }
+
+/// Outputs of a discriminator at most that knows y.
+pub const MAX_LABELS: usize = 1024;
+
+/// How often D halves the map before it answers in patches, of 46×46 pixels.
+const PATCH_LEVELS: usize = 3;
+
+/// The channels of a U-Net are at most this many times its width.
+const UNET_WIDEST: usize = 8;
 
 impl std::fmt::Display for Dimensions {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
@@ -183,12 +219,20 @@ impl std::fmt::Display for Dimensions {
             width,
             latent_dim,
             channels,
+            condition,
         } = self;
         write!(f, "{image_size} px, width {width}, latent {latent_dim}, ")?;
         match channels {
             1 => f.write_str("grey"),
             3 => f.write_str("RGB"),
             other => write!(f, "{other} channels"),
+        }?;
+        match condition {
+            Condition::None => Ok(()),
+            Condition::Labels(1) => f.write_str(", of 1 label"),
+            Condition::Labels(labels) => write!(f, ", of {labels} labels"),
+            Condition::Picture(1) => f.write_str(", of a picture of 1 channel"),
+            Condition::Picture(channels) => write!(f, ", of a picture of {channels} channels"),
         }
     }
 }
@@ -207,11 +251,23 @@ impl Dimensions {
             "width {} is not supported: use 1 to {CHANNEL_CAP} (64 is the paper's)",
             self.width
         );
+        let least = usize::from(!matches!(self.condition, Condition::Picture(_)));
         ensure!(
-            (1..=65536).contains(&self.latent_dim),
-            "latent dimension {} is not supported: use 1 to 65536 (100 is the paper's)",
+            (least..=65536).contains(&self.latent_dim),
+            "latent dimension {} is not supported: use {least} to 65536 (100 is the paper's)",
             self.latent_dim
         );
+        match self.condition {
+            Condition::None => {}
+            Condition::Labels(labels) => ensure!(
+                (1..=MAX_LABELS).contains(&labels),
+                "a condition of {labels} labels is not supported: use 1 to {MAX_LABELS}"
+            ),
+            Condition::Picture(channels) => ensure!(
+                (1..=4).contains(&channels),
+                "a condition of {channels} channels is not supported: use 1 to 4"
+            ),
+        }
         ensure!(
             (1..=4).contains(&self.channels),
             "{} image channels are not supported: use 1 to 4",
@@ -228,11 +284,31 @@ impl Dimensions {
             .collect()
     }
 
-    /// z (1×1) → 4×4 → … → image, ReLU between, tanh at the end.
+    /// How many numbers of y there are.
+    pub fn labels(&self) -> usize {
+        match self.condition {
+            Condition::Labels(labels) => labels,
+            Condition::None | Condition::Picture(_) => 0,
+        }
+    }
+
+    /// How many channels the picture has.
+    pub fn picture(&self) -> usize {
+        match self.condition {
+            Condition::Picture(channels) => channels,
+            Condition::None | Condition::Labels(_) => 0,
+        }
+    }
+
+    /// [z, y] (1×1) → 4×4 → … → image, ReLU between, tanh at the end; of a picture, [`Self::unet`].
     pub fn generator(&self) -> Architecture {
         use Activation::{Relu, Tanh};
+        if let Condition::Picture(channels) = self.condition {
+            return self.unet(channels);
+        }
         let mut widths = self.widths();
-        let mut net = Builder::new(Role::Generator, Shape::new(1, 1, self.latent_dim));
+        let input = Shape::new(1, 1, self.latent_dim + self.labels());
+        let mut net = Builder::new(Role::Generator, input);
         net.block(
             Convolution::Expand,
             widths.pop().unwrap_or(self.width),
@@ -246,9 +322,47 @@ impl Dimensions {
         net.finish()
     }
 
-    /// image → … → 4×4 → one logit (no sigmoid: the loss takes logits), LeakyReLU between.
+    /// picture (and z, as channels that are the same everywhere) → half → … → 1×1, as D's blocks do it, → 2×2 → … →
+    /// image, as G's do, where each reads the encoder's map of its size too: `UnetGenerator` of pix2pix without dropout
+    /// and without the last bias.
+    fn unet(&self, picture: usize) -> Architecture {
+        use Activation::{LeakyRelu, Relu, Tanh};
+        let levels = self.image_size.ilog2() as usize;
+        let width = |level: usize| {
+            let wide = self.width * (1 << level).min(UNET_WIDEST);
+            wide.min(CHANNEL_CAP.max(self.width))
+        };
+        let input = Shape::new(self.image_size, self.image_size, picture + self.latent_dim);
+        let mut net = Builder::new(Role::Generator, input);
+        for level in 0..levels - 1 {
+            net.block(Convolution::Down, width(level), level > 0, LeakyRelu);
+        }
+        net.block(Convolution::Down, width(levels - 1), false, Relu);
+        net.block(Convolution::Up, width(levels - 2), true, Relu);
+        for level in (0..levels - 2).rev() {
+            net.join(level + 1);
+            net.block(Convolution::Up, width(level), true, Relu);
+        }
+        net.join(0);
+        net.block(Convolution::Up, self.channels, false, Tanh);
+        net.finish()
+    }
+
+    /// image → … → 4×4 → one logit (no sigmoid: the loss takes logits), LeakyReLU between. With labels, l₀, l₁ …;
+    /// with a picture, image and picture → … → a logit a patch.
     pub fn discriminator(&self) -> Architecture {
-        self.predictor(1)
+        use Activation::{LeakyRelu, None};
+        let Condition::Picture(picture) = self.condition else {
+            return self.predictor(1 + self.labels());
+        };
+        let channels = self.channels + picture;
+        let image = Shape::new(self.image_size, self.image_size, channels);
+        let mut net = Builder::new(Role::Discriminator, image);
+        for (level, width) in self.widths().into_iter().take(PATCH_LEVELS).enumerate() {
+            net.block(Convolution::Down, width, level > 0, LeakyRelu);
+        }
+        net.block(Convolution::Collapse, 1, false, None);
+        net.finish()
     }
 
     /// The discriminator's layers with as many outputs: what tells attributes or classes of an image (logits), or its
@@ -269,6 +383,8 @@ struct Builder {
     role: Role,
     shape: Shape,
     blocks: Vec<Block>,
+    /// Of the next block.
+    skip: Option<usize>,
 }
 
 impl Builder {
@@ -277,7 +393,16 @@ impl Builder {
             role,
             shape,
             blocks: Vec::new(),
+            skip: None,
         }
+    }
+
+    /// The next block reads the output of block `skip` too.
+    fn join(&mut self, skip: usize) {
+        let earlier = self.blocks[skip].output;
+        assert_eq!((earlier.h, earlier.w), (self.shape.h, self.shape.w));
+        self.shape.c += earlier.c;
+        self.skip = Some(skip);
     }
 
     fn block(
@@ -295,6 +420,7 @@ impl Builder {
             output,
             batch_norm,
             activation,
+            skip: self.skip.take(),
         });
         self.shape = output;
     }
@@ -343,8 +469,20 @@ impl Architecture {
         self.blocks[self.blocks.len() - 1].output
     }
 
-    /// The blocks `range` of this network as one of their own: it starts from what the block before puts out. Its
-    /// tensors are those of [`StateDict::of_blocks`](crate::model::StateDict::of_blocks).
+    /// Whether a block reads what an earlier one has put out.
+    pub fn has_skips(&self) -> bool {
+        self.blocks.iter().any(|block| block.skip.is_some())
+    }
+
+    /// The block that reads the output of block `index` beside the one behind it, if any.
+    pub fn skipped_to(&self, index: usize) -> Option<usize> {
+        self.blocks
+            .iter()
+            .position(|block| block.skip == Some(index))
+    }
+
+    /// The blocks `range` of this network, which has no skips, as one of their own: it starts from what the block before
+    /// puts out. Its tensors are those of [`StateDict::of_blocks`](crate::model::StateDict::of_blocks).
     pub fn of_blocks(&self, range: Range<usize>) -> Self {
         Self {
             role: self.role,
@@ -359,105 +497,7 @@ impl Architecture {
             Role::Discriminator => "D",
         }
     }
-
-    /// Index in PyTorch's `nn.Sequential` of each block's convolution and of its batch norm, if any.
-    pub fn sequential_indices(&self) -> Vec<(usize, Option<usize>)> {
-        let mut next = 0;
-        self.blocks
-            .iter()
-            .map(|block| {
-                let convolution = next;
-                next += 1;
-                let norm = block.batch_norm.then_some(next);
-                next += usize::from(block.batch_norm)
-                    + usize::from(block.activation != Activation::None);
-                (convolution, norm)
-            })
-            .collect()
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn dims(image_size: usize, width: usize) -> Dimensions {
-        Dimensions {
-            image_size,
-            width,
-            latent_dim: 100,
-            channels: 3,
-        }
-    }
-
-    #[test]
-    fn the_64_px_networks_are_the_references() {
-        let generator = dims(64, 64).generator();
-        let weights: Vec<_> = generator.blocks.iter().map(Block::weight_shape).collect();
-        assert_eq!(
-            weights,
-            [
-                [100, 512, 4, 4],
-                [512, 256, 4, 4],
-                [256, 128, 4, 4],
-                [128, 64, 4, 4],
-                [64, 3, 4, 4]
-            ]
-        );
-        assert_eq!(
-            generator.sequential_indices(),
-            [
-                (0, Some(1)),
-                (3, Some(4)),
-                (6, Some(7)),
-                (9, Some(10)),
-                (12, None)
-            ]
-        );
-        let discriminator = dims(64, 64).discriminator();
-        let weights: Vec<_> = discriminator
-            .blocks
-            .iter()
-            .map(Block::weight_shape)
-            .collect();
-        assert_eq!(
-            weights,
-            [
-                [64, 3, 4, 4],
-                [128, 64, 4, 4],
-                [256, 128, 4, 4],
-                [512, 256, 4, 4],
-                [1, 512, 4, 4]
-            ]
-        );
-        assert_eq!(
-            discriminator.sequential_indices(),
-            [
-                (0, None),
-                (2, Some(3)),
-                (5, Some(6)),
-                (8, Some(9)),
-                (11, None)
-            ]
-        );
-    }
-
-    #[test]
-    fn every_size_ends_in_its_image_and_one_logit() {
-        for size in IMAGE_SIZES {
-            let d = dims(size, 64);
-            d.check().unwrap();
-            assert_eq!(d.generator().output(), Shape::new(size, size, 3));
-            assert_eq!(d.discriminator().input(), Shape::new(size, size, 3));
-            assert_eq!(d.discriminator().output(), Shape::new(1, 1, 1));
-            assert!(
-                d.generator()
-                    .blocks
-                    .iter()
-                    .all(|b| b.output.c <= CHANNEL_CAP)
-            );
-        }
-        assert!(dims(48, 64).check().is_err());
-        assert!(dims(64, 0).check().is_err());
-    }
-}
+mod tests;

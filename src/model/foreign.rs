@@ -238,9 +238,9 @@ fn difference(shapes: &Shapes) -> Result<()> {
         return Ok(());
     };
     let wanted: Vec<usize> = architecture(&dimensions, role)
-        .sequential_indices()
-        .into_iter()
-        .map(|(convolution, _)| convolution)
+        .names()
+        .iter()
+        .filter_map(|(convolution, _)| convolution.strip_prefix("main.")?.parse().ok())
         .collect();
     let has: Vec<usize> = convolutions.iter().map(|(index, _)| *index).collect();
     let listed = |indices: &[usize]| {

@@ -70,9 +70,9 @@ impl Entry {
 pub fn entries(architecture: &Architecture) -> Vec<Entry> {
     let mut all = Vec::new();
     let blocks = architecture.blocks.iter().enumerate();
-    for ((index, block), (convolution, norm)) in blocks.zip(architecture.sequential_indices()) {
+    for ((index, block), (convolution, norm)) in blocks.zip(architecture.names()) {
         all.push(Entry {
-            name: format!("main.{convolution}.weight"),
+            name: format!("{convolution}.weight"),
             shape: block.weight_shape().to_vec(),
             block: index,
             part: Part::Weight,
@@ -85,7 +85,7 @@ pub fn entries(architecture: &Architecture) -> Vec<Entry> {
                 ("running_var", Part::RunningVar),
             ] {
                 all.push(Entry {
-                    name: format!("main.{norm}.{suffix}"),
+                    name: format!("{norm}.{suffix}"),
                     shape: vec![block.output.c],
                     block: index,
                     part,
@@ -391,6 +391,7 @@ pub fn dimensions(shapes: &Shapes, role: Role) -> Result<Dimensions> {
         width,
         latent_dim,
         channels,
+        condition: crate::model::arch::Condition::None,
     };
     dimensions.check()?;
     Ok(dimensions)
@@ -406,6 +407,7 @@ mod tests {
             width: 4,
             latent_dim: 10,
             channels: 3,
+            condition: crate::model::arch::Condition::None,
         }
     }
 

@@ -370,6 +370,7 @@ impl Config {
             width: self.width,
             latent_dim: self.latent_dim,
             channels: self.channels,
+            condition: crate::model::arch::Condition::None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Batches that D is looked at with: of images that it is not trained on, and of images that it is.
 
 use crate::data::{Dataset, HoldOut};
+use crate::gan::step::Shown;
 use crate::model::Shape;
 use crate::model::layout::nhwc_to_nchw;
 use crate::random::{Purpose, Stream};
@@ -25,8 +26,8 @@ impl<'a> Examiner<'a> {
     }
 
     /// The images of examination number `number`, counted from 0, before iteration `iteration`: held out, one batch behind
-    /// the other in order and around; and seen, at random. f32 NCHW in [−1, 1].
-    pub fn batches(&self, number: u64, iteration: u64) -> [Vec<f32>; 2] {
+    /// the other in order and around; and seen, at random.
+    pub fn batches(&self, number: u64, iteration: u64) -> [Shown; 2] {
         let HoldOut { held_out, kept } = &self.images;
         let stream = Stream::new(self.seed, Purpose::Seen, iteration);
         let first = number.wrapping_mul(self.batch as u64);
@@ -35,20 +36,16 @@ impl<'a> Examiner<'a> {
         [self.batch_of(&held), self.batch_of(&seen)]
     }
 
-    fn batch_of(&self, place: &dyn Fn(u64) -> u32) -> Vec<f32> {
+    fn batch_of(&self, place: &dyn Fn(u64) -> u32) -> Shown {
         let (size, c) = (self.dataset.size(), self.dataset.channels());
         let mut values = Vec::with_capacity(self.batch * size * size * c);
         for i in 0..self.batch as u64 {
             let image = self.dataset.image(place(i) as usize);
             values.extend(image.iter().map(|&v| f32::from(v) / 127.5 - 1.0));
         }
-        nhwc_to_nchw(
-            &values,
-            Shape {
-                h: size,
-                w: size,
-                c,
-            },
-        )
+        Shown {
+            images: nhwc_to_nchw(&values, Shape::new(size, size, c)),
+            labels: Vec::new(),
+        }
     }
 }

@@ -110,6 +110,7 @@ impl Resumed {
             width: state.width,
             latent_dim: state.latent_dim,
             channels: state.channels,
+            condition: crate::model::arch::Condition::None,
         };
         let say = |d: Dimensions, seed: u64| format!("{d}, seed {seed}");
         ensure!(

@@ -34,6 +34,8 @@ fn gathers_flips_and_normalises() {
                 .collect();
             let index: Vec<u32> = (0..images).map(|i| ((i * 5 + 2) % images) as u32).collect();
             let flips: Vec<bool> = (0..images).map(|i| i % 4 != 1).collect();
+            let labels: Vec<i8> = (0..2 * images).map(|i| (i % 3) as i8 - 1).collect();
+            let label_memory = Memory::of(&labels);
             let (pixel_memory, index_memory) = (Memory::of(&pixels), Memory::of(&index));
             let flip_memory = Memory::of(&flips.iter().map(|&f| u8::from(f)).collect::<Vec<_>>());
             // Which of the two arrays are there, and the iteration, if it is not null.
@@ -53,6 +55,9 @@ fn gathers_flips_and_normalises() {
                 // One block of noise and two; none where nothing says which iteration it is.
                 let rows = if n == 1 { 23 } else { 211 };
                 let [channels, z_stored] = [5usize, 8];
+                // As many rows of noise as images, with labels behind, where there are enough of them.
+                let count = if gathered { 2 } else { 0 };
+                let rows = if count > 0 { n } else { rows };
                 let noise_blocks = iteration.map_or(0, |_| (rows * channels).div_ceil(4 * 256));
                 let first_number = (rows * channels).div_ceil(4);
                 let seed = 0x0123_4567_89ab_cdef_u64;
@@ -78,12 +83,23 @@ fn gathers_flips_and_normalises() {
                     let launch = launch.value(rows as u32).value(channels as u32);
                     let launch = launch.value(z_stored as u32).value(seed);
                     let launch = launch.value(Purpose::Latent as u32);
-                    vec![launch.value(first_number as u32)]
+                    let launch = launch.value(first_number as u32);
+                    let launch = maybe(launch, (count > 0).then_some(&label_memory));
+                    vec![launch.value(count as u32)]
                 });
                 match iteration {
                     Some(step) => {
                         let stream = Stream::new(seed, Purpose::Latent, step);
-                        assert_noise(t, &out[1], [rows, channels, z_stored], stream, first_number);
+                        let labels = labels.get(first * count..(first + rows) * count);
+                        let extent = [rows, channels, z_stored];
+                        assert_noise(
+                            t,
+                            &out[1],
+                            extent,
+                            stream,
+                            first_number,
+                            (labels.unwrap_or_default(), count),
+                        );
                     }
                     None => assert!(untouched(&out[1].bytes())),
                 }

@@ -1,7 +1,7 @@
 //! `cuda/bce_loss.cu` against the CPU backend in f64.
 
 use bytemuck::Zeroable;
-use dcgan_cuda::backend::cpu::bce_loss::bce_with_logits;
+use dcgan_cuda::backend::cpu::bce_loss::{bce_with_labels, bce_with_logits};
 use dcgan_cuda::backend::cuda::progress::Entry;
 
 use crate::emulation::{Launch, Memory, TYPES, Type, assert_close};
@@ -29,6 +29,79 @@ fn launch_bce(
     .buffer(scale)
 }
 
+fn without_labels(launch: Launch) -> Launch {
+    launch.null().null().value(0u32).value(0u32)
+}
+
+/// With labels of each image behind noise; each segment has some of its own.
+#[test]
+fn labels_agree_with_the_reference() {
+    for t in TYPES {
+        for (n, labels, noise, segments) in [
+            (1usize, 1usize, 1usize, 1usize),
+            (3, 2, 5, 2),
+            (64, 7, 100, 2),
+            (300, 40, 3, 1),
+        ] {
+            let vector = 16 / t.size();
+            let stored = (1 + labels).next_multiple_of(vector);
+            let each = (noise + labels).next_multiple_of(vector);
+            let outputs: Vec<f64> = normal(t, segments * n * (1 + labels), 5);
+            let mut spread = vec![f64::NAN; segments * n * stored];
+            for (to, from) in spread.chunks_mut(stored).zip(outputs.chunks(1 + labels)) {
+                to[..=labels].copy_from_slice(from);
+            }
+            // −1, 0 and 1; in front of and behind them what must not matter.
+            let value = |i: usize| (i * 5 % 3) as f64 - 1.0;
+            let mut rows = vec![f64::NAN; segments * n * each];
+            let mut want_rows = Vec::new();
+            for (image, row) in rows.chunks_mut(each).enumerate() {
+                for label in 0..labels {
+                    row[noise + label] = value(image * labels + label);
+                    want_rows.push(row[noise + label]);
+                }
+            }
+            let half = n * each * t.size();
+            let bytes = Memory::typed(t, &rows).bytes();
+            let from = noise * t.size();
+            let of =
+                |segment: usize| Memory::of(&bytes[segment * half + from..(segment + 1) * half]);
+            let label_memory = [of(0), of(segments - 1)];
+            let (memory, scale) = (Memory::typed(t, &spread), Memory::of(&[8.0f32]));
+            let counter = Memory::of(&[1u64]);
+            let sizes = [segments * n * stored * t.size(), 2 * size_of::<Entry>()];
+            let out = run_twice(&sizes, |out| {
+                let launch = launch_bce(t, &memory, n, stored, segments, &scale);
+                let launch = launch.buffer(&out[0]).buffer(&out[1]).buffer(&counter);
+                let launch = launch.value(2u32).value(0u32);
+                let launch = launch.buffer(&label_memory[0]).buffer(&label_memory[1]);
+                vec![launch.value(each as u32).value(labels as u32)]
+            });
+            let entry: Entry = bytemuck::pod_read_unaligned(&entries(&out[1])[1]);
+            let gradient = out[0].read(t);
+            for segment in 0..segments {
+                let target = if segment == 0 { 1.0 } else { 0.0 };
+                let width = n * (1 + labels);
+                let outputs = &outputs[segment * width..(segment + 1) * width];
+                let y = &want_rows[segment * n * labels..(segment + 1) * n * labels];
+                let mut want = vec![f64::NAN; width];
+                let loss = bce_with_labels(outputs, (y, labels), target, &mut want);
+                let rows = &gradient[segment * n * stored..(segment + 1) * n * stored];
+                let mut got = Vec::new();
+                for row in rows.chunks(stored) {
+                    got.extend(row[..=labels].iter().map(|g| g / 8.0));
+                    assert!(row[labels + 1..].iter().all(|&pad| pad == 0.0));
+                }
+                assert_close("gradient", &got, &want, t.tolerance());
+                let losses = entry.losses[segment].map(f64::from);
+                let want =
+                    [loss.loss, loss.probability, loss.accuracy, loss.certainty].map(f64::from);
+                assert_close("losses", &losses, &want, 1e-6);
+            }
+        }
+    }
+}
+
 #[test]
 fn agrees_with_the_reference() {
     for t in TYPES {
@@ -52,7 +125,8 @@ fn agrees_with_the_reference() {
             let out = run_twice(&sizes, |out| {
                 let launch = launch_bce(t, &memory, n, stored, segments, &scale_memory);
                 let launch = launch.buffer(&out[0]).buffer(&out[1]).buffer(&counter);
-                vec![launch.value(slots as u32).value(first as u32)]
+                let launch = launch.value(slots as u32).value(first as u32);
+                vec![without_labels(launch)]
             });
             // Only its own losses of its own entry are written.
             let mut rest = entries(&out[1]);
@@ -88,7 +162,8 @@ fn agrees_with_the_reference() {
         let scale = Memory::of(&[1.0f32]);
         let launch = launch_bce(t, &bad, 3, 1, 1, &scale).buffer(&gradient);
         let launch = launch.buffer(&ring).buffer(&iteration);
-        launch.value(1u32).value(0u32).run(1).unwrap();
+        let launch = launch.value(1u32).value(0u32);
+        without_labels(launch).run(1).unwrap();
         let loss = ring.values::<Entry>()[0].losses[0][0];
         assert!(loss.is_nan(), "the loss hides a NaN");
     }

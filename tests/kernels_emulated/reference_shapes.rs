@@ -25,6 +25,7 @@ const REFERENCE: (Dimensions, u32) = (
         width: 64,
         latent_dim: 100,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     },
     128,
 );
@@ -35,6 +36,7 @@ const TOY: (Dimensions, u32) = (
         width: 8,
         latent_dim: 8,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     },
     2,
 );

@@ -144,6 +144,7 @@ fn directions(folder: &Path) -> String {
         width: 4,
         latent_dim: 10,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     let path = folder.join("d.safetensors");
     fs::write(&path, file.to_bytes(&dimensions.generator()).unwrap()).unwrap();

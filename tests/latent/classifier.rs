@@ -437,6 +437,7 @@ fn a_classifier_of_other_images_does_not_fit() {
         width: 7,
         latent_dim: 9,
         channels,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     let fits = |of: Option<(data::Kind, Option<&Path>)>| about.check_fits(&dimensions(64, 3), of);
     fits(None).unwrap();

@@ -105,6 +105,7 @@ fn steps_lead_to_what_is_wanted() {
         width: 4,
         latent_dim: 12,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     let dict = StateDict::initial(&dimensions.generator(), 8);
     let cpu = Cpu::<f32>::new();
@@ -178,6 +179,7 @@ fn learnt() -> &'static Path {
                 width: 4,
                 latent_dim: 10,
                 channels: 3,
+                condition: dcgan_cuda::model::arch::Condition::None,
             };
             let bytes = file.to_bytes(&dimensions.generator()).unwrap();
             fs::write(folder.path().join("d.safetensors"), bytes).unwrap();

@@ -37,6 +37,7 @@ fn sefa_is_that_of_numpy() {
         width: 2,
         latent_dim: 9,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     let mut dict = StateDict::initial(&dimensions.generator(), 1);
     for (name, from) in [
@@ -115,6 +116,7 @@ fn find_writes_sheets_and_directions_that_come_again() {
         width: 4,
         latent_dim: 10,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     let found = |name: &str| {
         let path = folder.path().join(name).join("found.safetensors");

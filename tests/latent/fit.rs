@@ -26,6 +26,7 @@ pub fn classifier(image_size: usize) -> Classifier {
         width: 2,
         latent_dim: 1,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     Classifier {
         about: Description {

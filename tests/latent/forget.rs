@@ -18,6 +18,7 @@ const DIMENSIONS: Dimensions = Dimensions {
     width: 4,
     latent_dim: 10,
     channels: 3,
+    condition: dcgan_cuda::model::arch::Condition::None,
 };
 
 fn about(image_size: usize, width: usize) -> Description {

@@ -105,6 +105,7 @@ fn learns(networks: &dyn Networks) {
         width: 2,
         latent_dim: 1,
         channels: 1,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     let architecture = dimensions.predictor(2);
     let initial = StateDict::initial(&architecture, 3);

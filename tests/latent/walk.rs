@@ -132,6 +132,7 @@ fn what_cannot_be_walked_is_refused_and_nothing_is_written() {
         width: 4,
         latent_dim: 11,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     let points = dcgan_cuda::latent::points::Points::of_seed(11, 0, 2);
     let file = dcgan_cuda::latent::files::LatentFile {

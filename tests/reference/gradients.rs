@@ -1,8 +1,10 @@
 //! Each block's backward pass, and whole networks, against central differences in f64.
 
 use dcgan_cuda::backend::cpu::{Buffer, Cpu, CpuNetwork};
-use dcgan_cuda::backend::{Backend, Network, Slot, State, Statistics, Upstream, Use, Want};
-use dcgan_cuda::model::arch::{Dimensions, Role};
+use dcgan_cuda::backend::{
+    Backend, Network, Slot, State, Statistics, Targets, Upstream, Use, Want,
+};
+use dcgan_cuda::model::arch::{Condition, Dimensions, Role};
 use dcgan_cuda::model::{Activation, Architecture, Block, Convolution, Shape, StateDict, Tensor};
 use dcgan_cuda::random::{Purpose, Stream};
 
@@ -52,6 +54,13 @@ fn check(
     let dict = lively(architecture);
     net.write(State::Parameters, &dict).unwrap();
     let weights = filled(n, architecture.output(), 3);
+    // With labels, the logit is l₀ + y·l; without, each output is one.
+    let output = architecture.output();
+    let labels = if gan_loss { output.c - 1 } else { 0 };
+    let label_maps: Vec<_> = (0..inputs.len() as u64)
+        .map(|i| filled(inputs[0].n, Shape::new(1, 1, labels), 50 + i))
+        .collect();
+    let label_refs: Vec<_> = label_maps.iter().collect();
     let targets: Vec<f32> = (0..inputs.len()).map(|i| (i % 2) as f32).collect();
     // The loss in f64 from the logits: what `bce_with_logits` returns is rounded to f32.
     let loss = |net: &mut Net, inputs: &[Buffer<f64>]| -> f64 {
@@ -63,21 +72,32 @@ fn check(
         }
         let mut first = 0;
         let mut sum = 0.0;
-        for (input, target) in inputs.iter().zip(&targets) {
+        for (index, (input, target)) in inputs.iter().zip(&targets).enumerate() {
             let y = f64::from(*target);
-            let part = &out[first..first + input.n];
-            sum += part
+            let part = &out[first..first + input.n * output.len()];
+            let rows = part.chunks(1 + labels);
+            let logits: Vec<f64> = rows
+                .enumerate()
+                .map(|(i, row)| {
+                    let labels = label_maps[index].data.iter().skip(i * labels);
+                    row[0] + row[1..].iter().zip(labels).map(|(l, y)| l * y).sum::<f64>()
+                })
+                .collect();
+            let terms = logits
                 .iter()
-                .map(|x| x.max(0.0) - x * y + (-x.abs()).exp().ln_1p())
-                .sum::<f64>()
-                / input.n as f64;
-            first += input.n;
+                .map(|x| x.max(0.0) - x * y + (-x.abs()).exp().ln_1p());
+            sum += terms.sum::<f64>() / logits.len() as f64;
+            first += input.n * output.len();
         }
         sum
     };
     loss(&mut net, inputs);
     if gan_loss {
         let mut progress = backend.progress(1).unwrap();
+        let targets = Targets {
+            values: &targets,
+            labels: (labels > 0).then_some(&label_refs[..]),
+        };
         net.bce_with_logits(&targets, &mut progress, Slot::Real)
             .unwrap();
         net.backward(Upstream::Loss, Want::Both).unwrap();
@@ -171,6 +191,7 @@ fn block(
             output: Shape::new(out, out, k),
             batch_norm: norm,
             activation,
+            skip: None,
         }],
     }
 }
@@ -214,6 +235,7 @@ fn whole_networks() {
         width: 2,
         latent_dim: 5,
         channels: 3,
+        condition: Condition::None,
     };
     let smooth = |mut architecture: Architecture| {
         for block in &mut architecture.blocks {
@@ -228,4 +250,15 @@ fn whole_networks() {
     let d = smooth(dimensions.discriminator());
     let inputs = [filled(3, d.input(), 1), filled(3, d.input(), 2)];
     check(&d, &inputs, Statistics::BatchOnly, true);
+    // D that knows labels, and D that answers in patches.
+    for condition in [Condition::Labels(3), Condition::Picture(2)] {
+        let dimensions = Dimensions {
+            condition,
+            image_size: 64,
+            ..dimensions
+        };
+        let d = smooth(dimensions.discriminator());
+        let inputs = [filled(3, d.input(), 1), filled(3, d.input(), 2)];
+        check(&d, &inputs, Statistics::BatchOnly, true);
+    }
 }

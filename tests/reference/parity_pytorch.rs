@@ -240,6 +240,7 @@ fn replay<T: Real>(name: &str) {
         width: number("width") as usize,
         latent_dim: number("latent_dim") as usize,
         channels: 3,
+        condition: dcgan_cuda::model::arch::Condition::None,
     };
     let batch = number("batch_size") as usize;
     let steps = number("steps") as u64;

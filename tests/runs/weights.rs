@@ -18,6 +18,7 @@ const DIMENSIONS: Dimensions = Dimensions {
     width: 4,
     latent_dim: 10,
     channels: 3,
+    condition: dcgan_cuda::model::arch::Condition::None,
 };
 
 /// Both networks as a training has them: running statistics that are not those of a new network.

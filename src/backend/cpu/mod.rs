@@ -30,7 +30,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::backend::{
     self, Backend, Batch, Counters, Fill, Images, InstanceNoise, Loss, Metrics, Network as _,
-    SLOTS, Schedule, Slot, State, Taken, Use,
+    SLOTS, Schedule, Slot, State, Taken, Use, latent_dim,
 };
 use crate::model::plan::{Filter, Plan};
 use crate::model::{Architecture, Shape};
@@ -152,10 +152,20 @@ impl backend::Progress for Progress {
     }
 }
 
-/// A ring of batches: pixels, u8 `[n][h][w][c]`, and flips, `[n]`.
+/// A ring of batches.
 #[derive(Debug)]
 pub struct Feed {
-    slots: Vec<(Vec<u8>, Vec<u8>)>,
+    slots: Vec<FeedSlot>,
+}
+
+#[derive(Clone, Debug)]
+struct FeedSlot {
+    /// u8 `[n][h][w][c]`.
+    pixels: Vec<u8>,
+    /// `[n]`.
+    flips: Vec<u8>,
+    /// `[n][labels]`.
+    labels: Vec<i8>,
 }
 
 impl Feed {
@@ -171,10 +181,11 @@ impl backend::Feed for Feed {
 
     fn send_batch(&mut self, iteration: u64, fill: &mut Fill<'_>) -> Result<()> {
         let index = self.index(iteration);
-        let (pixels, flips) = &mut self.slots[index];
+        let slot = &mut self.slots[index];
         fill(Batch {
-            images: Images::Pixels(pixels),
-            flips,
+            images: Images::Pixels(&mut slot.pixels),
+            flips: &mut slot.flips,
+            labels: &mut slot.labels,
         });
         Ok(())
     }
@@ -271,9 +282,14 @@ impl<T: Real> Backend for Cpu<T> {
         })
     }
 
-    fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Feed> {
+    fn feed(&self, n: usize, image: Shape, labels: usize, slots: usize) -> Result<Feed> {
+        let slot = FeedSlot {
+            pixels: vec![0; n * image.len()],
+            flips: vec![0; n],
+            labels: vec![0; n * labels],
+        };
         Ok(Feed {
-            slots: vec![(vec![0; n * image.len()], vec![0; n]); slots],
+            slots: vec![slot; slots],
         })
     }
 
@@ -283,9 +299,13 @@ impl<T: Real> Backend for Cpu<T> {
         progress: &Progress,
         part: usize,
         images: &mut Buffer<T>,
-        (stream, z): ((u64, Purpose, usize), &mut Buffer<T>),
+        noise: Option<((u64, Purpose, usize), &mut Buffer<T>)>,
     ) -> Result<()> {
-        let (pixels, flips) = &feed.slots[feed.index(progress.counters.iteration)];
+        let FeedSlot {
+            pixels,
+            flips,
+            labels,
+        } = &feed.slots[feed.index(progress.counters.iteration)];
         let (n, length) = (images.n, images.shape.len());
         ensure!(
             pixels.len() == flips.len() * length && (part + 1) * n <= flips.len(),
@@ -296,10 +316,22 @@ impl<T: Real> Backend for Cpu<T> {
         let at = part * n..(part + 1) * n;
         batch::normalise(
             &pixels[at.start * length..at.end * length],
-            &flips[at],
+            &flips[at.clone()],
             images,
         );
-        self.draw_latent(stream, progress, z)
+        let Some((stream, z)) = noise else {
+            return Ok(());
+        };
+        let count = labels.len() / flips.len();
+        let latent_dim = latent_dim(z.shape, count)?;
+        let rows = z.data.chunks_exact_mut(z.shape.c);
+        let labels = labels[at.start * count..at.end * count].chunks_exact(count.max(1));
+        for (row, labels) in rows.zip(labels) {
+            for (to, &label) in row[latent_dim..].iter_mut().zip(labels) {
+                *to = T::of(f64::from(label));
+            }
+        }
+        self.draw_latent(stream, progress, (z, latent_dim))
     }
 
     fn replay(
@@ -316,9 +348,16 @@ impl<T: Real> Backend for Cpu<T> {
         &self,
         stream: (u64, Purpose, usize),
         progress: &Progress,
-        z: &mut Buffer<T>,
+        (z, latent_dim): (&mut Buffer<T>, usize),
     ) -> Result<()> {
-        latent::draw(stream, progress.counters.iteration, &mut z.data);
+        let channels = z.shape.c;
+        ensure!(
+            latent_dim <= channels,
+            "noise of {latent_dim} numbers for {:?}",
+            z.shape
+        );
+        let iteration = progress.counters.iteration;
+        latent::draw(stream, iteration, &mut z.data, (channels, latent_dim));
         Ok(())
     }
 

@@ -5,13 +5,15 @@ use rayon::prelude::*;
 
 use super::activation::{backward, forward};
 use super::batch_norm::BatchNorm;
-use super::bce_loss::bce_with_logits;
+use super::bce_loss::{bce_with_labels, bce_with_logits};
 use super::conv_transpose2d::scatter;
 use super::conv_wgrad::weight_gradient;
 use super::conv2d::{Geometry, gather};
 use super::parameter::Parameter;
 use super::{Buffer, Progress, Real};
-use crate::backend::{Adam, Network, Slot, State, Statistics, Upstream, Use, Want, ema_decay};
+use crate::backend::{
+    Adam, Network, Slot, State, Statistics, Targets, Upstream, Use, Want, ema_decay,
+};
 use crate::model::layout::FilterLayout;
 use crate::model::params::{Entry, Part};
 use crate::model::{Activation, Architecture, Block, StateDict};
@@ -357,28 +359,35 @@ impl<T: Real> Network for CpuNetwork<T> {
 
     fn bce_with_logits(
         &mut self,
-        targets: &[f32],
+        targets: &Targets<'_, Buffer<T>>,
         progress: &mut Progress,
         first: Slot,
     ) -> Result<()> {
         self.trained()?;
         let losses = &mut progress.metrics().losses;
+        let values = targets.values;
         ensure!(
-            targets.len() == self.inputs.len() && first as usize + targets.len() <= losses.len(),
+            values.len() == self.inputs.len() && first as usize + values.len() <= losses.len(),
             "{} targets for {} inputs",
-            targets.len(),
+            values.len(),
             self.inputs.len()
         );
-        let length = self.architecture.output().len();
+        let output = self.architecture.output();
+        targets.check_labels(output, &self.inputs, |map| (map.n, map.shape))?;
+        let length = output.len();
         let logits = &self.layers[self.layers.len() - 1].output.data;
         let mut start = 0;
-        for (index, (&target, &n)) in targets.iter().zip(&self.inputs).enumerate() {
+        for (index, (&target, &n)) in values.iter().zip(&self.inputs).enumerate() {
             let at = start..start + n * length;
-            losses[first as usize + index] = bce_with_logits(
-                &logits[at.clone()],
-                target,
-                &mut self.loss_gradient[at.clone()],
-            );
+            let (logits, gradient) = (&logits[at.clone()], &mut self.loss_gradient[at.clone()]);
+            losses[first as usize + index] = match targets.labels {
+                None => bce_with_logits(logits, target, gradient),
+                Some(labels) => {
+                    let channels = labels[index].shape.c;
+                    let labels = &labels[index].data[..n * channels];
+                    bce_with_labels(logits, (labels, channels), target, gradient)
+                }
+            };
             start = at.end;
         }
         Ok(())
@@ -538,6 +547,7 @@ mod tests {
             width: 3,
             latent_dim: 7,
             channels: 3,
+            condition: crate::model::arch::Condition::None,
         };
         for architecture in [dimensions.generator(), dimensions.discriminator()] {
             for usage in [Use::Training, Use::Inference] {

@@ -20,6 +20,8 @@ pub struct Feed {
     images: Source,
     /// `[slots][n]`.
     flips: Memory,
+    /// `[slots][n][count]`, where there are any, and how many.
+    labels: (Option<Memory>, usize),
     slots: Vec<Slot>,
     pub(super) n: usize,
     pub(super) shape: Shape,
@@ -34,7 +36,7 @@ enum Source {
 }
 
 struct Slot {
-    /// Pixels or indices, then flips.
+    /// Pixels or indices, then flips, then labels.
     pinned: Pinned,
     copied: CudaEvent,
     used: CudaEvent,
@@ -48,18 +50,26 @@ pub struct Spans {
     pub indices: Option<Span>,
     /// u8 `[slots][n]`.
     pub flips: Span,
+    /// i8 `[slots][n][labels]`, where there are any.
+    pub labels: Option<Span>,
 }
 
 impl Feed {
-    /// Room for `slots` batches of `n` images of `shape`, pinned on the host and on the device.
+    /// Room for `slots` batches of `n` images of `shape` with so many `labels`, pinned on the host and on the device.
     ///
     /// # Errors
     /// Where there is not enough memory of either, or the driver fails.
-    pub fn new(device: &Rc<Device>, n: usize, shape: Shape, slots: usize) -> Result<Self> {
+    pub fn new(
+        device: &Rc<Device>,
+        n: usize,
+        shape: Shape,
+        labels: usize,
+        slots: usize,
+    ) -> Result<Self> {
         let slot = || -> Result<Slot> {
             Ok(Slot {
                 // An image has three bytes or more, an index four.
-                pinned: Pinned::new(device, n * (shape.len().max(4) + 1))?,
+                pinned: Pinned::new(device, n * (shape.len().max(4) + 1 + labels))?,
                 // The host sleeps while it waits for this one, and does not spin: in a run that is bound by the GPU it
                 // waits nearly always, with two iterations to spare, and the threads that load may need its core.
                 copied: device
@@ -73,6 +83,10 @@ impl Feed {
             device: Rc::clone(device),
             images: Source::Slots(Memory::zeroed(device, slots * n * shape.len())?),
             flips: Memory::zeroed(device, slots * n)?,
+            labels: match labels {
+                0 => (None, 0),
+                _ => (Some(Memory::zeroed(device, slots * n * labels)?), labels),
+            },
             slots: (0..slots).map(|_| slot()).collect::<Result<_>>()?,
             n,
             shape,
@@ -95,7 +109,13 @@ impl Feed {
             pixels,
             indices,
             flips: self.flips.span(),
+            labels: self.labels.0.as_ref().map(Memory::span),
         }
+    }
+
+    /// How many labels an image has.
+    pub(super) fn labels(&self) -> usize {
+        self.labels.1
     }
 
     fn index(&self, iteration: u64) -> usize {
@@ -150,18 +170,25 @@ impl backend::Feed for Feed {
             images.after(index * bytes)?,
             self.flips.span().after(index * n)?,
         );
+        let (labels, count) = (&self.labels.0, n * self.labels.1);
+        let labels = labels
+            .as_ref()
+            .map(|labels| labels.span().after(index * count))
+            .transpose()?;
         let slot = &mut self.slots[index];
         let stream = &self.device.copy;
         // The copy before may still be reading.
         slot.copied.synchronize().to("take a batch")?;
         // SAFETY: it is over.
         let (to, rest) = unsafe { slot.pinned.bytes_mut() }.split_at_mut(bytes);
+        let (flip, label) = rest.split_at_mut(n);
         fill(Batch {
             images: match &self.images {
                 Source::Slots(_) => Images::Pixels(to),
                 Source::Kept { .. } => Images::Indices(bytemuck::cast_slice_mut(to)),
             },
-            flips: &mut rest[..n],
+            flips: flip,
+            labels: bytemuck::cast_slice_mut(&mut label[..count]),
         });
         let _range = nvtx::range!("copy batch");
         stream.wait(&slot.used).to("wait for an iteration")?;
@@ -169,6 +196,9 @@ impl backend::Feed for Feed {
         unsafe {
             slot.pinned.send(stream, 0, images, bytes)?;
             slot.pinned.send(stream, bytes, flips, n)?;
+            if let Some(labels) = labels {
+                slot.pinned.send(stream, bytes + n, labels, count)?;
+            }
         }
         slot.copied.record(stream).to("record an event")
     }

@@ -23,11 +23,12 @@ pub mod window;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
 use crate::backend::{
     Backend, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, Precision, State, Taken, Use,
+    latent_dim,
 };
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::plan::{Filter, Plan};
@@ -104,14 +105,14 @@ impl Buffer {
         }))
     }
 
-    /// The noise of `stream` that fills it.
-    fn noise(&mut self, stream: (u64, Purpose, usize)) -> Result<Noise> {
-        let shape = self.shape;
-        ensure!(shape.h * shape.w == 1, "{shape:?} is no row of noise");
+    /// The noise of `stream` that fills it but for the last channels, which are labels.
+    fn noise(&mut self, stream: (u64, Purpose, usize), labels: usize) -> Result<Noise> {
+        let latent_dim = latent_dim(self.shape, labels)?;
         Ok(Noise {
             stream,
             z: self.span(),
-            extent: [self.n, shape.c, self.stored().c],
+            extent: [self.n, latent_dim, self.stored().c],
+            labels,
         })
     }
 
@@ -307,8 +308,8 @@ impl Backend for Cuda {
         Progress::new(&self.device, self.options.precision, slots)
     }
 
-    fn feed(&self, n: usize, image: Shape, slots: usize) -> Result<Feed> {
-        Feed::new(&self.device, n, image, slots)
+    fn feed(&self, n: usize, image: Shape, labels: usize, slots: usize) -> Result<Feed> {
+        Feed::new(&self.device, n, image, labels, slots)
     }
 
     fn load_batch(
@@ -317,7 +318,7 @@ impl Backend for Cuda {
         progress: &Progress,
         part: usize,
         images: &mut Buffer,
-        (stream, z): ((u64, Purpose, usize), &mut Buffer),
+        noise: Option<((u64, Purpose, usize), &mut Buffer)>,
     ) -> Result<()> {
         ensure!(
             images.shape == feed.shape,
@@ -326,6 +327,8 @@ impl Backend for Cuda {
             images.shape
         );
         let from = feed.spans();
+        let noise = noise.map(|(stream, z)| z.noise(stream, feed.labels()));
+        let noise = noise.transpose()?;
         batch::load(
             &self.device,
             self.options.precision,
@@ -333,7 +336,7 @@ impl Backend for Cuda {
             images.span(),
             (images.n, images.shape, images.stored().c),
             (feed.slots(), feed.n, part * images.n),
-            &z.noise(stream)?,
+            noise.as_ref(),
         )
     }
 
@@ -372,10 +375,13 @@ impl Backend for Cuda {
         &self,
         stream: (u64, Purpose, usize),
         progress: &Progress,
-        z: &mut Buffer,
+        (z, latent_dim): (&mut Buffer, usize),
     ) -> Result<()> {
         let (device, precision) = (&self.device, self.options.precision);
-        latent::draw(device, precision, &z.noise(stream)?, progress.iteration())
+        let labels = z.shape.c.checked_sub(latent_dim);
+        let labels = labels.with_context(|| format!("no {latent_dim} numbers in {:?}", z.shape))?;
+        let noise = z.noise(stream, labels)?;
+        latent::draw(device, precision, &noise, progress.iteration())
     }
 
     fn add_noise(

@@ -16,7 +16,7 @@ use crate::backend::cuda::conv::epilogue::Then;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::backend::cuda::driver::{Branch, Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::adam::{self, Tensors};
-use crate::backend::cuda::ops::batch_norm::{BatchNorm, Extent, Workspace};
+use crate::backend::cuda::ops::batch_norm::{BatchNorm, Extent, SEGMENTS, Workspace};
 use crate::backend::cuda::ops::bce_loss;
 use crate::backend::cuda::ops::cast;
 use crate::backend::cuda::parameter::{Kept, Parameter};
@@ -25,7 +25,7 @@ use crate::backend::cuda::sizes::{
     copied, gradients_kept, largest_map, logits_block, logits_cuts, shapes, sums_needed,
 };
 use crate::backend::cuda::{Buffer, Options, padded, stored, stripped};
-use crate::backend::{Adam, Network, Slot, State, Statistics, Upstream, Use, Want};
+use crate::backend::{Adam, Network, Slot, State, Statistics, Targets, Upstream, Use, Want};
 use crate::model::arch::Role;
 use crate::model::layout::FilterLayout;
 use crate::model::params::{Entry, Part, entries};
@@ -331,6 +331,20 @@ impl CudaNetwork {
         }
     }
 
+    /// Where y of each input is, at the end of its rows.
+    fn labels(&self, labels: &[&Buffer]) -> Result<bce_loss::Labels> {
+        let count = self.architecture.output().c - 1;
+        let (first, last) = (labels[0], labels[labels.len() - 1]);
+        ensure!(first.shape == last.shape, "labels of two shapes");
+        let size = self.options.precision.size();
+        let from = |labels: &Buffer| labels.span().after((first.shape.c - count) * size);
+        Ok(bce_loss::Labels {
+            rows: [from(first)?, from(last)?],
+            stored: first.stored().c,
+            count,
+        })
+    }
+
     /// Rounds the weights for the convolutions.
     fn cast(&self) -> Result<()> {
         for layer in &self.layers {
@@ -434,18 +448,26 @@ impl Network for CudaNetwork {
 
     fn bce_with_logits(
         &mut self,
-        targets: &[f32],
+        targets: &Targets<'_, Buffer>,
         progress: &mut Progress,
         first: Slot,
     ) -> Result<()> {
         let backward = self.trained()?;
+        let output = self.architecture.output();
+        let values = targets.values;
         ensure!(
-            targets.len() == self.inputs && self.architecture.output().len() == 1,
-            "{} targets for {} inputs of {:?}",
-            targets.len(),
-            self.inputs,
-            self.architecture.output()
+            values.len() == self.inputs,
+            "{} targets for {} inputs",
+            values.len(),
+            self.inputs
         );
+        let each = [self.each; SEGMENTS];
+        let each = &each[..self.inputs];
+        targets.check_labels(output, each, |map| (map.n, map.shape))?;
+        let labels = targets
+            .labels
+            .map(|labels| self.labels(labels))
+            .transpose()?;
         let scaled = scaled_for(first);
         let _range = self.operation("bce_loss");
         let maps = (self.output().span(), backward.loss_gradient.span());
@@ -453,7 +475,12 @@ impl Network for CudaNetwork {
             &self.device,
             self.options.precision,
             maps,
-            (self.each, self.output().stored().c, targets),
+            (
+                self.each * output.h * output.w,
+                self.output().stored().c,
+                values,
+            ),
+            labels.as_ref(),
             (progress, scaled.index()),
             first,
         )
@@ -463,11 +490,11 @@ impl Network for CudaNetwork {
         &mut self,
         inputs: &[&Buffer],
         statistics: Statistics,
-        targets: &[f32],
+        targets: &Targets<'_, Buffer>,
         (progress, first): (&mut Progress, Slot),
     ) -> Result<()> {
         if self.options.fuse.logits && logits_block(&self.architecture).is_some() {
-            return self.run_with_loss((inputs, statistics), targets, progress, first);
+            return self.run_with_loss((inputs, statistics), targets.values, progress, first);
         }
         self.forward(inputs, statistics)?;
         self.bce_with_logits(targets, progress, first)

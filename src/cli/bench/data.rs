@@ -453,7 +453,7 @@ impl OnBackend for Copies<'_> {
     fn run<B: Backend>(self, backend: &B) -> Result<ToDevice> {
         let Self { args, stop, shape } = self;
         let copies = |batch: usize| -> Result<Rate> {
-            let mut feed = backend.feed(batch, shape, SLOTS)?;
+            let mut feed = backend.feed(batch, shape, 0, SLOTS)?;
             // Nothing is written: only the copies are measured.
             let mut batches = Batches::written_by(|_| {});
             Rate::measure(args.seconds, stop, || {

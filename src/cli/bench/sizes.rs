@@ -33,6 +33,7 @@ impl SizeArgs {
             width: self.width,
             latent_dim: self.latent_dim,
             channels: 3,
+            condition: crate::model::arch::Condition::None,
         };
         dimensions.check()?;
         ensure!(self.batch_size > 0, "--batch-size must be at least 1");

@@ -167,6 +167,7 @@ impl State {
             width: self.width,
             latent_dim: self.latent_dim,
             channels: self.channels,
+            condition: crate::model::arch::Condition::None,
         }
     }
 

@@ -68,6 +68,7 @@ impl<'a> Trial<'a> {
                 let part = memory.span().after(first * precision.size())?;
                 let here = MOST.min(count - first);
                 let noise = Noise {
+                    labels: 0,
                     stream: (step, Purpose::Sample, 0),
                     z: part,
                     extent: [1, here, here],

@@ -1,6 +1,6 @@
 //! Launches `cuda/batch.cu`: u8 pixels to a training batch, and its noise.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::backend::Precision;
 use crate::backend::cuda::driver::{Device, Span};
@@ -17,7 +17,8 @@ const PIXELS: usize = 2 * THREADS;
 ///
 /// `from` holds pixels in u8 NHWC, either `[slots][each][h][w][c]` or a whole set of images with indices
 /// `[slots][each]`, u32, into it; and flips `[slots][each]`, u8. `iteration` is a u64. `images` is NHWC of the storage type,
-/// rounded once from f32, with `stored` ≥ c channels, of which those behind c become zero.
+/// rounded once from f32, with `stored` ≥ c channels, of which those behind c become zero. Behind the noise of a row go the
+/// labels of its image, which `from` holds as i8 `[slots][each][labels]`.
 ///
 /// # Errors
 /// Where a span is too short, or the driver refuses the launch.
@@ -28,7 +29,7 @@ pub fn load(
     images: Span,
     (n, shape, stored): (usize, Shape, usize),
     (slots, each, offset): (usize, usize, usize),
-    noise: &Noise,
+    noise: Option<&Noise>,
 ) -> Result<()> {
     ensure!(
         offset + n <= each,
@@ -36,7 +37,7 @@ pub fn load(
         offset + n
     );
     let kernel = format!("batch_nhwc_{}", precision.suffix());
-    let blocks = noise.blocks() + n * (shape.h * shape.w).div_ceil(PIXELS);
+    let blocks = noise.map_or(0, Noise::blocks) + n * (shape.h * shape.w).div_ceil(PIXELS);
     let launch = device
         .launch(&kernel, [blocks, 1, 1], THREADS as u32)?
         .value(from.pixels.pointer)
@@ -63,7 +64,14 @@ pub fn load(
         .value(slots as u32)
         .value(each as u32)
         .value(offset as u32);
-    let launch = noise.beside(launch, precision)?;
+    let labels = noise.map_or(0, |noise| noise.labels);
+    let launch = Noise::beside(noise, launch, precision)?;
+    let launch = match (from.labels, labels) {
+        (_, 0) => launch.null(),
+        (Some(span), _) => launch.span(span, slots * each * labels)?,
+        (None, _) => bail!("a feed without labels"),
+    };
+    let launch = launch.value(labels as u32);
     // SAFETY: the arguments are those of cuda/batch.cu, which stays within `slots` slots of `each` images or
     // indices; those are of the loader, which has as many images as were kept. Of the noise it writes rows·stored
     // elements.

@@ -6,12 +6,24 @@ use crate::backend::cuda::driver::{Device, Span};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::{Precision, SLOTS, Slot};
 
+/// y of the images of each batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels {
+    /// The first batch's and the last one's: the first label of the first image.
+    pub rows: [Span; 2],
+    /// Elements from one image's to the next one's.
+    pub stored: usize,
+    /// How many an image.
+    pub count: usize,
+}
+
 /// For each of one or two batches of `n` logits x, one behind the other, and its target y of `targets` (0 to 1):
 ///
 /// loss = 1/n Σ max(x, 0) − x·y + log(1 + e^−|x|), in nats;  gradient = loss scale · (σ(x) − y) / n
 ///
 /// `logits` and `gradient` are n rows of `stored` elements of the storage type for each batch; the first of a row is the
-/// logit, and the others of the gradient become zero. Terms are f32, sums f64 in a fixed order.
+/// logit, and the others of the gradient become zero. With `labels` y, a row is l₀, l₁ …, the logit l₀ + Σ yᵢ·lᵢ, and the
+/// gradient that of the row. Terms are f32, sums f64 in a fixed order.
 /// Loss, mean of σ(x), accuracy and certainty, f32, go into the metrics of this iteration from `first` on. The loss scale is that
 /// of the network with the role `scaled` (0 discriminator, 1 generator).
 ///
@@ -22,6 +34,7 @@ pub fn bce_with_logits(
     precision: Precision,
     (logits, gradient): (Span, Span),
     (n, stored, targets): (usize, usize, &[f32]),
+    labels: Option<&Labels>,
     (progress, scaled): (&mut Progress, usize),
     first: Slot,
 ) -> Result<()> {
@@ -45,7 +58,28 @@ pub fn bce_with_logits(
         .span(progress.iteration(), 8)?
         .value(progress.slots as u32)
         .value(first as u32);
+    let launch = match labels {
+        None => launch.null().null().value(0u32).value(0u32),
+        Some(labels) => {
+            let Labels {
+                rows: [first, last],
+                stored: each,
+                count,
+            } = *labels;
+            ensure!(
+                count < stored && count <= each,
+                "{count} labels in rows of {each} for outputs in rows of {stored}"
+            );
+            // The last row ends with its labels.
+            let bytes = ((n - 1) * each + count) * precision.size();
+            launch
+                .span(first, bytes)?
+                .span(last, bytes)?
+                .value(each as u32)
+                .value(count as u32)
+        }
+    };
     // SAFETY: the arguments are those of cuda/bce_loss.cu: segments·n logits and gradients, a ring of `slots` entries
-    // with `SLOTS` losses each.
+    // with `SLOTS` losses each, n rows of labels where there are any.
     unsafe { launch.run() }
 }

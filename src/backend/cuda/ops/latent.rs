@@ -18,10 +18,12 @@ pub struct Noise {
     /// Seed, purpose and part.
     pub stream: (u64, Purpose, usize),
     /// Where it goes: `rows`·`stored` elements of the storage type (NHWC with h = w = 1), rounded once from f32; those of
-    /// a row behind `channels` become zero.
+    /// a row behind `channels` and labels become zero.
     pub z: Span,
     /// Rows, channels, and channels as stored.
     pub extent: [usize; 3],
+    /// Channels behind the noise that are labels.
+    pub labels: usize,
 }
 
 impl Noise {
@@ -49,6 +51,11 @@ impl Noise {
     /// The arguments of `launch` from z to the purpose.
     fn arguments<'a>(&self, launch: Launch<'a>, precision: Precision) -> Result<Launch<'a>> {
         let ([rows, channels, stored], (seed, purpose, _)) = (self.extent, self.stream);
+        ensure!(
+            channels + self.labels <= stored,
+            "{channels} numbers and {} labels in rows of {stored}",
+            self.labels
+        );
         Ok(launch
             .span(self.z, rows * stored * precision.size())?
             .value(rows as u32)
@@ -58,18 +65,27 @@ impl Noise {
             .value(purpose as u32))
     }
 
-    /// The last arguments of a launch of cuda/batch.cu.
+    /// The last arguments but labels of a launch of cuda/batch.cu, which draws none where there is none.
     pub(super) fn beside<'a>(
-        &self,
+        noise: Option<&Self>,
         launch: Launch<'a>,
         precision: Precision,
     ) -> Result<Launch<'a>> {
-        let launch = launch.value(self.blocks() as u32);
-        Ok(self.arguments(launch, precision)?.value(self.first()?))
+        let Some(noise) = noise else {
+            let launch = launch
+                .value(0u32)
+                .null()
+                .value(0u32)
+                .value(0u32)
+                .value(0u32);
+            return Ok(launch.value(0u64).value(0u32).value(0u32));
+        };
+        let launch = launch.value(noise.blocks() as u32);
+        Ok(noise.arguments(launch, precision)?.value(noise.first()?))
     }
 }
 
-/// Draws `noise` of the iteration with the number `iteration`, a u64 on the device.
+/// Draws `noise` of the iteration with the number `iteration`, a u64 on the device. Labels stay as they are.
 ///
 /// # Errors
 /// Where there are 2³² numbers or more, a span is too short, or the driver refuses the launch.
@@ -78,6 +94,7 @@ pub fn draw(device: &Device, precision: Precision, noise: &Noise, iteration: Spa
     let launch = device.launch(&kernel, [noise.blocks(), 1, 1], THREADS as u32)?;
     let launch = noise
         .arguments(launch, precision)?
+        .value(noise.labels as u32)
         .span(iteration, 8)?
         .value(noise.first()?);
     // SAFETY: the arguments are those of cuda/latent.cu, which writes rows·stored elements and reads one u64.

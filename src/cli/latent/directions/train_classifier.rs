@@ -235,6 +235,7 @@ impl Args {
             width: self.width,
             latent_dim: 1,
             channels,
+            condition: crate::model::arch::Condition::None,
         }
     }
 

@@ -1,0 +1,136 @@
+use super::*;
+
+fn dims(image_size: usize, width: usize) -> Dimensions {
+    Dimensions {
+        image_size,
+        width,
+        latent_dim: 100,
+        channels: 3,
+        condition: Condition::None,
+    }
+}
+
+#[test]
+fn the_64_px_networks_are_the_references() {
+    let generator = dims(64, 64).generator();
+    let weights: Vec<_> = generator.blocks.iter().map(Block::weight_shape).collect();
+    assert_eq!(
+        weights,
+        [
+            [100, 512, 4, 4],
+            [512, 256, 4, 4],
+            [256, 128, 4, 4],
+            [128, 64, 4, 4],
+            [64, 3, 4, 4]
+        ]
+    );
+    let names = |all: [(usize, Option<usize>); 5]| {
+        let main = |index: usize| format!("main.{index}");
+        all.map(|(convolution, norm)| (main(convolution), norm.map(main)))
+    };
+    assert_eq!(
+        generator.names(),
+        names([
+            (0, Some(1)),
+            (3, Some(4)),
+            (6, Some(7)),
+            (9, Some(10)),
+            (12, None)
+        ])
+    );
+    let discriminator = dims(64, 64).discriminator();
+    let weights: Vec<_> = discriminator
+        .blocks
+        .iter()
+        .map(Block::weight_shape)
+        .collect();
+    assert_eq!(
+        weights,
+        [
+            [64, 3, 4, 4],
+            [128, 64, 4, 4],
+            [256, 128, 4, 4],
+            [512, 256, 4, 4],
+            [1, 512, 4, 4]
+        ]
+    );
+    assert_eq!(
+        discriminator.names(),
+        names([
+            (0, None),
+            (2, Some(3)),
+            (5, Some(6)),
+            (8, Some(9)),
+            (11, None)
+        ])
+    );
+}
+
+#[test]
+fn the_unet_is_pix2pixs() {
+    let d = Dimensions {
+        condition: Condition::Picture(1),
+        latent_dim: 0,
+        ..dims(256, 64)
+    };
+    d.check().unwrap();
+    let g = d.generator();
+    assert_eq!(g.blocks.len(), 16);
+    assert_eq!(
+        (g.input(), g.output()),
+        (Shape::new(256, 256, 1), Shape::new(256, 256, 3))
+    );
+    // As torch.load of its state_dict has them.
+    let weight = |index: usize| (g.names()[index].0.clone(), g.blocks[index].weight_shape());
+    let deep = "model.model.1.model.3.model.3.model.3.model.3.model.3.model.3.model.";
+    for (index, name, shape) in [
+        (0, "model.model.0", [64, 1, 4, 4]),
+        (1, "model.model.1.model.1", [128, 64, 4, 4]),
+        (7, &format!("{deep}1"), [512, 512, 4, 4]),
+        (8, &format!("{deep}3"), [512, 512, 4, 4]),
+        (
+            9,
+            &format!("{}5", &deep[..deep.len() - 8]),
+            [1024, 512, 4, 4],
+        ),
+        (14, "model.model.1.model.5", [256, 64, 4, 4]),
+        (15, "model.model.3", [128, 3, 4, 4]),
+    ] {
+        assert_eq!(weight(index), (name.to_string(), shape));
+    }
+    assert_eq!(g.blocks[15].skip, Some(0));
+    assert_eq!(g.skipped_to(6), Some(9));
+    // Patches of 46×46 pixels, one every 8.
+    assert_eq!(d.discriminator().output(), Shape::new(29, 29, 1));
+    assert_eq!(d.discriminator().input(), Shape::new(256, 256, 4));
+}
+
+#[test]
+fn labels_go_beside_z_and_make_outputs() {
+    let d = Dimensions {
+        condition: Condition::Labels(10),
+        ..dims(64, 64)
+    };
+    d.check().unwrap();
+    assert_eq!(d.generator().input(), Shape::new(1, 1, 110));
+    assert_eq!(d.discriminator().output(), Shape::new(1, 1, 11));
+}
+
+#[test]
+fn every_size_ends_in_its_image_and_one_logit() {
+    for size in IMAGE_SIZES {
+        let d = dims(size, 64);
+        d.check().unwrap();
+        assert_eq!(d.generator().output(), Shape::new(size, size, 3));
+        assert_eq!(d.discriminator().input(), Shape::new(size, size, 3));
+        assert_eq!(d.discriminator().output(), Shape::new(1, 1, 1));
+        assert!(
+            d.generator()
+                .blocks
+                .iter()
+                .all(|b| b.output.c <= CHANNEL_CAP)
+        );
+    }
+    assert!(dims(48, 64).check().is_err());
+    assert!(dims(64, 0).check().is_err());
+}
