@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::data::synthetic::{CELEBA_ATTRIBUTES, FaceAttributes, celeba_attributes};
-use crate::data::{OpenOptions, Pack};
+use crate::data::{OpenOptions, Pack, Source};
 use crate::text::escaped;
 
 /// The attribute of synthetic faces that CelebA has no word for: the face is turned to the right edge of the image, its
@@ -99,9 +99,7 @@ impl Labels {
     /// synthetic faces, in CelebA's terms and [`LOOKING_RIGHT`]: they follow from seed and number.
     pub fn attributes_of(pack: &Pack, options: &OpenOptions) -> Option<Self> {
         if options.kind.is_drawn() {
-            let numbers = places_in_source(pack).into_iter();
-            let faces = numbers.map(|i| FaceAttributes::sample(options.seed, i as u64));
-            return Some(Self::of_faces(faces));
+            return Some(Self::drawn(places_in_source(pack).into_iter(), options));
         }
         let names = &pack.metadata().attribute_names;
         if names.is_empty() {
@@ -111,6 +109,33 @@ impl Labels {
         let rows = (0..pack.len()).map(|i| pack.attributes(i).unwrap_or(&unknown));
         let values = rows.flatten().copied().collect();
         Some(Self::of_attributes(names.clone(), values))
+    }
+
+    /// As [`attributes_of`](Self::attributes_of), of all images of `source`, those that cannot be used among them.
+    pub fn attributes_in(source: &dyn Source, options: &OpenOptions) -> Option<Self> {
+        if options.kind.is_drawn() {
+            return Some(Self::drawn(0..source.len(), options));
+        }
+        let names = source.attribute_names();
+        if names.is_empty() {
+            return None;
+        }
+        let unknown = vec![0; names.len()];
+        let rows = (0..source.len()).map(|i| source.attributes(i).unwrap_or(&unknown));
+        let values = rows.flatten().copied().collect();
+        Some(Self::of_attributes(names.to_vec(), values))
+    }
+
+    /// The classes of all images of `source`, those that cannot be used among them; `None` where there are none.
+    pub fn classes_in(source: &dyn Source) -> Option<Self> {
+        let names = source.class_names();
+        let classes = (0..source.len()).map(|i| source.class(i));
+        (!names.is_empty()).then(|| Self::of_classes(names.to_vec(), classes))
+    }
+
+    /// Of the synthetic faces of these numbers.
+    fn drawn(numbers: impl Iterator<Item = usize>, options: &OpenOptions) -> Self {
+        Self::of_faces(numbers.map(|i| FaceAttributes::sample(options.seed, i as u64)))
     }
 
     /// The classes of the images of `pack`, in its order; `None` where there are none.

@@ -63,14 +63,19 @@ fn at(kind: Kind, path: &Path) -> OpenOptions {
 
 impl Prepared {
     fn classes(&self) -> anyhow::Result<(Table, Vec<String>)> {
-        Table::of_classes(&self.pack, &|index| self.source.name(index))
+        Table::of_classes(self.source.as_ref()).map(|of| self.packed(of))
     }
 
     fn attributes(&self, chosen: Option<&[&str]>) -> anyhow::Result<(Table, Vec<String>)> {
         let chosen: Option<Vec<String>> =
             chosen.map(|names| names.iter().map(|name| name.to_string()).collect());
-        let name = |index| self.source.name(index);
-        Table::of_attributes(&self.pack, &self.options, chosen.as_deref(), &name)
+        Table::of_attributes(self.source.as_ref(), &self.options, chosen.as_deref())
+            .map(|of| self.packed(of))
+    }
+
+    /// Of the images that are in the pack.
+    fn packed(&self, (table, notes): (Table, Vec<String>)) -> (Table, Vec<String>) {
+        (table.of_pack(&self.pack), notes)
     }
 
     /// The first sample of each image.
@@ -264,7 +269,7 @@ fn shards_with_classes() {
     refused(
         lacking.classes(),
         &[
-            "of 2 of 16 images the class is not known",
+            "of 3 of 20 images the class is not known",
             "0006.png",
             "or train without --condition",
         ],

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser, ValueParserFactory};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
+use crate::data::any_path;
 use crate::data::names::{list, listed};
 use crate::text::{escaped, shown};
 
-/// What images are made for, as `--condition` names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// What images are made for, as `--condition` names it; in JSON a string as it is typed, or `{"folder": PATH}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConditionArg {
     /// The class of the image: `classes`.
     Classes,
@@ -23,23 +23,42 @@ pub enum ConditionArg {
     /// The lines that are drawn of it: `edges`.
     Edges,
     /// The picture of the same name in this folder or archive.
-    Folder(#[serde(with = "folder")] PathBuf),
+    Folder(PathBuf),
 }
 
-/// Paths, which need not be UTF-8.
-mod folder {
-    use std::path::{Path, PathBuf};
+/// As it lies in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Typed(String),
+    Folder {
+        #[serde(with = "any_path")]
+        folder: Option<PathBuf>,
+    },
+}
 
-    use serde::{Deserializer, Serializer, de::Error};
-
-    use crate::data::any_path;
-
-    pub fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-        any_path::serialize(&Some(path.to_path_buf()), to)
+impl Serialize for ConditionArg {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Folder(path) => Written::Folder {
+                folder: Some(path.clone()),
+            },
+            other => Written::Typed(other.typed()),
+        }
+        .serialize(to)
     }
+}
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-        any_path::deserialize(from)?.ok_or_else(|| D::Error::custom("no folder"))
+impl<'de> Deserialize<'de> for ConditionArg {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Written::deserialize(from)? {
+            Written::Folder { folder } => {
+                let folder = folder.ok_or_else(|| D::Error::custom("no folder"))?;
+                Ok(Self::Folder(folder))
+            }
+            Written::Typed(text) => Self::parse(OsStr::new(&text))
+                .map_err(|error| D::Error::custom(format!("{error:#}"))),
+        }
     }
 }
 
@@ -105,25 +124,30 @@ fn attributes(text: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-impl fmt::Display for ConditionArg {
-    /// As it is typed; names and paths on one line.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ConditionArg {
+    /// As it is typed; a path that is no UTF-8 as people see it.
+    fn typed(&self) -> String {
         match self {
-            Self::Classes => f.write_str("classes"),
-            Self::Attributes(None) => f.write_str("attributes"),
+            Self::Classes => "classes".to_string(),
+            Self::Attributes(None) => "attributes".to_string(),
             Self::Attributes(Some(names)) => {
                 let names: Vec<String> = names.iter().map(|name| listed(name)).collect();
-                write!(f, "attributes={}", escaped(&names.join(",")))
+                format!("attributes={}", names.join(","))
             }
-            Self::Edges => f.write_str("edges"),
-            Self::Folder(path) => {
-                // A folder that has the name of something else.
-                if !matches!(Self::parse(path.as_os_str()), Ok(Self::Folder(_))) {
-                    f.write_str("./")?;
-                }
-                f.write_str(&shown(path))
-            }
+            Self::Edges => "edges".to_string(),
+            // A folder may have the name of something else.
+            Self::Folder(path) => match Self::parse(path.as_os_str()) {
+                Ok(Self::Folder(_)) => shown(path),
+                _ => format!("./{}", shown(path)),
+            },
         }
+    }
+}
+
+impl fmt::Display for ConditionArg {
+    /// As it is typed, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&escaped(&self.typed()))
     }
 }
 

@@ -95,6 +95,23 @@ impl Conditions {
         &self.names
     }
 
+    /// What the conditions of the images of `sample` and of metrics are drawn from.
+    pub fn of_samples(seed: u64) -> Stream {
+        Stream::new(seed, Purpose::Condition, 1)
+    }
+
+    /// What those of sheets are drawn from.
+    pub fn of_sheets(seed: u64) -> Stream {
+        Stream::new(seed, Purpose::Condition, 2)
+    }
+
+    /// The classes of which the data set has images, in order.
+    pub fn classes(&self) -> Vec<usize> {
+        (0..self.names.len())
+            .filter(|&class| self.has_class(class))
+            .collect()
+    }
+
     /// Whether the data set has images of class `class`.
     pub(super) fn has_class(&self, class: usize) -> bool {
         match &self.seen {

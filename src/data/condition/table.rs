@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::data::labels::{Kind, LEAST_SHARE, LOOKING_RIGHT, Label, Labels, places_in_source};
 use crate::data::names::{self, Named};
-use crate::data::{OpenOptions, Pack};
+use crate::data::{OpenOptions, Pack, Source};
 use crate::text::escaped;
 
 /// A condition has this many names at most.
@@ -25,7 +25,7 @@ const HAVE_CLASSES: &str = "cifar10, mnist and fashion-mnist, a folder with a fo
 /// Where there are attributes.
 const HAVE_ATTRIBUTES: &str = "celeba (with its list of attributes) and synthetic have attributes";
 
-/// y of the images of a data set, in its order.
+/// y of images, in the order of a source, or of a pack of it ([`Table::of_pack`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     names: Vec<String>,
@@ -43,15 +43,15 @@ enum Values {
 }
 
 impl Table {
-    /// The classes of the images of `pack`, and what people should know of them. `name` has the name of an image of the
-    /// pack's source, by its place there.
+    /// The classes of the images of `source`, and what people should know of them.
     ///
     /// # Errors
     /// Where there are no classes, only one that has images, more than [`MOST_NAMES`], or an image of which the class
     /// is not known.
-    pub fn of_classes(pack: &Pack, name: &dyn Fn(usize) -> String) -> Result<(Self, Vec<String>)> {
-        let data = escaped(&pack.metadata().describe);
-        let labels = Labels::classes_of(pack).with_context(|| {
+    pub fn of_classes(source: &dyn Source) -> Result<(Self, Vec<String>)> {
+        let data = source.describe();
+        let data = escaped(&data);
+        let labels = Labels::classes_in(source).with_context(|| {
             format!(
                 "--condition classes: {data} has no classes: {HAVE_CLASSES}; use one of these, {OTHERWISE}"
             )
@@ -64,7 +64,7 @@ impl Table {
                 _ => unknown.push(index),
             }
         }
-        refuse_unknown("class", &unknown, pack, name)?;
+        refuse_unknown("class", &unknown, source)?;
         let mut images = vec![0_u64; labels.names.len()];
         for &class in &classes {
             images[usize::from(class)] += 1;
@@ -96,20 +96,20 @@ impl Table {
         ))
     }
 
-    /// The attributes of the images of `pack`, which `options` opened: those `chosen`, or all that can be learnt. And
-    /// what people should know of them. `name` as in [`of_classes`](Self::of_classes).
+    /// The attributes of the images of `source`, which `options` opened: those `chosen`, or all that can be learnt. And
+    /// what people should know of them.
     ///
     /// # Errors
     /// Where there are no attributes, a chosen one is none of them or the same of all images, none is left, there are
     /// more than [`MOST_NAMES`], or of an image one is not known.
     pub fn of_attributes(
-        pack: &Pack,
+        source: &dyn Source,
         options: &OpenOptions,
         chosen: Option<&[String]>,
-        name: &dyn Fn(usize) -> String,
     ) -> Result<(Self, Vec<String>)> {
-        let data = escaped(&pack.metadata().describe);
-        let mut labels = Labels::attributes_of(pack, options).with_context(|| {
+        let data = source.describe();
+        let data = escaped(&data);
+        let mut labels = Labels::attributes_in(source, options).with_context(|| {
             format!(
                 "--condition attributes: {data} has no attributes: {HAVE_ATTRIBUTES}; use one of these, {OTHERWISE}"
             )
@@ -133,7 +133,7 @@ impl Table {
                 _ => unknown.push(index),
             }
         }
-        refuse_unknown("attribute", &unknown, pack, name)?;
+        refuse_unknown("attribute", &unknown, source)?;
         let (names, more) = unique(labels.names, "attribute");
         notes.extend(more);
         let values = Values::Attributes(values);
@@ -146,6 +146,31 @@ impl Table {
             },
             notes,
         ))
+    }
+
+    /// That of the images that are in `pack`, of a table of its source.
+    pub fn of_pack(mut self, pack: &Pack) -> Self {
+        let places = places_in_source(pack);
+        let n = self.names.len();
+        match &mut self.values {
+            Values::Attributes(values) => {
+                let rows = places.iter().flat_map(|&at| &values[at * n..(at + 1) * n]);
+                *values = rows.copied().collect();
+            }
+            Values::Classes(classes) => {
+                *classes = places.iter().map(|&at| classes[at]).collect();
+            }
+        }
+        self
+    }
+
+    /// Bytes of memory that the table of `images` images takes, of so many names.
+    pub fn bytes(kind: Kind, names: usize, images: usize) -> u64 {
+        let each = match kind {
+            Kind::Attributes => names,
+            Kind::Classes => size_of::<u16>(),
+        };
+        (each as u64).saturating_mul(images as u64)
     }
 
     /// What the values are.
@@ -236,27 +261,21 @@ fn check_names(labels: &Labels) -> Result<()> {
     Ok(())
 }
 
-/// Refuses images of which something is not known: `unknown`, by their places in `pack`.
-fn refuse_unknown(
-    what: &str,
-    unknown: &[usize],
-    pack: &Pack,
-    name: &dyn Fn(usize) -> String,
-) -> Result<()> {
+/// Refuses images of which something is not known: `unknown`, by their places in `source`.
+fn refuse_unknown(what: &str, unknown: &[usize], source: &dyn Source) -> Result<()> {
     let Some(&first) = unknown.first() else {
         return Ok(());
     };
-    let place = places_in_source(pack).get(first).copied().unwrap_or(first);
     bail!(
         "--condition: of {} of {} images {} is not known, first of {}: add what is missing, take these images out of \
          the data, {OTHERWISE}",
         unknown.len(),
-        pack.len(),
+        source.len(),
         match what {
             "class" => "the class",
             _ => "an attribute",
         },
-        escaped(&name(place))
+        escaped(&source.name(first))
     )
 }
 
