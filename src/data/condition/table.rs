@@ -53,7 +53,7 @@ impl Table {
         let data = escaped(&data);
         let labels = Labels::classes_in(source).with_context(|| {
             format!(
-                "--condition classes: {data} has no classes: {HAVE_CLASSES}; use one of these, {OTHERWISE}"
+                "--condition classes: there are no classes in {data}: {HAVE_CLASSES}; use one of these, {OTHERWISE}"
             )
         })?;
         check_names(&labels).with_context(|| format!("--condition classes: {data}"))?;
@@ -111,7 +111,7 @@ impl Table {
         let data = escaped(&data);
         let mut labels = Labels::attributes_in(source, options).with_context(|| {
             format!(
-                "--condition attributes: {data} has no attributes: {HAVE_ATTRIBUTES}; use one of these, {OTHERWISE}"
+                "--condition attributes: there are none in {data}: {HAVE_ATTRIBUTES}; use one of these, {OTHERWISE}"
             )
         })?;
         let mut notes = Vec::new();
@@ -162,15 +162,6 @@ impl Table {
             }
         }
         self
-    }
-
-    /// Bytes of memory that the table of `images` images takes, of so many names.
-    pub fn bytes(kind: Kind, names: usize, images: usize) -> u64 {
-        let each = match kind {
-            Kind::Attributes => names,
-            Kind::Classes => size_of::<u16>(),
-        };
-        (each as u64).saturating_mul(images as u64)
     }
 
     /// What the values are.
