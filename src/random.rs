@@ -30,6 +30,8 @@ pub enum Purpose {
     HoldOut = 10,
     /// The training images that D is looked at with, beside those held out; `step` is the iteration.
     Seen = 11,
+    /// Conditions: which of them a run keeps (`step` 0), and which its images are made for (`step` 1 and up).
+    Condition = 12,
 }
 
 /// One Philox4x32-10 block: four independent uniform u32 for one counter and key.

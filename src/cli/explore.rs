@@ -18,7 +18,7 @@ use crate::latent::generator::Generator;
 use crate::latent::names::Known;
 use crate::output::print_line;
 use crate::text::shown;
-use crate::train::checkpoint::Buffers;
+use crate::train::checkpoint::{Buffers, Trained};
 use crate::train::stop::Stop;
 
 /// Explore a generator on a local page: move sliders, add and subtract faces, find photographs again. Prints the
@@ -60,7 +60,9 @@ impl Args {
             refuse_existing(file)?;
         }
         let picked = self.device.pick()?;
-        let (dict, dimensions) = self.generator.load(Buffers::Needed, &self.quiet)?;
+        let Trained {
+            dict, dimensions, ..
+        } = self.generator.load(Buffers::Needed, &self.quiet)?;
         let stop = Stop::install()?;
         until_stopped(&stop, NOTHING_WRITTEN, || {
             with_networks(&picked, |networks| {

@@ -14,10 +14,8 @@ use crate::backend::{Conv, Fuse, KernelChoices, Precision};
 use crate::cli::device::{self, Device, Picked};
 use crate::cli::output::{print_error_line, print_line};
 use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
-use crate::model::StateDict;
-use crate::model::arch::Dimensions;
 use crate::text::shown;
-use crate::train::checkpoint::{Buffers, Weights, load_generator};
+use crate::train::checkpoint::{Buffers, Trained, Weights, load_generator};
 
 /// Which images of a data set, for every command that reads image files.
 #[derive(Args, Clone, Debug)]
@@ -199,15 +197,15 @@ pub struct GeneratorArgs {
 }
 
 impl GeneratorArgs {
-    /// The generator's weights, and the dimensions that they are of. What is to be known of how they were read is said
+    /// The generator's weights, the dimensions that they are of, and what it is told. What is to be known of how they were read is said
     /// on the standard error.
     ///
     /// # Errors
     /// When there is no generator, it is damaged, or it lacks `buffers` that are needed.
-    pub fn load(&self, buffers: Buffers, quiet: &QuietArgs) -> Result<(StateDict, Dimensions)> {
+    pub fn load(&self, buffers: Buffers, quiet: &QuietArgs) -> Result<Trained> {
         let trained = load_generator(&self.checkpoint, self.weights, buffers)?;
         quiet.note(&trained.notes);
-        Ok((trained.dict, trained.dimensions))
+        Ok(trained)
     }
 }
 

@@ -12,38 +12,43 @@ use crate::backend::{Backend, Statistics, Use};
 use crate::cli::generate::generate;
 use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs, start_threads};
 use crate::cli::partial::{NOTHING_WRITTEN, Partial, until_stopped, write_whole};
+use crate::data::condition::{Conditions, Wanted};
+use crate::data::labels::Kind;
 use crate::files;
-use crate::gan::sampler::BATCH;
+use crate::gan::grid::Grid;
+use crate::gan::sampler::{BATCH, with_labels};
 use crate::gan::sheet;
 use crate::memory;
 use crate::model::arch::Dimensions;
 use crate::model::tensor_file::{Shapes, Tensor, TensorFile};
 use crate::random::{Purpose, Stream};
 use crate::text::{escaped, shown};
-use crate::train::checkpoint::Buffers;
+use crate::train::checkpoint::{Buffers, Trained};
 use crate::train::stop::Stop;
 
 /// Numbers in one file at most: 4 GiB as f32.
 const ONE_FILE: usize = 1 << 30;
+
+/// Images where nobody says how many.
+const COUNT: usize = 64;
 
 /// Generate images from a checkpoint.
 #[derive(ClapArgs)]
 pub struct Args {
     #[command(flatten)]
     generator: GeneratorArgs,
-    /// How many images of random noise
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 64,
-        conflicts_with = "latents"
-    )]
-    count: usize,
+    /// How many images of random noise [default: 64; of classes, a sheet with a row of each]
+    #[arg(long, value_name = "N", conflicts_with = "latents")]
+    count: Option<usize>,
+    /// What the images are to show, of a network that was trained with a condition: a class (`NAME`, `class=7`), or
+    /// attributes that are to be there and not (`Eyeglasses,-Male`); else as often as in the data that it was trained on
+    #[arg(long, value_name = "WHAT", allow_hyphen_values = true)]
+    condition: Option<String>,
     /// Noise from a file instead: tensor `z`, [n, latent_dim]
     #[arg(long, value_name = "FILE.safetensors")]
     latents: Option<PathBuf>,
-    /// FILE.png for one sheet, FILE.safetensors for the numbers (tensor `images`, [n, 3, h, w], grey [n, 1, h, w], in [−1, 1]), or a folder
-    /// for numbered PNGs
+    /// FILE.png for one sheet, FILE.safetensors for the numbers (tensor `images`, [n, 3, h, w], grey [n, 1, h, w], in [−1, 1];
+    /// with a condition `y`, [n, labels]), or a folder for numbered PNGs
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
     /// Batch norm by the statistics of each batch of at most 64 instead of the running ones
@@ -70,11 +75,12 @@ impl Args {
     /// # Errors
     /// When an option cannot be used, there is no generator, or the images cannot be made or written.
     pub fn run(self) -> Result<ExitCode> {
-        ensure!(
-            (1..=1_000_000).contains(&self.count),
-            "--count {} is out of range: use 1 to 1000000",
-            self.count
-        );
+        if let Some(count) = self.count {
+            ensure!(
+                (1..=1_000_000).contains(&count),
+                "--count {count} is out of range: use 1 to 1000000"
+            );
+        }
         start_threads(0)?;
         let picked = self.device.pick()?;
         let out = self.out_kind()?;
@@ -82,8 +88,18 @@ impl Args {
             true => Buffers::Unused,
             false => Buffers::Needed,
         };
-        let (dict, dimensions) = self.generator.load(buffers, &self.quiet)?;
-        let count = self.rows(dimensions.latent_dim)?;
+        let Trained {
+            dict,
+            dimensions,
+            conditions,
+            ..
+        } = self.generator.load(buffers, &self.quiet)?;
+        let wanted = self.wanted(conditions.as_ref())?;
+        let grid = self.grid(&out, &dimensions, conditions.as_ref());
+        let count = match &grid {
+            Some(grid) => grid.count,
+            None => self.rows(dimensions.latent_dim)?,
+        };
         let size = dimensions.image_size;
         let channels = dimensions.channels;
         let image = channels * size * size;
@@ -93,7 +109,20 @@ impl Args {
             ONE_FILE / image
         );
         self.ensure_memory(&out, count, &dimensions, picked.is_gpu())?;
-        let z = self.z(dimensions.latent_dim)?;
+        let given = match &grid {
+            Some(grid) => grid.inputs.clone(),
+            None => {
+                let z = self.z(dimensions.latent_dim)?;
+                match &conditions {
+                    Some(conditions) => {
+                        let stream = Conditions::of_samples(self.seed);
+                        let y = conditions.draw(&stream, 0, count, &wanted);
+                        with_labels(&dimensions, &z, &y)
+                    }
+                    None => z,
+                }
+            }
+        };
         let statistics = match self.batch_statistics {
             true => Statistics::BatchOnly,
             false => Statistics::Running,
@@ -111,7 +140,14 @@ impl Args {
                 );
                 each(images)
             };
-            generate(&picked, &dict, &dimensions, &z, statistics, &mut checked)
+            generate(
+                &picked,
+                &dict,
+                &dimensions,
+                &given,
+                statistics,
+                &mut checked,
+            )
         };
         let all = || -> Result<Vec<f32>> {
             let mut images = Vec::with_capacity(count * image);
@@ -124,13 +160,24 @@ impl Args {
         match out {
             // Until they write there is nothing to put in order.
             Out::Sheet => {
-                let sheet = sheet::sheet(&all()?, channels, size);
+                let images = all()?;
+                let sheet = match &grid {
+                    Some(grid) => sheet::sheet_of_rows(&images, channels, size, grid.columns),
+                    None => sheet::sheet(&images, channels, size),
+                };
                 write_whole(&self.out, &sheet::png(sheet)?)?;
             }
             Out::Tensors => {
                 let mut file = TensorFile::default();
                 let tensor = Tensor::new(&[count, channels, size, size], all()?);
                 file.floats.insert("images".into(), tensor);
+                if conditions.is_some() {
+                    let labels = dimensions.labels();
+                    let rows = given.chunks_exact(dimensions.latent_dim + labels);
+                    let y = rows.flat_map(|row| &row[dimensions.latent_dim..]).copied();
+                    let y = Tensor::new(&[count, labels], y.collect());
+                    file.floats.insert("y".into(), y);
+                }
                 let bytes = file.to_bytes()?;
                 write_whole(&self.out, &bytes)?;
             }
@@ -157,6 +204,39 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// What `--condition` asks for.
+    fn wanted(&self, conditions: Option<&Conditions>) -> Result<Wanted> {
+        let Some(text) = &self.condition else {
+            return Ok(Wanted::AsTheData);
+        };
+        let conditions = conditions.with_context(|| {
+            format!(
+                "--condition {}: the network in {} was trained without a condition (or {} is not beside its weights): \
+                 leave it out, or train one with train --condition",
+                escaped(text),
+                shown(&self.generator.checkpoint),
+                Conditions::FILE
+            )
+        })?;
+        Wanted::parse(text, conditions).with_context(|| format!("--condition {}", escaped(text)))
+    }
+
+    /// A sheet with a row of each class, where no other images are asked for.
+    fn grid(
+        &self,
+        out: &Out,
+        dimensions: &Dimensions,
+        conditions: Option<&Conditions>,
+    ) -> Option<Grid> {
+        let conditions = conditions.filter(|conditions| conditions.kind() == Kind::Classes)?;
+        let asked = self.count.is_some() || self.latents.is_some() || self.condition.is_some();
+        (matches!(out, Out::Sheet) && !asked).then(|| {
+            let stream = Stream::new(self.seed, Purpose::Sample, 0);
+            let of_labels = Conditions::of_samples(self.seed);
+            Grid::new(dimensions, Some(conditions), &stream, &of_labels)
+        })
+    }
+
     /// What `--out` asks for; nothing is overwritten.
     fn out_kind(&self) -> Result<Out> {
         let kind = match self.out.extension().and_then(|e| e.to_str()) {
@@ -176,7 +256,7 @@ impl Args {
     /// How many images are asked for.
     fn rows(&self, latent_dim: usize) -> Result<usize> {
         let Some(path) = &self.latents else {
-            return Ok(self.count);
+            return Ok(self.count.unwrap_or(COUNT));
         };
         let mut rows = 0;
         // The header says it; the numbers are read where they fit.
@@ -197,7 +277,7 @@ impl Args {
     ) -> Result<()> {
         let (size, latent) = (
             dimensions.image_size as u64,
-            4 * dimensions.latent_dim as u64,
+            4 * (dimensions.latent_dim + 2 * dimensions.labels()) as u64,
         );
         let image = 4 * dimensions.channels as u64 * size * size;
         let noise = match self.latents {
@@ -234,7 +314,7 @@ impl Args {
     /// The noise, one row of `latent_dim` an image.
     fn z(&self, latent_dim: usize) -> Result<Vec<f32>> {
         let Some(path) = &self.latents else {
-            let mut z = vec![0.0; self.count * latent_dim];
+            let mut z = vec![0.0; self.count.unwrap_or(COUNT) * latent_dim];
             Stream::new(self.seed, Purpose::Sample, 0).fill_normal(&mut z);
             return Ok(z);
         };

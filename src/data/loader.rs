@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 use crate::backend::{Batch, Images};
+use crate::data::condition::Table;
 use crate::data::dataset::Dataset;
 use crate::random::{Purpose, Stream};
 
@@ -21,6 +22,8 @@ pub struct Loader<'a> {
     batch_size: usize,
     seed: u64,
     flip: bool,
+    /// y of the images, where they have one.
+    labels: Option<&'a Table>,
     /// The images to be trained on, where those are not all.
     kept: Option<Vec<u32>>,
     /// The orders of the epochs last asked for, the latest first: batches are announced ahead of their turn.
@@ -49,6 +52,7 @@ impl<'a> Loader<'a> {
             batch_size,
             seed,
             flip,
+            labels: None,
             kept: None,
             orders: Vec::new(),
         })
@@ -67,6 +71,21 @@ impl<'a> Loader<'a> {
             kept.len()
         );
         self.kept = Some(kept);
+        Ok(self)
+    }
+
+    /// Hands out y with the images: `labels`, of the whole data set.
+    ///
+    /// # Errors
+    /// When they are of another number of images.
+    pub fn labelled(mut self, labels: &'a Table) -> Result<Self> {
+        ensure!(
+            labels.len() == self.dataset.len(),
+            "{} images have labels, and the data set has {}",
+            labels.len(),
+            self.dataset.len()
+        );
+        self.labels = Some(labels);
         Ok(self)
     }
 
@@ -115,7 +134,8 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Writes the batch of `step`: pixels, or where they are in the data set.
+    /// Writes the batch of `step`: pixels, or where they are in the data set; and y of each image, as it is mirrored or
+    /// not.
     ///
     /// # Panics
     /// When the batch is of another size.
@@ -125,6 +145,17 @@ impl<'a> Loader<'a> {
             Images::Indices(indices) => {
                 indices.copy_from_slice(self.indices(step));
                 self.flip(step, batch.flips);
+            }
+        }
+        if let Some(labels) = self.labels {
+            let width = labels.names().len();
+            assert_eq!(batch.labels.len(), self.batch_size * width, "labels");
+            let images = self.indices(step).iter().zip(&*batch.flips);
+            for ((&image, &flip), y) in images.zip(batch.labels.chunks_exact_mut(width)) {
+                labels.write(image as usize, y);
+                if flip == 1 {
+                    labels.mirror(y);
+                }
             }
         }
     }

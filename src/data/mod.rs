@@ -2,6 +2,8 @@
 //! these as u8 NHWC, and [`prepare`] makes it once; a [`Dataset`] is a view of it, and a [`Loader`] hands out shuffled
 //! batches.
 
+pub mod any_path;
+pub mod condition;
 pub mod containers;
 mod contents;
 pub mod dataset;
@@ -10,7 +12,9 @@ pub mod drawing;
 pub mod edges;
 pub mod guarded;
 pub mod hold_out;
+pub mod labels;
 pub mod loader;
+pub mod names;
 pub mod pack;
 pub mod pairs;
 pub mod prepare;

@@ -60,7 +60,7 @@ impl<B: Backend> Sampler<B> {
         self.network.write_from(generator, state)
     }
 
-    /// Sets the noise: `z`, f32 `[count][latent_dim]`.
+    /// Sets the noise and the labels behind it: f32 `[count][latent_dim + labels]` ([`with_labels`]).
     ///
     /// # Errors
     /// Where `z` has another length, or the device fails.
@@ -92,7 +92,25 @@ impl<B: Backend> Sampler<B> {
     }
 }
 
-/// Makes the images of the noise `z`, f32 `[n][latent_dim]`, with a trained generator (its weights and buffers `dict`),
+/// What a generator is given: each row of `z`, `[n][latent_dim]`, with that of `y`, `[n][labels]`, behind it.
+///
+/// # Panics
+/// When these are not equally many rows.
+pub fn with_labels(dimensions: &Dimensions, z: &[f32], y: &[i8]) -> Vec<f32> {
+    let (latent_dim, labels) = (dimensions.latent_dim, dimensions.labels());
+    assert_eq!(z.len() / latent_dim * labels, y.len(), "rows of labels");
+    if labels == 0 {
+        return z.to_vec();
+    }
+    let rows = z.chunks_exact(latent_dim).zip(y.chunks_exact(labels));
+    let row = |(z, y): (&[f32], &[i8])| {
+        let y = y.iter().map(|&y| f32::from(y));
+        z.iter().copied().chain(y).collect::<Vec<f32>>()
+    };
+    rows.flat_map(row).collect()
+}
+
+/// Makes the images of the noise `z`, f32 `[n][latent_dim + labels]` (the labels behind it, [`with_labels`]), with a trained generator (its weights and buffers `dict`),
 /// and hands them to `each` in order, f32 `[at most BATCH][c][h][w]` in [−1, 1].
 ///
 /// [`Statistics::Running`] gives each image by its own noise alone; by batch statistics it depends on the others among
@@ -109,7 +127,7 @@ pub fn generate<B: Backend>(
     statistics: Statistics,
     each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
 ) -> Result<()> {
-    let latent_dim = dimensions.latent_dim;
+    let latent_dim = dimensions.latent_dim + dimensions.labels();
     ensure!(
         z.len().is_multiple_of(latent_dim),
         "{} numbers are no vectors of {latent_dim}",

@@ -28,9 +28,15 @@ pub fn to_pixels(image: &[f32], channels: usize, size: usize) -> Vec<u8> {
 /// Lays `images`, f32 `[n][channels][size][size]` in [−1, 1], out in rows, as square as it gets, with gaps of two white
 /// pixels.
 pub fn sheet(images: &[f32], channels: usize, size: usize) -> RgbImage {
+    let count = (images.len() / (channels * size * size)).max(1);
+    let columns = (count as f64).sqrt().ceil() as usize;
+    sheet_of_rows(images, channels, size, columns)
+}
+
+/// As [`sheet`], in rows of `columns` images.
+pub fn sheet_of_rows(images: &[f32], channels: usize, size: usize, columns: usize) -> RgbImage {
     let length = channels * size * size;
     let count = (images.len() / length).max(1);
-    let columns = (count as f64).sqrt().ceil() as usize;
     let rows = count.div_ceil(columns);
     let side = |n: usize| (n * (size + GAP) + GAP) as u32;
     let mut out = RgbImage::from_pixel(side(columns), side(rows), image::Rgb([255; 3]));

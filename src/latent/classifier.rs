@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::backend::Use;
 use crate::data;
+use crate::data::labels::Kind;
 use crate::hex::hex;
 use crate::latent::generator::identity;
 use crate::latent::networks::{Networks, Piece};
@@ -18,16 +19,6 @@ use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::model::tensor_file::TensorFile;
 use crate::text::{escaped, shown};
-
-/// What the outputs are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Each present or not, on its own.
-    Attributes,
-    /// One of all.
-    Classes,
-}
 
 /// What is known of a classifier besides its weights; JSON in its file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

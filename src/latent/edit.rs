@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 
 use crate::backend::Use;
-use crate::latent::classifier::{Classifier, Kind};
+use crate::data::labels::Kind;
+use crate::latent::classifier::Classifier;
 use crate::latent::directions::Direction;
 use crate::latent::generator::Generator;
 use crate::latent::networks::Piece;

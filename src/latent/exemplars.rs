@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::backend::Use;
+use crate::data::labels::Kind;
+use crate::data::names::{Named, find};
 use crate::gan::sampler::BATCH;
-use crate::latent::classifier::{Classifier, Kind};
+use crate::latent::classifier::Classifier;
 use crate::latent::directions::Direction;
 use crate::latent::generator::Generator;
-use crate::latent::names::{CLASSIFIER, Known, Named, find};
+use crate::latent::names::{CLASSIFIER, Known};
 use crate::latent::operand::{Names, Wanted, mean};
 use crate::latent::points::Points;
 use crate::random::{Purpose, Stream};

@@ -6,8 +6,9 @@ use nalgebra::{DMatrix, DVector};
 use serde::Serialize;
 
 use crate::backend::Use;
+use crate::data::labels::Kind;
 use crate::gan::sampler::BATCH;
-use crate::latent::classifier::{Classifier, Kind};
+use crate::latent::classifier::Classifier;
 use crate::latent::directions::{Boundary, Direction};
 use crate::latent::generator::Generator;
 use crate::latent::logistic::{self, Model};

@@ -5,8 +5,7 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 use crate::backend::Adam;
-use crate::latent::classifier::Kind;
-use crate::latent::labels::{Label, Labels};
+use crate::data::labels::{Kind, Label, Labels};
 use crate::latent::networks::{Learner, Networks};
 use crate::model::StateDict;
 use crate::model::arch::Dimensions;

@@ -21,7 +21,6 @@ pub mod forget;
 pub mod generator;
 pub mod interpolate;
 pub mod invert;
-pub mod labels;
 pub mod learning;
 pub mod logistic;
 pub mod matrix;

@@ -69,7 +69,7 @@ pub enum What {
 /// One name of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// As typed; [`find`](crate::latent::names::find) knows what it means.
+    /// As typed; [`find`](crate::data::names::find) knows what it means.
     pub name: String,
     /// Whether a `!` stood before it.
     pub negated: bool,

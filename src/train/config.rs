@@ -12,16 +12,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::any_path;
 use super::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD, StopRule};
 use super::watch::Limits;
 use crate::backend::{Adam, Ahead, Conv, Fuse, InstanceNoise, Precision, Schedule};
+use crate::data::any_path;
+use crate::data::condition::ConditionArg;
 use crate::data::{HoldOut, Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::evaluate::Metric;
 use crate::evaluate::metrics::Aim;
 use crate::files;
 use crate::gan::step::Settings;
-use crate::model::arch::Dimensions;
+use crate::model::arch::{Condition, Dimensions};
 use crate::text;
 
 /// What only concerns how far a run goes, where its data lies and how it reports: may change when it is resumed.
@@ -158,6 +159,12 @@ options! {
     synthetic_count: usize,
     /// Share of images that may be corrupt before it is an error, 0 to 1.
     max_bad: f64,
+    /// What the images are made for, where they are made for something.
+    #[serde(default)]
+    condition: Option<ConditionArg>,
+    /// The names of the classes or attributes that these are, as the data set has them; none without.
+    #[serde(default)]
+    condition_names: Vec<String>,
     /// The folder of weights that the run started from, if it did.
     #[serde(default, with = "any_path")]
     init_from: Option<PathBuf>,
@@ -295,6 +302,8 @@ impl Config {
             allow_missing: false,
             synthetic_count: SYNTHETIC_COUNT,
             max_bad: LoadOptions::default().max_bad,
+            condition: None,
+            condition_names: Vec::new(),
             init_from: None,
             image_size: 64,
             channels: 3,
@@ -370,8 +379,19 @@ impl Config {
             width: self.width,
             latent_dim: self.latent_dim,
             channels: self.channels,
-            condition: crate::model::arch::Condition::None,
+            condition: match self.condition_names.len() {
+                0 => Condition::None,
+                labels => Condition::Labels(labels),
+            },
         }
+    }
+
+    /// Whether images are made for their classes or attributes.
+    pub fn is_of_labels(&self) -> bool {
+        matches!(
+            self.condition,
+            Some(ConditionArg::Classes | ConditionArg::Attributes(_))
+        )
     }
 
     /// Real images that an iteration takes.
@@ -440,6 +460,7 @@ impl Config {
             image_key: self.image_key.clone(),
             image_column: self.image_column.clone(),
             allow_missing: self.allow_missing,
+            check_labels: self.is_of_labels(),
             ..OpenOptions::new(self.dataset, self.data.clone())
         }
     }

@@ -1,5 +1,6 @@
 //! Batches that D is looked at with: of images that it is not trained on, and of images that it is.
 
+use crate::data::condition::Table;
 use crate::data::{Dataset, HoldOut};
 use crate::gan::step::Shown;
 use crate::model::Shape;
@@ -9,16 +10,23 @@ use crate::random::{Purpose, Stream};
 /// Picks the batches. They follow from the seed and the iteration alone.
 pub struct Examiner<'a> {
     dataset: &'a Dataset,
+    labels: Option<&'a Table>,
     images: HoldOut,
     batch: usize,
     seed: u64,
 }
 
 impl<'a> Examiner<'a> {
-    /// Of batches of `batch` images of `dataset`, which `images` divides, on both sides at least one.
-    pub fn new(dataset: &'a Dataset, images: HoldOut, batch: usize, seed: u64) -> Self {
+    /// Of batches of `batch` images of the data set, with their labels where they have any, which `images` divides, on both sides at least one.
+    pub fn new(
+        (dataset, labels): (&'a Dataset, Option<&'a Table>),
+        images: HoldOut,
+        batch: usize,
+        seed: u64,
+    ) -> Self {
         Self {
             dataset,
+            labels,
             images,
             batch,
             seed,
@@ -43,9 +51,17 @@ impl<'a> Examiner<'a> {
             let image = self.dataset.image(place(i) as usize);
             values.extend(image.iter().map(|&v| f32::from(v) / 127.5 - 1.0));
         }
+        let labels = self.labels.map(|labels| {
+            let places: Vec<u32> = (0..self.batch as u64).map(place).collect();
+            labels
+                .of_images(&places)
+                .into_iter()
+                .map(f32::from)
+                .collect()
+        });
         Shown {
             images: nhwc_to_nchw(&values, Shape::new(size, size, c)),
-            labels: Vec::new(),
+            labels: labels.unwrap_or_default(),
         }
     }
 }

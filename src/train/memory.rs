@@ -6,10 +6,11 @@ use super::checkpoint;
 use super::config::Config;
 use super::metrics;
 use super::record;
-use super::sheets::SHEET_IMAGES;
+use super::sheets::most_images;
 use super::watching;
 use super::writer;
 use crate::backend::{Backend, Use};
+use crate::data::condition::MOST_ROWS;
 use crate::data::{Dataset, Residency};
 use crate::gan::batches::SLOTS;
 use crate::gan::sampler::BATCH;
@@ -29,7 +30,7 @@ pub fn needed<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
     };
     let (settings, examined) = (config.settings(), config.hold_out > 0.0);
     let gan = Gan::bytes(backend, &dimensions, batch, SLOTS, &settings, examined);
-    samples(SHEET_IMAGES) + measured + gan + copies(backend, config, batch)
+    samples(most_images(config)) + measured + gan + copies(backend, config, batch)
 }
 
 /// Whether something that is made every so many iterations is made before the last.
@@ -47,7 +48,7 @@ fn copies<B: Backend>(backend: &B, config: &Config, batch: usize) -> u64 {
     };
     let image = dimensions.generator().output();
     let images = match is_due(config, config.sample_every) {
-        true => SHEET_IMAGES,
+        true => most_images(config),
         false => 0,
     };
     let looked_at = batch.min(watching::IMAGES);
@@ -79,7 +80,14 @@ fn sheet(config: &Config, copied: bool) -> u64 {
     let size = config.image_size as u64;
     let image = 2 * 4 * config.channels as u64 * size * size + 3 * 3 * (size + 2) * (size + 2);
     let arrived = 4 * u64::from(copied) * config.channels as u64 * size * size;
-    SHEET_IMAGES as u64 * (image + arrived)
+    most_images(config) as u64 * (image + arrived)
+}
+
+/// Bytes of this program's memory that the conditions of a run take: what is kept of them, what of them is in a
+/// checkpoint, and a batch on its way.
+fn labels(config: &Config) -> u64 {
+    let names = config.condition_names.len();
+    (names * (4 * MOST_ROWS + SLOTS * config.images_per_step())) as u64
 }
 
 /// Bytes of this program's memory that a run takes beside what [`needed`] counts; not the data set. Where the device has
@@ -90,7 +98,7 @@ fn outputs(config: &Config, copied: bool) -> u64 {
         true => checkpoint + sheet,
         false => checkpoint.max(sheet),
     };
-    written + metrics::bytes(config) + writer::THREAD
+    written + metrics::bytes(config) + labels(config) + writer::THREAD
 }
 
 /// Bytes that each thread of the CPU backend keeps for the packed operands of matrix products (the buffer of the `gemm`

@@ -9,9 +9,10 @@ use super::checkpoint::Best;
 use super::config::Config;
 use crate::backend::{Backend, State, Statistics};
 use crate::data::Dataset;
+use crate::data::condition::{Conditions, Wanted};
 use crate::evaluate::cache::Cache;
 use crate::evaluate::{Features, Measures, Metric, RealImages, Reference, choose, reference};
-use crate::gan::sampler::{BATCH, Sampler};
+use crate::gan::sampler::{BATCH, Sampler, with_labels};
 use crate::gan::sheet;
 use crate::gan::step::Gan;
 use crate::random::{Purpose, Stream};
@@ -53,7 +54,8 @@ pub fn bytes(config: &Config) -> u64 {
     }
     let count = count(config, usize::MAX);
     let size = config.image_size as u64;
-    let images = count as u64 * (9 * size * size + 4 * config.latent_dim as u64);
+    let given = 4 * (config.latent_dim + config.condition_names.len()) as u64;
+    let images = count as u64 * (9 * size * size + given);
     let on_features = metrics.iter().any(|metric| metric.needs_features());
     let length = if on_features { 2048 } else { 0 };
     images + reference::bytes(&metrics, count, 0, length)
@@ -110,7 +112,7 @@ pub struct Measurer<'a, B: Backend> {
     reference: Reference,
     features: Option<Box<dyn Features + 'a>>,
     sampler: Sampler<B>,
-    /// Noise, of whole batches.
+    /// Noise and labels, of whole batches.
     z: Vec<f32>,
     state: State,
     count: usize,
@@ -118,14 +120,14 @@ pub struct Measurer<'a, B: Backend> {
 
 impl<'a, B: Backend> Measurer<'a, B> {
     /// For the metrics of `config`; `None` where it has none. The real images are taken from `dataset` by the run's seed,
-    /// the noise is that of `sample` with the same seed; `note` is told what people should know of kept features.
+    /// noise and labels are those of `sample` with the same seed; `note` is told what people should know of kept features.
     ///
     /// # Errors
     /// Where there are too few images, or features are needed and are not there, or there is not enough memory.
     pub fn new(
         backend: &B,
         config: &Config,
-        dataset: &Dataset,
+        (dataset, conditions): (&Dataset, Option<&Conditions>),
         mut features: Option<Box<dyn Features + 'a>>,
         note: &dyn Fn(String),
     ) -> Result<Option<Self>> {
@@ -154,11 +156,18 @@ impl<'a, B: Backend> Measurer<'a, B> {
         let reference = Reference::new(real, &metrics, seed, network, cache.as_ref(), note)?;
         let mut z = vec![0.0; count * config.latent_dim];
         Stream::new(seed, Purpose::Sample, 0).fill_normal(&mut z);
-        z.resize(count.next_multiple_of(BATCH) * config.latent_dim, 0.0);
+        let dimensions = config.dimensions();
+        if let Some(conditions) = conditions {
+            let stream = Conditions::of_samples(seed);
+            let y = conditions.draw(&stream, 0, count, &Wanted::AsTheData);
+            z = with_labels(&dimensions, &z, &y);
+        }
+        let row = config.latent_dim + dimensions.labels();
+        z.resize(count.next_multiple_of(BATCH) * row, 0.0);
         Ok(Some(Self {
             reference,
             features,
-            sampler: Sampler::new(backend, &config.dimensions(), BATCH)?,
+            sampler: Sampler::new(backend, &dimensions, BATCH)?,
             z,
             state: match config.ema > 0.0 {
                 true => State::Average,
@@ -178,7 +187,8 @@ impl<'a, B: Backend> Measurer<'a, B> {
         let (size, channels) = (self.sampler.size(), self.sampler.channels());
         self.sampler.load_from(&gan.generator, self.state)?;
         let mut pixels = Vec::with_capacity(self.count * size * size * 3);
-        for z in self.z.chunks_exact(BATCH * config.latent_dim) {
+        let row = config.latent_dim + config.dimensions().labels();
+        for z in self.z.chunks_exact(BATCH * row) {
             self.sampler.set_z(backend, z)?;
             let images = self.sampler.images(backend, Statistics::Running)?;
             let left = self.count - pixels.len() / (size * size * 3);

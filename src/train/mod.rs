@@ -1,6 +1,5 @@
 //! Training: the loop ([`run`]) around the iteration ([`crate::gan::step`]), written once for every backend.
 
-mod any_path;
 pub mod balance;
 pub mod checkpoint;
 pub mod config;

@@ -8,7 +8,7 @@ use super::config::Config;
 use crate::backend::{Backend, LossScale, Network, Progress, Slot, State};
 use crate::files;
 use crate::gan::step::Gan;
-use crate::model::arch::Role;
+use crate::model::arch::{Condition, Role};
 use crate::model::params::entries;
 use crate::model::{StateDict, Tensor, params::TensorFile};
 use crate::text::shown;
@@ -22,15 +22,16 @@ pub fn bytes(config: &Config, steps: u64) -> u64 {
     // Of the name and what holds it, a tensor.
     const TENSOR: u64 = 256;
     let dimensions = config.dimensions();
-    let (mut numbers, mut tensors) = (0, 5);
+    let (mut numbers, mut tensors) = (0, 5 + u64::from(dimensions.labels() > 0));
     for architecture in [dimensions.generator(), dimensions.discriminator()] {
         for entry in entries(&architecture) {
             numbers += 2 * entry.shape.iter().product::<usize>() as u64;
             tensors += 2;
         }
     }
-    let image =
-        (config.channels * config.image_size * config.image_size + config.latent_dim) as u64;
+    let image = (config.channels * config.image_size * config.image_size
+        + config.latent_dim
+        + dimensions.labels()) as u64;
     let iteration = 4 * (numbers + config.batch_size as u64 * image) + TENSOR * tensors;
     // The last state, and what is read and not yet taken.
     steps.saturating_add(3).saturating_mul(iteration)
@@ -89,6 +90,17 @@ impl Recorder {
         ] {
             file.metadata.insert(name.to_string(), value);
         }
+        // Those without a condition are as they were before there was one.
+        if let Some(condition) = match config.dimensions().condition {
+            Condition::None => None,
+            Condition::Labels(_) => Some("labels"),
+            Condition::Picture(_) => Some("picture"),
+        } {
+            let labels = config.dimensions().labels().to_string();
+            file.metadata
+                .insert("condition".to_string(), condition.to_string());
+            file.metadata.insert("labels".to_string(), labels);
+        }
         Ok(Self {
             path: path.to_path_buf(),
             file,
@@ -111,8 +123,8 @@ impl Recorder {
         self.networks(gan, State::Parameters, &prefix)
     }
 
-    /// Takes what the iteration left: `real` `[n][c][h][w]` and `z` `[n][latent_dim]`, f32, the three losses, and
-    /// `grad/D/…` and `grad/G/…`, with the loss scale divided out. Waits.
+    /// Takes what the iteration left: `real` `[n][c][h][w]`, `z` `[n][latent_dim]` and where there are labels `y`
+    /// `[n][labels]`, f32, the three losses, and `grad/D/…` and `grad/G/…`, with the loss scale divided out. Waits.
     ///
     /// # Errors
     /// Where the device fails.
@@ -128,7 +140,16 @@ impl Recorder {
             &[n, config.channels, size, size],
             backend.read(&gan.real, n)?,
         );
-        let z = Tensor::new(&[n, config.latent_dim], backend.read(&gan.z, n)?);
+        let labels = config.dimensions().labels();
+        let given = backend.read(&gan.z, n)?;
+        let rows = || given.chunks_exact(config.latent_dim + labels);
+        let z = rows().flat_map(|row| &row[..config.latent_dim]).copied();
+        let z = Tensor::new(&[n, config.latent_dim], z.collect());
+        if labels > 0 {
+            let y = rows().flat_map(|row| &row[config.latent_dim..]).copied();
+            let y = Tensor::new(&[n, labels], y.collect());
+            self.file.floats.insert(format!("{prefix}y"), y);
+        }
         self.file.floats.insert(format!("{prefix}real"), real);
         self.file.floats.insert(format!("{prefix}z"), z);
         let losses = gan.last_metrics()?.losses;

@@ -105,13 +105,7 @@ impl Resumed {
             return Ok(());
         };
         let (config, state) = (&self.config, &saved.state);
-        let found = Dimensions {
-            image_size: state.image_size,
-            width: state.width,
-            latent_dim: state.latent_dim,
-            channels: state.channels,
-            condition: crate::model::arch::Condition::None,
-        };
+        let found = state.dimensions();
         let say = |d: Dimensions, seed: u64| format!("{d}, seed {seed}");
         ensure!(
             found == config.dimensions() && state.seed == config.seed,

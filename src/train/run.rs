@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
@@ -29,6 +30,7 @@ use super::stop::Stop;
 use super::watch::Watched;
 use super::watching::Watching;
 use crate::backend::{Backend, Feed, Metrics, Network, Progress, State, Steps};
+use crate::data::condition::{Conditions, Table};
 use crate::data::{Dataset, HoldOut, Loader, Residency};
 use crate::evaluate::Features;
 use crate::files;
@@ -67,6 +69,8 @@ pub struct Plan<'a> {
     pub residency: Residency,
     /// The iterations that a profiler is to see.
     pub profile: Option<Range<u64>>,
+    /// y of the images, where they have one.
+    pub labels: Option<Table>,
     /// What metrics compare images by, where there is something.
     pub features: Option<Box<dyn Features + 'a>>,
     /// Whether only errors are printed.
@@ -109,19 +113,27 @@ pub fn train<B: Backend>(
         record,
         residency,
         profile,
+        labels,
         features,
         quiet,
     } = plan;
+    let labels = labels.as_ref();
+    let conditions = labels.map(|labels| Arc::new(Conditions::of(labels, config.seed)));
 
     // Data.
     let loader = Loader::new(dataset, config.images_per_step(), config.seed, config.flip)?;
+    let loader = match labels {
+        Some(labels) => loader.labelled(labels)?,
+        None => loader,
+    };
     let hold_out = HoldOut::of(dataset.len(), config.hold_out, config.seed);
     let (kept, held_out) = (hold_out.kept.clone(), hold_out.held_out.len());
     let (loader, examiner) = match hold_out.held_out.is_empty() {
         true => (loader, None),
         false => {
             let loader = loader.keeping(kept.clone())?;
-            let examiner = Examiner::new(dataset, hold_out, config.batch_size, config.seed);
+            let examiner =
+                Examiner::new((dataset, labels), hold_out, config.batch_size, config.seed);
             (loader, Some(examiner))
         }
     };
@@ -167,6 +179,12 @@ pub fn train<B: Backend>(
                  with --init-from",
                 text::shown(path)
             );
+            ensure!(
+                saved.state.conditions == conditions,
+                "what is known of the images (classes or attributes) is not what {} was trained on: give the same --data, \
+                 or start another run from it with --init-from",
+                text::shown(path)
+            );
             step = saved.state.step;
             ensure!(
                 step <= config.steps,
@@ -197,12 +215,19 @@ pub fn train<B: Backend>(
             print_error_line(text);
         }
     };
-    let measurer = Measurer::new(backend, &config, dataset, features, &note)?;
+    let measurer = Measurer::new(
+        backend,
+        &config,
+        (dataset, conditions.as_deref()),
+        features,
+        &note,
+    )?;
 
     let mut training = Training {
         backend,
         dataset,
         config: &config,
+        conditions,
         settings,
         identity,
         claim,
@@ -261,6 +286,8 @@ struct Training<'a, B: Backend> {
     backend: &'a B,
     dataset: &'a Dataset,
     config: &'a Config,
+    /// What the labels are, where there are some.
+    conditions: Option<Arc<Conditions>>,
     /// The options that determine the result.
     settings: BTreeMap<String, serde_json::Value>,
     /// What names the run.
@@ -339,7 +366,7 @@ impl<B: Backend> Training<'_, B> {
         for folder in ["", "samples", "checkpoints"] {
             files::remove_partial(&home.join(folder))?;
         }
-        config.write(home)?;
+        write_config(home, config, self.conditions.as_deref())?;
         match start {
             Start::Fresh => {}
             // The folder may change before this run is resumed.
@@ -361,7 +388,7 @@ impl<B: Backend> Training<'_, B> {
             &self.window,
             self.quiet,
         )?);
-        let mut sheets = Sheets::new(backend, config, home)?;
+        let mut sheets = Sheets::new(backend, config, self.conditions.as_deref(), home)?;
         if self.step == 0 {
             let path = sheets.write(backend, &self.gan, 0)?;
             self.show(0, &path);
@@ -507,6 +534,7 @@ impl<B: Backend> Training<'_, B> {
         state.window = self.window.clone();
         state.settings = Some(self.settings.clone());
         state.run = Some(self.identity.clone());
+        state.conditions.clone_from(&self.conditions);
         state.watched = self.watching.state.clone();
         state
     }
@@ -543,11 +571,19 @@ impl<B: Backend> Training<'_, B> {
     }
 }
 
+/// Writes what the run in the folder `home` is.
+fn write_config(home: &Path, config: &Config, conditions: Option<&Conditions>) -> Result<()> {
+    if let Some(conditions) = conditions {
+        conditions.write(home)?;
+    }
+    config.write(home)
+}
+
 /// Writes `checkpoint` into the run folder `home`.
 fn save_into(home: &Path, config: &Config, checkpoint: &mut Checkpoint) -> Result<PathBuf> {
     // Somebody may have emptied the folder: a checkpoint alone cannot be resumed.
     if !Config::path(home).exists() {
-        config.write(home)?;
+        write_config(home, config, checkpoint.state.conditions.as_deref())?;
     }
     checkpoint.save(home, config.keep_checkpoints)
 }

@@ -12,11 +12,18 @@ use anyhow::{Context, Result, bail};
 use super::checkpoint;
 use super::config::Config;
 use crate::backend::DeviceError;
+use crate::data::condition::Conditions;
 use crate::files::{self, Lack};
 use crate::text;
 
 /// What a run keeps in its folder beside `.lock`, and writes anew.
-const OWN_FILES: [&str; 4] = [".lock", "log.jsonl", "config.json", "kernels.json"];
+const OWN_FILES: [&str; 5] = [
+    ".lock",
+    "log.jsonl",
+    "config.json",
+    "kernels.json",
+    Conditions::FILE,
+];
 const OWN_FOLDERS: [&str; 2] = ["samples", "checkpoints"];
 
 /// Holds a run folder against a second process, and keeps hold of it wherever it is moved to; the lock goes with the

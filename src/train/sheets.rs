@@ -7,34 +7,53 @@ use anyhow::{Context, Result};
 
 use super::config::Config;
 use crate::backend::{Arrived, Backend, Snapshot, State, Statistics};
+use crate::data::condition::{ConditionArg, Conditions};
+use crate::data::labels::Kind;
+use crate::gan::grid::{self, Grid};
 use crate::gan::sampler::Sampler;
 use crate::gan::sheet;
 use crate::gan::step::Gan;
 use crate::random::{Purpose, Stream};
 use crate::text;
 
-/// Images on a sample sheet.
-pub const SHEET_IMAGES: usize = 64;
+/// No sample sheet of the run of `config` has more images.
+pub fn most_images(config: &Config) -> usize {
+    let kind = match config.condition {
+        Some(ConditionArg::Classes) => Some(Kind::Classes),
+        Some(ConditionArg::Attributes(_)) => Some(Kind::Attributes),
+        _ => None,
+    };
+    grid::most_images(kind, config.condition_names.len())
+}
 
 /// Makes the sample sheets of a run, by the average of the generator where one is kept.
 pub struct Sheets<B: Backend> {
     sampler: Sampler<B>,
     folder: PathBuf,
     state: State,
+    /// Images a row.
+    columns: usize,
     /// The images of a sheet on their way to the host.
     copy: B::Snapshot<Vec<f32>>,
 }
 
 impl<B: Backend> Sheets<B> {
-    /// For the folder `samples` in the run folder `run`; the noise comes from the run's seed.
+    /// For the folder `samples` in the run folder `run`; noise and labels ([`Grid`]) come from the run's seed.
     ///
     /// # Errors
     /// Where there is not enough memory.
-    pub fn new(backend: &B, config: &Config, run: &Path) -> Result<Self> {
-        let mut sampler = Sampler::new(backend, &config.dimensions(), SHEET_IMAGES)?;
-        let mut z = vec![0.0; SHEET_IMAGES * config.latent_dim];
-        Stream::new(config.seed, Purpose::Sheet, 0).fill_normal(&mut z);
-        sampler.set_z(backend, &z)?;
+    pub fn new(
+        backend: &B,
+        config: &Config,
+        conditions: Option<&Conditions>,
+        run: &Path,
+    ) -> Result<Self> {
+        let dimensions = config.dimensions();
+        let stream = Stream::new(config.seed, Purpose::Sheet, 0);
+        let of_labels = Conditions::of_sheets(config.seed);
+        let grid = Grid::new(&dimensions, conditions, &stream, &of_labels);
+        let mut sampler = Sampler::new(backend, &dimensions, grid.count)?;
+        sampler.set_z(backend, &grid.inputs)?;
         let folder = run.join("samples");
         let state = if config.ema > 0.0 {
             State::Average
@@ -45,6 +64,7 @@ impl<B: Backend> Sheets<B> {
             sampler,
             folder,
             state,
+            columns: grid.columns,
             copy: Default::default(),
         })
     }
@@ -93,6 +113,7 @@ impl<B: Backend> Sheets<B> {
             path: self.path(step),
             channels: self.sampler.channels(),
             size: self.sampler.size(),
+            columns: self.columns,
         }
     }
 }
@@ -103,6 +124,7 @@ pub struct Page {
     path: PathBuf,
     channels: usize,
     size: usize,
+    columns: usize,
 }
 
 impl Page {
@@ -114,7 +136,7 @@ impl Page {
         // Again, where it was removed meanwhile.
         fs::create_dir_all(&self.folder)
             .with_context(|| format!("cannot make {}", text::shown(&self.folder)))?;
-        let sheet = sheet::sheet(images, self.channels, self.size);
+        let sheet = sheet::sheet_of_rows(images, self.channels, self.size, self.columns);
         sheet::write_png(&self.path, sheet)?;
         Ok(self.path)
     }

@@ -6,6 +6,7 @@
 mod training;
 
 mod bad_input_data;
+mod conditions;
 mod data_sources;
 mod decode;
 mod edges;

@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 
 use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
 use dcgan_cuda::data;
+use dcgan_cuda::data::labels::{Kind, Label, Labels};
 use dcgan_cuda::data::synthetic::FaceAttributes;
-use dcgan_cuda::latent::classifier::{Classifier, Description, Kind, data_of};
-use dcgan_cuda::latent::labels::{Label, Labels};
+use dcgan_cuda::latent::classifier::{Classifier, Description, data_of};
 use dcgan_cuda::latent::learning::{balanced_accuracy, bce, cross_entropy, held_out};
 use dcgan_cuda::model::StateDict;
 use dcgan_cuda::model::arch::Dimensions;

@@ -6,7 +6,8 @@ use std::process::Output;
 use std::sync::OnceLock;
 
 use dcgan_cuda::backend::cpu::Cpu;
-use dcgan_cuda::latent::classifier::{Classifier, Description, Kind};
+use dcgan_cuda::data::labels::Kind;
+use dcgan_cuda::latent::classifier::{Classifier, Description};
 use dcgan_cuda::latent::directions::{Boundary, Direction};
 use dcgan_cuda::latent::edit::{Aim, Chain, Wish, follow};
 use dcgan_cuda::latent::files::LatentFile;

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use dcgan_cuda::latent::classifier::{Classifier, Description, Kind};
+use dcgan_cuda::data::labels::Kind;
+use dcgan_cuda::latent::classifier::{Classifier, Description};
 use dcgan_cuda::latent::fit::{
     Conditions, Fitted, Scores, cosine, fit, orthogonal, project, relations,
 };

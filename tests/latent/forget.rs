@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Output;
 
-use dcgan_cuda::latent::classifier::{Classifier, Description, Kind};
+use dcgan_cuda::data::labels::Kind;
+use dcgan_cuda::latent::classifier::{Classifier, Description};
 use dcgan_cuda::latent::files::LatentFile;
 use dcgan_cuda::model::StateDict;
 use dcgan_cuda::model::arch::Dimensions;

@@ -30,7 +30,7 @@ use crate::model::StateDict;
 use crate::model::arch::Dimensions;
 use crate::random::{Purpose, Stream};
 use crate::text::shown;
-use crate::train::checkpoint::Buffers;
+use crate::train::checkpoint::{Buffers, Trained};
 use crate::train::stop::Stop;
 use report::{Among, Report};
 
@@ -119,7 +119,9 @@ impl Args {
         let network = self.features.read(self.quiet.quiet)?;
         self.check_features(&metrics)?;
         let picked = self.device.pick()?;
-        let (dict, dimensions) = self.generator.load(Buffers::Needed, &self.quiet)?;
+        let Trained {
+            dict, dimensions, ..
+        } = self.generator.load(Buffers::Needed, &self.quiet)?;
         if let Some(network) = &network {
             network.check_fits(dimensions.image_size, dimensions.channels)?;
         }

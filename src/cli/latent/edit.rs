@@ -12,6 +12,7 @@ use crate::cli::latent::classifiers::{classifier_for, has_classifier};
 use crate::cli::latent::edit::ask::{Attribute, Strengths};
 use crate::cli::latent::output::Output;
 use crate::cli::latent::{LatentArgs, Workshop};
+use crate::data::names::{Named, find};
 use crate::files;
 use crate::gan::sampler::BATCH;
 use crate::latent::classifier::Classifier;
@@ -19,7 +20,7 @@ use crate::latent::directions::Direction;
 use crate::latent::edit::{
     Aim, CHANGED, Chain, HELD, Landscape, PLAIN, Samples, Wish, follow, keeping,
 };
-use crate::latent::names::{FITTED, Known, Named, find};
+use crate::latent::names::{FITTED, Known};
 use crate::latent::operand::{Names, Operand, Resolver, Wanted};
 use crate::latent::points::Points;
 use crate::latent::surrogate::{Fit, SURROGATE, Surrogate, made_for};

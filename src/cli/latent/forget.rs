@@ -9,11 +9,13 @@ use serde::Serialize;
 
 use crate::cli::latent::output::Output;
 use crate::cli::latent::{LatentArgs, Workshop};
-use crate::latent::classifier::{Classifier, Kind};
+use crate::data::labels::Kind;
+use crate::data::names::{self, Named};
+use crate::latent::classifier::Classifier;
 use crate::latent::files::LatentFile;
 use crate::latent::forget::{self, Drawn, Instead, Weights};
 use crate::latent::generator::Generator;
-use crate::latent::names::{self, CLASSIFIER, Named};
+use crate::latent::names::CLASSIFIER;
 use crate::latent::picture::Sheet;
 use crate::random::{Purpose, Stream};
 use crate::text::{escaped, shown};

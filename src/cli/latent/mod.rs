@@ -21,7 +21,7 @@ use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs, start_threads};
 use crate::cli::partial::{NOTHING_WRITTEN, until_stopped};
 use crate::files::parent;
 use crate::latent::generator::Generator;
-use crate::train::checkpoint::{self, Buffers};
+use crate::train::checkpoint::{self, Buffers, Trained};
 use crate::train::stop::Stop;
 
 #[derive(Subcommand)]
@@ -93,7 +93,9 @@ impl LatentArgs {
     ) -> Result<ExitCode> {
         start_threads(0)?;
         let picked = self.device.pick()?;
-        let (dict, dimensions) = self.generator.load(Buffers::Needed, &self.quiet)?;
+        let Trained {
+            dict, dimensions, ..
+        } = self.generator.load(Buffers::Needed, &self.quiet)?;
         let stop = Stop::install()?;
         until_stopped(&stop, NOTHING_WRITTEN, || {
             let mut output = Output::new(self.out.as_deref(), name)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::condition;
 use crate::backend::{Backend, Use};
 use crate::cli::output::print_line;
 use crate::data::Source;
@@ -36,6 +37,7 @@ pub fn dry_run<B: Backend>(
 ) -> Result<()> {
     print_line(source.describe());
     print_line(device(backend, note));
+    condition::describe(config).into_iter().for_each(print_line);
     let dimensions = config.dimensions();
     let (g, d) = (dimensions.generator(), dimensions.discriminator());
     for (name, architecture, passes) in [("generator", &g, 1), ("discriminator", &d, 2)] {

@@ -1,13 +1,14 @@
 //! `train`.
 
 mod balance;
+mod condition;
 mod describe;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args as ClapArgs, value_parser};
 
 use self::balance::BalanceArgs;
@@ -17,6 +18,7 @@ use crate::cli::features::{self, FeatureArgs};
 use crate::cli::options::{ComputeArgs, DataArgs, PackArgs, QuietArgs};
 use crate::cli::output::{all_printed, print_error_line, print_line};
 use crate::cli::{packs, sources};
+use crate::data::condition::{ConditionArg, Table};
 use crate::data::pack::Recipe;
 use crate::data::prepare::Place;
 use crate::data::{self, Dataset, HoldOut, Kind, LoadOptions, Residency, Source};
@@ -53,6 +55,11 @@ pub struct Args {
     data: DataArgs,
     #[command(flatten)]
     pack: PackArgs,
+
+    /// Make images for something that is known of them: `classes`; `attributes`, all that can be learnt, or
+    /// `attributes=Male,Smiling`
+    #[arg(long, value_name = "WHAT")]
+    condition: Option<ConditionArg>,
 
     /// Run folder [default: the next free runs/NNNNN-DATASET-SIZEpx]
     #[arg(long, value_name = "DIR")]
@@ -281,6 +288,9 @@ impl Args {
             allow_missing: data.source.choice.allow_missing.then_some(true),
             synthetic_count: data.synthetic_count,
             max_bad: data.max_bad,
+            condition: self.condition.clone().map(Some),
+            // As the data set has them.
+            condition_names: None,
             // Followed to a checkpoint later.
             init_from: None,
             image_size: self.image_size,
@@ -426,6 +436,10 @@ impl OnBackend for Job<'_> {
             config.channels
         );
         config.channels = channels;
+        let resumed = self.resumed.is_some();
+        let (labels, notes) = condition::labels(config, source.as_ref(), resumed)?;
+        self.args.quiet.note(&notes);
+        config.check()?;
         if let (None, Some(folder)) = (&self.resumed, &config.init_from) {
             // Read again when the networks are made; here so that an error comes before the images are decoded.
             let networks = checkpoint::Networks::load(folder, &config.dimensions())?;
@@ -434,7 +448,7 @@ impl OnBackend for Job<'_> {
         let name = format!("{}-{}px", config.dataset, config.image_size);
         match self.args.dry_run {
             true => self.describe(backend, source.as_ref(), &name),
-            false => self.train(backend, source.as_ref(), &name),
+            false => self.train(backend, source.as_ref(), labels, &name),
         }
     }
 }
@@ -473,8 +487,14 @@ impl Job<'_> {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Trains. A new run is called `name`.
-    fn train<B: Backend>(self, backend: &B, source: &dyn Source, name: &str) -> Result<ExitCode> {
+    /// Trains, on images with `labels` where there are some. A new run is called `name`.
+    fn train<B: Backend>(
+        self,
+        backend: &B,
+        source: &dyn Source,
+        labels: Option<Table>,
+        name: &str,
+    ) -> Result<ExitCode> {
         let Self {
             args,
             mut config,
@@ -507,6 +527,8 @@ impl Job<'_> {
                 return Ok(ExitCode::from(code));
             }
         };
+        let pack = dataset.pack().context("the images are in no pack")?;
+        let labels = labels.map(|labels| labels.of_pack(pack));
         if let Some(epochs) = epochs {
             config.steps = config.steps_of(epochs, dataset.len())?;
         }
@@ -536,6 +558,9 @@ impl Job<'_> {
             config.steps,
             text::shown(&run)
         ));
+        if let Some(line) = condition::describe(&config) {
+            args.quiet.say(line);
+        }
         match &start {
             Start::Resume(path, saved) if saved.state.step == config.steps => {
                 args.quiet.say(format!(
@@ -561,6 +586,7 @@ impl Job<'_> {
                 None => None,
             },
             config,
+            labels,
             start,
             from_scratch: args.from_scratch,
             record: args.record.clone(),

@@ -3,7 +3,8 @@
 //! Here is what one holds; `of_run.rs` has those of a run folder, `weights.rs` takes networks out of any.
 //!
 //! `checkpoints/step-000500/` holds `generator.safetensors`, `discriminator.safetensors`,
-//! `generator_ema.safetensors` (where an average is kept), `optimizer.safetensors` and `state.json`, which names the
+//! `generator_ema.safetensors` (where an average is kept), `optimizer.safetensors`, `conditions.json` (where the networks
+//! are told of labels) and `state.json`, which names the
 //! length and SHA-256 of each of the others, and its own. `checkpoints/latest` is a link to the newest. What a
 //! checkpoint is of, its state says, not its name: people copy and rename.
 
@@ -13,6 +14,7 @@ mod weights;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -21,11 +23,12 @@ use sha2::{Digest, Sha256};
 use crate::backend::{
     Backend, Balance, Counters, LossScale, Network, Progress, State as NetworkState, Steps, Taken,
 };
+use crate::data::condition::Conditions;
 use crate::evaluate::metrics::Aim;
 use crate::files::{open_regular, write_atomically};
 use crate::gan::step::Gan;
 use crate::hex::hex;
-use crate::model::arch::{Dimensions, Role};
+use crate::model::arch::{Condition, Dimensions, Role};
 use crate::model::{StateDict, params::TensorFile};
 use crate::text;
 use crate::train::report::Window;
@@ -35,8 +38,9 @@ pub use of_run::{best, followed, list, load_newest, load_of, newest, others, tak
 pub use weights::{Buffers, Networks, Trained, Weights, find, load_generator, load_networks};
 use weights::{check_moments, read_verified};
 
-/// The version of `state.json`; a program refuses what is newer than itself.
-pub const FORMAT: u32 = 1;
+/// The version of `state.json`; a program refuses what is newer than itself. Without a condition it is 1, which older
+/// programs read.
+pub const FORMAT: u32 = 2;
 
 /// No `state.json` is longer, in bytes.
 const MAX_STATE_BYTES: u64 = 1 << 20;
@@ -91,6 +95,12 @@ pub struct State {
     pub latent_dim: usize,
     /// Channels of an image.
     pub channels: usize,
+    /// How many numbers of y there are; left out where there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub labels: usize,
+    /// What they are, which lies in a file of its own.
+    #[serde(skip)]
+    pub conditions: Option<Arc<Conditions>>,
     /// Adam steps of the discriminator.
     pub discriminator_steps: Steps,
     /// Adam steps of the generator.
@@ -126,7 +136,10 @@ impl State {
     /// A state whose checksums are still to be filled in.
     pub fn new(step: u64, seed: u64, dimensions: &Dimensions) -> Self {
         Self {
-            format: FORMAT,
+            format: match dimensions.condition {
+                Condition::None => 1,
+                _ => FORMAT,
+            },
             step,
             images_seen: 0,
             seed,
@@ -134,6 +147,8 @@ impl State {
             width: dimensions.width,
             latent_dim: dimensions.latent_dim,
             channels: dimensions.channels,
+            labels: dimensions.labels(),
+            conditions: None,
             discriminator_steps: Steps::default(),
             generator_steps: Steps::default(),
             loss_scale: Default::default(),
@@ -161,13 +176,17 @@ impl State {
         }
     }
 
-    fn dimensions(&self) -> Dimensions {
+    /// Of both networks.
+    pub fn dimensions(&self) -> Dimensions {
         Dimensions {
             image_size: self.image_size,
             width: self.width,
             latent_dim: self.latent_dim,
             channels: self.channels,
-            condition: crate::model::arch::Condition::None,
+            condition: match self.labels {
+                0 => Condition::None,
+                labels => Condition::Labels(labels),
+            },
         }
     }
 
@@ -194,6 +213,10 @@ pub fn identity(
         text += &sha256(&network_file(dict)?);
     }
     Ok(sha256(text.as_bytes())[..32].to_string())
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 fn is_unscaled(scales: &[LossScale; 2]) -> bool {
@@ -367,6 +390,9 @@ impl Checkpoint {
         if let Some(average) = &self.average {
             files.push((AVERAGE, network_file(average)?));
         }
+        if let Some(conditions) = &self.state.conditions {
+            files.push((Conditions::FILE, conditions.json()?));
+        }
         for (name, bytes) in files {
             write_atomically(&folder.join(name), &bytes)?;
             let sum = FileSum {
@@ -386,7 +412,8 @@ impl Checkpoint {
     /// # Errors
     /// Where a file is missing, damaged, truncated or of other dimensions; the message names it.
     pub fn load(folder: &Path) -> Result<Self> {
-        let state = read_state(folder)?;
+        let mut state = read_state(folder)?;
+        state.conditions = conditions_of(folder, &state)?.map(Arc::new);
         let read = |name: &str| -> Result<TensorFile> {
             let path = folder.join(name);
             let bytes = read_verified(&path, state.files.get(name))?;
@@ -416,6 +443,25 @@ impl Checkpoint {
             state,
         })
     }
+}
+
+/// What the labels of the checkpoint in `folder` are, where its networks have some.
+fn conditions_of(folder: &Path, state: &State) -> Result<Option<Conditions>> {
+    if state.labels == 0 {
+        return Ok(None);
+    }
+    let path = folder.join(Conditions::FILE);
+    let bytes = read_verified(&path, state.files.get(Conditions::FILE))?;
+    let conditions = Conditions::parse(&bytes)
+        .with_context(|| format!("{} cannot be used", text::shown(&path)))?;
+    ensure!(
+        conditions.names().len() == state.labels,
+        "{} has {} names, and the networks beside it {} labels",
+        text::shown(&path),
+        conditions.names().len(),
+        state.labels
+    );
+    Ok(Some(conditions))
 }
 
 fn network_file(dict: &StateDict) -> Result<Vec<u8>> {

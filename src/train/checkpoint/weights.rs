@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::of_run::{followed, newest};
-use super::{AVERAGE, DISCRIMINATOR, FileSum, GENERATOR, STATE, State, read_state, verify};
+use super::{
+    AVERAGE, DISCRIMINATOR, FileSum, GENERATOR, STATE, State, conditions_of, read_state, verify,
+};
+use crate::data::condition::Conditions;
 use crate::files::{open_regular, parent};
 use crate::memory;
-use crate::model::arch::{Dimensions, Role};
+use crate::model::arch::{Condition, Dimensions, Role};
 use crate::model::foreign::{self, Found, called};
 use crate::model::tensor_file::{FOREIGN, Shapes, TensorFile, conversion};
 use crate::model::{Architecture, StateDict};
@@ -52,6 +55,8 @@ pub struct Trained {
     pub dict: StateDict,
     /// Its dimensions.
     pub dimensions: Dimensions,
+    /// What its labels are, where it is told of some.
+    pub conditions: Option<Conditions>,
     /// What a person should know of how it was read.
     pub notes: Vec<String>,
 }
@@ -223,21 +228,23 @@ fn look_into(folder: &Path) -> Result<(Option<State>, bool)> {
 
 /// A trained generator, for [`crate::gan::sampler`], from `path`: a checkpoint folder, a run folder (its newest
 /// checkpoint), any folder that holds `generator.safetensors` (a `state_dict` of pytorch/examples' `Generator`), or such
-/// a file. Of a file, the generator in it is taken whatever `weights` says.
+/// a file. Of a file, the generator in it is taken whatever `weights` says. With a [`Conditions::FILE`] beside it, it is one
+/// that is told of labels.
 ///
 /// # Errors
 /// Where there is none, or it is damaged or no DCGAN generator, or running statistics are missing that are needed.
 pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result<Trained> {
     let found_at = find(path)?;
-    let place = if found_at.is_dir() {
+    let (place, folder) = if found_at.is_dir() {
         let (state, average) = look_into(&found_at)?;
         let name = match weights {
             Weights::Ema if average => AVERAGE,
             _ => GENERATOR,
         };
-        Place::of(&found_at, name, state.as_ref())?
+        let place = Place::of(&found_at, name, state.as_ref())?;
+        (place, found_at.as_path())
     } else {
-        Place::of_file(&found_at)?
+        (Place::of_file(&found_at)?, parent(&found_at))
     };
     let (found, file) = place.read().map_err(|error| no_checkpoint(path, error))?;
     let network = place.only(&found, Role::Generator)?;
@@ -251,9 +258,27 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
         ));
     }
     let dict = place.take(network, &file, &mut notes)?;
+    let conditions = match &place.sum {
+        Some(_) => conditions_of(folder, &read_state(folder)?)?,
+        None => Conditions::read(folder)?,
+    };
+    let mut dimensions = network.dimensions;
+    if let Some(conditions) = &conditions {
+        let labels = conditions.names().len();
+        ensure!(
+            labels < dimensions.latent_dim,
+            "{} takes {} numbers, and the {} beside it has {labels} names: it is of another network",
+            shown(&place.path),
+            dimensions.latent_dim,
+            Conditions::FILE
+        );
+        dimensions.latent_dim -= labels;
+        dimensions.condition = Condition::Labels(labels);
+    }
     Ok(Trained {
         dict,
-        dimensions: network.dimensions,
+        dimensions,
+        conditions,
         notes,
     })
 }

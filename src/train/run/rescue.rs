@@ -68,7 +68,7 @@ impl<B: Backend> Training<'_, B> {
         let config = self.config;
         let save = |home: &Path| -> Result<PathBuf> {
             if !Config::path(home).exists() {
-                config.write(home)?;
+                super::write_config(home, config, self.conditions.as_deref())?;
             }
             let path = self.checkpoint()?.save(home, config.keep_checkpoints)?;
             if let Ok(Some(choices)) = self.backend.choices() {

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use dcgan_cuda::data::labels::Kind;
 use dcgan_cuda::data::{Synthetic, fit_image};
 use dcgan_cuda::evaluate::{Features, Metric, RealImages, Reference};
-use dcgan_cuda::latent::classifier::{Classifier, Description, Kind};
+use dcgan_cuda::latent::classifier::{Classifier, Description};
 use dcgan_cuda::model::StateDict;
 use serde_json::Value;
 

@@ -11,6 +11,7 @@ use crate::cli::latent::classifiers::classifier_for;
 use crate::cli::latent::directions::{Progress, attributes};
 use crate::cli::latent::output::Output;
 use crate::cli::latent::{LatentArgs, Workshop};
+use crate::data::names::find;
 use crate::files;
 use crate::latent::classifier::Classifier;
 use crate::latent::files::LatentFile;
@@ -19,7 +20,7 @@ use crate::latent::fit::{
 };
 use crate::latent::generator::Generator;
 use crate::latent::matrix::Matrix;
-use crate::latent::names::{FITTED, find};
+use crate::latent::names::FITTED;
 use crate::latent::picture::Sheet;
 use crate::latent::points::Points;
 use crate::text::{escaped, shown};

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 
 use crate::cli::latent::Workshop;
+use crate::data::names::find;
 use crate::latent::classifier::Classifier;
-use crate::latent::names::find;
 
 pub mod components;
 pub mod find;

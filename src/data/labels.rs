@@ -1,10 +1,12 @@
-//! What is known of the images of a data set, as a classifier learns it.
+//! What is known of the images of a data set, as a classifier learns it and a condition says it.
 
-use anyhow::{Result, bail};
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::data::synthetic::{CELEBA_ATTRIBUTES, FaceAttributes, celeba_attributes};
-use crate::data::{OpenOptions, Pack};
-use crate::latent::classifier::Kind;
+use crate::data::{OpenOptions, Pack, Source};
 use crate::text::escaped;
 
 /// The attribute of synthetic faces that CelebA has no word for: the face is turned to the right edge of the image, its
@@ -19,6 +21,16 @@ const PREFERRED: [&str; 2] = ["Male", "No_Beard"];
 
 /// The class of an image that has none.
 const NONE: u32 = u32::MAX;
+
+/// What the names that are known of images are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Attributes, each present or not, on its own.
+    Attributes,
+    /// Classes: each image is of one.
+    Classes,
+}
 
 /// What is known of each image of a pack, in its order.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,32 +79,70 @@ impl Labels {
         }
     }
 
-    /// What is known of the images of `pack`, which `options` opened: attributes, else classes. Of synthetic faces, in
-    /// CelebA's terms and [`LOOKING_RIGHT`]: they follow from seed and number.
+    /// What is known of the images of `pack`, which `options` opened: attributes, else classes.
     ///
     /// # Errors
     /// Where nothing is known.
     pub fn of(pack: &Pack, options: &OpenOptions) -> Result<Self> {
-        let about = pack.metadata();
+        let classes = || Self::classes_of(pack).filter(|classes| classes.names.len() > 1);
+        Self::attributes_of(pack, options).or_else(classes).with_context(|| {
+            format!(
+                "{} has neither attributes nor two classes, so that there is nothing to tell: use celeba, synthetic, \
+                 cifar10, mnist or fashion-mnist, a folder with a folder for each class, or parquet or webdataset with \
+                 labels",
+                escaped(&pack.metadata().describe)
+            )
+        })
+    }
+
+    /// The attributes of the images of `pack`, which `options` opened, in its order; `None` where there are none. Of
+    /// synthetic faces, in CelebA's terms and [`LOOKING_RIGHT`]: they follow from seed and number.
+    pub fn attributes_of(pack: &Pack, options: &OpenOptions) -> Option<Self> {
         if options.kind.is_drawn() {
-            let faces = (0..pack.len()).map(|i| FaceAttributes::sample(options.seed, i as u64));
-            return Ok(Self::of_faces(faces));
+            return Some(Self::drawn(places_in_source(pack).into_iter(), options));
         }
-        if !about.attribute_names.is_empty() {
-            let unknown = vec![0; about.attribute_names.len()];
-            let rows = (0..pack.len()).map(|i| pack.attributes(i).unwrap_or(&unknown));
-            let values = rows.flatten().copied().collect();
-            return Ok(Self::of_attributes(about.attribute_names.clone(), values));
+        let names = &pack.metadata().attribute_names;
+        if names.is_empty() {
+            return None;
         }
-        if about.class_names.len() > 1 {
-            let classes = (0..pack.len()).map(|i| pack.class(i));
-            return Ok(Self::of_classes(about.class_names.clone(), classes));
+        let unknown = vec![0; names.len()];
+        let rows = (0..pack.len()).map(|i| pack.attributes(i).unwrap_or(&unknown));
+        let values = rows.flatten().copied().collect();
+        Some(Self::of_attributes(names.clone(), values))
+    }
+
+    /// As [`attributes_of`](Self::attributes_of), of all images of `source`, those that cannot be used among them.
+    pub fn attributes_in(source: &dyn Source, options: &OpenOptions) -> Option<Self> {
+        if options.kind.is_drawn() {
+            return Some(Self::drawn(0..source.len(), options));
         }
-        bail!(
-            "{} has neither attributes nor two classes, so that there is nothing to tell: use celeba, synthetic, \
-             cifar10, mnist or fashion-mnist, a folder with a folder for each class, or parquet or webdataset with labels",
-            escaped(&about.describe)
-        )
+        let names = source.attribute_names();
+        if names.is_empty() {
+            return None;
+        }
+        let unknown = vec![0; names.len()];
+        let rows = (0..source.len()).map(|i| source.attributes(i).unwrap_or(&unknown));
+        let values = rows.flatten().copied().collect();
+        Some(Self::of_attributes(names.to_vec(), values))
+    }
+
+    /// The classes of all images of `source`, those that cannot be used among them; `None` where there are none.
+    pub fn classes_in(source: &dyn Source) -> Option<Self> {
+        let names = source.class_names();
+        let classes = (0..source.len()).map(|i| source.class(i));
+        (!names.is_empty()).then(|| Self::of_classes(names.to_vec(), classes))
+    }
+
+    /// Of the synthetic faces of these numbers.
+    fn drawn(numbers: impl Iterator<Item = usize>, options: &OpenOptions) -> Self {
+        Self::of_faces(numbers.map(|i| FaceAttributes::sample(options.seed, i as u64)))
+    }
+
+    /// The classes of the images of `pack`, in its order; `None` where there are none.
+    pub fn classes_of(pack: &Pack) -> Option<Self> {
+        let names = &pack.metadata().class_names;
+        let classes = (0..pack.len()).map(|i| pack.class(i));
+        (!names.is_empty()).then(|| Self::of_classes(names.clone(), classes))
     }
 
     /// Of faces that are drawn.
@@ -149,6 +199,12 @@ impl Labels {
         with.into_iter().zip(known).map(share).collect()
     }
 
+    /// Whether anything is known of the attribute in this column.
+    pub(super) fn is_known(&self, column: usize) -> bool {
+        let mut rows = self.attributes.chunks_exact(self.names.len().max(1));
+        rows.any(|row| row[column] != 0)
+    }
+
     /// Leaves out attributes that hardly any image has, or hardly any lacks ([`LEAST_SHARE`]), and all but one of those
     /// that say the same, or the opposite, of every image. What was left out, and why. Classes stay as they are.
     pub fn leave_out_what_says_nothing(&mut self) -> Vec<String> {
@@ -189,7 +245,7 @@ impl Labels {
     }
 
     /// Whether two attributes say the same of every image, or the opposite.
-    fn same(&self, a: usize, b: usize) -> bool {
+    pub(super) fn same(&self, a: usize, b: usize) -> bool {
         let mut rows = self.attributes.chunks_exact(self.names.len());
         let Some(first) = rows.clone().next() else {
             return true;
@@ -198,7 +254,8 @@ impl Labels {
         sign != 0 && rows.all(|row| row[a] * row[b] == sign)
     }
 
-    fn select(&mut self, columns: &[usize]) {
+    /// Keeps the attributes in these columns alone, in this order.
+    pub(super) fn select(&mut self, columns: &[usize]) {
         let rows = self.attributes.chunks_exact(self.names.len().max(1));
         self.attributes = rows
             .flat_map(|row| columns.iter().map(|&i| row[i]))
@@ -235,6 +292,13 @@ impl Labels {
         }
         Ok(self)
     }
+}
+
+/// Where each image of `pack` stands in the source that it was made of, which also had those that could not be used.
+pub fn places_in_source(pack: &Pack) -> Vec<usize> {
+    let skipped: BTreeSet<usize> = pack.metadata().skipped.iter().map(|s| s.index).collect();
+    let used = (0..).filter(|place| !skipped.contains(place));
+    used.take(pack.len()).collect()
 }
 
 impl Label<'_> {

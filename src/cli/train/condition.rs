@@ -1,0 +1,77 @@
+//! What the images of a run are made for.
+
+use anyhow::{Result, bail, ensure};
+
+use crate::data::Source;
+use crate::data::condition::{ConditionArg, Table};
+use crate::data::labels::Kind;
+use crate::data::names;
+use crate::text::escaped;
+use crate::train::config::Config;
+
+/// y of the images of `source` where the run of `config` has a condition, and what people should know of it. A new run
+/// gets the names that y has; one that is `resumed` has them.
+///
+/// # Errors
+/// When the source does not have what the condition asks for, or no longer what the run had.
+pub fn labels(
+    config: &mut Config,
+    source: &dyn Source,
+    resumed: bool,
+) -> Result<(Option<Table>, Vec<String>)> {
+    let (table, notes) = match &config.condition {
+        None => return Ok((None, Vec::new())),
+        Some(ConditionArg::Classes) => Table::of_classes(source)?,
+        Some(ConditionArg::Attributes(chosen)) => {
+            let chosen = match resumed {
+                true => Some(&config.condition_names),
+                false => chosen.as_ref(),
+            };
+            let chosen = chosen.map(Vec::as_slice);
+            Table::of_attributes(source, &config.open_options(), chosen)?
+        }
+        Some(condition @ (ConditionArg::Edges | ConditionArg::Folder(_))) => bail!(
+            "--condition {condition}: this version trains on classes and attributes only; a folder of that name is no \
+             condition"
+        ),
+    };
+    if !resumed {
+        config.condition_names = table.names().to_vec();
+        return Ok((Some(table), notes));
+    }
+    let unlike = (table.names().iter().zip(&config.condition_names)).find(|(now, was)| now != was);
+    if let Some((now, was)) = unlike {
+        bail!(
+            "the run was begun with {}, and the data have {} in its place: give the data that it was begun with",
+            escaped(was),
+            escaped(now)
+        );
+    }
+    ensure!(
+        table.names().len() == config.condition_names.len(),
+        "the run was begun with {} classes, and the data have {}: give the data that it was begun with",
+        config.condition_names.len(),
+        table.names().len()
+    );
+    Ok((Some(table), Vec::new()))
+}
+
+/// The condition of the run of `config` in a line for people.
+pub fn describe(config: &Config) -> Option<String> {
+    let condition = config.condition.as_ref()?;
+    let kind = match condition {
+        ConditionArg::Classes => Kind::Classes,
+        _ => Kind::Attributes,
+    };
+    let names: Vec<&str> = config.condition_names.iter().map(String::as_str).collect();
+    let what = match (kind, names.len()) {
+        (Kind::Classes, _) => "classes",
+        (Kind::Attributes, 1) => "attribute",
+        (Kind::Attributes, _) => "attributes",
+    };
+    Some(format!(
+        "condition: {} {what}: {}",
+        names.len(),
+        names::all(&names)
+    ))
+}
