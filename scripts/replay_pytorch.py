@@ -26,7 +26,10 @@ For every iteration the recorded weights, buffers, images and z go through the i
 A run with labels (`condition` labels in the metadata) has `y` in every iteration: the fake images are made with the y
 of the real ones, and D's logits are projected on it. One with pictures (`condition` picture) has `picture`: G is a
 U-Net, D gives a logit a patch, and G's loss is loss_g + l1·loss_l1, with loss_l1 the mean of |G − real|. That has a
-kink where both are equal: there its derivative is any of −1, 0 and 1, and it is resolved like the other kinks.
+kink where both are equal: there its derivative is any of −1, 0 and 1, and it is resolved with the other kinks, all
+together by least squares. The innermost of the U-Net's maps may be so small that one number of it moves gradients by
+more than other networks' do: the limit of raw errors is at least 2/√n for the n numbers of it. In a half type L1's
+signs are so often rounded to the other side that a tensor's gain (below) may be a third of autocast's error of it.
 
 A file recorded in bf16 or fp16 (`precision` in its metadata) cannot be that near. Its errors against f64 are set beside
 those of PyTorch's own autocast in that type, from the same recorded state (fp16 with a loss scale, halved from 65536
@@ -745,11 +748,19 @@ def check_half(record: Record, limits: Limits, device: torch.device, say: Callab
         [over_all(rows, get) for rows in (ours, theirs)]
         for get in (lambda r: r.gains, lambda r: r.losses, lambda r: r.buffers)
     )
+    gain_verdict = (*gains[0], limit(gains[1][0]))
+    if s.condition == "picture":
+        # The signs of L1 leave so much rounding in the first layers of G that the largest gain is theirs alone, and
+        # autocast's may be small by luck: a tensor's may be as large as a third of its error makes it.
+        allowed = {n: limit(max(gains[1][0], peers[n] / 3)) for row in ours for n in row.gains}
+        found = {n: max(row.gains.get(n, 0.0) for row in ours) for n in allowed}
+        at = max(found, key=lambda n: found[n] / allowed[n])
+        gain_verdict = (found[at], at, allowed[at])
     return conclude([
         ("losses, relative", *losses[0], limit(losses[1][0])),
         ("gradients, median tensor", medians[0], f"of {len(tensors)}", limit(medians[1])),
         ("gradients, tensor nearest to its limit", tensors[name], name, limit(beside[name], SINGLE)),
-        ("gradients of convolutions, gain", *gains[0], limit(gains[1][0])),
+        ("gradients of convolutions, gain", *gain_verdict),
         ("Adam, against the weights", *over_all(ours, lambda r: r.adam_weights), limits.adam),
         ("Adam, against the update, beyond rounding", *over_all(ours, lambda r: r.adam_update), limits.adam),
         ("batch norm's buffers", *buffers[0], limit(buffers[1][0])),
@@ -885,14 +896,14 @@ def in_half(network: nn.Module, given: tuple[Tensor, ...], half: torch.dtype) ->
     return network.outputs(x, *given)
 
 
-def own_batch(s: Settings, random: torch.Generator) -> Batch:
+def own_batch(s: Settings, random: torch.Generator, step: int) -> Batch:
     """Images, latents and conditions; labels of every other iteration are one-hot, and ±1 in those between."""
     real = faces_like(s.batch_size, s.image_size, random, channels=s.channels)
     given = {"real": real}
     if s.latent_dim:
         given["z"] = torch.randn(s.batch_size, s.latent_dim, generator=random)
     if s.condition == "labels":
-        if torch.rand(1, generator=random) < 0.5:
+        if step % 2 == 0:
             classes = torch.randint(s.labels, (s.batch_size,), generator=random)
             given["y"] = nn.functional.one_hot(classes, s.labels).float()
         else:
@@ -1044,7 +1055,7 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
 
     for k in range(s.steps):
         at = f"step/{k:06d}"
-        given = own_batch(s, random)
+        given = own_batch(s, random, k)
         if half is not None:
             # As fed to the networks.
             given = given.to(half).to(torch.float32)
@@ -1223,8 +1234,7 @@ PICTURE_MISTAKES = (
     ("L1 in loss_g", "L1 in loss_g"), ("real and fake normalised together", "joint statistics"),
     ("G's step before D's", "order"), ("LeakyReLU of slope 0.1 in D", "slope"),
 )
-# In a half type: those whose effect at this size is within twice its rounding, and one whose gradients overflow.
-HIDDEN_IN_HALVES = {"L1 summed"}
+OVERFLOWING = "L1 summed"  # in a half type
 
 
 def edited(
@@ -1264,9 +1274,9 @@ def test_conditions(
         expect(f"{s.condition}: in f64, stored as f32", 0, record_run(s, seed, torch.float64), s)
         for what, mistake in mistakes:
             expect(f"{s.condition}: {what}", 1, record_run(s, seed, mistake=mistake), s)
-        name = "step/000001/" + ("y" if s.condition == "labels" else "picture")
+        name, middle = ("step/000001/y", 0) if s.condition == "labels" else ("step/000001/picture", 32 * 64 + 32)
         for what, want, tensors in (
-            ("one number of the condition changed by 0.1", 1, edited(run, {name: plus(0, 0.1)})),
+            ("one number of the condition changed by 1", 1, edited(run, {name: plus(middle, 1.0)})),
             ("the condition missing", 2, edited(run, {name: lambda _: None})),
             ("NaN in the condition", 2, edited(run, {name: plus(0, math.nan)})),
             ("the condition of another shape", 2, edited(run, {name: lambda x: x[:, :1]})),
@@ -1292,8 +1302,8 @@ def test_conditions(
             (replace(pictures, width=8, batch_size=8, precision=precision), PICTURE_MISTAKES),
         ):
             expect(f"{precision}: {s.condition}, a run that rounds", 0, record_run(s, seed), s)
-            for what, mistake in mistakes:
-                if mistake not in HIDDEN_IN_HALVES:
+            for what, mistake in (*mistakes, ("gradients scaled by 1.1", "scale")):
+                if mistake != OVERFLOWING:
                     expect(f"{precision}: {s.condition}: {what}", 1, record_run(s, seed, mistake=mistake), s)
 
 
