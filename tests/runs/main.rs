@@ -5,6 +5,7 @@
 #[path = "../training/mod.rs"]
 mod training;
 
+mod conditions;
 mod evaluate;
 #[cfg(unix)]
 mod interruption;
@@ -12,6 +13,7 @@ mod loss_scale;
 #[cfg(target_os = "linux")]
 mod memory;
 mod metrics;
+mod pictures;
 mod resume;
 #[cfg(unix)]
 mod run_folders;

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::of_run::{followed, newest};
 use super::{
-    AVERAGE, DISCRIMINATOR, FileSum, GENERATOR, STATE, State, conditions_of, read_state, verify,
+    AVERAGE, Checkpoint, DISCRIMINATOR, FileSum, GENERATOR, LABELS, STATE, State, conditions_of,
+    read_state, verify,
 };
 use crate::data::condition::{ConditionArg, Conditions};
 use crate::files::{open_regular, parent};
@@ -17,7 +18,7 @@ use crate::model::arch::{Condition, Dimensions, Role};
 use crate::model::foreign::{self, Found, called};
 use crate::model::tensor_file::{FOREIGN, Shapes, TensorFile, conversion};
 use crate::model::{Architecture, StateDict};
-use crate::text::shown;
+use crate::text::{escaped, shown};
 
 /// Which of a checkpoint's generators to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -270,6 +271,14 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
         Some(_) => conditions_of(folder, &read_state(folder)?)?,
         None => Conditions::read(folder)?,
     };
+    if let (None, Some(labels)) = (&conditions, file.metadata.get(LABELS)) {
+        bail!(
+            "{} is told labels ({}), and nothing says which: put the {} of its checkpoint beside it",
+            shown(&place.path),
+            escaped(labels),
+            Conditions::FILE
+        );
+    }
     let mut dimensions = network.dimensions;
     if let Some(conditions) = &conditions {
         let labels = conditions.names().len();
@@ -313,6 +322,24 @@ fn of_pictures(path: &Path, sum: &FileSum, state: &State) -> Result<Trained> {
     })
 }
 
+/// What the networks that `path` means ([`find`]) were told, where they were told something: [`Conditions::FILE`] beside
+/// them.
+///
+/// # Errors
+/// Where there is no such checkpoint, or the file is damaged.
+pub fn conditions(path: &Path) -> Result<Option<Conditions>> {
+    let found = find(path)?;
+    let folder = if found.is_dir() {
+        &found
+    } else {
+        parent(&found)
+    };
+    match look_into(folder)? {
+        (Some(state), _) => conditions_of(folder, &state),
+        (None, _) => Conditions::read(folder),
+    }
+}
+
 /// The error of a checkpoint or file that was given as `path` and cannot be used.
 fn no_checkpoint(path: &Path, error: anyhow::Error) -> anyhow::Error {
     let (name, text) = (shown(path), format!("{error:#}"));
@@ -348,6 +375,9 @@ impl Networks {
     /// As there.
     pub fn load(path: &Path, dimensions: &Dimensions) -> Result<Self> {
         let found_at = find(path)?;
+        if dimensions.picture() > 0 {
+            return Self::of_pictures(&found_at, dimensions);
+        }
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
         let mut notes = Vec::new();
         if !found_at.is_dir() {
@@ -404,6 +434,25 @@ impl Networks {
             discriminator: read(DISCRIMINATOR, Role::Discriminator, &d)?,
             average,
             notes,
+        })
+    }
+
+    /// Those that make images of pictures: of a checkpoint of this program.
+    fn of_pictures(folder: &Path, dimensions: &Dimensions) -> Result<Self> {
+        let unusable = || {
+            format!(
+                "{} does not fit this run ({dimensions}), which starts from the checkpoint of such a run",
+                shown(folder)
+            )
+        };
+        ensure!(folder.is_dir(), unusable());
+        let checkpoint = Checkpoint::load(folder).with_context(unusable)?;
+        ensure!(checkpoint.state.dimensions() == *dimensions, unusable());
+        Ok(Self {
+            generator: checkpoint.generator,
+            discriminator: checkpoint.discriminator,
+            average: checkpoint.average,
+            notes: Vec::new(),
         })
     }
 }
