@@ -18,7 +18,7 @@ use dcgan_cuda::backend::cpu::Cpu;
 use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
 use dcgan_cuda::backend::{Adam, Backend, Counters, Network, State};
 use dcgan_cuda::gan::step::{Gan, Settings};
-use dcgan_cuda::model::arch::Dimensions;
+use dcgan_cuda::model::arch::{Condition, Dimensions};
 use dcgan_cuda::model::params::TensorFile;
 use dcgan_cuda::model::{StateDict, Tensor};
 use tempfile::TempDir;
@@ -202,7 +202,10 @@ fn replay(path: &Path) -> Errors {
         width: number("width") as usize,
         latent_dim: number("latent_dim") as usize,
         channels: 3,
-        condition: dcgan_cuda::model::arch::Condition::None,
+        condition: match file.metadata.get("labels") {
+            Some(labels) => Condition::Labels(labels.parse().unwrap()),
+            None => Condition::None,
+        },
     };
     let adam = |lr: &str| Adam {
         lr: number(lr),
@@ -270,7 +273,14 @@ fn replay(path: &Path) -> Errors {
         gan.set_counters(&counters).unwrap();
         let get = |name: &str| &file.floats[&format!("{prefix}{name}")];
         backend.write(&get("real").data, &mut gan.real).unwrap();
-        backend.write(&get("z").data, &mut gan.z).unwrap();
+        // What G is given: noise, and the labels behind it.
+        let mut given = get("z").data.clone();
+        if dimensions.labels() > 0 {
+            let rows = given.chunks_exact(dimensions.latent_dim);
+            let y = get("y").data.chunks_exact(dimensions.labels());
+            given = rows.zip(y).flat_map(|(z, y)| [z, y].concat()).collect();
+        }
+        backend.write(&given, &mut gan.z).unwrap();
         gan.iteration_on(&backend).unwrap();
         let losses = gan.last_metrics().unwrap().losses;
         let finite = |network: &str| {
@@ -320,7 +330,7 @@ fn replay(path: &Path) -> Errors {
                 if gradient.data.len() >= 64 {
                     raise(&mut errors.worst, error);
                 }
-                if name == "D" && gradient.shape.first() == Some(&1) {
+                if name == "D" && gradient.shape.first() == Some(&(1 + dimensions.labels())) {
                     raise(&mut errors.last, error);
                 }
                 let weight = &before.tensors[tensor];
@@ -410,6 +420,117 @@ fn every_iteration_agrees_with_the_cpu() {
             "{name}: {errors:?}"
         );
     }
+}
+
+/// Classes of photographs, of which there are more than images in a batch.
+const CLASSES: &[&str] = &[
+    "--dataset",
+    "cifar10",
+    "--data",
+    concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/formats/cifar-10-binary.tar.gz"
+    ),
+    "--condition",
+    "classes",
+];
+
+/// Attributes of faces, one of which turns round where an image is mirrored.
+const ATTRIBUTES: &[&str] = &["--condition", "attributes=Male,Looking_Right,No_Beard"];
+
+/// As every_iteration_agrees_with_the_cpu, where G and D are told labels.
+#[test]
+fn every_iteration_with_labels_agrees_with_the_cpu() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    for (precision, steps, fuse, labels) in [
+        ("fp32", "4", "all", CLASSES),
+        ("fp32", "3", "none", ATTRIBUTES),
+        ("bf16", "4", "all", ATTRIBUTES),
+        ("bf16", "3", "none", CLASSES),
+        ("fp16", "9", "all", ATTRIBUTES),
+    ] {
+        let name = format!("{precision}-{fuse}-{}", labels.len());
+        let record = folder.path().join(format!("{name}.safetensors"));
+        let args = [
+            "--precision",
+            precision,
+            "--width",
+            "8",
+            "--fuse",
+            fuse,
+            "--steps",
+            steps,
+        ];
+        let record_to = ["--record", record.to_str().unwrap()];
+        let more = [&args[..], &record_to, labels].concat();
+        train(&folder.path().join(&name), &more, &[]);
+        let errors = replay(&record);
+        println!("{name}: {errors:?}");
+        let wrong = out_of_bounds(&errors, &bounds(precision));
+        assert!(wrong.is_empty(), "{name}: {}", wrong.join(", "));
+        assert!(errors.compared >= 3, "{name}: {errors:?}");
+    }
+}
+
+/// Labels come with their images in every order that streams and events allow, with a graph and without, wherever the
+/// images are, and in a run that goes on.
+#[test]
+fn labels_come_with_their_images() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let run = |name: &str| folder.path().join(name);
+    let args = [
+        ATTRIBUTES,
+        &["--precision", "bf16", "--hold-out", "0.2", "--steps", "8"],
+    ]
+    .concat();
+    let first = run("first");
+    train(&first, &args, &[("EMULATED_SEED", "0")]);
+    let expected = tensors(&first, 8);
+    let repeat = first.to_str().unwrap();
+    for (seed, graph, residency) in [
+        ("1", "off", "stream"),
+        ("2", "on", "host"),
+        ("3", "on", "device"),
+        ("4", "off", "device"),
+        ("5", "on", "stream"),
+        ("6", "on", "device"),
+    ] {
+        let ways = [
+            "--graph",
+            graph,
+            "--data-residency",
+            residency,
+            "--kernels-from",
+            repeat,
+        ];
+        train(
+            &run(seed),
+            &[&args[..], &ways].concat(),
+            &[("EMULATED_SEED", seed)],
+        );
+        assert!(
+            tensors(&run(seed), 8) == expected,
+            "seed {seed}, {residency}, graph {graph}"
+        );
+        assert_eq!(log(&run(seed)), log(&first), "seed {seed}");
+    }
+    let resumed = run("resumed");
+    let ways = ["--steps", "3", "--kernels-from", repeat];
+    let early: Vec<&str> = args
+        .iter()
+        .filter(|arg| !["--steps", "8"].contains(arg))
+        .copied()
+        .collect();
+    train(&resumed, &[&early[..], &ways].concat(), &[]);
+    resume(&resumed, &["--steps", "8"]);
+    assert!(tensors(&resumed, 8) == expected, "resumed");
+    assert_eq!(log(&resumed).len(), log(&first).len());
 }
 
 /// In every order that streams and events allow, and with and without a graph, the result is the same bits; a resumed

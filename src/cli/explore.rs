@@ -61,12 +61,16 @@ impl Args {
         }
         let picked = self.device.pick()?;
         let Trained {
-            dict, dimensions, ..
+            dict,
+            dimensions,
+            conditions,
+            ..
         } = self.generator.load(Buffers::Needed, &self.quiet)?;
+        let y = self.generator.labels(conditions.as_ref(), &self.quiet)?;
         let stop = Stop::install()?;
         until_stopped(&stop, NOTHING_WRITTEN, || {
             with_networks(&picked, |networks| {
-                let generator = Generator::new(networks, &dict, dimensions);
+                let generator = Generator::new(networks, &dict, dimensions).told(&y)?;
                 let beside = beside(&self.generator.checkpoint, &generator.identity)?;
                 let known = Known::read(&generator, &beside, &self.directions)?;
                 match &self.share {

@@ -13,8 +13,9 @@ use crate::backend::cuda::Options;
 use crate::backend::{Conv, Fuse, KernelChoices, Precision};
 use crate::cli::device::{self, Device, Picked};
 use crate::cli::output::{print_error_line, print_line};
+use crate::data::condition::{Conditions, Wanted};
 use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
-use crate::text::shown;
+use crate::text::{escaped, shown};
 use crate::train::checkpoint::{Buffers, Trained, Weights, load_generator};
 
 /// Which images of a data set, for every command that reads image files.
@@ -194,9 +195,53 @@ pub struct GeneratorArgs {
     /// Whose weights
     #[arg(long, value_enum, default_value = "ema")]
     pub weights: Weights,
+    /// What the images are to show, of a network that was trained with a condition: a class (`NAME`, `class=7`), or
+    /// attributes that are to be there and not (`Eyeglasses,-Male`)
+    #[arg(long, value_name = "WHAT", allow_hyphen_values = true)]
+    pub condition: Option<String>,
 }
 
 impl GeneratorArgs {
+    /// What `--condition` asks of the network that was trained with `conditions`.
+    ///
+    /// # Errors
+    /// When it was trained without, or has no such class or attribute.
+    pub fn wanted(&self, conditions: Option<&Conditions>) -> Result<Wanted> {
+        let Some(text) = &self.condition else {
+            return Ok(Wanted::AsTheData);
+        };
+        let conditions = conditions.with_context(|| {
+            format!(
+                "--condition {}: the network in {} was trained without a condition (or {} is not beside its weights): \
+                 leave it out, or train one with train --condition",
+                escaped(text),
+                shown(&self.checkpoint),
+                Conditions::FILE
+            )
+        })?;
+        Wanted::parse(text, conditions).with_context(|| format!("--condition {}", escaped(text)))
+    }
+
+    /// y of all images where one is asked for or, where not all of it is, what is usual of the rest; empty of a network
+    /// that was trained without a condition. Says what it is where nobody asked for it.
+    ///
+    /// # Errors
+    /// As [`Self::wanted`].
+    pub fn labels(&self, conditions: Option<&Conditions>, quiet: &QuietArgs) -> Result<Vec<i8>> {
+        let wanted = self.wanted(conditions)?;
+        let Some(conditions) = conditions else {
+            return Ok(Vec::new());
+        };
+        let usual = conditions.usual(&wanted);
+        if usual != wanted {
+            quiet.note(&[format!(
+                "the images are those of --condition={}: choose others with it",
+                escaped(&usual.typed(conditions))
+            )]);
+        }
+        Ok(conditions.draw(&Conditions::of_samples(0), 0, 1, &usual))
+    }
+
     /// The generator's weights, the dimensions that they are of, and what it is told. What is to be known of how they were read is said
     /// on the standard error.
     ///

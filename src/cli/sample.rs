@@ -12,7 +12,7 @@ use crate::backend::{Backend, Statistics, Use};
 use crate::cli::generate::generate;
 use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs, start_threads};
 use crate::cli::partial::{NOTHING_WRITTEN, Partial, until_stopped, write_whole};
-use crate::data::condition::{Conditions, Wanted};
+use crate::data::condition::Conditions;
 use crate::data::labels::Kind;
 use crate::files;
 use crate::gan::grid::Grid;
@@ -40,10 +40,6 @@ pub struct Args {
     /// How many images of random noise [default: 64; of classes, a sheet with a row of each]
     #[arg(long, value_name = "N", conflicts_with = "latents")]
     count: Option<usize>,
-    /// What the images are to show, of a network that was trained with a condition: a class (`NAME`, `class=7`), or
-    /// attributes that are to be there and not (`Eyeglasses,-Male`); else as often as in the data that it was trained on
-    #[arg(long, value_name = "WHAT", allow_hyphen_values = true)]
-    condition: Option<String>,
     /// Noise from a file instead: tensor `z`, [n, latent_dim]
     #[arg(long, value_name = "FILE.safetensors")]
     latents: Option<PathBuf>,
@@ -94,7 +90,7 @@ impl Args {
             conditions,
             ..
         } = self.generator.load(buffers, &self.quiet)?;
-        let wanted = self.wanted(conditions.as_ref())?;
+        let wanted = self.generator.wanted(conditions.as_ref())?;
         let grid = self.grid(&out, &dimensions, conditions.as_ref());
         let count = match &grid {
             Some(grid) => grid.count,
@@ -204,23 +200,6 @@ impl Args {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// What `--condition` asks for.
-    fn wanted(&self, conditions: Option<&Conditions>) -> Result<Wanted> {
-        let Some(text) = &self.condition else {
-            return Ok(Wanted::AsTheData);
-        };
-        let conditions = conditions.with_context(|| {
-            format!(
-                "--condition {}: the network in {} was trained without a condition (or {} is not beside its weights): \
-                 leave it out, or train one with train --condition",
-                escaped(text),
-                shown(&self.generator.checkpoint),
-                Conditions::FILE
-            )
-        })?;
-        Wanted::parse(text, conditions).with_context(|| format!("--condition {}", escaped(text)))
-    }
-
     /// A sheet with a row of each class, where no other images are asked for.
     fn grid(
         &self,
@@ -229,7 +208,8 @@ impl Args {
         conditions: Option<&Conditions>,
     ) -> Option<Grid> {
         let conditions = conditions.filter(|conditions| conditions.kind() == Kind::Classes)?;
-        let asked = self.count.is_some() || self.latents.is_some() || self.condition.is_some();
+        let asked =
+            self.count.is_some() || self.latents.is_some() || self.generator.condition.is_some();
         (matches!(out, Out::Sheet) && !asked).then(|| {
             let stream = Stream::new(self.seed, Purpose::Sample, 0);
             let of_labels = Conditions::of_samples(self.seed);

@@ -42,7 +42,7 @@ pub fn describe(generator: &Generator, directions: &[Direction]) -> Result<Value
 fn strongest(generator: &Generator) -> Result<Vec<usize>> {
     let architecture = generator.architecture();
     let (weight, scale) = first_layer(generator)?;
-    let each = weight.len() / generator.dimensions.latent_dim;
+    let each = weight.len() / (generator.dimensions.latent_dim + generator.labels.len());
     let map = each / architecture.blocks[0].output.c;
     let strength = |i: usize| -> f32 {
         let weights = &weight[i * each..][..each];
@@ -75,7 +75,7 @@ pub struct Folded {
 /// # Errors
 /// Where the generator lacks weights.
 pub fn folded(generator: &Generator) -> Result<Vec<Folded>> {
-    let architecture = generator.architecture();
+    let architecture = generator.whole();
     let names = entries(&architecture);
     let mut blocks = Vec::new();
     for (index, block) in architecture.blocks.iter().enumerate() {

@@ -34,7 +34,7 @@ pub fn page(generator: &Generator, directions: &[Direction]) -> Result<Shared> {
     let mut model = describe(generator, directions)?;
     let mut blob = Vec::new();
     let mut blocks = Vec::new();
-    let architecture = generator.architecture();
+    let architecture = generator.whole();
     for (block, folded) in architecture.blocks.iter().zip(folded(generator)?) {
         let Folded {
             filter,
@@ -56,6 +56,9 @@ pub fn page(generator: &Generator, directions: &[Direction]) -> Result<Shared> {
                 false => blob.extend(value.to_le_bytes()),
             }
         }
+    }
+    if !generator.labels.is_empty() {
+        blocks[0]["told"] = json!(generator.labels);
     }
     model["blocks"] = json!(blocks);
     model["half"] = json!(half);
@@ -110,7 +113,8 @@ fn half_is_enough(generator: &Generator) -> Result<bool> {
         }
     }
     let dimensions = generator.dimensions;
-    let rounded = Generator::new(generator.networks, &dict, dimensions);
+    let mut rounded = Generator::new(generator.networks, &dict, dimensions);
+    rounded.labels.clone_from(&generator.labels);
     let points = Points::of_seed(dimensions.latent_dim, 0, TRIED);
     // Weights beyond what half precision holds give no image at all.
     let Ok(images) = rounded.images(&points) else {

@@ -45,7 +45,9 @@ pub fn sefa(dict: &StateDict, dimensions: Dimensions, count: usize) -> Result<Fo
         }
     };
     // In the order of the state_dict.
-    let weight = tensor(Part::Weight)?;
+    let mut weight = tensor(Part::Weight)?;
+    // The rows of labels, which stand behind those of z, stay as they are.
+    weight.truncate(weight.len() / (nz + dimensions.labels()) * nz);
     let gamma = tensor(Part::NormWeight)?;
     let variance = tensor(Part::RunningVar)?;
     let scales: Vec<f64> = gamma

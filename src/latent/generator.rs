@@ -11,7 +11,7 @@ use crate::hex::hex;
 use crate::latent::networks::{Networks, Piece};
 use crate::latent::points::Points;
 use crate::model::arch::Dimensions;
-use crate::model::{Architecture, StateDict};
+use crate::model::{Architecture, Shape, StateDict};
 
 /// A generator with its weights, on a backend.
 pub struct Generator<'a> {
@@ -21,7 +21,9 @@ pub struct Generator<'a> {
     pub dict: &'a StateDict,
     /// What they are of.
     pub dimensions: Dimensions,
-    /// [`identity`] of the weights.
+    /// What it is told with every z; nothing where it is told nothing.
+    pub labels: Vec<f32>,
+    /// [`identity`] of the weights and the labels.
     pub identity: String,
 }
 
@@ -43,12 +45,42 @@ impl<'a> Generator<'a> {
             networks,
             dict,
             dimensions,
+            labels: Vec::new(),
             identity: identity(dict),
         }
     }
 
-    /// Its layers.
+    /// This generator where it is told the labels `y` with every z: one for each of [`Dimensions::labels`].
+    ///
+    /// # Errors
+    /// Where these are more or fewer.
+    pub fn told(mut self, y: &[i8]) -> Result<Self> {
+        let labels = self.dimensions.labels();
+        ensure!(
+            y.len() == labels,
+            "{} labels, and this generator takes {labels}",
+            y.len()
+        );
+        if labels > 0 {
+            self.labels = y.iter().map(|&y| f32::from(y)).collect();
+            let bytes: Vec<u8> = y.iter().map(|&y| y as u8).collect();
+            let told = Sha256::new()
+                .chain_update(&self.identity)
+                .chain_update(bytes);
+            self.identity = hex(&told.finalize());
+        }
+        Ok(self)
+    }
+
+    /// Its layers as they look from z: the first takes that alone.
     pub fn architecture(&self) -> Architecture {
+        let mut architecture = self.whole();
+        architecture.blocks[0].input.c -= self.labels.len();
+        architecture
+    }
+
+    /// Its layers, of which the first takes z and the labels behind it.
+    pub fn whole(&self) -> Architecture {
         self.dimensions.generator()
     }
 
@@ -72,10 +104,18 @@ impl<'a> Generator<'a> {
         most: usize,
         usage: Use,
     ) -> Result<Box<dyn Piece + 'a>> {
-        let whole = self.architecture();
+        let whole = self.whole();
         let dict = self.dict.of_blocks(&whole, range.clone())?;
-        self.networks
-            .piece(&whole.of_blocks(range), &dict, most, usage)
+        let first = range.start == 0;
+        let piece = (self.networks).piece(&whole.of_blocks(range), &dict, most, usage)?;
+        Ok(match first && !self.labels.is_empty() {
+            true => Box::new(Told {
+                piece,
+                labels: self.labels.clone(),
+                latent_dim: self.dimensions.latent_dim,
+            }),
+            false => piece,
+        })
     }
 
     /// The images of these points, f32 `[n][c][h][w]` in [−1, 1], by the running statistics.
@@ -122,5 +162,46 @@ impl<'a> Generator<'a> {
             "the generator gives values that are not finite: use an earlier checkpoint, or smaller numbers"
         );
         Ok(values)
+    }
+}
+
+/// A generator's first blocks, told the same labels with every z.
+struct Told<'a> {
+    piece: Box<dyn Piece + 'a>,
+    labels: Vec<f32>,
+    latent_dim: usize,
+}
+
+impl Piece for Told<'_> {
+    fn forward(&mut self, input: &[f32]) -> Result<Vec<f32>> {
+        ensure!(
+            input.len().is_multiple_of(self.latent_dim),
+            "{} numbers are no vectors of {}",
+            input.len(),
+            self.latent_dim
+        );
+        let rows = input.chunks_exact(self.latent_dim);
+        let given: Vec<f32> = rows
+            .flat_map(|z| z.iter().chain(&self.labels))
+            .copied()
+            .collect();
+        self.piece.forward(&given)
+    }
+
+    fn gradient(&mut self, output: &[f32]) -> Result<Vec<f32>> {
+        let gradient = self.piece.gradient(output)?;
+        let rows = gradient.chunks_exact(self.latent_dim + self.labels.len());
+        Ok(rows
+            .flat_map(|row| &row[..self.latent_dim])
+            .copied()
+            .collect())
+    }
+
+    fn most(&self) -> usize {
+        self.piece.most()
+    }
+
+    fn shapes(&self) -> (Shape, Shape) {
+        (Shape::new(1, 1, self.latent_dim), self.piece.shapes().1)
     }
 }

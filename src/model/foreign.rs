@@ -188,12 +188,16 @@ fn network(prefix: &str, shapes: &mut Shapes) -> Result<Found> {
 /// in one number.
 fn role(shapes: &Shapes) -> Role {
     let convolutions = convolutions(shapes);
-    let (Some((first, _)), Some((_, last))) = (convolutions.first(), convolutions.last()) else {
+    let (Some((first, [_, first_inputs, ..])), Some((_, last))) =
+        (convolutions.first(), convolutions.last())
+    else {
         return Role::Generator;
     };
+    let first_inputs = *first_inputs;
     match shapes.get(&format!("main.{}.weight", first + 1)) {
         Some(norm) if norm.len() == 1 => Role::Generator,
-        _ if last[0] == 1 => Role::Discriminator,
+        // With labels it ends in more numbers than one, but it still begins with an image.
+        _ if last[0] == 1 || first_inputs <= 4 => Role::Discriminator,
         _ => Role::Generator,
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::model::arch::{Architecture, Dimensions, Role};
+use crate::model::arch::{Architecture, Condition, Dimensions, Role};
 use crate::model::layout::FilterLayout;
 use crate::model::tensor_file::Shapes;
 use crate::random::{Purpose, Stream};
@@ -365,7 +365,8 @@ pub fn convolutions(shapes: &Shapes) -> Vec<(usize, [usize; 4])> {
 }
 
 /// The dimensions of the network of that role whose convolutions are among `shapes`; nothing else is looked at. A
-/// discriminator does not know the length of the noise: it is 1 then.
+/// discriminator does not know the length of the noise: it is 1 then. It does know how many labels there are, and a
+/// generator does not: they are part of the noise then.
 ///
 /// # Errors
 /// Where there are too few or too many convolutions, or their sizes are no network's.
@@ -391,7 +392,10 @@ pub fn dimensions(shapes: &Shapes, role: Role) -> Result<Dimensions> {
         width,
         latent_dim,
         channels,
-        condition: crate::model::arch::Condition::None,
+        condition: match (role, last[0]) {
+            (Role::Discriminator, 2..) => Condition::Labels(last[0] - 1),
+            _ => Condition::None,
+        },
     };
     dimensions.check()?;
     Ok(dimensions)

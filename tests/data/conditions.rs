@@ -4,12 +4,15 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dcgan_cuda::backend::{Batch, Images};
 use dcgan_cuda::data::condition::{Conditions, MOST_ROWS, Table, Wanted};
 use dcgan_cuda::data::labels::{Kind as LabelKind, LOOKING_RIGHT, Labels};
 use dcgan_cuda::data::pack::Recipe;
 use dcgan_cuda::data::prepare::{Place, Request};
 use dcgan_cuda::data::synthetic::{CELEBA_ATTRIBUTES, FaceAttributes, celeba_attributes};
-use dcgan_cuda::data::{self, Kind, LoadOptions, OpenOptions, Pack, Source, Split};
+use dcgan_cuda::data::{
+    self, Dataset, Kind, LoadOptions, Loader, OpenOptions, Pack, Source, Split,
+};
 use dcgan_cuda::random::{Purpose, Stream};
 use tempfile::{TempDir, tempdir};
 
@@ -432,4 +435,74 @@ fn attributes_of_drawn_faces() {
             table.names()[at]
         );
     }
+}
+
+/// The loader hands out y of the image as it is seen: mirrored or not, as pixels or by place, and of those kept.
+#[test]
+fn batches_have_the_labels_of_their_images() {
+    let options = OpenOptions {
+        seed: 3,
+        count: 50,
+        ..OpenOptions::new(Kind::Synthetic, None)
+    };
+    let images = prepared(options);
+    let (table, _) = images.attributes(Some(&["Male", LOOKING_RIGHT])).unwrap();
+    let dataset = Dataset::from_pack(images.pack);
+    let kept: Vec<u32> = (0..50).filter(|i| i % 3 != 0).collect();
+    let loader = |labels| {
+        let loader = Loader::new(&dataset, 8, 9, true).unwrap();
+        loader
+            .labelled(labels)
+            .unwrap()
+            .keeping(kept.clone())
+            .unwrap()
+    };
+    let mut seen = [0, 0];
+    for step in [0, 1, 3, 4, 9] {
+        let (mut indices, mut flips, mut y) = ([0; 8], [2; 8], [0; 16]);
+        loader(&table).write(
+            step,
+            Batch {
+                images: Images::Indices(&mut indices),
+                flips: &mut flips,
+                labels: &mut y,
+            },
+        );
+        let mut pixels = vec![0; 8 * 32 * 32 * 3];
+        let (mut again, mut others) = ([2; 8], [0; 16]);
+        loader(&table).write(
+            step,
+            Batch {
+                images: Images::Pixels(&mut pixels),
+                flips: &mut again,
+                labels: &mut others,
+            },
+        );
+        assert_eq!((flips, y), (again, others));
+        for ((index, flip), y) in indices.iter().zip(flips).zip(y.chunks_exact(2)) {
+            assert!(index % 3 != 0);
+            let face = FaceAttributes::sample(3, u64::from(*index));
+            let turned = (face.yaw > 0.0) != (flip == 1);
+            assert_eq!(
+                y,
+                [face.male, turned].map(|holds| if holds { 1 } else { -1 })
+            );
+            seen[usize::from(flip)] += 1;
+        }
+    }
+    assert!(seen[0] > 5 && seen[1] > 5, "{seen:?}");
+    let few = prepared(OpenOptions {
+        count: 49,
+        ..OpenOptions::new(Kind::Synthetic, None)
+    });
+    let (few, _) = few.attributes(Some(&["Male"])).unwrap();
+    let error = Loader::new(&dataset, 8, 9, true)
+        .unwrap()
+        .labelled(&few)
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("49 images have labels"),
+        "{error}"
+    );
 }

@@ -5,6 +5,7 @@
 #[path = "../training/mod.rs"]
 mod training;
 
+mod conditions;
 mod evaluate;
 #[cfg(unix)]
 mod interruption;

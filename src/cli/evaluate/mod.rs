@@ -19,10 +19,12 @@ use crate::cli::options::{
 use crate::cli::output::{is_stdout, print, print_error_line, print_json};
 use crate::cli::partial::{NO_RESULT, until_stopped, write_whole};
 use crate::cli::{packs, sources};
+use crate::data::condition::{Conditions, Wanted};
 use crate::data::{Kind, LoadOptions};
 use crate::evaluate::cache::Cache;
 use crate::evaluate::{Measures, Metric, RealImages, Reference, choose, reference};
 use crate::files;
+use crate::gan::sampler::with_labels;
 use crate::gan::{sampler, sheet as images};
 use crate::latent::networks::On;
 use crate::memory;
@@ -120,8 +122,12 @@ impl Args {
         self.check_features(&metrics)?;
         let picked = self.device.pick()?;
         let Trained {
-            dict, dimensions, ..
+            dict,
+            dimensions,
+            conditions,
+            ..
         } = self.generator.load(Buffers::Needed, &self.quiet)?;
+        let wanted = self.generator.wanted(conditions.as_ref())?;
         if let Some(network) = &network {
             network.check_fits(dimensions.image_size, dimensions.channels)?;
         }
@@ -136,6 +142,7 @@ impl Args {
             network: network.as_ref(),
             dict: &dict,
             dimensions: &dimensions,
+            conditions: conditions.as_ref().map(|conditions| (conditions, &wanted)),
             real,
         };
         let found = with_backend(&picked, EXACT, || Ok(KernelChoices::default()), work)?;
@@ -317,6 +324,8 @@ struct Work<'a> {
     network: Option<&'a features::Read>,
     dict: &'a StateDict,
     dimensions: &'a Dimensions,
+    /// Of a network that is told some, and which of them are wanted.
+    conditions: Option<(&'a Conditions, &'a Wanted)>,
     real: RealImages,
 }
 
@@ -385,6 +394,10 @@ impl Work<'_> {
         let (size, channels) = (dimensions.image_size, dimensions.channels);
         let mut z = vec![0.0; count * dimensions.latent_dim];
         Stream::new(self.args.seed, Purpose::Sample, 0).fill_normal(&mut z);
+        if let Some((conditions, wanted)) = self.conditions {
+            let y = conditions.draw(&Conditions::of_samples(self.args.seed), 0, count, wanted);
+            z = with_labels(dimensions, &z, &y);
+        }
         let mut pixels = Vec::with_capacity(count * size * size * 3);
         let statistics = Statistics::Running;
         let each = &mut |made: Vec<f32>| {
@@ -415,7 +428,8 @@ fn ensure_memory(
     let image = 3 * size * size;
     // Three sets as RGB, the noise, and what the metrics take.
     let of = |count: usize| {
-        let sets = count as u64 * (3 * image + 4 * dimensions.latent_dim as u64);
+        let sets = count as u64
+            * (3 * image + 4 * (dimensions.latent_dim + 2 * dimensions.labels()) as u64);
         sets + others as u64 * image + reference::bytes(metrics, count, others, length)
     };
     let needed = of(count);

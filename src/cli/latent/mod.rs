@@ -94,13 +94,17 @@ impl LatentArgs {
         start_threads(0)?;
         let picked = self.device.pick()?;
         let Trained {
-            dict, dimensions, ..
+            dict,
+            dimensions,
+            conditions,
+            ..
         } = self.generator.load(Buffers::Needed, &self.quiet)?;
+        let y = self.generator.labels(conditions.as_ref(), &self.quiet)?;
         let stop = Stop::install()?;
         until_stopped(&stop, NOTHING_WRITTEN, || {
             let mut output = Output::new(self.out.as_deref(), name)?;
             with_networks(&picked, |networks| {
-                let generator = Generator::new(networks, &dict, dimensions);
+                let generator = Generator::new(networks, &dict, dimensions).told(&y)?;
                 let workshop = Workshop {
                     beside: beside(&self.generator.checkpoint, &generator.identity)?,
                     generator: &generator,

@@ -1,12 +1,15 @@
 //! What the images of a run are made for.
 
+use std::path::Path;
+
 use anyhow::{Result, bail, ensure};
 
 use crate::data::Source;
-use crate::data::condition::{ConditionArg, Table};
+use crate::data::condition::{ConditionArg, Conditions, Table};
 use crate::data::labels::Kind;
 use crate::data::names;
-use crate::text::escaped;
+use crate::text::{escaped, shown};
+use crate::train::checkpoint;
 use crate::train::config::Config;
 
 /// y of the images of `source` where the run of `config` has a condition, and what people should know of it. A new run
@@ -54,6 +57,61 @@ pub fn labels(
         table.names().len()
     );
     Ok((Some(table), Vec::new()))
+}
+
+/// Refuses to start a new run from networks in `folder` that were told something else than those of this run are.
+///
+/// # Errors
+/// When they were, or what they were told cannot be read.
+pub fn check_start(config: &Config, folder: &Path) -> Result<()> {
+    let (from, here) = (checkpoint::conditions(folder)?, &config.condition_names);
+    let folder = shown(folder);
+    let Some(from) = from else {
+        ensure!(
+            here.is_empty(),
+            "--init-from {folder}: these networks were trained without a condition (there is no {} beside them), and \
+             this run has one: leave --condition out, or start from networks that were trained with the same",
+            Conditions::FILE
+        );
+        return Ok(());
+    };
+    let kind = |kind| match kind {
+        Kind::Classes => "classes",
+        Kind::Attributes => "attributes",
+    };
+    ensure!(
+        !here.is_empty(),
+        "--init-from {folder}: these networks were trained with --condition {}, and this run has none: give it, or start \
+         from other networks",
+        kind(from.kind())
+    );
+    let now = match config.condition {
+        Some(ConditionArg::Classes) => Kind::Classes,
+        _ => Kind::Attributes,
+    };
+    ensure!(
+        now == from.kind(),
+        "--init-from {folder}: these networks were trained with --condition {}, and this run has {}: give the same, or \
+         start from other networks",
+        kind(from.kind()),
+        kind(now)
+    );
+    let lacks = |names: &[String], others: &[String]| {
+        let missing = names.iter().find(|name| !others.contains(name));
+        missing.map(|name| escaped(name).into_owned())
+    };
+    let what = match (lacks(from.names(), here), lacks(here, from.names())) {
+        (Some(name), _) => format!("{name} is none of this run's"),
+        (None, Some(name)) => format!("{name} is none of theirs"),
+        (None, None) if from.names() != here => "the same in another order".to_string(),
+        (None, None) => return Ok(()),
+    };
+    let theirs: Vec<&str> = from.names().iter().map(String::as_str).collect();
+    bail!(
+        "--init-from {folder}: these networks were trained with other {} ({what}): theirs are {}",
+        kind(now),
+        names::all(&theirs)
+    )
 }
 
 /// The condition of the run of `config` in a line for people.

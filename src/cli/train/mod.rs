@@ -441,6 +441,7 @@ impl OnBackend for Job<'_> {
         self.args.quiet.note(&notes);
         config.check()?;
         if let (None, Some(folder)) = (&self.resumed, &config.init_from) {
+            condition::check_start(config, folder)?;
             // Read again when the networks are made; here so that an error comes before the images are decoded.
             let networks = checkpoint::Networks::load(folder, &config.dimensions())?;
             self.args.quiet.note(&networks.notes);

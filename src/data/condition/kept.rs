@@ -143,15 +143,8 @@ impl Conditions {
                 }
             }
             (Seen::Attributes(rows), _) => {
-                let fixed: &[(usize, bool)] = match wanted {
-                    Wanted::AsTheData => &[],
-                    Wanted::Attributes(fixed) => fixed,
-                    Wanted::Class(_) => panic!("of classes"),
-                };
-                let all: Vec<&[i8]> = rows.chunks_exact(width).collect();
-                let has = |row: &&&[i8]| fixed.iter().all(|&(at, there)| (row[at] > 0) == there);
-                let having: Vec<&[i8]> = all.iter().filter(has).copied().collect();
-                let rows = if having.is_empty() { all } else { having };
+                let fixed = wanted.fixed();
+                let rows = alike(rows, width, fixed);
                 for (image, y) in images {
                     y.copy_from_slice(rows[below(stream, image, rows.len() as u64) as usize]);
                     for &(at, there) in fixed {
@@ -161,6 +154,29 @@ impl Conditions {
             }
         }
         y
+    }
+
+    /// One of them for all images, as `wanted`: of classes the first that has images where none is wanted; of attributes
+    /// what most of the images have, among those that have all that is wanted where some were kept.
+    ///
+    /// # Panics
+    /// When `wanted` is of other conditions.
+    pub fn usual(&self, wanted: &Wanted) -> Wanted {
+        let (Seen::Attributes(rows), false) = (&self.seen, matches!(wanted, Wanted::Class(_)))
+        else {
+            return match wanted {
+                Wanted::Class(class) => Wanted::Class(*class),
+                _ => Wanted::Class(self.classes().first().copied().unwrap_or_default()),
+            };
+        };
+        let fixed = wanted.fixed();
+        let width = self.names.len();
+        let rows = alike(rows, width, fixed);
+        let value = |at: usize| match fixed.iter().find(|(other, _)| *other == at) {
+            Some((_, there)) => *there,
+            None => 2 * rows.iter().filter(|row| row[at] > 0).count() > rows.len(),
+        };
+        Wanted::Attributes((0..width).map(|at| (at, value(at))).collect())
     }
 
     /// Writes them into `folder`, at once or not at all.
@@ -293,6 +309,16 @@ fn values_of(names: &[String], rows: &[String]) -> Result<Vec<i8>> {
         }
     }
     Ok(values)
+}
+
+/// Of `rows`, `[rows][width]`, those that have all that is `fixed`, where there are some, else all.
+fn alike<'a>(rows: &'a [i8], width: usize, fixed: &[(usize, bool)]) -> Vec<&'a [i8]> {
+    let has = |row: &&[i8]| fixed.iter().all(|&(at, there)| (row[at] > 0) == there);
+    let having: Vec<&[i8]> = rows.chunks_exact(width).filter(has).collect();
+    match having.is_empty() {
+        true => rows.chunks_exact(width).collect(),
+        false => having,
+    }
 }
 
 /// A number below `n` for image `image`: the bias is below n·2⁻⁶⁴.

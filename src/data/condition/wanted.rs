@@ -45,6 +45,18 @@ impl Wanted {
         }
     }
 
+    /// The attributes that are asked for.
+    ///
+    /// # Panics
+    /// When it is a class.
+    pub(super) fn fixed(&self) -> &[(usize, bool)] {
+        match self {
+            Self::AsTheData => &[],
+            Self::Attributes(fixed) => fixed,
+            Self::Class(_) => panic!("a class, of attributes"),
+        }
+    }
+
     /// As it is typed: [`parse`](Self::parse) gives the same of it. Empty for whatever the data set has.
     ///
     /// # Panics

@@ -184,7 +184,9 @@ const latent = {
       return output;
     };
     return (z) => {
-      const image = layers.reduce((map, layer) => run(layer, map), z);
+      // What the generator is told with every z stands behind it.
+      const told = layers[0].told || [];
+      const image = layers.reduce((map, layer) => run(layer, map), told.length ? Float32Array.of(...z, ...told) : z);
       const channels = layers[layers.length - 1].to;
       const rgba = new Uint8ClampedArray((image.length / channels) * 4);
       for (let pixel = 0; 4 * pixel < rgba.length; pixel++) {

@@ -35,7 +35,9 @@ use crate::train::report::Window;
 use crate::train::watch::Watched;
 
 pub use of_run::{best, followed, list, load_newest, load_of, newest, others, take_back_to};
-pub use weights::{Buffers, Networks, Trained, Weights, find, load_generator, load_networks};
+pub use weights::{
+    Buffers, Networks, Trained, Weights, conditions, find, load_generator, load_networks,
+};
 use weights::{check_moments, read_verified};
 
 /// The version of `state.json`; a program refuses what is newer than itself. Without a condition it is 1, which older
@@ -50,6 +52,9 @@ const DISCRIMINATOR: &str = "discriminator.safetensors";
 const AVERAGE: &str = "generator_ema.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
+
+/// In the metadata of a network's file, how many labels it is told.
+const LABELS: &str = "labels";
 
 /// Prefixes in `optimizer.safetensors`.
 const MOMENTS: [(NetworkState, &str); 2] = [
@@ -383,12 +388,12 @@ impl Checkpoint {
     /// Writes all files into the empty folder `folder`.
     fn write_into(&mut self, folder: &Path) -> Result<()> {
         let mut files = vec![
-            (GENERATOR, network_file(&self.generator)?),
-            (DISCRIMINATOR, network_file(&self.discriminator)?),
+            (GENERATOR, self.network_file(&self.generator)?),
+            (DISCRIMINATOR, self.network_file(&self.discriminator)?),
             (OPTIMIZER, self.optimizer.to_bytes()?),
         ];
         if let Some(average) = &self.average {
-            files.push((AVERAGE, network_file(average)?));
+            files.push((AVERAGE, self.network_file(average)?));
         }
         if let Some(conditions) = &self.state.conditions {
             files.push((Conditions::FILE, conditions.json()?));
@@ -405,6 +410,18 @@ impl Checkpoint {
         let mut text = serde_json::to_string_pretty(&self.state)?;
         text.push('\n');
         write_atomically(&folder.join(STATE), text.as_bytes())
+    }
+
+    /// The file of a network; one that is told labels says so, since nothing else in it does.
+    fn network_file(&self, dict: &StateDict) -> Result<Vec<u8>> {
+        if self.state.labels == 0 {
+            return network_file(dict);
+        }
+        let mut file = TensorFile::default();
+        let labels = self.state.labels.to_string();
+        file.metadata.insert(LABELS.to_string(), labels);
+        dict.add_to("", &mut file);
+        file.to_bytes()
     }
 
     /// Reads and verifies the checkpoint in `folder`.

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::of_run::{followed, newest};
 use super::{
-    AVERAGE, DISCRIMINATOR, FileSum, GENERATOR, STATE, State, conditions_of, read_state, verify,
+    AVERAGE, DISCRIMINATOR, FileSum, GENERATOR, LABELS, STATE, State, conditions_of, read_state,
+    verify,
 };
 use crate::data::condition::Conditions;
 use crate::files::{open_regular, parent};
@@ -17,7 +18,7 @@ use crate::model::arch::{Condition, Dimensions, Role};
 use crate::model::foreign::{self, Found, called};
 use crate::model::tensor_file::{FOREIGN, Shapes, TensorFile, conversion};
 use crate::model::{Architecture, StateDict};
-use crate::text::shown;
+use crate::text::{escaped, shown};
 
 /// Which of a checkpoint's generators to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -262,6 +263,14 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
         Some(_) => conditions_of(folder, &read_state(folder)?)?,
         None => Conditions::read(folder)?,
     };
+    if let (None, Some(labels)) = (&conditions, file.metadata.get(LABELS)) {
+        bail!(
+            "{} is told labels ({}), and nothing says which: put the {} of its checkpoint beside it",
+            shown(&place.path),
+            escaped(labels),
+            Conditions::FILE
+        );
+    }
     let mut dimensions = network.dimensions;
     if let Some(conditions) = &conditions {
         let labels = conditions.names().len();
@@ -281,6 +290,24 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
         conditions,
         notes,
     })
+}
+
+/// What the networks that `path` means ([`find`]) were told, where they were told something: [`Conditions::FILE`] beside
+/// them.
+///
+/// # Errors
+/// Where there is no such checkpoint, or the file is damaged.
+pub fn conditions(path: &Path) -> Result<Option<Conditions>> {
+    let found = find(path)?;
+    let folder = if found.is_dir() {
+        &found
+    } else {
+        parent(&found)
+    };
+    match look_into(folder)? {
+        (Some(state), _) => conditions_of(folder, &state),
+        (None, _) => Conditions::read(folder),
+    }
 }
 
 /// The error of a checkpoint or file that was given as `path` and cannot be used.
