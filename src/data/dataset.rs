@@ -1,6 +1,8 @@
 //! All images of a source, decoded once, as u8 NHWC at the training size: in memory, or in a pack.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
@@ -206,6 +208,33 @@ impl Dataset {
     pub fn image(&self, index: usize) -> &[u8] {
         let bytes = self.size * self.size * self.channels;
         &self.pixels()[index * bytes..(index + 1) * bytes]
+    }
+
+    /// Image `index` without the picture that it is paired with, `size`·`size`·`image_channels` u8, HWC.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Self::len).
+    pub fn image_alone(&self, index: usize) -> Cow<'_, [u8]> {
+        match self.condition_channels {
+            0 => Cow::Borrowed(self.image(index)),
+            _ => Cow::Owned(self.of_channels(index, 0..self.image_channels())),
+        }
+    }
+
+    /// The picture that image `index` is paired with, `size`·`size`·`condition_channels` u8, HWC.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Self::len).
+    pub fn picture(&self, index: usize) -> Vec<u8> {
+        self.of_channels(index, self.image_channels()..self.channels)
+    }
+
+    fn of_channels(&self, index: usize, range: Range<usize>) -> Vec<u8> {
+        let pixels = self.image(index).chunks_exact(self.channels);
+        pixels
+            .flat_map(|pixel| &pixel[range.clone()])
+            .copied()
+            .collect()
     }
 
     /// All images, u8 NHWC.

@@ -130,8 +130,8 @@ fn is_spare(set: &[bool], size: usize, at: usize, second: bool) -> bool {
     let begins = (0..8).filter(|&i| !p[i] && p[(i + 1) % 8]).count();
     let (north, east, south, west) = (p[0], p[2], p[4], p[6]);
     let side = match second {
-        false => !(north && east && south) && !(east && south && west),
-        true => !(north && east && west) && !(north && south && west),
+        false => !(east && south && (north || west)),
+        true => !(north && west && (east || south)),
     };
     (2..=6).contains(&count) && begins == 1 && side
 }

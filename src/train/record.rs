@@ -48,6 +48,14 @@ pub fn check(config: &Config) -> Result<()> {
         config.steps
     );
     ensure!(
+        config.picture_channels == 0,
+        "--record writes down networks that make images of noise: leave --condition {} out",
+        config
+            .condition
+            .as_ref()
+            .map_or(String::new(), ToString::to_string)
+    );
+    ensure!(
         config.settings().is_reference(),
         "--record writes down an iteration of the reference, one step of D and one of G: leave out --d-steps, --g-steps, \
          --balance, --pretrain-d, --label-smoothing, --instance-noise and --lr-decay"

@@ -539,9 +539,12 @@ fn describe_classes(text: &mut String, source: &dyn Source) {
 fn write_sheet(path: &Path, source: &dyn Source, good: &[(usize, &Image)]) -> Result<()> {
     let channels = source.channels();
     let image_channels = channels - source.condition_channels();
-    // Which channels each picture of an image has: its own, and those of what it is paired with.
-    let mut pictures = vec![0..image_channels];
-    pictures.extend((image_channels < channels).then_some(image_channels..channels));
+    // Where the channels of each picture of an image begin, and how many there are: its own, and those of what it is
+    // paired with.
+    let mut pictures = vec![(0, image_channels)];
+    if image_channels < channels {
+        pictures.push((image_channels, channels - image_channels));
+    }
     let images = SHEET_COLUMNS * SHEET_COLUMNS / pictures.len();
     let shown = &good[..good.len().min(images)];
     let places = shown.len() * pictures.len();
@@ -551,12 +554,12 @@ fn write_sheet(path: &Path, source: &dyn Source, good: &[(usize, &Image)]) -> Re
     let mut sheet = RgbImage::new(columns as u32 * side, rows as u32 * side);
     for place in 0..places {
         let (index, _) = shown[place / pictures.len()];
-        let range = &pictures[place % pictures.len()];
+        let (first, count) = pictures[place % pictures.len()];
         let pixels = fit_image(source, index, SHEET_IMAGE, None)?;
         // Grey as RGB.
         let rgb = pixels
             .chunks_exact(channels)
-            .flat_map(|pixel| [0, 1, 2].map(|c| pixel[range.start + c % range.len()]))
+            .flat_map(|pixel| [0, 1, 2].map(|c| pixel[first + c % count]))
             .collect();
         let image = RgbImage::from_raw(side, side, rgb).context("a fitted image")?;
         let (x, y) = (place % SHEET_COLUMNS, place / SHEET_COLUMNS);

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::of_run::{followed, newest};
 use super::{
-    AVERAGE, DISCRIMINATOR, FileSum, GENERATOR, LABELS, STATE, State, conditions_of, read_state,
-    verify,
+    AVERAGE, Checkpoint, DISCRIMINATOR, FileSum, GENERATOR, LABELS, STATE, State, conditions_of,
+    read_state, verify,
 };
-use crate::data::condition::Conditions;
+use crate::data::condition::{ConditionArg, Conditions};
 use crate::files::{open_regular, parent};
 use crate::memory;
 use crate::model::arch::{Condition, Dimensions, Role};
@@ -58,6 +58,8 @@ pub struct Trained {
     pub dimensions: Dimensions,
     /// What its labels are, where it is told of some.
     pub conditions: Option<Conditions>,
+    /// What the run was conditioned on, where its checkpoint says so.
+    pub condition: Option<ConditionArg>,
     /// What a person should know of how it was read.
     pub notes: Vec<String>,
 }
@@ -247,6 +249,12 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
     } else {
         (Place::of_file(&found_at)?, parent(&found_at))
     };
+    if let Some(sum) = &place.sum {
+        let state = read_state(folder)?;
+        if state.picture > 0 {
+            return of_pictures(&place.path, sum, &state);
+        }
+    }
     let (found, file) = place.read().map_err(|error| no_checkpoint(path, error))?;
     let network = place.only(&found, Role::Generator)?;
     let mut notes = Vec::new();
@@ -288,7 +296,29 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
         dict,
         dimensions,
         conditions,
+        condition: None,
         notes,
+    })
+}
+
+/// The generator in the file `path` of a checkpoint with this `state`, which makes images of pictures.
+fn of_pictures(path: &Path, sum: &FileSum, state: &State) -> Result<Trained> {
+    let bytes = read_verified(path, Some(sum))?;
+    let dimensions = state.dimensions();
+    let dict = TensorFile::from_bytes(&bytes).and_then(|file| {
+        let dict = StateDict::take_from(&file, "");
+        dict.check(&dimensions.generator(), true)?;
+        dict.check_values()?;
+        Ok(dict)
+    });
+    let settings = state.settings.as_ref();
+    let condition = settings.and_then(|settings| settings.get("condition").cloned());
+    Ok(Trained {
+        dict: dict.with_context(|| format!("{} cannot be used", shown(path)))?,
+        dimensions,
+        conditions: None,
+        condition: condition.and_then(|condition| serde_json::from_value(condition).ok()),
+        notes: Vec::new(),
     })
 }
 
@@ -345,6 +375,9 @@ impl Networks {
     /// As there.
     pub fn load(path: &Path, dimensions: &Dimensions) -> Result<Self> {
         let found_at = find(path)?;
+        if dimensions.picture() > 0 {
+            return Self::of_pictures(&found_at, dimensions);
+        }
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
         let mut notes = Vec::new();
         if !found_at.is_dir() {
@@ -401,6 +434,25 @@ impl Networks {
             discriminator: read(DISCRIMINATOR, Role::Discriminator, &d)?,
             average,
             notes,
+        })
+    }
+
+    /// Those that make images of pictures: of a checkpoint of this program.
+    fn of_pictures(folder: &Path, dimensions: &Dimensions) -> Result<Self> {
+        let unusable = || {
+            format!(
+                "{} does not fit this run ({dimensions}), which starts from the checkpoint of such a run",
+                shown(folder)
+            )
+        };
+        ensure!(folder.is_dir(), unusable());
+        let checkpoint = Checkpoint::load(folder).with_context(unusable)?;
+        ensure!(checkpoint.state.dimensions() == *dimensions, unusable());
+        Ok(Self {
+            generator: checkpoint.generator,
+            discriminator: checkpoint.discriminator,
+            average: checkpoint.average,
+            notes: Vec::new(),
         })
     }
 }
