@@ -56,7 +56,8 @@ fn runs() -> &'static Path {
         .get_or_init(|| {
             let root = tempdir().unwrap();
             let data = folder_of_classes(root.path());
-            let args = arguments(data.to_str().unwrap(), &["--steps", "3"]);
+            let more = ["--steps", "3", "--metrics", "swd", "--metrics-count", "8"];
+            let args = arguments(data.to_str().unwrap(), &more);
             succeeds(&train(&root.path().join("classes-run"), &args));
             let args = [
                 "--steps",
@@ -104,17 +105,7 @@ fn what_is_recorded_is_what_the_images_are() {
     let data = folder_of_classes(root.path());
     let (whole, parts) = (root.path().join("whole"), root.path().join("parts"));
     let record = root.path().join("record.safetensors");
-    let more = [
-        "--hold-out",
-        "0.2",
-        "--flip",
-        "--steps",
-        "6",
-        "--metrics",
-        "swd",
-        "--metrics-count",
-        "8",
-    ];
+    let more = ["--hold-out", "0.2", "--flip", "--steps", "6"];
     let args = arguments(data.to_str().unwrap(), &more);
     let recorded = [&args[..], &["--record", record.to_str().unwrap()]].concat();
     succeeds(&train(&whole, &recorded));
@@ -144,7 +135,7 @@ fn what_is_recorded_is_what_the_images_are() {
 
     let early: Vec<&str> = args
         .iter()
-        .map(|&arg| if arg == "6" { "2" } else { arg })
+        .map(|&arg| if arg == "6" { "3" } else { arg })
         .collect();
     succeeds(&train(&parts, &early));
     resume(
@@ -167,7 +158,7 @@ fn what_is_recorded_is_what_the_images_are() {
             Some(&conditions)
         );
     }
-    // Twelve columns of the same noise, a row a class.
+    // Sixteen columns of the same noise, a row a class.
     let sheet = image::open(whole.join("samples/step-000006.png")).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (16 * 34 + 2, 3 * 34 + 2));
 
