@@ -227,7 +227,7 @@ mod tests {
         for labels in [1, 2, 3, 4, 5, 8, 9, 13, 17, 29, 32, 40] {
             let names: Vec<String> = (0..labels).map(|i| format!("a{i}")).collect();
             let row = |i: usize| -> String {
-                let sign = |k| {
+                let sign = |k: usize| {
                     if (i * 7 + k).is_multiple_of(3) {
                         '+'
                     } else {

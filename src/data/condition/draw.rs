@@ -14,7 +14,7 @@ impl Conditions {
     /// # Panics
     /// When `wanted` is of other conditions.
     pub fn draw(&self, stream: &Stream, first: u64, n: usize, wanted: &Wanted) -> Vec<i8> {
-        let width = self.names.len();
+        let width = self.names().len();
         let mut y = vec![0; n * width];
         let images = (first..).zip(y.chunks_exact_mut(width));
         match (&self.seen, wanted) {
@@ -56,7 +56,7 @@ impl Conditions {
             };
         };
         let fixed = wanted.fixed();
-        let width = self.names.len();
+        let width = self.names().len();
         let rows = alike(rows, width, fixed);
         let value = |at: usize| match fixed.iter().find(|(other, _)| *other == at) {
             Some((_, there)) => *there,
