@@ -31,8 +31,8 @@ constexpr int THREADS = 256;
             const T* labels0, const T* labels1, uint32_t label_stored, uint32_t label_count)) {                    \
         await_previous();                                                                                          \
         let_next_start();                                                                                          \
-        const LossOf<T> of{logits,    n,     stored, loss_scale,         gradient,     ring,                       \
-                           iteration, slots, first,  {labels0, labels1}, label_stored, label_count};               \
+        const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first,                 \
+                           labels0, labels1, label_stored, label_count};                                           \
         bce_loss<THREADS>(of, blockIdx.x, blockIdx.x == 0 ? target0 : target1);                                    \
     }
 BCE_LOSS(f32)

@@ -253,8 +253,8 @@ __device__ __forceinline__ void logits_backward(const T* dl, const T* w, const T
             uint32_t first)) {                                                                                   \
         await_previous();                                                                                        \
         let_next_start();                                                                                        \
-        const LossOf<T> of{logits,    n,     stored, loss_scale, gradient,           ring,                       \
-                           iteration, slots, first,  {nullptr, nullptr}, 0, 0};                                  \
+        const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first,               \
+                           nullptr, nullptr, 0, 0};                                                              \
         logits_loss(x, arrays, activation, w, logits, c, segments, arrived, of, target0, target1);               \
     }                                                                                                            \
     KERNEL(logits_backward_nhwc_##T, THREADS,                                                                    \

@@ -454,6 +454,14 @@ class Model:
         flop = 2 * elements * (2 if backward else 1)
         return self.row(n, f"{images} images x {16 * c}", us, "memory, latency", "collapse", size, flop)
 
+    def maps(self, n: Node) -> Row:
+        """Channels of maps put together or taken apart, and the distance of two: every vector once each way."""
+        vectors = 3 if n.base == "concatenate_part_gradient" else 4 if n.base == "l1_loss" else 2
+        threads = n.grid[0] * 256 * (4 if n.base == "l1_loss" else 1)
+        size = vectors * 16 * threads
+        us = NODE_US + max(SMALL_US, self.traffic(size)) + (self.cycles(LAST_BLOCK) if n.base == "l1_loss" else 0.0)
+        return self.row(n, f"{threads} vectors", us, "memory", "rest", size)
+
     def advance(self, n: Node) -> Row:
         return self.row(n, "", NODE_US, "latency", "rest", 0)
 
@@ -476,6 +484,7 @@ class Model:
         (r"batch|latent|batch_and_latent", small),
         (r"logits_(loss|backward)", logits),
         (r"bce_loss", loss),
+        (r"concatenate(_part_gradient)?|l1_loss", maps),
         (r"progress_advance|balance_rates", advance),
     ]
 

@@ -6,6 +6,7 @@
     judge_latent.py edits --judge judge.pt --edits DIR --out TABLE [--samples 256]
     judge_latent.py yaw   --judge judge.pt --strips DIR
     judge_latent.py images --judge judge.pt --images DIR --with Eyeglasses,No_Beard
+    judge_latent.py conditions --judge judge.pt --checkpoint RUN [--samples 512] --out TABLE
 
 `train` fits a small residual network with max-pooling on a folder of `dcgan-cuda dataset synthesize` (its truth is
 known; the judge has nothing to do with the classifier that edits follow: other layers, another seed, and it sees
@@ -17,13 +18,19 @@ sees without the attribute is to have it in `on`, one with it is to have lost it
 judge tells with a balanced accuracy of at least 95 % on held-out renders. What excludes another by construction does not
 count as another: see EXCLUDES. Writes TABLE.json and TABLE.md.
 
-Needs PyTorch, NumPy and Pillow.
+`conditions` has a run of `train --condition attributes=…` make images of conditions drawn as the data has them, and of each
+attribute on and off with everything else the same, and judges whether each attribute is there where it was asked for. How
+different images of one condition are is said beside how different renders are. A run of other than 64 px needs a judge of
+renders of that size: `train --pixels 32`.
+
+Needs PyTorch, NumPy, Pillow and safetensors.
 """
 
 import argparse
 import io
 import json
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,6 +38,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import safe_open
 from torch import nn
 
 # Those that the renderer draws and that are no other one's copy: Goatee, Mustache and Sideburns are its beard,
@@ -93,8 +101,23 @@ def tensor(images):
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
 
 
-def load(paths):
-    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+SIDE = 64
+
+
+def load(paths, pixels=SIDE):
+    """As the judge sees them, 64x64; by way of so many pixels a side."""
+
+    def one(path):
+        image = Image.open(path).convert("RGB")
+        if image.size != (pixels, pixels):
+            image = image.resize((pixels, pixels), Image.Resampling.BOX)
+        return np.asarray(enlarged(image))
+
+    return np.stack([one(path) for path in paths])
+
+
+def enlarged(image):
+    return image if image.size == (SIDE, SIDE) else image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
 def jpeg(image, quality):
@@ -103,14 +126,14 @@ def jpeg(image, quality):
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
-def read_renders(folder):
+def read_renders(folder, pixels):
     lines = (folder / "list_attr_celeba.txt").read_text().split("\n")
     columns = [lines[1].split().index(name) for name in NAMES]
     rows = [line.split() for line in lines[2:] if line.strip()]
     attributes = np.array([[row[1 + c] == "1" for c in columns] for row in rows], np.float32)
     yaws = [line.split(",") for line in (folder / "yaw.csv").read_text().split("\n")[1:] if line]
     assert [row[0] for row in rows] == [name for name, _ in yaws]
-    images = load([folder / "img_align_celeba" / row[0] for row in rows])
+    images = load([folder / "img_align_celeba" / row[0] for row in rows], pixels)
     return images, np.hstack([attributes, np.array([[float(yaw)] for _, yaw in yaws], np.float32)])
 
 
@@ -148,7 +171,7 @@ def accuracy(judge, x, truth):
 def train(args):
     torch.manual_seed(args.seed)
     random = torch.Generator().manual_seed(args.seed)
-    images, truth = read_renders(args.renders)
+    images, truth = read_renders(args.renders, args.pixels)
     truth = torch.from_numpy(truth)
     held, held_truth = tensor(images[:HELD_OUT]), truth[:HELD_OUT]
     images, truth = images[HELD_OUT:], truth[HELD_OUT:]
@@ -182,7 +205,7 @@ def train(args):
         epoch += 1
         print(f"epoch {epoch}: loss {total:.4f}, {100 * passed():.0f} % of the time", flush=True)
     about = accuracy(judge, held, held_truth)
-    about |= {"seed": args.seed, "renders": len(images), "epochs": epoch, "held_out": HELD_OUT}
+    about |= {"seed": args.seed, "renders": len(images), "epochs": epoch, "held_out": HELD_OUT, "pixels": args.pixels}
     torch.save({"weights": judge.state_dict(), "about": about}, args.out)
     for name, told in about["attributes"].items():
         counted = "counted" if told["balanced"] >= COUNTED else ""
@@ -291,6 +314,68 @@ def images(args):
     print(json.dumps({"images": len(told), "each": [float(f.mean()) for f in fits], "all": float(fits.all(0).mean())}))
 
 
+def sampled(args, folder, condition):
+    """Images u8 [n, h, w, 3] of the run, and y [n, names]."""
+    out = folder / "images.safetensors"
+    out.unlink(missing_ok=True)
+    asked = [f"--condition={condition}"] if condition else []
+    command = [args.binary, "sample", "--checkpoint", args.checkpoint, "--count", str(args.samples), "--seed",
+               str(args.seed), "--device", "cpu", "--quiet", "--out", out, *asked]
+    subprocess.run(command, check=True)
+    with safe_open(out, "np") as file:
+        images, y = file.get_tensor("images"), file.get_tensor("y")
+    return np.round((images.transpose(0, 2, 3, 1) + 1) * 127.5).clip(0, 255).astype(np.uint8), y
+
+
+def distance(images):
+    """Mean root mean square difference of two images, in levels of 255."""
+    x = images.reshape(len(images), -1).astype(np.float32)
+    half = len(x) // 2
+    return float(np.sqrt(((x[:half] - x[half : 2 * half]) ** 2).mean(1)).mean())
+
+
+def conditions(args):
+    judge, about = read_judge(args.judge)
+    conditions = next(iter(sorted(args.checkpoint.glob("**/conditions.json"))))
+    names = json.loads(conditions.read_text())["names"]
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise SystemExit(f"the judge does not know {', '.join(unknown)}")
+
+    def verdicts(images):
+        if images.shape[1] != about.get("pixels", SIDE):
+            raise SystemExit(f"images of {images.shape[1]} px, and the judge is one of {about.get('pixels', SIDE)} px")
+        x = np.stack([np.asarray(enlarged(Image.fromarray(image))) for image in images])
+        with torch.no_grad():
+            told = torch.cat([judge(part) for part in tensor(x).split(256)]).numpy()
+        return told[:, [NAMES.index(name) for name in names]] > 0
+
+    rows = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        images, y = sampled(args, folder, None)
+        drawn = (verdicts(images) == (y > 0)).mean(0)
+        fixed = ",".join(name if value > 0 else f"-{name}" for name, value in zip(names, y[0]))
+        same, _ = sampled(args, folder, fixed)
+        for index, name in enumerate(names):
+            on, off = (verdicts(sampled(args, folder, asked)[0])[:, index] for asked in (name, f"-{name}"))
+            told = about["attributes"][name]["balanced"]
+            rows[name] = {"judge": told, "drawn": float(drawn[index]), "on": float(on.mean()), "off": float(1 - off.mean())}
+    paths = sorted((args.renders / "img_align_celeba").iterdir())[: args.samples]
+    renders = load(paths, images.shape[1])
+    if images.shape[1] != SIDE:
+        renders = np.stack([np.asarray(Image.fromarray(r).resize(images.shape[1:3], Image.Resampling.BOX)) for r in renders])
+    table = {"judge": about, "samples": args.samples, "attributes": rows, "distance": {
+        "condition": fixed, "of one condition": distance(same), "of all": distance(images), "of renders": distance(renders)}}
+    args.out.with_suffix(".json").write_text(json.dumps(table, indent=2) + "\n")
+    lines = ["| attribute | judge on renders | as drawn | asked for | asked to be absent |", "|" + " --- |" * 5]
+    for name, row in rows.items():
+        lines.append(f"| {name} | " + " | ".join(f"{100 * row[k]:.1f} %" for k in ("judge", "drawn", "on", "off")) + " |")
+    args.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    print(json.dumps(table["distance"]))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
@@ -299,7 +384,17 @@ def main():
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--seconds", type=float, default=300)
     command.add_argument("--seed", type=int, default=40961)
+    command.add_argument("--pixels", type=int, default=SIDE, help="of the images that are to be judged")
     command.set_defaults(run=train)
+    command = commands.add_parser("conditions")
+    command.add_argument("--judge", type=Path, required=True)
+    command.add_argument("--checkpoint", type=Path, required=True)
+    command.add_argument("--renders", type=Path, required=True, help="what diversity is compared with")
+    command.add_argument("--samples", type=int, default=512)
+    command.add_argument("--seed", type=int, default=9)
+    command.add_argument("--binary", type=Path, default=Path("target/release/dcgan-cuda"))
+    command.add_argument("--out", type=Path, required=True)
+    command.set_defaults(run=conditions)
     for name, run, folder in [("make", make, "--edits"), ("edits", edits, "--edits"), ("yaw", yaw, "--strips"), ("images", images, "--images")]:
         command = commands.add_parser(name)
         command.add_argument("--judge", type=Path, required=True)

@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}. This script needs PyTorch: pip install torch numpy safetensors")
 
-from reference_dcgan import Generator
+from reference_dcgan import Generator, UnetGenerator, projected
 from replay_pytorch import Settings, record_run, round_to_f32, snapshot, write
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "pytorch"
@@ -41,8 +41,13 @@ ACTIVATIONS = {  # by the names of `Activation` in src/model/arch.rs
 }
 
 
+LABELS = ((1, 1), (3, 2), (7, 5))  # batch, labels
+IMAGES = ((1, 1, 3, 5), (3, 3, 4, 6))  # batch, channels, height, width
+UNET = {"image_size": 32, "width": 2, "picture_channels": 1, "latent_dim": 3}
+
+
 class Blocks:
-    """Collects the tensors of blocks.safetensors."""
+    """Collects the tensors of blocks.safetensors, or of conditions.safetensors."""
 
     def __init__(self, seed: int) -> None:
         self.random = torch.Generator().manual_seed(seed)
@@ -111,6 +116,56 @@ class Blocks:
                 self.put(f"bce_with_logits/n{n}_target{target}", x=x, y=y, dx=torch.autograd.grad(y, x)[0])
 
 
+    def loss_with_labels(self) -> None:
+        for n, k in LABELS:
+            x = self.normal(n, 1 + k, scale=3.0).detach()
+            labels = torch.randint(2, (n, k), generator=self.random).double() * 2 - 1
+            if n == 7:
+                # One-hot, and logits where a form that is not stable breaks: 0, 100, −100.
+                labels = F.one_hot(torch.randint(k, (n,), generator=self.random), k).double()
+                x[:3] = 0
+                x[1, 0], x[2, 0] = 60.0, -60.0
+                x[1, 1:], x[2, 1:] = 40.0, -40.0
+            x.requires_grad_()
+            for target in (0, 1):
+                logits = projected(x, labels)
+                y = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(target)))
+                self.put(f"bce_with_labels/n{n}_k{k}_target{target}", x=x, labels=labels, y=y,
+                         dx=torch.autograd.grad(y, x)[0])
+
+    def l1_loss(self) -> None:
+        for n, c, h, w in IMAGES:
+            x, truth = self.normal(n, c, h, w), self.normal(n, c, h, w).detach()
+            truth.view(-1)[:2] = x.detach().view(-1)[:2]  # at the kink the gradient is 0
+            y = F.l1_loss(x, truth)
+            self.put(f"l1_loss/n{n}_c{c}_h{h}_w{w}", x=x, truth=truth, y=y, dx=torch.autograd.grad(y, x)[0])
+
+
+def unet(path: Path, seed: int) -> None:
+    """A U-Net whose weights are not the initial ones: its images in train mode, gradients, and buffers after it."""
+    torch.manual_seed(seed)
+    g = UnetGenerator(**UNET).double().train()
+    with torch.no_grad():
+        for p in g.parameters():
+            if p.dim() == 1:
+                p.add_(0.3 * torch.randn_like(p))
+            else:
+                p.mul_(8)
+        for buffer in g.buffers():
+            if buffer.is_floating_point():
+                buffer.add_(0.5 * torch.rand_like(buffer))
+        round_to_f32(g)
+    size = g.image_size
+    picture, z = torch.randn(2, g.picture_channels, size, size), torch.randn(2, g.latent_dim)
+    tensors = snapshot("before", g.state_dict()) | {"picture": picture, "z": z}
+    y = g(picture.double(), z.double())
+    dy = torch.randn_like(y).float()
+    names, parameters = zip(*g.named_parameters())
+    tensors |= snapshot("grad", dict(zip(names, torch.autograd.grad(y, parameters, dy.double()))))
+    tensors |= snapshot("after", dict(g.named_buffers())) | {"y": y.detach().float(), "dy": dy}
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+
+
 def sample(folder: Path, seed: int) -> None:
     """A generator whose running statistics are not the initial ones, latents, and its images in eval mode."""
     torch.manual_seed(seed)
@@ -146,6 +201,8 @@ what another PyTorch computes. Everything was computed in f64 from inputs that a
 | --- | --- |
 {iterations}
 | `blocks.safetensors` | one group of tensors a case, below |
+| `conditions.safetensors` | likewise, what only conditional networks have |
+| `unet_32px_w2.safetensors` | a U-Net (`UnetGenerator` of `scripts/reference_dcgan.py`) at 32 px, width 2, of pictures of one channel and latent dimension 3, in train mode: its input `picture` [2, 1, 32, 32] and `z` [2, 3], its state_dict `before/…`, its images `y` [2, 3, 32, 32], the gradient `dy` that comes in, those of the weights `grad/…`, and its buffers `after/…` |
 | `sample_32px_w4/` | `generator.safetensors` (a state_dict, running statistics not the initial ones), `latents.safetensors` (`z` [5, 16]), `images.safetensors` (`images` [5, 3, 32, 32] in eval mode) |
 
 Iteration files have the format of `train --record`; weights, buffers and gradients are rounded to f32 before they are
@@ -162,6 +219,13 @@ go out:
 | `batch_norm_eval` | the same | without the last two |
 | {activations} (slope 0.2 of `leaky_relu`) | `n_c` | `x y dy dx`; x holds 0 and −0 |
 | `bce_with_logits` (mean over the batch) | `n<batch>_target<0 or 1>` | `x` logits, `y` the loss, `dx` its gradient |
+
+`conditions.safetensors`:
+
+| block | case | tensors |
+| --- | --- | --- |
+| `bce_with_labels` (mean over the batch) | `n<batch>_k<labels>_target<0 or 1>` | `x` outputs l [n, 1 + k], `labels` [n, k] (±1; one-hot in `n7`), `y` the loss of l0 + Σ labels_i·l_i, `dx` its gradient [n, 1 + k] |
+| `l1_loss` (mean over all elements) | `n_c_h_w` | `x` and `truth` [n, c, h, w], the first two numbers of them equal, `y` the loss, `dx` its gradient (0 where both are equal) |
 """
 
 
@@ -179,6 +243,11 @@ def make(folder: Path, seed: int) -> None:
     blocks.activations()
     blocks.loss()
     save_file({name: t.contiguous() for name, t in blocks.tensors.items()}, folder / "blocks.safetensors")
+    conditions = Blocks(seed)
+    conditions.loss_with_labels()
+    conditions.l1_loss()
+    save_file({name: t.contiguous() for name, t in conditions.tensors.items()}, folder / "conditions.safetensors")
+    unet(folder / "unet_32px_w2.safetensors", seed)
     sample(folder / "sample_32px_w4", seed)
     iterations = "\n".join(
         f"| `{name_of(s)}` | {s.steps} iteration{'s' * (s.steps > 1)} at {s.image_size} px, width {s.width}, latent "

@@ -23,6 +23,14 @@ For every iteration the recorded weights, buffers, images and z go through the i
   buffers      relative L2 error of batch norm's running mean and variance after the iteration (D's move three times an
                iteration, G's once), and num_batches_tracked exactly
 
+A run with labels (`condition` labels in the metadata) has `y` in every iteration: the fake images are made with the y
+of the real ones, and D's logits are projected on it. One with pictures (`condition` picture) has `picture`: G is a
+U-Net, D gives a logit a patch, and G's loss is loss_g + l1·loss_l1, with loss_l1 the mean of |G − real|. That has a
+kink where both are equal: there its derivative is any of −1, 0 and 1, and it is resolved with the other kinks, all
+together by least squares. The innermost of the U-Net's maps may be so small that one number of it moves gradients by
+more than other networks' do: the limit of raw errors is at least 2/√n for the n numbers of it. In a half type L1's
+signs are so often rounded to the other side that a tensor's gain (below) may be a third of autocast's error of it.
+
 A file recorded in bf16 or fp16 (`precision` in its metadata) cannot be that near. Its errors against f64 are set beside
 those of PyTorch's own autocast in that type, from the same recorded state (fp16 with a loss scale, halved from 65536
 until every gradient is finite, as GradScaler does), and may be --factor times as large and a floor more: a quarter of
@@ -51,8 +59,8 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 try:
@@ -64,7 +72,10 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}. This script needs PyTorch: pip install torch numpy safetensors")
 
-from reference_dcgan import IMAGE_SIZES, Discriminator, Generator, faces_like
+from reference_dcgan import (
+    CHANNEL_CAP, IMAGE_SIZES, Discriminator, Generator, PatchDiscriminator, UnetBlock, UnetGenerator, faces_like,
+    projected,
+)
 
 LOSSES = ("loss_d_real", "loss_d_fake", "loss_g")
 INTEGERS = ("image_size", "width", "latent_dim", "batch_size", "steps")
@@ -72,6 +83,7 @@ REALS = ("lr_g", "lr_d", "beta1", "beta2", "eps")
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FEW = 64  # elements; the error of some 8 is twice autocast's in one run of ten, though both round alike
 SINGLE = 1.5  # times the factor, for single gradient tensors
+CONDITIONS = ("none", "labels", "picture")
 KINK = 4e-6  # some sixty roundings of f32, as sums of thousands of terms may have
 RESOLVED = 5e-6  # gradients that agree this well are not searched for kinks
 bce = nn.functional.binary_cross_entropy_with_logits
@@ -97,9 +109,33 @@ class Settings:
     eps: float = 1e-8
     precision: str = "fp32"
     channels: int = 3
+    condition: str = "none"
+    labels: int = 0
+    picture: int = 0
+    l1: float = 100.0
 
     def metadata(self) -> dict[str, str]:
-        return {name: str(value) for name, value in vars(self).items()}
+        """As in a file: what concerns a condition is only where there is one."""
+        left_out: tuple[str, ...] = ("condition", "labels", "picture", "l1")
+        if self.condition != "none":
+            left_out = ("picture", "l1") if self.condition == "labels" else ("labels",)
+        return {name: str(value) for name, value in vars(self).items() if name not in left_out}
+
+    def losses(self) -> tuple[str, ...]:
+        return (*LOSSES, "loss_l1") if self.condition == "picture" else LOSSES
+
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what an iteration is given, by name."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "real": (self.batch_size, self.channels, self.image_size, self.image_size)
+        }
+        if self.latent_dim:
+            shapes["z"] = (self.batch_size, self.latent_dim)
+        if self.condition == "labels":
+            shapes["y"] = (self.batch_size, self.labels)
+        if self.condition == "picture":
+            shapes["picture"] = (self.batch_size, self.picture, self.image_size, self.image_size)
+        return shapes
 
 
 @dataclass(frozen=True)
@@ -140,20 +176,30 @@ class Record:
             # Not in the files of the time when there was nothing else.
             values["channels"] = int(metadata.get("channels", "3"))
             values |= {name: float(metadata[name]) for name in REALS}
+            values |= {name: int(metadata.get(name, "0")) for name in ("labels", "picture")}
+            values["l1"] = float(metadata.get("l1", "100"))
         except ValueError as error:
             raise RecordError(f"{self.path}: metadata: {error}") from error
         if metadata["precision"] not in ("fp32", *HALVES):
             raise RecordError(f"{self.path}: metadata: unknown precision {metadata['precision']}")
-        s = Settings(**values, precision=metadata["precision"])  # type: ignore[arg-type]
+        condition = metadata.get("condition", "none")
+        if condition not in CONDITIONS:
+            raise RecordError(f"{self.path}: metadata: unknown condition {condition}")
+        s = Settings(**values, precision=metadata["precision"], condition=condition)  # type: ignore[arg-type]
         first = min((n for n in self.names if n.startswith("step/")), default="").split("/")[1:2]
         if metadata.get("first_step", "0") != "0" or first not in ([], ["000000"]):
             raise RecordError(
                 f"{self.path}: starts at iteration {metadata.get('first_step', first[0])}, where Adam's moments "
                 "are not zero, and they are not in the file; record a fresh run"
             )
-        if s.image_size not in IMAGE_SIZES or min(s.width, s.latent_dim, s.batch_size, s.steps, s.channels) < 1:
+        needed = {"none": s.latent_dim, "labels": min(s.latent_dim, s.labels), "picture": s.picture}[condition]
+        if (s.image_size not in IMAGE_SIZES or min(s.width, s.batch_size, s.steps, s.channels, needed) < 1
+                or min(s.latent_dim, s.labels, s.picture) < 0):
             raise RecordError(f"{self.path}: metadata: impossible dimensions: {s}")
-        if not all(math.isfinite(getattr(s, name)) for name in REALS):
+        if (s.labels > 0) != (condition == "labels") or (s.picture > 0) != (condition == "picture"):
+            raise RecordError(f"{self.path}: metadata: condition {condition} with {s.labels} labels and a picture of "
+                              f"{s.picture} channels")
+        if not all(math.isfinite(getattr(s, name)) for name in (*REALS, "l1")):
             raise RecordError(f"{self.path}: metadata: a setting is not finite: {s}")
         return s
 
@@ -184,17 +230,58 @@ def parameter_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in network.named_parameters()}
 
 
-def build(record: Record, dtype: torch.dtype) -> tuple[Discriminator, Generator]:
-    """Networks of the recorded dimensions; the cap on channels is read off the weights."""
-    s = record.settings
-    name = "step/000000/before/G/main.0.weight"
-    first = record.tensor(name)
-    if first.dim() != 4:
-        raise RecordError(f"{record.path}: tensor {name} has {first.dim()} dimensions instead of 4")
-    cap = first.shape[1]
-    d = Discriminator(s.image_size, s.width, cap, s.channels)
-    g = Generator(s.image_size, s.width, s.latent_dim, cap, s.channels)
+def networks(s: Settings, cap: int | None = None) -> tuple[nn.Module, nn.Module]:
+    """D and G of these dimensions, D first."""
+    caps = {} if cap is None else {"channel_cap": cap}
+    if s.condition == "picture":
+        return (PatchDiscriminator(s.width, s.picture, image_channels=s.channels, **caps),
+                UnetGenerator(s.image_size, s.width, s.picture, s.latent_dim, s.channels, **caps))
+    return (Discriminator(s.image_size, s.width, image_channels=s.channels, labels=s.labels, **caps),
+            Generator(s.image_size, s.width, s.latent_dim, image_channels=s.channels, labels=s.labels, **caps))
+
+
+def build(record: Record, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    """Networks of the recorded dimensions; the unconditional ones' cap on channels is read off the weights."""
+    s, cap = record.settings, None
+    if s.condition != "picture":
+        name = "step/000000/before/G/main.0.weight"
+        first = record.tensor(name)
+        if first.dim() != 4:
+            raise RecordError(f"{record.path}: tensor {name} has {first.dim()} dimensions instead of 4")
+        cap = first.shape[1]
+    d, g = networks(s, cap)
     return d.to(dtype).train(), g.to(dtype).train()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an iteration is given: `z` where there is one, `y` or `picture` where there is a condition."""
+
+    real: Tensor
+    z: Tensor | None = None
+    y: Tensor | None = None
+    picture: Tensor | None = None
+
+    def to(self, *where: torch.dtype | torch.device) -> Batch:
+        return Batch(**{name: t if t is None else t.to(*where) for name, t in vars(self).items()})
+
+    def of_g(self) -> tuple[Tensor | None, ...]:
+        """The inputs of G."""
+        if self.picture is not None:
+            return self.picture, self.z
+        return (self.z,) if self.y is None else (self.z, self.y)
+
+    def of_d(self) -> tuple[Tensor, ...]:
+        """The inputs of D behind the images."""
+        return tuple(t for t in (self.y, self.picture) if t is not None)
+
+    def l1(self, fake: Tensor) -> Tensor | None:
+        """How far G's images are from the real ones, in a run with pictures."""
+        return None if self.picture is None else (fake - self.real).abs().mean()
+
+
+def batch(record: Record, at: str) -> Batch:
+    return Batch(**record.like(at, record.settings.inputs()))
 
 
 # -------------------------------------------------------------------------------------------------- measuring
@@ -279,52 +366,150 @@ class Slope(torch.autograd.Function):
         return dy * ctx.slopes, None
 
 
-class Kinked(nn.Module):
-    """A ReLU (`slope` 0) or LeakyReLU that notes where its input comes within rounding of zero."""
+@dataclass
+class Kink:
+    """An element within rounding of a kink, `distance` from it.
 
-    def __init__(self, slope: float, reach: float, kinks: list[tuple[float, Tensor, int, float]]) -> None:
+    It takes its other slope by `slopes[i] = both − slopes[i]` of every choice (slopes, i, both). At an L1's kink the
+    slope may be halfway between the two, 0.
+    """
+
+    distance: float
+    choices: list[tuple[Tensor, int, float]]
+    of_l1: bool = False
+
+    def turn(self) -> None:
+        for slopes, i, both in self.choices:
+            slopes[i] = both - slopes[i]
+
+
+class Kinked(nn.Module):
+    """A ReLU (`slope` 0) or LeakyReLU that notes where its input comes within rounding of zero.
+
+    A ReLU of a U-Net gets [skip, up], and the skip is also the input of `skip_of`, further down: whoever computes it
+    once takes the same side in both, so these kinks are one.
+    """
+
+    def __init__(self, slope: float, reach: float, kinks: list[Kink], skip_of: Kinked | None = None) -> None:
         super().__init__()
         self.slope, self.reach, self.kinks = slope, reach, kinks
+        # Of the last forward pass.
+        self.shape = torch.Size()
+        self.noted: list[Kink] = []
+        # In a list, lest it become a module inside of this one.
+        self.skip_of = [] if skip_of is None else [skip_of]
 
     def forward(self, x: Tensor) -> Tensor:
         slopes = torch.where(x > 0, torch.ones_like(x), torch.full_like(x, self.slope)).detach()
-        distance = (x.detach().abs() / x.detach().square().mean().sqrt()).flatten()
-        for i in (distance < self.reach).nonzero().flatten().tolist():
-            self.kinks.append((distance[i].item(), slopes.view(-1), i, 1 + self.slope))
+        distance = (x.detach().abs() / x.detach().square().mean().sqrt())
+        for skip_of in self.skip_of:
+            skip = skip_of.shape[1]
+            for kink in skip_of.noted:
+                at = np.unravel_index(kink.choices[0][1], skip_of.shape)
+                kink.choices.append((slopes.view(-1), int(np.ravel_multi_index(at, x.shape)), 1 + self.slope))
+            distance[:, :skip] = math.inf
+        distance = distance.flatten()
+        self.noted = [Kink(distance[i].item(), [(slopes.view(-1), i, 1 + self.slope)])
+                      for i in (distance < self.reach).nonzero().flatten().tolist()]
+        self.shape = x.shape
+        self.kinks += self.noted
         return Slope.apply(x, slopes)
 
 
-def with_kinks(network: nn.Module, reach: float, kinks: list[tuple[float, Tensor, int, float]]) -> None:
+def with_kinks(network: nn.Module, reach: float, kinks: list[Kink]) -> None:
     """Replaces the activations of a network with ones that note their kinks in `kinks`."""
-    for i, layer in enumerate(network.main):
-        if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
-            network.main[i] = Kinked(getattr(layer, "negative_slope", 0.0), reach, kinks)
+
+    def note(layers: nn.Sequential) -> None:
+        inside: UnetBlock | None = None
+        for i, layer in enumerate(layers):
+            if isinstance(layer, UnetBlock):
+                inside = layer
+                note(layer.model)
+            elif isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
+                # The first layer of a level is the one that its input goes through, downwards.
+                skip_of = inside.model[0] if inside is not None else None
+                layers[i] = Kinked(getattr(layer, "negative_slope", 0.0), reach, kinks, skip_of)
+
+    note(network.model.model if isinstance(network, UnetGenerator) else network.main)
+
+
+def l1_with_kinks(fake: Tensor, real: Tensor, reach: float, kinks: list[Kink]) -> Tensor:
+    """The mean of |fake − real|, noting in `kinks` where the two are within rounding of each other.
+
+    Not where Tanh is all but flat: there what comes through it is nothing, whatever the sign.
+    """
+    difference = fake - real
+    signs = difference.detach().sign()
+    distance = (difference.detach().abs() / fake.detach().square().mean().sqrt()).flatten()
+    flat = (1 - fake.detach().square()).flatten() < 10 * reach
+    for i in ((distance < reach) & ~flat).nonzero().flatten().tolist():
+        kinks.append(Kink(distance[i].item(), [(signs.view(-1), i, 0.0)], of_l1=True))
+    return Slope.apply(difference, signs).mean()
 
 
 def gradient_errors(
-    loss: Tensor, network: nn.Module, recorded: dict[str, Tensor], kinks: list[tuple[float, Tensor, int, float]]
+    loss: Tensor, network: nn.Module, recorded: dict[str, Tensor], kinks: list[Kink], together: bool = False
 ) -> tuple[dict[str, float], dict[str, float], int]:
     """Errors of the recorded gradients raw and with kinks resolved, and how many activations took the other slope.
 
-    The nearest kinks are tried first, one backward pass each, until every tensor agrees to `RESOLVED`.
+    The nearest kinks are tried first, one backward pass each, until every tensor agrees to `RESOLVED`. Those of L1 all
+    move the gradients in much the same directions, and would be taken for each other: then they are resolved
+    `together`, by least squares.
     """
     names, parameters = zip(*network.named_parameters())
 
-    def errors() -> dict[str, float]:
-        found = torch.autograd.grad(loss, parameters, retain_graph=True)
-        return {name: relative(recorded[name], want) for name, want in zip(names, found)}
+    def gradients() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, parameters, retain_graph=True)
 
-    raw = best = errors()
+    def errors(found: tuple[Tensor, ...] | None = None) -> dict[str, float]:
+        return {name: relative(recorded[name], want) for name, want in zip(names, found or gradients())}
+
+    first = gradients()
+    raw = best = errors(first)
+    kinks = sorted(kinks, key=lambda kink: kink.distance)
     flips = 0
-    for _, slopes, i, both in sorted(kinks, key=lambda kink: kink[0]):
+    if together:
+        norms = [torch.linalg.vector_norm(t).clamp(min=1e-300) for t in first]
+
+        def some(tensors: Iterable[Tensor]) -> Tensor:
+            """Some of the numbers of every tensor, by which it differs from the first gradients."""
+            steps = [max(1, t.numel() // 4096) for t in first]
+            return torch.cat([(t.to(want) - want).flatten()[::step] / norm
+                              for t, want, step, norm in zip(tensors, first, steps, norms)]).double().cpu()
+
+        columns: list[Tensor] = []
+        goal = some(recorded[name] for name in names)
+        while max(best.values()) > RESOLVED and len(columns) < len(kinks):
+            for kink in kinks[len(columns):4 * len(columns) or 8]:
+                before = [slopes[i].item() for slopes, i, _ in kink.choices]
+                kink.turn()
+                columns.append(some(gradients()))
+                for (slopes, i, _), slope in zip(kink.choices, before):
+                    slopes[i] = slope
+            shares = torch.linalg.lstsq(torch.stack(columns, 1), goal[:, None]).solution[:, 0].clamp(0, 1)
+            undo: list[tuple[Tensor, int, float]] = []
+            turned = 0
+            for kink, share in zip(kinks, shares.tolist()):
+                share = round(2 * share) / 2 if kink.of_l1 else round(share)
+                turned += share > 0
+                for slopes, i, both in kink.choices:
+                    undo.append((slopes, i, slopes[i].item()))
+                    slopes[i] += share * (both - 2 * slopes[i])
+            tried = errors()
+            if sum(e * e for e in tried.values()) < sum(e * e for e in best.values()):
+                best, flips = tried, turned
+            for slopes, i, slope in undo:
+                slopes[i] = slope
+        return raw, best, flips
+    for kink in kinks:
         if max(best.values()) <= RESOLVED:
             break
-        slopes[i] = both - slopes[i]
+        kink.turn()
         tried = errors()
         if sum(e * e for e in tried.values()) < sum(e * e for e in best.values()):
             best, flips = tried, flips + 1
         else:
-            slopes[i] = both - slopes[i]
+            kink.turn()
     return raw, best, flips
 
 
@@ -344,15 +529,15 @@ class Found:
 
 
 def iterate(
-    d: nn.Module, g: nn.Module, after_d: dict[str, Tensor], real: Tensor, z: Tensor, half: torch.dtype | None
+    s: Settings, d: nn.Module, g: nn.Module, after_d: dict[str, Tensor], given: Batch, half: torch.dtype | None
 ) -> Found:
     """The iteration from the state that `d` and `g` hold, under autocast in `half` if that is given."""
-    dtype = next(d.parameters()).dtype
-    one, zero = (torch.full((len(real),), v, dtype=dtype, device=real.device) for v in (1.0, 0.0))
-    real, z = real.to(dtype), z.to(dtype)
+    dtype, device = next(d.parameters()).dtype, given.real.device.type
+    given = given.to(dtype)
 
-    def logits(images: Tensor) -> Tensor:
-        return d(images).to(dtype)
+    def loss(images: Tensor, target: float) -> Tensor:
+        logits = d(images, *given.of_d()).to(dtype)
+        return bce(logits, torch.full_like(logits, target))
 
     def gradients(loss: Tensor, network: nn.Module) -> dict[str, Tensor]:
         names, parameters = zip(*network.named_parameters())
@@ -363,17 +548,18 @@ def iterate(
                 return {name: t / scale for name, t in zip(names, found)}
             scale /= 2
 
-    with torch.autocast(real.device.type, half or torch.bfloat16, enabled=half is not None):
-        fake = g(z)
-        loss_real, loss_fake = bce(logits(real), one), bce(logits(fake.detach()), zero)
+    with torch.autocast(device, half or torch.bfloat16, enabled=half is not None):
+        fake = g(*given.of_g())
+        loss_real, loss_fake = loss(given.real, 1.0), loss(fake.detach(), 0.0)
     found = {f"D/{name}": t for name, t in gradients(loss_real + loss_fake, d).items()}
     load_parameters(d, after_d)
-    with torch.autocast(real.device.type, half or torch.bfloat16, enabled=half is not None):
-        loss_g = bce(logits(fake), one)
-    found |= {f"G/{name}": t for name, t in gradients(loss_g, g).items()}
+    with torch.autocast(device, half or torch.bfloat16, enabled=half is not None):
+        loss_g = loss(fake, 1.0)
+    l1 = given.l1(fake.to(dtype))
+    found |= {f"G/{name}": t for name, t in gradients(loss_g if l1 is None else loss_g + s.l1 * l1, g).items()}
     buffers = {f"{net}/{name}": t for net, m in (("D", d), ("G", g)) for name, t in m.named_buffers()}
-    losses = dict(zip(LOSSES, (loss.detach() for loss in (loss_real, loss_fake, loss_g))))
-    return Found(losses, found, buffers)
+    losses = (loss_real, loss_fake, loss_g, *(() if l1 is None else (l1,)))
+    return Found(dict(zip(s.losses(), (loss.detach() for loss in losses))), found, buffers)
 
 
 def errors_of(got: Found, want: Found) -> Iteration:
@@ -419,14 +605,13 @@ def replay_half(record: Record, device: torch.device) -> Iterator[tuple[Iteratio
         after = {n: record.like(f"{next_at}/{n}", state_shapes(m)) for n, m in nets}
         finite = s.precision != "fp16"
         grad = {n: record.like(f"{at}/grad/{n}", parameter_shapes(m), finite) for n, m in nets}
-        real = record.tensor(f"{at}/real", (s.batch_size, s.channels, s.image_size, s.image_size)).to(device)
-        z = record.tensor(f"{at}/z", (s.batch_size, s.latent_dim)).to(device)
+        given = batch(record, at).to(device)
         for module, state in ((d, "D"), (g, "G"), (d_half, "D"), (g_half, "G")):
             module.load_state_dict(before[state])
-        truth = iterate(d, g, after["D"], real, z, None)
-        peer = errors_of(iterate(d_half, g_half, after["D"], real, z, half), truth)
+        truth = iterate(s, d, g, after["D"], given, None)
+        peer = errors_of(iterate(s, d_half, g_half, after["D"], given, half), truth)
         got = Found(
-            {name: record.tensor(f"{at}/{name}", (), (1,)).reshape(()).to(device) for name in LOSSES},
+            {name: record.tensor(f"{at}/{name}", (), (1,)).reshape(()).to(device) for name in s.losses()},
             {f"{n}/{name}": t.to(device) for n, _ in nets for name, t in grad[n].items()
              if all(torch.isfinite(t).all() for t in grad[n].values())},
             {f"{n}/{name}": after[n][name].to(device) for n, m in nets for name, _ in m.named_buffers()},
@@ -442,8 +627,8 @@ def replay(record: Record, dtype: torch.dtype, kink: float, device: torch.device
     """Replays every iteration from its recorded state."""
     s = record.settings
     d, g = (m.to(device) for m in build(record, dtype))
-    kinks_d: list[tuple[float, Tensor, int, float]] = []
-    kinks_g: list[tuple[float, Tensor, int, float]] = []
+    kinks_d: list[Kink] = []
+    kinks_g: list[Kink] = []
     with_kinks(d, kink, kinks_d)
     with_kinks(g, kink, kinks_g)
     adam_d, adam_g = Adam(s.lr_d, s), Adam(s.lr_g, s)
@@ -453,30 +638,37 @@ def replay(record: Record, dtype: torch.dtype, kink: float, device: torch.device
         next_at = f"step/{k + 1:06d}/before" if k + 1 < s.steps else "final"
         after_d, after_g = (record.like(f"{next_at}/{n}", state_shapes(m)) for n, m in (("D", d), ("G", g)))
         grad_d, grad_g = (record.like(f"{at}/grad/{n}", parameter_shapes(m)) for n, m in (("D", d), ("G", g)))
-        real = record.tensor(f"{at}/real", (s.batch_size, s.channels, s.image_size, s.image_size)).to(device, dtype)
-        z = record.tensor(f"{at}/z", (s.batch_size, s.latent_dim)).to(device, dtype)
+        given = batch(record, at).to(device, dtype)
         d.load_state_dict(before_d)
         g.load_state_dict(before_g)
-        one, zero = (torch.full((s.batch_size,), v, dtype=dtype, device=device) for v in (1.0, 0.0))
+
+        def loss_of(images: Tensor, target: float) -> Tensor:
+            logits = d(images, *given.of_d())
+            return bce(logits, torch.full_like(logits, target))
 
         def compare_gradients(net: str, loss: Tensor, network: nn.Module, recorded: dict[str, Tensor]) -> None:
             recorded = {name: t.to(device) for name, t in recorded.items()}
-            raw, resolved, flips = gradient_errors(loss, network, recorded, kinks_d + kinks_g * (net == "G"))
+            kinks = kinks_d + kinks_g * (net == "G")
+            raw, resolved, flips = gradient_errors(loss, network, recorded, kinks, s.condition == "picture")
             out.raw_gradients |= {f"{net}/{name}": error for name, error in raw.items()}
             out.gradients |= {f"{net}/{name}": error for name, error in resolved.items()}
             out.flips += flips
 
         kinks_d.clear()
         kinks_g.clear()
-        fake = g(z)
-        loss_real, loss_fake = bce(d(real), one), bce(d(fake.detach()), zero)
+        fake = g(*given.of_g())
+        loss_real, loss_fake = loss_of(given.real, 1.0), loss_of(fake.detach(), 0.0)
         compare_gradients("D", loss_real + loss_fake, d, grad_d)
         kinks_d.clear()
         load_parameters(d, after_d)
-        loss_g = bce(d(fake), one)
+        losses, loss_g = [loss_real, loss_fake], loss_of(fake, 1.0)
+        losses.append(loss_g)
+        if s.condition == "picture":
+            losses.append(l1_with_kinks(fake, given.real, kink, kinks_g))
+            loss_g = loss_g + s.l1 * losses[-1]
         compare_gradients("G", loss_g, g, grad_g)
 
-        for name, want in zip(LOSSES, (loss_real, loss_fake, loss_g)):
+        for name, want in zip(s.losses(), losses):
             out.losses[name] = relative(record.tensor(f"{at}/{name}", (), (1,)).reshape(()), want.detach().cpu())
         for net, adam, before, grad, after in (
             ("D", adam_d, before_d, grad_d, after_d), ("G", adam_g, before_g, grad_g, after_g)
@@ -556,11 +748,19 @@ def check_half(record: Record, limits: Limits, device: torch.device, say: Callab
         [over_all(rows, get) for rows in (ours, theirs)]
         for get in (lambda r: r.gains, lambda r: r.losses, lambda r: r.buffers)
     )
+    gain_verdict = (*gains[0], limit(gains[1][0]))
+    if s.condition == "picture":
+        # The signs of L1 leave so much rounding in the first layers of G that the largest gain is theirs alone, and
+        # autocast's may be small by luck: a tensor's may be as large as a third of its error makes it.
+        allowed = {n: limit(max(gains[1][0], peers[n] / 3)) for row in ours for n in row.gains}
+        found = {n: max(row.gains.get(n, 0.0) for row in ours) for n in allowed}
+        at = max(found, key=lambda n: found[n] / allowed[n])
+        gain_verdict = (found[at], at, allowed[at])
     return conclude([
         ("losses, relative", *losses[0], limit(losses[1][0])),
         ("gradients, median tensor", medians[0], f"of {len(tensors)}", limit(medians[1])),
         ("gradients, tensor nearest to its limit", tensors[name], name, limit(beside[name], SINGLE)),
-        ("gradients of convolutions, gain", *gains[0], limit(gains[1][0])),
+        ("gradients of convolutions, gain", *gain_verdict),
         ("Adam, against the weights", *over_all(ours, lambda r: r.adam_weights), limits.adam),
         ("Adam, against the update, beyond rounding", *over_all(ours, lambda r: r.adam_update), limits.adam),
         ("batch norm's buffers", *buffers[0], limit(buffers[1][0])),
@@ -574,31 +774,38 @@ def check(
     """Replays the file, prints the table and says whether all is within the limits."""
     record = Record(path)
     s = record.settings
-    say(f"{path}: {s.steps} iterations at {s.image_size} px, width {s.width}, latent {s.latent_dim}, "
+    condition = {"none": "", "labels": f"{s.labels} labels, ", "picture": f"pictures of {s.picture} channels, L1 times "
+                 f"{s.l1:g}, "}[s.condition]
+    say(f"{path}: {s.steps} iterations at {s.image_size} px, width {s.width}, latent {s.latent_dim}, {condition}"
         f"batch {s.batch_size}, {s.precision}; replayed in {str(dtype).removeprefix('torch.')} "
         f"by PyTorch {torch.__version__}")
     if s.precision in HALVES:
         return check_half(record, limits, device, say)
-    say(f"{'losses':>32} {'raw gradients':>19}  {'kinks resolved':>23} {'Adam':>46}\n{'step':>4}  {'d_real':>8} "
-        f"{'d_fake':>8} {'loss_g':>8}  {'median':>8} {'worst':>8}  {'flips':>5} {'median':>8} {'worst':>8} {'':26}  "
+    names = s.losses()
+    wide = max([26, *(len(name) - len("step/000000/grad/") for name in record.names if "/grad/" in name)])
+    heads = " ".join(f"{name.removeprefix('loss_') if name != 'loss_g' else name:>8}" for name in names)
+    say(f"{'losses':>{9 * len(names) + 5}} {'raw gradients':>19}  {'kinks resolved':>23} {'Adam':>{wide + 20}}\n"
+        f"{'step':>4}  {heads}  {'median':>8} {'worst':>8}  {'flips':>5} {'median':>8} {'worst':>8} {'':{wide}}  "
         f"{'weights':>8} {'update':>8}  {'buffers':>8}")
     rows = []
     for k, row in enumerate(replay(record, dtype, kink, device)):
         rows.append(row)
-        losses = " ".join(f"{row.losses[name]:8.1e}" for name in LOSSES)
+        losses = " ".join(f"{row.losses[name]:8.1e}" for name in names)
         raw, resolved = (
             f"{statistics.median(errors.values()):8.1e} {worst(errors)[0]:8.1e}"
             for errors in (row.raw_gradients, row.gradients)
         )
         adam = f"{worst(row.adam_weights)[0]:8.1e} {worst(row.adam_update)[0]:8.1e}"
-        say(f"{k:>4}  {losses}  {raw}  {row.flips:5} {resolved} {worst(row.gradients)[1]:26}  {adam}  "
+        say(f"{k:>4}  {losses}  {raw}  {row.flips:5} {resolved} {worst(row.gradients)[1]:{wide}}  {adam}  "
             f"{worst(row.buffers)[0]:8.1e}")
     if record.unused():
         say(f"note: {len(record.unused())} tensors were not checked, for instance {record.unused()[0]}")
 
+    # What one number on the other side of its kink may do, of those in the innermost of a U-Net's maps.
+    one = 2 / math.sqrt(s.batch_size * min(8 * s.width, CHANNEL_CAP)) if s.condition == "picture" else 0.0
     return conclude([
         ("losses, relative", *over_all(rows, lambda r: r.losses), limits.losses),
-        ("gradients, raw, worst tensor", *over_all(rows, lambda r: r.raw_gradients), limits.gradient_worst),
+        ("gradients, raw, worst tensor", *over_all(rows, lambda r: r.raw_gradients), max(limits.gradient_worst, one)),
         ("gradients, kinks resolved, median tensor", *max((statistics.median(r.gradients.values()), f"iteration {k}")
                                                           for k, r in enumerate(rows)), limits.gradient_median),
         ("gradients, kinks resolved, worst tensor", *over_all(rows, lambda r: r.gradients), limits.gradient_resolved),
@@ -652,26 +859,159 @@ class RoundedForward(torch.autograd.Function):
         return dy, None
 
 
-def in_half(network: nn.Module, x: Tensor, half: torch.dtype) -> Tensor:
-    """The network as dcgan-cuda computes it in a half type, but for the order of sums.
+def convolve_in_half(layer: nn.Module, x: Tensor, half: torch.dtype) -> Tensor:
+    """A convolution with weights rounded to a half type; its sums are not."""
+    weight = RoundedForward.apply(layer.weight, half)
+    f = nn.functional.conv2d if isinstance(layer, nn.Conv2d) else nn.functional.conv_transpose2d
+    return f(x, weight, None, layer.stride, layer.padding)
 
-    Weights, and maps where they are stored (behind a convolution that batch norm follows, and behind each block), are
-    rounded, and so are the maps' gradients; products are summed and batch norm is computed in f32.
-    """
-    layers = list(network.main)
-    x = Rounded.apply(x.reshape(len(x), -1, 1, 1) if x.dim() == 2 else x, half)
+
+def layers_in_half(layers: list[nn.Module], x: Tensor, half: torch.dtype) -> Tensor:
     for layer, following in zip(layers, [*layers[1:], None]):
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-            weight = RoundedForward.apply(layer.weight, half)
-            f = nn.functional.conv2d if isinstance(layer, nn.Conv2d) else nn.functional.conv_transpose2d
-            x = f(x, weight, None, layer.stride, layer.padding)
+        if isinstance(layer, UnetBlock):
+            # The skip is what LeakyReLU leaves, which is stored; behind the ReLU that follows it is the same.
+            down, *rest = layer.model
+            skip = Rounded.apply(down(x), half)
+            x = layer.join(skip, Rounded.apply(layers_in_half(rest, skip, half), half))
+        elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            x = convolve_in_half(layer, x, half)
             if following is None or isinstance(following, nn.BatchNorm2d):
                 x = Rounded.apply(x, half)
         elif isinstance(layer, nn.BatchNorm2d):
             x = layer(x)
         else:
             x = Rounded.apply(layer(x), half)
-    return x.view(-1) if x.shape[1:] == (1, 1, 1) else x
+    return x
+
+
+def in_half(network: nn.Module, given: tuple[Tensor, ...], half: torch.dtype) -> Tensor:
+    """The network as dcgan-cuda computes it in a half type, but for the order of sums.
+
+    Weights, and maps where they are stored (behind a convolution that batch norm follows, and behind each block), are
+    rounded, and so are the maps' gradients; products are summed and batch norm is computed in f32.
+    """
+    x = Rounded.apply(network.inputs(*given), half)
+    layers = network.model.model if isinstance(network, UnetGenerator) else network.main
+    x = layers_in_half(list(layers), x, half)
+    return network.outputs(x, *given)
+
+
+def own_batch(s: Settings, random: torch.Generator, step: int) -> Batch:
+    """Images, latents and conditions; labels of every other iteration are one-hot, and ±1 in those between."""
+    real = faces_like(s.batch_size, s.image_size, random, channels=s.channels)
+    given = {"real": real}
+    if s.latent_dim:
+        given["z"] = torch.randn(s.batch_size, s.latent_dim, generator=random)
+    if s.condition == "labels":
+        if step % 2 == 0:
+            classes = torch.randint(s.labels, (s.batch_size,), generator=random)
+            given["y"] = nn.functional.one_hot(classes, s.labels).float()
+        else:
+            given["y"] = torch.randint(2, (s.batch_size, s.labels), generator=random).float() * 2 - 1
+    if s.condition == "picture":
+        given["picture"] = faces_like(s.batch_size, s.image_size, random, channels=s.picture)
+    return Batch(**given)
+
+
+def zeros(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.zeros_like(t) for t in tensors)
+
+
+def others(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Those of another image."""
+    return tuple(t.roll(1, 0) for t in tensors)
+
+
+# Mistakes in the conditions: inputs of G, and of D on real ones, on fake ones and in G's step.
+CONDITION_MISTAKES: dict[str, Callable[..., tuple[tuple[Tensor, ...], ...]]] = {
+    "no y in G": lambda g, d: ((g[0], *zeros(g[1:])), d, d, d),
+    "no y in D": lambda g, d: (g, *[zeros(d)] * 3),
+    "y of another image in G": lambda g, d: ((g[0], *others(g[1:])), d, d, d),
+    "other condition on real": lambda g, d: (g, others(d), d, d),
+    "other condition on fake": lambda g, d: (g, d, others(d), d),
+    "other condition in G's step": lambda g, d: (g, d, d, others(d)),
+    "picture of another image in G": lambda g, d: ((*others(g[:1]), *g[1:]), d, d, d),
+    "±1 as 0 and 1": lambda g, d: ((g[0], g[1].clamp(min=0)), *[(d[0].clamp(min=0),)] * 3),
+}
+# Mistakes in what L1 adds to G's loss, from l1·L1 and G's images less the real ones.
+L1_MISTAKES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "L1 negative": lambda l1, _: -l1,
+    "L1 summed": lambda l1, difference: l1 * difference.numel(),
+    "L1 a batch's sum": lambda l1, difference: l1 * len(difference),
+    "L1 left out": lambda l1, _: 0 * l1,
+    "L1 squared": lambda l1, difference: 100 * difference.square().mean(),
+    "L1 half as much": lambda l1, _: l1 / 2,
+}
+
+
+class UpOnly(nn.Module):
+    """A ReLU that leaves the skip out, the first half of the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip, up = x.chunk(2, 1)
+        return torch.cat([skip, up.relu()], 1)
+
+
+def make_mistakes(mistake: str, d: nn.Module, g: nn.Module) -> None:
+    """Puts mistakes into how the networks are put together."""
+    blocks = [block for block in g.modules() if isinstance(block, UnetBlock)]
+    if mistake == "y before z":
+        g.inputs = lambda z, y: torch.cat([y, z], 1)[:, :, None, None]
+    elif mistake == "only the labels' sum":
+        d.outputs = lambda out, _, y: projected(out.flatten(1), y) - out.flatten(1)[:, 0]
+    elif mistake == "sign of the projection":
+        d.outputs = lambda out, _, y: projected(out.flatten(1), -y)
+    elif mistake == "labels of D reversed":
+        d.outputs = lambda out, _, y: projected(out.flatten(1), y.flip(1))
+    elif mistake == "l0 last":
+        d.outputs = lambda out, _, y: projected(out.flatten(1).roll(1, 1), y)
+    elif mistake == "picture first in D":
+        d.inputs = lambda images, picture: torch.cat([picture, images], 1)
+    elif mistake == "z before the picture":
+        right = g.inputs
+        g.inputs = lambda picture, z: right(picture, z).roll(z.shape[1], 1)
+    elif mistake == "z at one pixel":
+        def at_one_pixel(picture: Tensor, z: Tensor) -> Tensor:
+            map_of_z = torch.zeros(*z.shape, *picture.shape[2:], dtype=z.dtype)
+            map_of_z[:, :, 0, 0] = z
+            return torch.cat([picture, map_of_z], 1)
+        g.inputs = at_one_pixel
+    elif mistake == "no skip":
+        for block in blocks:
+            block.join = lambda skip, up: torch.cat([0 * skip, up], 1)
+    elif mistake == "one skip missing":
+        blocks[2].join = lambda skip, up: torch.cat([0 * skip, up], 1)
+    elif mistake == "skip behind what comes up":
+        for block in blocks:
+            block.join = lambda skip, up: torch.cat([up, skip], 1)
+    elif mistake == "no ReLU on the skip":
+        for block in blocks[:-1]:
+            for i, layer in enumerate(block.model):
+                if isinstance(layer, nn.ReLU):
+                    block.model[i] = UpOnly()
+    elif mistake == "ReLU downwards":
+        for block in blocks[1:]:
+            block.model[0] = nn.ReLU()
+    elif mistake == "LeakyReLU upwards":
+        for block in blocks:
+            for i, layer in enumerate(block.model):
+                if isinstance(layer, nn.ReLU):
+                    block.model[i] = nn.LeakyReLU(0.2)
+    elif mistake == "no gradient through the skip":
+        for block in blocks:
+            block.join = lambda skip, up: torch.cat([skip.detach(), up], 1)
+
+
+def equal_to_fake(g: nn.Module, given: Batch, dtype: torch.dtype) -> Batch:
+    """The batch with some numbers of its real images as G makes them, where L1 has its kink."""
+    state = {name: t.clone() for name, t in g.state_dict().items()}
+    with torch.no_grad():
+        fake = g(*given.to(dtype).of_g()).float()
+    g.load_state_dict(state)
+    real = given.real.clone()
+    some = slice(0, None, fake.numel() // 4)
+    real.view(-1)[some] = fake.view(-1)[some]
+    return replace(given, real=real)
 
 
 def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mistake: str = "") -> dict[str, Tensor]:
@@ -685,12 +1025,13 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
     scale = 1024.0 if s.precision == "fp16" and mistake != "no scale" else 1.0
     wrong = 1.1 if mistake == "scale" else 1.0
 
-    def run(network: nn.Module, x: Tensor) -> Tensor:
-        return network(x) if half is None else in_half(network, x, half)
+    def run(network: nn.Module, *x: Tensor) -> Tensor:
+        return network(*x) if half is None else in_half(network, x, half)
 
     random = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    d, g = Discriminator(s.image_size, s.width), Generator(s.image_size, s.width, s.latent_dim)
+    d, g = networks(s)
+    make_mistakes(mistake, d, g)
     if mistake == "slope":
         for layer in d.main:
             if isinstance(layer, nn.LeakyReLU):
@@ -700,8 +1041,11 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
     betas = (0.9 if mistake == "beta1" else s.beta1, s.beta2)
     adam_d = torch.optim.Adam(d.parameters(), lr=s.lr_d, betas=betas, eps=s.eps)
     adam_g = torch.optim.Adam(g.parameters(), lr=s.lr_g, betas=betas, eps=s.eps)
-    one, zero = torch.ones(s.batch_size, dtype=dtype), torch.zeros(s.batch_size, dtype=dtype)
     out: dict[str, Tensor] = {}
+
+    def loss(logits: Tensor, target: float) -> Tensor:
+        wrong = logits[0].numel() if mistake == "patches summed" else 1
+        return bce(logits, torch.full_like(logits, target)) * wrong
 
     def gradients(network: nn.Module) -> dict[str, Tensor]:
         for p in network.parameters():
@@ -711,25 +1055,31 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
 
     for k in range(s.steps):
         at = f"step/{k:06d}"
-        real = faces_like(s.batch_size, s.image_size, random)
-        z = torch.randn(s.batch_size, s.latent_dim, generator=random)
+        given = own_batch(s, random, k)
         if half is not None:
             # As fed to the networks.
-            real, z = real.to(half).float(), z.to(half).float()
-        out[f"{at}/real"], out[f"{at}/z"] = real, z
-        real, z = real.to(dtype), z.to(dtype)
+            given = given.to(half).to(torch.float32)
+        if mistake == "equal":
+            given = equal_to_fake(g, given, dtype)
+        out |= {f"{at}/{name}": t for name, t in vars(given).items() if t is not None}
+        given = given.to(dtype)
+        of_g, of_d = given.of_g(), given.of_d()
+        # The images that D sees, and the conditions of its three passes.
+        real, of_d_fake, of_d_last = given.real, of_d, of_d
+        if mistake in CONDITION_MISTAKES:
+            of_g, of_d, of_d_fake, of_d_last = CONDITION_MISTAKES[mistake](of_g, of_d)
         round_to_f32(d)
         round_to_f32(g)
         out |= snapshot(f"{at}/before/D", d.state_dict()) | snapshot(f"{at}/before/G", g.state_dict())
 
         adam_d.zero_grad()
         adam_g.zero_grad()
-        fake = run(g, z)
+        fake = run(g, *of_g)
         if mistake == "joint statistics":
-            logits = run(d, torch.cat([real, fake.detach()]))
-            loss_real, loss_fake = bce(logits[: s.batch_size], one), bce(logits[s.batch_size :], zero)
+            logits = run(d, torch.cat([real, fake.detach()]), *(torch.cat(both) for both in zip(of_d, of_d_fake)))
+            loss_real, loss_fake = loss(logits[: s.batch_size], 1.0), loss(logits[s.batch_size :], 0.0)
         else:
-            loss_real, loss_fake = bce(run(d, real), one), bce(run(d, fake.detach()), zero)
+            loss_real, loss_fake = loss(run(d, real, *of_d), 1.0), loss(run(d, fake.detach(), *of_d_fake), 0.0)
         ((loss_real + loss_fake) * scale).backward()
         out |= snapshot(f"{at}/grad/D", gradients(d))
         if mistake != "order":
@@ -738,8 +1088,14 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
         for p in d.parameters():
             p.requires_grad_(mistake == "order")
         kept = {name: p.grad.clone() for name, p in d.named_parameters() if p.grad is not None}
-        loss_g = bce(run(d, fake), one)
-        (loss_g * scale).backward()
+        losses = [loss_real, loss_fake, loss(run(d, fake, *of_d_last), 1.0)]
+        whole = losses[-1]
+        if s.condition == "picture":
+            losses.append(given.l1(fake))
+            whole = whole + L1_MISTAKES.get(mistake, lambda l1, _: l1)(s.l1 * losses[-1], fake - given.real)
+            if mistake == "L1 in loss_g":
+                losses[2] = whole
+        (whole * scale).backward()
         out |= snapshot(f"{at}/grad/G", gradients(g))
         adam_g.step()
         for name, p in d.named_parameters():
@@ -747,8 +1103,7 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
             p.grad = kept[name]
         if mistake == "order":
             adam_d.step()
-        for name, loss in zip(LOSSES, (loss_real, loss_fake, loss_g)):
-            out[f"{at}/{name}"] = loss.detach().float()
+        out |= {f"{at}/{name}": found.detach().float() for name, found in zip(s.losses(), losses)}
     return out | snapshot("final/D", d.state_dict()) | snapshot("final/G", g.state_dict())
 
 
@@ -845,13 +1200,111 @@ def overflown(t: dict[str, Tensor], s: Settings, left_out: bool) -> dict[str, Te
     return t
 
 
-def verdict(path: Path, limits: Limits, say: Callable[[str], None]) -> int:
+def verdict(path: Path, limits: Limits, say: Callable[[str], None], kink: float = KINK) -> int:
     """Exit code for a file."""
     try:
-        return 0 if check(path, torch.float64, limits, KINK, torch.device("cpu"), say) else 1
+        return 0 if check(path, torch.float64, limits, kink, torch.device("cpu"), say) else 1
     except RecordError as error:
         say(f"error: {error}")
         return 2
+
+
+LABEL_MISTAKES = (
+    ("y not given to G", "no y in G"), ("y not given to D", "no y in D"), ("G given another image's y",
+    "y of another image in G"), ("y before z", "y before z"), ("D given another image's y with the real ones",
+    "other condition on real"), ("D given another image's y with the fake ones", "other condition on fake"),
+    ("D given another image's y in G's step", "other condition in G's step"),
+    ("0 and 1 to the networks where the file says ±1", "±1 as 0 and 1"), ("l0 left out", "only the labels' sum"),
+    ("l0 less the labels' outputs", "sign of the projection"), ("labels of D reversed", "labels of D reversed"),
+    ("l0 behind the labels' outputs", "l0 last"), ("real and fake normalised together", "joint statistics"),
+)
+PICTURE_MISTAKES = (
+    ("G given another image's picture", "picture of another image in G"),
+    ("D given another image's picture with the real ones", "other condition on real"),
+    ("D given another image's picture with the fake ones", "other condition on fake"),
+    ("D given another image's picture in G's step", "other condition in G's step"),
+    ("the picture before the image in D", "picture first in D"), ("z before the picture", "z before the picture"),
+    ("z at one pixel", "z at one pixel"), ("no skips", "no skip"), ("one skip missing", "one skip missing"),
+    ("skips behind what comes up", "skip behind what comes up"), ("no ReLU on skips", "no ReLU on the skip"),
+    ("ReLU on the way down", "ReLU downwards"), ("LeakyReLU on the way up", "LeakyReLU upwards"),
+    ("no gradient through skips", "no gradient through the skip"), ("losses of patches summed", "patches summed"),
+    ("L1 of the wrong sign", "L1 negative"), ("L1 not divided", "L1 summed"),
+    ("L1 divided by the pixels of an image only", "L1 a batch's sum"), ("L1 left out", "L1 left out"),
+    ("L1 counted by half", "L1 half as much"), ("squares instead of L1", "L1 squared"),
+    ("L1 in loss_g", "L1 in loss_g"), ("real and fake normalised together", "joint statistics"),
+    ("G's step before D's", "order"), ("LeakyReLU of slope 0.1 in D", "slope"),
+)
+OVERFLOWING = "L1 summed"  # in a half type
+
+
+def edited(
+    t: dict[str, Tensor], edits: dict[str, Callable[[Tensor], Tensor | None]]
+) -> dict[str, Tensor]:
+    """The file with some tensors changed, or left out."""
+    t = dict(t)
+    for name, edit in edits.items():
+        new = edit(t.pop(name).clone())
+        if new is not None:
+            t[name] = new
+    return t
+
+
+def test_conditions(
+    expect: Callable[..., None], seed: int, precisions: tuple[str, ...] = ("fp32", *HALVES)
+) -> None:
+    """The part of `self_test` that concerns labels and pictures."""
+    labels = Settings(image_size=32, width=8, latent_dim=12, batch_size=5, steps=2, condition="labels", labels=3)
+    pictures = Settings(image_size=64, width=4, latent_dim=3, batch_size=4, steps=2, condition="picture", picture=2)
+
+    def plus(i: int, by: float) -> Callable[[Tensor], Tensor]:
+        def add(x: Tensor) -> Tensor:
+            x.view(-1)[i] += by
+            return x
+        return add
+
+    for what, s in (
+        ("labels, 64 px, grey", replace(labels, image_size=64, channels=1, labels=1)),
+        ("pictures, 32 px, without z", replace(pictures, image_size=32, latent_dim=0, batch_size=5, picture=1)),
+        ("pictures, 128 px, width 2, L1 times 10", replace(pictures, image_size=128, width=2, batch_size=2, l1=10.0)),
+    ):
+        expect(f"PyTorch's own run in f32, {what}", 0, record_run(s, seed), s)
+    for s, mistakes in ((labels, LABEL_MISTAKES), (pictures, PICTURE_MISTAKES)):
+        run = record_run(s, seed)
+        expect(f"{s.condition}: PyTorch's own run in f32", 0, run, s)
+        expect(f"{s.condition}: in f64, stored as f32", 0, record_run(s, seed, torch.float64), s)
+        for what, mistake in mistakes:
+            expect(f"{s.condition}: {what}", 1, record_run(s, seed, mistake=mistake), s)
+        name, middle = ("step/000001/y", 0) if s.condition == "labels" else ("step/000001/picture", 32 * 64 + 32)
+        for what, want, tensors in (
+            ("one number of the condition changed by 1", 1, edited(run, {name: plus(middle, 1.0)})),
+            ("the condition missing", 2, edited(run, {name: lambda _: None})),
+            ("NaN in the condition", 2, edited(run, {name: plus(0, math.nan)})),
+            ("the condition of another shape", 2, edited(run, {name: lambda x: x[:, :1]})),
+            ("num_batches_tracked one off", 1, edited(run, {next(
+                n for n in run if n.startswith("final/G/") and n.endswith("num_batches_tracked")): lambda x: x + 1})),
+            ("a running mean left at 0", 1, edited(run, {next(
+                n for n in run if n.startswith("final/G/") and n.endswith("running_mean")):
+                lambda x: torch.zeros_like(x)})),
+        ):
+            expect(f"{s.condition}: {what}", want, tensors, s)
+    expect("labels: one label more in the metadata", 2, record_run(labels, seed), replace(labels, labels=4))
+    expect("labels: none in the metadata", 2, record_run(labels, seed), replace(labels, condition="none"))
+    run = record_run(pictures, seed)
+    expect("picture: loss_l1 wrong by 1e-4", 1, edited(run, {"step/000001/loss_l1": lambda x: x * 1.0001}), pictures)
+    expect("picture: loss_l1 missing", 2, edited(run, {"step/000001/loss_l1": lambda _: None}), pictures)
+    expect("picture: another weight of L1 in the metadata", 1, run, replace(pictures, l1=99.0))
+    run = record_run(pictures, seed, mistake="equal")
+    expect("picture: numbers of G's images that are the real ones", 0, run, pictures)
+    expect("picture: the same, L1's kink not resolved", 1, run, pictures, kink=0.0)
+    for precision in (p for p in precisions if p in HALVES):
+        for s, mistakes in (
+            (replace(labels, batch_size=16, precision=precision), LABEL_MISTAKES),
+            (replace(pictures, width=8, batch_size=8, precision=precision), PICTURE_MISTAKES),
+        ):
+            expect(f"{precision}: {s.condition}, a run that rounds", 0, record_run(s, seed), s)
+            for what, mistake in (*mistakes, ("gradients scaled by 1.1", "scale")):
+                if mistake != OVERFLOWING:
+                    expect(f"{precision}: {s.condition}: {what}", 1, record_run(s, seed, mistake=mistake), s)
 
 
 def self_test(limits: Limits, seed: int, verbose: bool) -> bool:
@@ -859,12 +1312,12 @@ def self_test(limits: Limits, seed: int, verbose: bool) -> bool:
     say: Callable[[str], None] = print if verbose else lambda _: None
     good = True
 
-    def expect(what: str, want: int, tensors: dict[str, Tensor], s: Settings) -> None:
+    def expect(what: str, want: int, tensors: dict[str, Tensor], s: Settings, kink: float = KINK) -> None:
         nonlocal good
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "record.safetensors"
             write(path, tensors, s)
-            got = verdict(path, limits, say)
+            got = verdict(path, limits, say, kink)
         good &= got == want
         print(f"{'ok  ' if got == want else 'FAIL'} {what}: exit code {got}, expected {want}", flush=True)
 
@@ -902,8 +1355,19 @@ def self_test(limits: Limits, seed: int, verbose: bool) -> bool:
             expect("bf16 where the metadata says fp16", 1, record_run(s, seed, mistake="bf16"), s)
             expect("fp16: a step that overflows is left out", 0, overflown(run, s, left_out=True), s)
             expect("fp16: a step that overflows is taken", 1, overflown(run, s, left_out=False), s)
+    test_conditions(expect, seed)
     print("PASS" if good else "FAIL")
     return good
+
+
+def condition(text: str) -> dict[str, str | int]:
+    """`labels:K`, `picture:P` or `none`, as `Settings` has it."""
+    kind, _, count = text.partition(":")
+    if text == "none":
+        return {"condition": "none"}
+    if kind not in ("labels", "picture") or not count.isdecimal() or int(count) < 1:
+        raise ValueError("neither none, labels:K nor picture:P, with a number of at least 1")
+    return {"condition": kind, kind: int(count)}
 
 
 def main() -> int:
@@ -931,6 +1395,10 @@ def main() -> int:
     own = ap.add_argument_group("the run of --make-own")
     own.add_argument("--precision", choices=("fp32", *HALVES), default="fp32",
                      help="bf16 and fp16: computed in f32 and rounded where dcgan-cuda does (default %(default)s)")
+    own.add_argument("--condition", default="none", metavar="labels:K|picture:P",
+                     help="K labels an image, or a picture of P channels (default %(default)s)")
+    own.add_argument("--l1", type=float, default=100.0, metavar="X",
+                     help="of pictures: what L1 counts in G's loss (default %(default)g)")
     for name, value in (("image-size", 64), ("width", 64), ("latent-dim", 100), ("batch-size", 16), ("steps", 5)):
         own.add_argument(f"--{name}", type=int, default=value, help="default %(default)s")
     ap.add_argument("--seed", type=int, default=1, help="of --make-own and --self-test (default 1)")
@@ -945,7 +1413,13 @@ def main() -> int:
     if a.make_own is not None:
         if a.image_size not in IMAGE_SIZES:
             ap.error(f"--image-size must be one of {IMAGE_SIZES}")
-        s = Settings(a.image_size, a.width, a.latent_dim, a.batch_size, a.steps, precision=a.precision)
+        try:
+            s = Settings(a.image_size, a.width, a.latent_dim, a.batch_size, a.steps, precision=a.precision,
+                         **condition(a.condition), l1=a.l1)
+        except ValueError as error:
+            ap.error(f"--condition {a.condition}: {error}")
+        if min(s.latent_dim, s.width, s.batch_size) < 1 and not (s.condition == "picture" and s.latent_dim == 0):
+            ap.error("--latent-dim must be at least 1, or 0 with a picture; --width and --batch-size at least 1")
         write(a.make_own, record_run(s, a.seed), s)
         print(f"wrote {a.make_own}")
         return 0

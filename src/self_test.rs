@@ -25,7 +25,7 @@ use crate::backend::{
 };
 use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
-use crate::model::arch::Dimensions;
+use crate::model::arch::{Condition, Dimensions};
 use crate::model::plan::{Filter, Layer, Plan, Pool, Window};
 use crate::model::{Activation, Shape, StateDict};
 use crate::numeric::relative_error;
@@ -173,14 +173,17 @@ struct Left {
     images: Vec<f32>,
 }
 
+/// What networks are told: nothing, labels, a picture.
+const CONDITIONS: [Condition; 3] = [Condition::None, Condition::Labels(5), Condition::Picture(1)];
+
 /// One iteration, and a few images by running statistics.
-fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
+fn run<B: Backend>(backend: &B, condition: Condition, width: usize, scale: f32) -> Result<Left> {
     let dimensions = Dimensions {
         image_size: 32,
         width,
         latent_dim: 8,
         channels: 3,
-        condition: crate::model::arch::Condition::None,
+        condition,
     };
     let batch = 3;
     // Everything that is off by default, so that its kernels are tried.
@@ -224,11 +227,24 @@ fn run<B: Backend>(backend: &B, width: usize, scale: f32) -> Result<Left> {
     let mut sampler = backend.compile(&generator, batch, Use::Inference)?;
     sampler.write(State::Parameters, &gan.generator.read(State::Average)?)?;
     // Noise on its own, which an iteration draws with its batch.
-    let mut z = backend.buffer(batch, generator.input())?;
+    let row = Shape::new(1, 1, dimensions.latent_dim);
+    let mut z = backend.buffer(batch, row)?;
     let noise = (&mut z, dimensions.latent_dim);
     backend.draw_latent((1, Purpose::Sample, 0), &gan.progress, noise)?;
     let noise = backend.read(&z, batch)?;
-    sampler.forward(&[&gan.z], Statistics::Running)?;
+    let mut picture = backend.buffer(batch, generator.input())?;
+    let seen = match condition {
+        Condition::None | Condition::Labels(_) => &gan.z,
+        Condition::Picture(_) => {
+            let values = 0..batch * generator.input().len();
+            let values: Vec<f32> = values
+                .map(|i| (i * 7919 % 251) as f32 / 125.0 - 1.0)
+                .collect();
+            backend.write(&values, &mut picture)?;
+            &picture
+        }
+    };
+    sampler.forward(&[seen], Statistics::Running)?;
     Ok(Left {
         losses: metrics.iteration_losses(),
         gradients,
@@ -242,8 +258,20 @@ fn iteration(cuda: &Cuda, precision: Precision, width: usize) -> Result<()> {
         Precision::Fp16 => 128.0,
         _ => 1.0,
     };
-    let got = run(cuda, width, scale)?;
-    let want = run(&Cpu::<f32>::new(), width, 1.0)?;
+    for condition in CONDITIONS {
+        compare(cuda, precision, (condition, width, scale))
+            .with_context(|| format!("with {condition:?} for a condition"))?;
+    }
+    Ok(())
+}
+
+fn compare(
+    cuda: &Cuda,
+    precision: Precision,
+    (condition, width, scale): (Condition, usize, f32),
+) -> Result<()> {
+    let got = run(cuda, condition, width, scale)?;
+    let want = run(&Cpu::<f32>::new(), condition, width, 1.0)?;
     let (loss_bound, gradient_bound) = bounds(precision);
     for (got, want) in got.losses.iter().zip(want.losses) {
         let error = (got - want).abs();

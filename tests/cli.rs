@@ -123,7 +123,7 @@ fn generator(folder: &Path) -> String {
 #[test]
 fn help_of_every_command_works_and_names_defaults() {
     let here = TempDir::new().unwrap();
-    let commands: [(&[&str], &[&str]); 25] = [
+    let commands: [(&[&str], &[&str]); 26] = [
         (&[], &["train", "sample", "dataset", "bench", "doctor"]),
         (
             &["train"],
@@ -139,6 +139,7 @@ fn help_of_every_command_works_and_names_defaults() {
             &["sample"],
             &["[default: 64]", "[default: ema]", "[default: auto]"],
         ),
+        (&["translate"], &["--from-photo", "[default: ema]"]),
         (&["dataset"], &["synthesize", "inspect"]),
         (
             &["dataset", "synthesize"],

@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 
 use dcgan_cuda::backend::cpu::Cpu;
 use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
-use dcgan_cuda::backend::{Adam, Backend, Counters, Network, State};
+use dcgan_cuda::backend::{Adam, Backend, Counters, Network, Slot, State};
 use dcgan_cuda::gan::step::{Gan, Settings};
 use dcgan_cuda::model::arch::{Condition, Dimensions};
 use dcgan_cuda::model::params::TensorFile;
@@ -72,7 +72,12 @@ fn train_in(out: &Path, args: &[&str], environment: &[(&str, &str)]) -> Output {
     command
         .args(["train", "--device", "cuda", "--out"])
         .arg(out);
-    command.args(TINY).args(args).env("XDG_CACHE_HOME", cache());
+    // Images of edges are made without noise.
+    let noiseless = args.contains(&"edges");
+    let pairs = TINY.chunks(2);
+    let tiny = pairs.filter(|pair| !(noiseless && pair[0] == "--latent-dim"));
+    command.args(tiny.flatten()).args(args);
+    command.env("XDG_CACHE_HOME", cache());
     command.envs(environment.iter().copied());
     checked(command.output().unwrap())
 }
@@ -202,10 +207,16 @@ fn replay(path: &Path) -> Errors {
         width: number("width") as usize,
         latent_dim: number("latent_dim") as usize,
         channels: 3,
-        condition: match file.metadata.get("labels") {
-            Some(labels) => Condition::Labels(labels.parse().unwrap()),
+        condition: match file.metadata.get("condition").map(String::as_str) {
             None => Condition::None,
+            Some("labels") => Condition::Labels(number("labels") as usize),
+            Some("picture") => Condition::Picture(number("picture") as usize),
+            Some(other) => panic!("condition {other}"),
         },
+    };
+    let l1 = match dimensions.picture() {
+        0 => Settings::REFERENCE.l1,
+        _ => number("l1"),
     };
     let adam = |lr: &str| Adam {
         lr: number(lr),
@@ -217,6 +228,7 @@ fn replay(path: &Path) -> Errors {
         discriminator: adam("lr_d"),
         generator: adam("lr_g"),
         ema: 0.0,
+        l1,
         ..Settings::REFERENCE
     };
     let of = |network: &str| match network {
@@ -272,14 +284,26 @@ fn replay(path: &Path) -> Errors {
         }
         gan.set_counters(&counters).unwrap();
         let get = |name: &str| &file.floats[&format!("{prefix}{name}")];
-        backend.write(&get("real").data, &mut gan.real).unwrap();
+        // Of each image, one behind the other.
+        let both = |first: &str, second: &str| -> Vec<f32> {
+            let [a, b] = [first, second].map(|name| &get(name).data);
+            let rows = a.chunks_exact(a.len() / batch);
+            let others = b.chunks_exact(b.len() / batch);
+            rows.zip(others)
+                .flat_map(|(a, b)| [a, b].concat())
+                .collect()
+        };
+        let real = match dimensions.picture() {
+            0 => get("real").data.clone(),
+            _ => both("real", "picture"),
+        };
+        backend.write(&real, &mut gan.real).unwrap();
         // What G is given: noise, and the labels behind it.
-        let mut given = get("z").data.clone();
-        if dimensions.labels() > 0 {
-            let rows = given.chunks_exact(dimensions.latent_dim);
-            let y = get("y").data.chunks_exact(dimensions.labels());
-            given = rows.zip(y).flat_map(|(z, y)| [z, y].concat()).collect();
-        }
+        let given = match (dimensions.latent_dim, dimensions.labels()) {
+            (0, _) => vec![0.0; batch],
+            (_, 0) => get("z").data.clone(),
+            _ => both("z", "y"),
+        };
         backend.write(&given, &mut gan.z).unwrap();
         gan.iteration_on(&backend).unwrap();
         let losses = gan.last_metrics().unwrap().losses;
@@ -312,6 +336,10 @@ fn replay(path: &Path) -> Errors {
             continue;
         }
         errors.compared += 1;
+        if dimensions.picture() > 0 {
+            let (got, want) = (get("loss_l1").data[0], losses[Slot::Distance as usize].loss);
+            raise(&mut errors.loss, f64::from((got - want).abs()));
+        }
         for (name, loss) in ["loss_d_real", "loss_d_fake", "loss_g"].iter().zip(losses) {
             let got = f64::from(get(name).data[0]);
             raise(&mut errors.loss, (got - f64::from(loss.loss)).abs());
@@ -438,21 +466,30 @@ const CLASSES: &[&str] = &[
 /// Attributes of faces, one of which turns round where an image is mirrored.
 const ATTRIBUTES: &[&str] = &["--condition", "attributes=Male,Looking_Right,No_Beard"];
 
-/// As every_iteration_agrees_with_the_cpu, where G and D are told labels.
+/// The edges of faces, and noise beside them.
+const EDGES: &[&str] = &["--condition", "edges"];
+const EDGES_AND_NOISE: &[&str] = &["--condition", "edges", "--z-input", "3", "--l1", "10"];
+
+/// As every_iteration_agrees_with_the_cpu, where G and D are told labels, or shown pictures.
 #[test]
-fn every_iteration_with_labels_agrees_with_the_cpu() {
+fn every_iteration_with_a_condition_agrees_with_the_cpu() {
     if skipped() {
         return;
     }
     let folder = TempDir::new().unwrap();
-    for (precision, steps, fuse, labels) in [
+    for (precision, steps, fuse, condition) in [
+        ("fp32", "3", "all", EDGES),
+        ("fp32", "3", "none", EDGES_AND_NOISE),
+        ("bf16", "4", "all", EDGES_AND_NOISE),
+        ("bf16", "3", "none", EDGES),
+        ("fp16", "12", "all", EDGES),
         ("fp32", "4", "all", CLASSES),
         ("fp32", "3", "none", ATTRIBUTES),
         ("bf16", "4", "all", ATTRIBUTES),
         ("bf16", "3", "none", CLASSES),
         ("fp16", "9", "all", ATTRIBUTES),
     ] {
-        let name = format!("{precision}-{fuse}-{}", labels.len());
+        let name = format!("{precision}-{fuse}-{}", condition.last().unwrap_or(&""));
         let record = folder.path().join(format!("{name}.safetensors"));
         let args = [
             "--precision",
@@ -465,7 +502,7 @@ fn every_iteration_with_labels_agrees_with_the_cpu() {
             steps,
         ];
         let record_to = ["--record", record.to_str().unwrap()];
-        let more = [&args[..], &record_to, labels].concat();
+        let more = [&args[..], &record_to, condition].concat();
         train(&folder.path().join(&name), &more, &[]);
         let errors = replay(&record);
         println!("{name}: {errors:?}");
@@ -475,62 +512,48 @@ fn every_iteration_with_labels_agrees_with_the_cpu() {
     }
 }
 
-/// Labels come with their images in every order that streams and events allow, with a graph and without, wherever the
-/// images are, and in a run that goes on.
+/// Labels and pictures come with their images in every order that streams and events allow, with a graph and without,
+/// wherever the images are, and in a run that goes on.
 #[test]
-fn labels_come_with_their_images() {
+fn conditions_come_with_their_images() {
     if skipped() {
         return;
     }
+    for condition in [CLASSES, ATTRIBUTES, EDGES_AND_NOISE] {
+        in_every_order(condition);
+    }
+}
+
+fn in_every_order(condition: &[&str]) {
     let folder = TempDir::new().unwrap();
     let run = |name: &str| folder.path().join(name);
-    let args = [
-        ATTRIBUTES,
-        &["--precision", "bf16", "--hold-out", "0.2", "--steps", "8"],
-    ]
-    .concat();
+    let options = ["--precision", "bf16", "--flip"];
+    let args = |steps, more: &[&'static str]| {
+        let steps = ["--steps", steps];
+        [condition, &options, &steps, more].concat()
+    };
     let first = run("first");
-    train(&first, &args, &[("EMULATED_SEED", "0")]);
-    let expected = tensors(&first, 8);
-    let repeat = first.to_str().unwrap();
-    for (seed, graph, residency) in [
-        ("1", "off", "stream"),
-        ("2", "on", "host"),
-        ("3", "on", "device"),
-        ("4", "off", "device"),
-        ("5", "on", "stream"),
-        ("6", "on", "device"),
-    ] {
-        let ways = [
-            "--graph",
-            graph,
-            "--data-residency",
-            residency,
-            "--kernels-from",
-            repeat,
-        ];
-        train(
-            &run(seed),
-            &[&args[..], &ways].concat(),
-            &[("EMULATED_SEED", seed)],
-        );
+    train(&first, &args("4", &[]), &[("EMULATED_SEED", "0")]);
+    let expected = tensors(&first, 4);
+    let from = ["--kernels-from", first.to_str().unwrap()];
+    for seed in 1..=20 {
+        let graph = ["--graph", ["off", "on"][seed % 2]];
+        let residency = ["--data-residency", ["stream", "host", "device"][seed % 3]];
+        let (name, seed) = (run(&seed.to_string()), seed.to_string());
+        let args = [&args("4", &[])[..], &graph, &residency, &from].concat();
+        train(&name, &args, &[("EMULATED_SEED", &seed)]);
         assert!(
-            tensors(&run(seed), 8) == expected,
-            "seed {seed}, {residency}, graph {graph}"
+            tensors(&name, 4) == expected,
+            "{condition:?} seed {seed} {graph:?} {residency:?}"
         );
-        assert_eq!(log(&run(seed)), log(&first), "seed {seed}");
+        assert_eq!(log(&name), log(&first), "{condition:?} seed {seed}");
+        fs::remove_dir_all(name).unwrap();
     }
     let resumed = run("resumed");
-    let ways = ["--steps", "3", "--kernels-from", repeat];
-    let early: Vec<&str> = args
-        .iter()
-        .filter(|arg| !["--steps", "8"].contains(arg))
-        .copied()
-        .collect();
-    train(&resumed, &[&early[..], &ways].concat(), &[]);
-    resume(&resumed, &["--steps", "8"]);
-    assert!(tensors(&resumed, 8) == expected, "resumed");
-    assert_eq!(log(&resumed).len(), log(&first).len());
+    train(&resumed, &[&args("2", &[])[..], &from].concat(), &[]);
+    resume(&resumed, &["--steps", "4"]);
+    assert!(tensors(&resumed, 4) == expected, "{condition:?} resumed");
+    assert_eq!(log(&resumed), log(&first), "{condition:?} resumed");
 }
 
 /// In every order that streams and events allow, and with and without a graph, the result is the same bits; a resumed

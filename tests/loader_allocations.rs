@@ -64,6 +64,7 @@ fn a_batch_allocates_nothing_on_one_core() {
             size: SIZE,
             channels: source.channels(),
             choice: Choice::default(),
+            condition: None,
         },
         place: Place::Named(folder.path().join("faces.pack")),
         options: LoadOptions {

@@ -62,6 +62,11 @@ fn commands() -> Vec<(Vec<&'static str>, Option<&'static str>, Ends)> {
         (vec!["train", "--out=run", "--resume"], None, WithFiles),
         (with(&["train", "--dry-run"], &few), None, WithResult),
         (
+            vec!["translate", "--checkpoint=run", "--out=made", "drawing.png"],
+            None,
+            Refused(1),
+        ),
+        (
             vec!["sample", "--checkpoint=run", "--count=4", "--out=sheet.png"],
             Some("sheet.png"),
             WithFiles,

@@ -19,8 +19,9 @@ struct LossOf {
     const uint64_t* iteration;
     uint32_t slots;
     uint32_t first;
-    // y of each segment's images, rows of `label_stored`, and how many: 0 where a logit is the first of its row alone.
-    const T* labels[2];
+    // y of the images of the first segment, and of the last, rows of `label_stored`, and how many: 0 where a logit is the first of its row alone.
+    const T* labels0;
+    const T* labels1;
     uint32_t label_stored;
     uint32_t label_count;
 };
@@ -32,11 +33,12 @@ template <int THREADS, typename T>
 __device__ void bce_loss(const LossOf<T>& of, uint32_t segment, float target) {
     const uint32_t n = of.n, stored = of.stored;
     const float factor = *of.loss_scale / static_cast<float>(n);
+    const T* const labels = segment == 0 ? of.labels0 : of.labels1;
     double loss = 0.0, probability = 0.0;
     int right = 0, sure = 0;
     for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
         const uint64_t at = (uint64_t{segment} * n + i) * stored;
-        const T* const y = of.labels[segment] + uint64_t{i} * of.label_stored;
+        const T* const y = labels + uint64_t{i} * of.label_stored;
         float x = to_float(__ldcg(of.logits + at));
         for (uint32_t j = 0; j < of.label_count; ++j) x += to_float(y[j]) * to_float(__ldcg(of.logits + at + 1 + j));
         const float e = expf(-fabsf(x));

@@ -67,10 +67,12 @@ pub enum Slot {
     HeldOut = 3,
     /// D's, of images that it is trained on, at the same time.
     Seen = 4,
+    /// Only its loss: mean |x − t| of generated images x and what they should be, where there is a picture.
+    Distance = 5,
 }
 
 /// How many losses an iteration has room for, by [`Slot`].
-pub const SLOTS: usize = 5;
+pub const SLOTS: usize = 6;
 
 /// What a network's gradients are multiplied by, so that f16 holds them; divided out again by Adam.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]

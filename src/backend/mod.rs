@@ -11,13 +11,14 @@ pub mod cuda;
 pub mod extractor;
 mod fuse;
 mod kernel_choices;
+mod maps;
 mod metrics;
 mod snapshot;
 
 use std::fmt;
 use std::ops::Range;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,8 @@ pub use balance::{Ahead, Balance, Band, InstanceNoise, Schedule};
 pub use extractor::Extractor;
 pub use fuse::Fuse;
 pub use kernel_choices::KernelChoices;
+pub use maps::{Channels, Targets};
+use maps::{check_distance, check_parts, latent_dim};
 pub use metrics::{Counters, Loss, LossScale, Metrics, SLOTS, SURE, Slot, Steps};
 pub use snapshot::{Arrived, Snapshot, Taken};
 
@@ -92,15 +95,6 @@ pub enum Statistics {
     Running,
 }
 
-/// What the logits of a forward pass are compared with.
-pub struct Targets<'a, B> {
-    /// One an input: 1 real, 0 fake, or in between.
-    pub values: &'a [f32],
-    /// One an input, where D knows y: maps of one pixel whose last channels are y, one number for each output behind the
-    /// first.
-    pub labels: Option<&'a [&'a B]>,
-}
-
 /// Which gradients a backward pass computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
@@ -123,44 +117,6 @@ pub enum Upstream<'a, B> {
     Output(&'a B),
     /// The gradient of what becomes the output by the last block's activation; that block has no batch norm.
     Sum(&'a B),
-}
-
-impl<B> Targets<'_, B> {
-    /// Refuses labels that are not those of logits of the shape `output` for inputs of `each` maps, or that are missing;
-    /// `extent` gives maps and shape of a buffer.
-    fn check_labels(
-        &self,
-        output: Shape,
-        each: &[usize],
-        extent: impl Fn(&B) -> (usize, Shape),
-    ) -> Result<()> {
-        let Some(labels) = self.labels else {
-            ensure!(output.c == 1, "no labels for outputs of {output:?}");
-            return Ok(());
-        };
-        let fit = |(labels, &n): (&&B, &usize)| {
-            let (maps, shape) = extent(labels);
-            maps >= n && (shape.h, shape.w) == (1, 1) && shape.c + 1 >= output.c
-        };
-        ensure!(
-            labels.len() == each.len() && labels.iter().zip(each).all(fit),
-            "labels do not fit outputs of {output:?}"
-        );
-        ensure!((output.h, output.w) == (1, 1), "labels of patches");
-        Ok(())
-    }
-}
-
-/// Length of the noise in a row of noise and labels.
-///
-/// # Errors
-/// Where `shape` is no row, or holds fewer than the labels.
-fn latent_dim(shape: Shape, labels: usize) -> Result<usize> {
-    let noise = shape
-        .c
-        .checked_sub(labels)
-        .filter(|_| shape.h * shape.w == 1);
-    noise.with_context(|| format!("{shape:?} is no row of noise and {labels} labels"))
 }
 
 impl State {
@@ -302,6 +258,9 @@ pub trait Feed {
     fn send_batch(&mut self, iteration: u64, fill: &mut Fill<'_>) -> Result<()>;
 }
 
+/// Which noise: seed, purpose, and the part of an iteration.
+pub type NoiseOf = (u64, Purpose, usize);
+
 /// Makes networks and moves data. All sizes are fixed when a network is compiled.
 pub trait Backend {
     /// A batch of feature maps on the device, NHWC.
@@ -393,7 +352,7 @@ pub trait Backend {
         progress: &Self::Progress,
         part: usize,
         images: &mut Self::Buffer,
-        noise: Option<((u64, Purpose, usize), &mut Self::Buffer)>,
+        noise: Option<(NoiseOf, &mut Self::Buffer)>,
     ) -> Result<()>;
 
     /// Runs `body`, the calls of iteration number `iteration`, once its batch is there. They are the same calls with
@@ -418,7 +377,7 @@ pub trait Backend {
     /// Where z has fewer channels, or the device fails.
     fn draw_latent(
         &self,
-        stream: (u64, Purpose, usize),
+        stream: NoiseOf,
         progress: &Self::Progress,
         noise: (&mut Self::Buffer, usize),
     ) -> Result<()>;
@@ -435,6 +394,34 @@ pub trait Backend {
         progress: &Self::Progress,
         images: &Self::Buffer,
         noisy: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// to ← the channels `first`, and behind them those of `second`; together as many as `to` has, of as many maps.
+    ///
+    /// # Errors
+    /// Where they are not, or the device fails.
+    fn concatenate(
+        &self,
+        first: &Channels<'_, Self::Buffer>,
+        second: Option<&Channels<'_, Self::Buffer>>,
+        to: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Of `others`, truth and what comes through: mean |x − t| of the images x against t, the first of truth's channels,
+    /// into the metrics of the iteration ([`Slot::Distance`]); and
+    ///
+    /// gradient ← the first channels of what comes through + weight·s·sign(x − t)/elements, sign(0) = 0, s the generator's loss
+    /// scale
+    ///
+    /// # Errors
+    /// Where maps are of other shapes, or the device fails.
+    fn l1_loss(
+        &self,
+        weight: f64,
+        images: &Self::Buffer,
+        others: [&Self::Buffer; 2],
+        progress: &mut Self::Progress,
+        gradient: &mut Self::Buffer,
     ) -> Result<()>;
 
     /// Fills `buffer` from f32 NCHW.

@@ -7,15 +7,19 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Args as ClapArgs;
 
-use crate::cli::device::with_networks;
+use crate::backend::{Backend, KernelChoices};
+use crate::cli::device::{EXACT, OnBackend, Picked, with_backend, with_networks};
 use crate::cli::latent::beside;
 use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs, start_threads};
 use crate::cli::partial::{NOTHING_WRITTEN, until_stopped};
-use crate::explore::{serve, share, token};
+use crate::data::condition::ConditionArg;
+use crate::explore::{draw, serve, share, token};
 use crate::files::{refuse_existing, write_new};
 use crate::latent::encoder::{ENCODER, Encoder};
 use crate::latent::generator::Generator;
 use crate::latent::names::Known;
+use crate::model::StateDict;
+use crate::model::arch::Dimensions;
 use crate::output::print_line;
 use crate::text::shown;
 use crate::train::checkpoint::{Buffers, Trained};
@@ -64,8 +68,12 @@ impl Args {
             dict,
             dimensions,
             conditions,
+            condition,
             ..
-        } = self.generator.load(Buffers::Needed, &self.quiet)?;
+        } = self.generator.load_any(Buffers::Needed, &self.quiet)?;
+        if dimensions.picture() > 0 {
+            return self.draw(&picked, &dict, &dimensions, condition.as_ref());
+        }
         let y = self.generator.labels(conditions.as_ref(), &self.quiet)?;
         let stop = Stop::install()?;
         until_stopped(&stop, NOTHING_WRITTEN, || {
@@ -80,6 +88,53 @@ impl Args {
             })?;
             Ok(ExitCode::SUCCESS)
         })
+    }
+
+    /// The page to draw on, of a generator that makes images of edges.
+    fn draw(
+        &self,
+        picked: &Picked,
+        dict: &StateDict,
+        dimensions: &Dimensions,
+        condition: Option<&ConditionArg>,
+    ) -> Result<ExitCode> {
+        let checkpoint = shown(&self.generator.checkpoint);
+        ensure!(
+            condition == Some(&ConditionArg::Edges),
+            "{checkpoint}: this generator makes images of the pictures of a folder, which nobody can draw: give it some \
+             with translate"
+        );
+        ensure!(
+            self.share.is_none() && self.directions.is_empty(),
+            "{checkpoint}: this generator makes images of drawings, and has neither directions nor a page that needs no \
+             server: leave --share and --directions out"
+        );
+        let stop = Stop::install()?;
+        let work = Draw {
+            args: self,
+            dict,
+            dimensions,
+            stop: &stop,
+        };
+        with_backend(picked, EXACT, || Ok(KernelChoices::default()), work)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Where the page is to be, and its token; its address was printed.
+    fn listen(&self) -> Result<(TcpListener, String)> {
+        let port = self.port.unwrap_or(0);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
+            format!(
+                "--port {port} cannot be used on 127.0.0.1: give another one, or leave --port out for a free one"
+            )
+        })?;
+        let token = token()?;
+        let address = listener.local_addr().context("the page has no address")?;
+        // Without it nobody finds the page, so it is said even where errors only are wanted.
+        print_line(format_args!("http://127.0.0.1:{}/{token}/", address.port()));
+        self.quiet
+            .say("open this address in a browser on this machine; Ctrl-C ends it");
+        Ok((listener, token))
     }
 
     fn write(&self, generator: &Generator, known: &Known, file: &Path, stop: &Stop) -> Result<()> {
@@ -99,27 +154,13 @@ impl Args {
 
     fn show(&self, generator: &Generator, known: &Known, beside: &Path, stop: &Stop) -> Result<()> {
         let encoder = self.encoder(generator, &beside.join(ENCODER));
-        let port = self.port.unwrap_or(0);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
-            format!(
-                "--port {port} cannot be used on 127.0.0.1: give another one, or leave --port out for a free one"
-            )
-        })?;
-        let token = token()?;
-        let port = listener
-            .local_addr()
-            .context("the page has no address")?
-            .port();
         if known.directions.is_empty() {
             self.quiet.say(
                 "no directions of this checkpoint: the page has the components of z alone; `dcgan-cuda latent \
                  directions fit` and `find` make some",
             );
         }
-        // Without it nobody finds the page, so it is said even where errors only are wanted.
-        print_line(format_args!("http://127.0.0.1:{port}/{token}/"));
-        self.quiet
-            .say("open this address in a browser on this machine; Ctrl-C ends it");
+        let (listener, token) = self.listen()?;
         // Nothing has to be put in order.
         stop.set_at_once(true)?;
         serve(
@@ -142,5 +183,24 @@ impl Args {
                 None
             }
         }
+    }
+}
+
+/// A page to draw on.
+struct Draw<'a> {
+    args: &'a Args,
+    dict: &'a StateDict,
+    dimensions: &'a Dimensions,
+    stop: &'a Stop,
+}
+
+impl OnBackend for Draw<'_> {
+    type Output = ();
+
+    fn run<B: Backend>(self, backend: &B) -> Result<()> {
+        let (listener, token) = self.args.listen()?;
+        // Nothing has to be put in order.
+        self.stop.set_at_once(true)?;
+        draw::serve(backend, self.dict, self.dimensions, listener, &token)
     }
 }

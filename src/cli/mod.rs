@@ -19,6 +19,7 @@ pub mod report;
 pub mod sample;
 pub mod sources;
 pub mod train;
+pub mod translate;
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -43,6 +44,7 @@ struct Cli {
 enum Command {
     Train(Box<train::Args>),
     Sample(sample::Args),
+    Translate(translate::Args),
     Evaluate(Box<evaluate::Args>),
     Report(report::Args),
     /// Make, check and describe data sets.
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
     let result = report_limits().and_then(|()| match cli.command {
         Command::Train(args) => args.run(),
         Command::Sample(args) => args.run(),
+        Command::Translate(args) => args.run(),
         Command::Evaluate(args) => args.run(),
         Command::Report(args) => args.run(),
         Command::Dataset(command) => command.run(),

@@ -248,6 +248,21 @@ impl GeneratorArgs {
     /// # Errors
     /// When there is no generator, it is damaged, or it lacks `buffers` that are needed.
     pub fn load(&self, buffers: Buffers, quiet: &QuietArgs) -> Result<Trained> {
+        let trained = self.load_any(buffers, quiet)?;
+        ensure!(
+            trained.dimensions.picture() == 0,
+            "{}: this generator makes images of pictures, not of noise: give it some with translate, or draw them with \
+             explore",
+            shown(&self.checkpoint)
+        );
+        Ok(trained)
+    }
+
+    /// As [`Self::load`], also where it makes images of pictures.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_any(&self, buffers: Buffers, quiet: &QuietArgs) -> Result<Trained> {
         let trained = load_generator(&self.checkpoint, self.weights, buffers)?;
         quiet.note(&trained.notes);
         Ok(trained)

@@ -22,7 +22,7 @@ pub fn prepare(
     load: LoadOptions,
     quiet: bool,
 ) -> Result<Prepared> {
-    let recipe = Recipe::of(options, load.size, source.channels());
+    let recipe = Recipe::of_source(options, load.size, source);
     Request {
         source,
         place: Place::of(&recipe, named)?,

@@ -7,7 +7,7 @@ use twox_hash::XxHash3_64;
 
 use crate::data::guarded;
 use crate::data::pack::add_notes;
-use crate::data::{Original, Source};
+use crate::data::{Original, Partner, Source};
 use crate::hex::hex;
 
 /// Images between two looks at whether to stop.
@@ -26,15 +26,28 @@ pub(super) enum Content {
 
 impl Content {
     pub(super) fn of(original: &Result<Original>) -> Self {
+        original.as_ref().map_or(Self::Unreadable, Self::of_known)
+    }
+
+    fn of_known(original: &Original) -> Self {
+        let of = |bytes: &[u8]| Self::Bytes(XxHash3_64::oneshot(bytes), bytes.len() as u64);
         match original {
-            Ok(Original::File(bytes)) => {
-                Self::Bytes(XxHash3_64::oneshot(bytes), bytes.len() as u64)
+            Original::File(bytes) => of(bytes),
+            Original::Pixels { pixels, .. } => of(pixels),
+            Original::Drawn(_) => Self::Drawn,
+            Original::Pair(pair) => {
+                let image = Self::of_known(&pair.image);
+                let Partner::Picture { original, .. } = &pair.partner else {
+                    return image;
+                };
+                match (image, Self::of_known(original)) {
+                    (Self::Bytes(first, a), Self::Bytes(second, b)) => {
+                        let both = [first, a, second, b].map(u64::to_le_bytes).concat();
+                        Self::Bytes(XxHash3_64::oneshot(&both), a.saturating_add(b))
+                    }
+                    _ => Self::Drawn,
+                }
             }
-            Ok(Original::Pixels { pixels, .. }) => {
-                Self::Bytes(XxHash3_64::oneshot(pixels), pixels.len() as u64)
-            }
-            Ok(Original::Drawn(_)) => Self::Drawn,
-            Err(_) => Self::Unreadable,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! All images of a source, decoded once, as u8 NHWC at the training size: in memory, or in a pack.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
@@ -105,6 +107,7 @@ enum Pixels {
 pub struct Dataset {
     size: usize,
     channels: usize,
+    condition_channels: usize,
     len: usize,
     pixels: Pixels,
     skipped: Vec<Skipped>,
@@ -117,6 +120,7 @@ impl fmt::Debug for Dataset {
         f.debug_struct("Dataset")
             .field("size", &self.size)
             .field("channels", &self.channels)
+            .field("condition_channels", &self.condition_channels)
             .field("len", &self.len)
             .field("skipped", &self.skipped)
             .finish_non_exhaustive()
@@ -143,6 +147,7 @@ impl Dataset {
         Ok(Self {
             size: options.size,
             channels: source.channels(),
+            condition_channels: source.condition_channels(),
             len: source.len() - skipped.len(),
             pixels: Pixels::Memory(pixels),
             skipped,
@@ -156,6 +161,7 @@ impl Dataset {
         Self {
             size: pack.size(),
             channels: pack.channels(),
+            condition_channels: pack.condition_channels(),
             len: pack.len(),
             skipped: pack.metadata().skipped.clone(),
             damaged: pack.metadata().damaged.clone(),
@@ -169,9 +175,20 @@ impl Dataset {
         self.size
     }
 
-    /// Channels of the images: 3 for RGB, 1 for grey.
+    /// Channels of the images: 3 for RGB, 1 for grey, and behind them those of the pictures that they are paired with.
     pub fn channels(&self) -> usize {
         self.channels
+    }
+
+    /// How many of the channels are the image's own, the first ones: 3 for RGB, 1 for grey.
+    pub fn image_channels(&self) -> usize {
+        self.channels - self.condition_channels
+    }
+
+    /// How many of the channels, the last ones, are those of the picture that an image is paired with: 3 for RGB, 1 for
+    /// grey or edges, 0 where images are not paired.
+    pub fn condition_channels(&self) -> usize {
+        self.condition_channels
     }
 
     /// How many images there are.
@@ -191,6 +208,33 @@ impl Dataset {
     pub fn image(&self, index: usize) -> &[u8] {
         let bytes = self.size * self.size * self.channels;
         &self.pixels()[index * bytes..(index + 1) * bytes]
+    }
+
+    /// Image `index` without the picture that it is paired with, `size`·`size`·`image_channels` u8, HWC.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Self::len).
+    pub fn image_alone(&self, index: usize) -> Cow<'_, [u8]> {
+        match self.condition_channels {
+            0 => Cow::Borrowed(self.image(index)),
+            _ => Cow::Owned(self.of_channels(index, 0..self.image_channels())),
+        }
+    }
+
+    /// The picture that image `index` is paired with, `size`·`size`·`condition_channels` u8, HWC.
+    ///
+    /// # Panics
+    /// When `index` is not below [`len`](Self::len).
+    pub fn picture(&self, index: usize) -> Vec<u8> {
+        self.of_channels(index, self.image_channels()..self.channels)
+    }
+
+    fn of_channels(&self, index: usize, range: Range<usize>) -> Vec<u8> {
+        let pixels = self.image(index).chunks_exact(self.channels);
+        pixels
+            .flat_map(|pixel| &pixel[range.clone()])
+            .copied()
+            .collect()
     }
 
     /// All images, u8 NHWC.

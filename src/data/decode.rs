@@ -5,6 +5,7 @@ mod formats;
 mod jpeg;
 mod png;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::{self, Cursor};
 
@@ -21,7 +22,7 @@ use image::{
 use crate::data::containers::names::refuse_lfs_pointer;
 use crate::text::escaped;
 
-pub use formats::{format, format_name, looks_like_html, unread_format};
+pub use formats::{format, format_name, is_grey, looks_like_html, unread_format};
 
 /// What a file may ask for before it is refused, checked against its header before anything is allocated.
 #[derive(Clone, Copy, Debug)]
@@ -317,8 +318,8 @@ thread_local! {
 pub struct Fitted {
     /// `size`·`size`·3 u8, HWC.
     pub pixels: Vec<u8>,
-    /// What is damaged of it.
-    pub damage: Damage,
+    /// What is damaged of it, where something is.
+    pub damage: Option<Cow<'static, str>>,
 }
 
 /// Decodes and fits a file: the result of [`decode_noting`] and then [`fit`]; the pixels of most JPEGs stay in a buffer
@@ -339,7 +340,7 @@ pub fn decode_and_fit(
                 let fitted = fit_with(resizer, pixels, decoded.size, size, crop);
                 fitted.map(|pixels| Fitted {
                     pixels,
-                    damage: decoded.damage,
+                    damage: decoded.damage.map(Cow::Borrowed),
                 })
             }
             Err(error) => Err(anyhow!("{error:#}")),

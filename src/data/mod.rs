@@ -8,12 +8,15 @@ pub mod containers;
 mod contents;
 pub mod dataset;
 pub mod decode;
+pub mod drawing;
+pub mod edges;
 pub mod guarded;
 pub mod hold_out;
 pub mod labels;
 pub mod loader;
 pub mod names;
 pub mod pack;
+pub mod pairs;
 pub mod prepare;
 pub mod skipped;
 pub mod source;
@@ -26,7 +29,10 @@ pub use dataset::{Dataset, LoadOptions, Residency};
 pub use hold_out::HoldOut;
 pub use loader::Loader;
 pub use pack::Pack;
-pub use source::{AttributeCounts, Drawing, MAX_CLASSES, Original, PartCounts, Source, fit_image};
+pub use pairs::{Pairs, PictureCondition};
+pub use source::{
+    AttributeCounts, Drawing, MAX_CLASSES, Original, Pair, PartCounts, Partner, Source, fit_image,
+};
 pub use sources::celeba::Celeba;
 pub use sources::cifar10::Cifar10;
 pub use sources::folder::Folder;

@@ -14,7 +14,7 @@ use crate::data::contents::contents_of;
 use crate::data::dataset::{LoadOptions, decode_in_order};
 use crate::data::pack::{self, BLOCK, Metadata, PREPROCESSING, Pack, Recipe, Unusable, Writer};
 use crate::data::skipped::check_skipped;
-use crate::data::{OpenOptions, Source};
+use crate::data::{OpenOptions, PictureCondition, Source, edges};
 use crate::files;
 use crate::hex::hex;
 use crate::memory;
@@ -62,18 +62,10 @@ impl Recipe {
     /// The recipe of the images that [`open`](crate::data::open) finds for `options`, at `size`×`size` px with that
     /// many channels.
     pub fn of(options: &OpenOptions, size: usize, channels: usize) -> Self {
-        let absolute = |path: &Path| {
-            let path = path.canonicalize().or_else(|_| std::path::absolute(path));
-            path.map(|path| shown(&path)).ok()
-        };
         let drawn = options.kind.is_drawn();
         Self {
             dataset: options.kind.to_string(),
-            data: options
-                .path
-                .as_deref()
-                .filter(|_| !drawn)
-                .and_then(absolute),
+            data: options.path.as_deref().filter(|_| !drawn).map(absolute),
             split: options.split,
             crop: options.crop,
             drawn: drawn.then_some((options.seed, options.count as u64)),
@@ -84,8 +76,31 @@ impl Recipe {
                 image_column: options.image_column.clone(),
                 allow_missing: options.allow_missing,
             },
+            condition: None,
         }
     }
+
+    /// The recipe of the images of `source`, which [`open`](crate::data::open) found for `options`, at `size`×`size` px:
+    /// of pairs where they are paired.
+    pub fn of_source(options: &OpenOptions, size: usize, source: &dyn Source) -> Self {
+        let condition = options.condition.as_ref();
+        Self {
+            condition: condition.map(|condition| pack::Condition {
+                channels: source.condition_channels(),
+                of: match condition {
+                    PictureCondition::Edges => pack::Pictures::Edges(edges::VERSION),
+                    PictureCondition::Folder(path) => pack::Pictures::Folder(absolute(path)),
+                },
+            }),
+            ..Self::of(options, size, source.channels())
+        }
+    }
+}
+
+/// A path as it is from everywhere, for people.
+fn absolute(path: &Path) -> String {
+    let found = path.canonicalize().or_else(|_| std::path::absolute(path));
+    shown(found.as_deref().unwrap_or(path))
 }
 
 /// What is said while a pack is looked for.
@@ -241,7 +256,16 @@ impl Request<'_> {
     fn differs(&self, pack: &Pack, source: &Now) -> Result<Option<String>> {
         let metadata = pack.metadata();
         let (has, wants) = (&metadata.recipe, &self.recipe);
-        let alike = |recipe: &Recipe| (recipe.size, recipe.channels, recipe.crop);
+        let alike = |recipe: &Recipe| {
+            let condition = recipe
+                .condition
+                .as_ref()
+                .map(|condition| match condition.of {
+                    pack::Pictures::Edges(version) => (condition.channels, Some(version)),
+                    pack::Pictures::Folder(_) => (condition.channels, None),
+                });
+            (recipe.size, recipe.channels, recipe.crop, condition)
+        };
         let current = metadata.preprocessing == PREPROCESSING;
         // Images that were moved are the same images.
         let usable = current && alike(has) == alike(wants);
@@ -258,8 +282,15 @@ impl Request<'_> {
             let crop = recipe
                 .crop
                 .map_or(String::new(), |crop| format!(", crop {crop}"));
+            let paired = match recipe.condition.as_ref().map(|condition| &condition.of) {
+                None => String::new(),
+                Some(pack::Pictures::Edges(version)) => {
+                    format!(", with edges of version {version}")
+                }
+                Some(pack::Pictures::Folder(folder)) => format!(", with pictures of {folder}"),
+            };
             format!(
-                "{}, {} px, {} channels{crop}",
+                "{}, {} px, {} channels{crop}{paired}",
                 recipe.data.as_deref().unwrap_or(&recipe.dataset),
                 recipe.size,
                 recipe.channels
@@ -396,12 +427,14 @@ impl Request<'_> {
             size,
             channels,
             crop,
+            ref condition,
             ..
         } = self.recipe;
         let images = self.source;
         pack::check_size(size)?;
         ensure!(
-            (self.options.size, self.options.crop, images.channels()) == (size, crop, channels),
+            (self.options.size, self.options.crop, images.channels()) == (size, crop, channels)
+                && images.condition_channels() == condition.as_ref().map_or(0, |c| c.channels),
             "the recipe of a pack is not that of its images"
         );
         self.check_room()?;

@@ -1,9 +1,12 @@
 //! What a source of images is: it names them, knows what goes with them, and hands out their originals.
 
-use anyhow::{Context, Result};
+use std::borrow::Cow;
+
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 
 use crate::data::decode::{Fitted, Limits, decode_and_fit, fit_pixels};
+use crate::data::edges::edges;
 use crate::data::split::Split;
 
 /// Classes are numbered below this.
@@ -26,6 +29,69 @@ pub enum Original {
     },
     /// A picture that is stored nowhere.
     Drawn(Box<dyn Drawing>),
+    /// An image with the picture that it is to be made from.
+    Pair(Box<Pair>),
+}
+
+/// An image and its picture. Fitted, they are one image of the channels of both, first those of the image.
+pub struct Pair {
+    /// The image, no pair itself.
+    pub image: Original,
+    /// Its picture.
+    pub partner: Partner,
+}
+
+/// The picture that an image is to be made from.
+pub enum Partner {
+    /// The edges of the image as training sees it, 1 channel.
+    Edges,
+    /// Another picture, cropped and resized as the image is.
+    Picture {
+        /// The picture, no pair itself.
+        original: Original,
+        /// Its name, for messages.
+        name: String,
+        /// 3 for RGB, or 1: the first of its channels, as of a grey picture.
+        channels: usize,
+    },
+}
+
+impl Pair {
+    fn fit_noting(&self, name: String, size: usize, crop: Option<u32>) -> Result<Fitted> {
+        let image = self.image.fit_noting(|| name, size, crop)?;
+        let channels = image.pixels.len() / (size * size).max(1);
+        let (picture, damage) = match &self.partner {
+            Partner::Edges => (edges(&image.pixels, size, channels), None),
+            Partner::Picture {
+                original,
+                name,
+                channels,
+            } => {
+                let mut fitted = original.fit_noting(|| name.clone(), size, crop)?;
+                let has = fitted.pixels.len() / (size * size).max(1);
+                ensure!(
+                    has == *channels || *channels == 1,
+                    "{name}: a picture of {has} channels among those of {channels}"
+                );
+                if has > *channels {
+                    fitted.pixels = fitted.pixels.into_iter().step_by(has).collect();
+                }
+                let damage = fitted.damage;
+                (fitted.pixels, damage.map(|what| format!("{name}: {what}")))
+            }
+        };
+        let more = picture.len() / (size * size).max(1);
+        let pixels = image
+            .pixels
+            .chunks_exact(channels)
+            .zip(picture.chunks_exact(more));
+        Ok(Fitted {
+            pixels: pixels
+                .flat_map(|(image, picture)| image.iter().chain(picture).copied())
+                .collect(),
+            damage: image.damage.or(damage.map(Cow::Owned)),
+        })
+    }
 }
 
 /// A picture that is drawn at the size that is asked for.
@@ -78,6 +144,7 @@ impl Original {
                 pixels,
             } => fit_pixels(pixels, (*width, *height), *channels, size, crop).map(whole),
             Self::Drawn(drawing) => return drawing.draw(size).map(whole),
+            Self::Pair(pair) => return pair.fit_noting(name(), size, crop),
         }
         .with_context(name)
     }
@@ -113,9 +180,22 @@ pub trait Source: Send + Sync {
     /// The name of image `index`, for messages: a path, or a path inside an archive.
     fn name(&self, index: usize) -> String;
 
-    /// Channels of every image: 3 for RGB, 1 for grey. What [`Original::fit`] gives has as many.
+    /// The path of image `index` within its folder or archive, or its name where names say all, with `/`; `None` where
+    /// images are no files of their own. Pictures of the same name go with it, see [`Pairs`](crate::data::Pairs).
+    fn file_name(&self, _index: usize) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Channels of every image: 3 for RGB, 1 for grey, and behind them those of the picture that it is paired with. What
+    /// [`Original::fit`] gives has as many.
     fn channels(&self) -> usize {
         3
+    }
+
+    /// How many of the channels, the last ones, are those of the picture that an image is paired with; 0 where there is
+    /// none.
+    fn condition_channels(&self) -> usize {
+        0
     }
 
     /// Image `index` as the source has it. A file is not looked into.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use crate::explore::gate::{self, File, Gate};
 use crate::explore::http::{Answer, Body, Method, Request, listen};
 use crate::explore::model::describe;
 use crate::explore::worker::{Event, Job, MOST_EVENTS, MOST_IMAGES, work};
@@ -21,7 +22,7 @@ const QUEUE: usize = 64;
 const LARGEST: f32 = 1e4;
 
 /// The page, by the name of each file.
-pub const PAGE: [(&str, &str, &str); 4] = [
+pub const PAGE: [File; 4] = [
     (
         "",
         "text/html; charset=utf-8",
@@ -58,8 +59,7 @@ pub fn token() -> Result<String> {
 
 /// What every request is answered by.
 struct Routes {
-    token: String,
-    port: u16,
+    gate: Gate,
     model: String,
     latent_dim: usize,
     channels: usize,
@@ -82,8 +82,10 @@ pub fn serve(
     let (jobs, queue) = sync_channel(QUEUE);
     let dimensions = generator.dimensions;
     let routes = Routes {
-        token: token.to_string(),
-        port: listener.local_addr().context("no address")?.port(),
+        gate: Gate {
+            token: token.to_string(),
+            port: listener.local_addr().context("no address")?.port(),
+        },
         model: describe(generator, directions)?.to_string(),
         latent_dim: dimensions.latent_dim,
         channels: dimensions.channels,
@@ -98,27 +100,12 @@ pub fn serve(
 
 impl Routes {
     fn answer(&self, request: &Request) -> Answer {
-        if !self.is_ours(request) {
-            return Answer::error(
-                403,
-                "requests of other pages and by other names are refused",
-            );
-        }
-        let below = request
-            .path
-            .strip_prefix('/')
-            .and_then(|path| path.split_once('/'));
-        let Some((token, name)) = below else {
-            return not_found();
+        let name = match self.gate.name(request) {
+            Ok(name) => name,
+            Err(answer) => return answer,
         };
-        if !same(token.as_bytes(), self.token.as_bytes()) {
-            return not_found();
-        }
-        if let Some((_, mime, text)) = PAGE.iter().find(|(known, _, _)| *known == name) {
-            return match request.method {
-                Method::Post => Answer::error(405, "this is only read"),
-                _ => Answer::ok(mime, text.as_bytes().to_vec()),
-            };
+        if let Some(answer) = gate::file(&PAGE, name, request.method) {
+            return answer;
         }
         match (name, request.method) {
             ("model.json", Method::Get | Method::Head) => {
@@ -129,25 +116,8 @@ impl Routes {
             ("model.json" | "images" | "invert", _) => {
                 Answer::error(405, "another method is needed")
             }
-            _ => not_found(),
+            _ => gate::not_found(),
         }
-    }
-
-    /// Whether the browser means this server, and the page that asks is its own. A page of elsewhere can neither send a
-    /// name that we do not have nor hide where it comes from.
-    fn is_ours(&self, request: &Request) -> bool {
-        let names = ["127.0.0.1", "localhost", "[::1]"].map(|name| format!("{name}:{}", self.port));
-        let header = |name: &str| request.headers.get(name);
-        let host = header("host")
-            .is_some_and(|host| names.iter().any(|name| host.eq_ignore_ascii_case(name)));
-        let origin = header("origin").is_none_or(|origin| {
-            names
-                .iter()
-                .any(|name| origin.eq_ignore_ascii_case(&format!("http://{name}")))
-        });
-        let site = header("sec-fetch-site")
-            .is_none_or(|site| matches!(site.as_str(), "same-origin" | "none"));
-        host && origin && site
     }
 
     /// The pictures of vectors.
@@ -226,16 +196,4 @@ fn lines(told: Receiver<Event>) -> Box<dyn Iterator<Item = Vec<u8>> + Send> {
         };
         Some(format!("{line}\n").into_bytes())
     }))
-}
-
-fn not_found() -> Answer {
-    Answer::error(
-        404,
-        "there is nothing here: open the address that the program printed",
-    )
-}
-
-/// Whether two words are the same, in a time that does not say where they differ.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b)) == 0
 }

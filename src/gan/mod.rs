@@ -5,3 +5,4 @@ pub mod grid;
 pub mod sampler;
 pub mod sheet;
 pub mod step;
+pub mod triples;

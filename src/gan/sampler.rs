@@ -110,6 +110,30 @@ pub fn with_labels(dimensions: &Dimensions, z: &[f32], y: &[i8]) -> Vec<f32> {
     rows.flat_map(row).collect()
 }
 
+/// What a generator that makes images of pictures is given: each of `pictures`, u8 `[n][size][size][channels]`, as
+/// x/127.5 − 1, and behind its channels those of its row of `z`, `[n][latent_dim]`, each the same at every pixel: f32
+/// `[n][channels + latent_dim][size][size]`.
+///
+/// # Panics
+/// When these are not equally many.
+pub fn with_pictures(dimensions: &Dimensions, pictures: &[u8], z: &[f32]) -> Vec<f32> {
+    let (channels, latent_dim) = (dimensions.picture(), dimensions.latent_dim);
+    let area = dimensions.image_size * dimensions.image_size;
+    let count = pictures.len() / (area * channels);
+    assert_eq!(z.len(), count * latent_dim, "rows of noise");
+    let mut given = Vec::with_capacity(count * area * (channels + latent_dim));
+    for (index, picture) in pictures.chunks_exact(area * channels).enumerate() {
+        for channel in 0..channels {
+            let plane = picture.iter().skip(channel).step_by(channels);
+            given.extend(plane.map(|&v| f32::from(v) / 127.5 - 1.0));
+        }
+        for &value in &z[index * latent_dim..(index + 1) * latent_dim] {
+            given.extend(std::iter::repeat_n(value, area));
+        }
+    }
+    given
+}
+
 /// Makes the images of the noise `z`, f32 `[n][latent_dim + labels]` (the labels behind it, [`with_labels`]), with a trained generator (its weights and buffers `dict`),
 /// and hands them to `each` in order, f32 `[at most BATCH][c][h][w]` in [−1, 1].
 ///
@@ -127,14 +151,15 @@ pub fn generate<B: Backend>(
     statistics: Statistics,
     each: &mut dyn FnMut(Vec<f32>) -> Result<()>,
 ) -> Result<()> {
-    let latent_dim = dimensions.latent_dim + dimensions.labels();
+    let architecture = dimensions.generator();
+    // Of a picture, with z behind it, as many numbers as the map has.
+    let latent_dim = architecture.input().len();
     ensure!(
         z.len().is_multiple_of(latent_dim),
         "{} numbers are no vectors of {latent_dim}",
         z.len()
     );
     let batch = BATCH.min(z.len() / latent_dim);
-    let architecture = dimensions.generator();
     let mut needed = backend.bytes(&architecture, batch, Use::Inference);
     if backend.is_host() {
         // As they are handed out.

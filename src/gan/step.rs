@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::backend::{
-    Adam, Ahead, Backend, Balance, Batch, Counters, Images, InstanceNoise, Metrics, Network,
-    Progress, Schedule, Slot, State, Statistics, Targets, Upstream, Use, Want,
+    Adam, Ahead, Backend, Balance, Batch, Channels, Counters, Images, InstanceNoise, Metrics,
+    Network, Progress, Schedule, Slot, State, Statistics, Targets, Upstream, Use, Want,
 };
 use crate::model::arch::Dimensions;
 use crate::model::{Shape, StateDict};
@@ -36,6 +36,8 @@ pub struct Settings {
     pub noise: Option<InstanceNoise>,
     /// How the learning rates go.
     pub schedule: Schedule,
+    /// Where there is a picture: what G's mean distance from the truth is multiplied by, λ of Isola et al. 2017.
+    pub l1: f64,
 }
 
 impl Settings {
@@ -63,16 +65,19 @@ impl Settings {
                 ahead: Ahead::No,
                 band: None,
             },
+            l1: 100.0,
         }
     };
 
-    /// Whether an iteration is that of the reference: only learning rates, Adam's settings and the average may differ.
+    /// Whether an iteration is that of the reference: only learning rates, Adam's settings, the average and the weight of
+    /// the distance may differ.
     pub fn is_reference(&self) -> bool {
         let Self {
             discriminator,
             generator,
             ema,
             seed,
+            l1,
             ..
         } = *self;
         *self
@@ -81,20 +86,39 @@ impl Settings {
                 generator,
                 ema,
                 seed,
+                l1,
                 ..Self::REFERENCE
             }
     }
 }
 
+/// What lies between the networks where the condition is a picture. The batch of real images has the pictures behind
+/// the images' channels.
+struct Pictures<B: Backend> {
+    /// What G sees: the picture, and z behind it.
+    seen: B::Buffer,
+    /// What G made, and the picture behind it.
+    fake: B::Buffer,
+    /// Gradient of G's output.
+    gradient: B::Buffer,
+}
+
+/// Shape of a row of noise and labels.
+fn z_shape(dimensions: &Dimensions) -> Shape {
+    Shape::new(1, 1, (dimensions.latent_dim + dimensions.labels()).max(1))
+}
+
 /// Both networks and what lies between them.
 pub struct Gan<B: Backend> {
-    /// G: z → images.
+    /// G: z, with the labels behind it, or a picture → images.
     pub generator: B::Network,
     /// D: images → logits. It takes two batches at once.
     pub discriminator: B::Network,
-    /// The batch of real images of the last iteration, `[batch][h][w][c]` in [−1, 1].
+    /// The batch of real images of the last iteration, `[batch][h][w][c]` in [−1, 1], with their pictures in the last
+    /// channels.
     pub real: B::Buffer,
-    /// The noise of the last iteration, and the labels behind it, `[batch][1][1][latent_dim + labels]`.
+    /// The noise of the last iteration, and the labels behind it, `[batch][1][1][latent_dim + labels]`; a
+    /// number that nobody reads where there is neither.
     pub z: B::Buffer,
     /// Where training is; [`Gan::set_counters`] sets it.
     pub progress: B::Progress,
@@ -102,6 +126,8 @@ pub struct Gan<B: Backend> {
     pub feed: B::Feed,
     /// Where the settings ask for instance noise: real and generated images with it.
     noisy: Option<[B::Buffer; 2]>,
+    /// Where there is a picture.
+    pictures: Option<Pictures<B>>,
     /// Where D is to be examined: images that it is not trained on, and images that it is.
     examined: Option<[B::Buffer; 2]>,
     /// Their labels, where there are any.
@@ -136,12 +162,25 @@ impl<B: Backend> Gan<B> {
                 .transpose()
         };
         let [real, fake] = backend.buffers(batch, d.input())?;
+        let mut generator = backend.compile(&g, batch, Use::Training)?;
+        let pictures = match dimensions.picture() {
+            0 => {
+                generator.write_to(fake)?;
+                None
+            }
+            _ => Some(Pictures {
+                seen: backend.buffer(batch, g.input())?,
+                fake,
+                gradient: backend.buffer(batch, g.output())?,
+            }),
+        };
         let mut gan = Self {
-            generator: backend.compile(&g, batch, Use::Training)?,
+            generator,
             // Real and fake go through the discriminator together.
             discriminator: backend.compile(&d, 2 * batch, Use::Training)?,
             real,
-            z: backend.buffer(batch, g.input())?,
+            z: backend.buffer(batch, z_shape(dimensions))?,
+            pictures,
             progress: backend.progress(KEPT_METRICS as usize)?,
             feed: backend.feed(
                 settings.d_steps * batch,
@@ -159,7 +198,6 @@ impl<B: Backend> Gan<B> {
             recording: B::Recording::default(),
             iterations: 0,
         };
-        gan.generator.write_to(fake)?;
         let initial = StateDict::initial(&g, settings.seed);
         gan.generator.write(State::Parameters, &initial)?;
         gan.generator.write(State::Average, &initial)?;
@@ -186,8 +224,20 @@ impl<B: Backend> Gan<B> {
         let networks =
             backend.bytes(&g, batch, Use::Training) + backend.bytes(&d, 2 * batch, Use::Training);
         let pairs = u64::from(settings.noise.is_some()) + u64::from(examined);
-        let buffers = backend.buffer_bytes(batch, g.input())
+        let buffers = backend.buffer_bytes(batch, z_shape(dimensions))
             + (1 + 2 * pairs) * backend.buffer_bytes(batch, d.input());
+        let buffers = match dimensions.picture() {
+            0 => buffers,
+            _ => {
+                let fake = backend.buffer_bytes(batch, d.input());
+                buffers
+                    + fake
+                    + [g.input(), g.output()]
+                        .map(|s| backend.buffer_bytes(batch, s))
+                        .iter()
+                        .sum::<u64>()
+            }
+        };
         let labels = dimensions.labels();
         let waiting = slots * settings.d_steps * batch * (d.input().len() + 1 + labels);
         let buffers = match examined && labels > 0 {
@@ -215,6 +265,7 @@ impl<B: Backend> Gan<B> {
             progress,
             feed,
             noisy,
+            pictures,
             settings,
             dimensions,
             recording,
@@ -229,6 +280,7 @@ impl<B: Backend> Gan<B> {
                 real: &mut *real,
                 z: &mut *z,
                 noisy: noisy.as_mut(),
+                pictures: pictures.as_mut(),
                 settings: &*settings,
                 dimensions: &*dimensions,
             };
@@ -254,6 +306,7 @@ impl<B: Backend> Gan<B> {
             real: &mut self.real,
             z: &mut self.z,
             noisy: self.noisy.as_mut(),
+            pictures: self.pictures.as_mut(),
             settings: &self.settings,
             dimensions: &self.dimensions,
         };
@@ -368,6 +421,7 @@ struct Update<'a, B: Backend> {
     real: &'a mut B::Buffer,
     z: &'a mut B::Buffer,
     noisy: Option<&'a mut [B::Buffer; 2]>,
+    pictures: Option<&'a mut Pictures<B>>,
     settings: &'a Settings,
     dimensions: &'a Dimensions,
 }
@@ -379,22 +433,25 @@ impl<B: Backend> Update<'_, B> {
         let Settings {
             d_steps, g_steps, ..
         } = *self.settings;
+        let noisy = self.dimensions.latent_dim + self.dimensions.labels() > 0;
         for step in 0..d_steps {
             if let Some(feed) = feed {
                 let noise = (self.latent(step), &mut *self.z);
                 let (backend, real) = (self.backend, &mut *self.real);
-                backend.load_batch(feed, progress, step, real, Some(noise))?;
+                backend.load_batch(feed, progress, step, real, noisy.then_some(noise))?;
             }
-            self.g.forward(&[&*self.z], Statistics::Batch)?;
+            self.generate()?;
             self.step_of_d(step, progress)?;
         }
         for step in 0..g_steps {
             // The first one's images are those of the last step of D.
             if step > 0 {
-                let stream = self.latent(d_steps + step - 1);
-                let noise = (&mut *self.z, self.dimensions.latent_dim);
-                self.backend.draw_latent(stream, progress, noise)?;
-                self.g.forward(&[&*self.z], Statistics::Batch)?;
+                if noisy {
+                    let stream = self.latent(d_steps + step - 1);
+                    let noise = (&mut *self.z, self.dimensions.latent_dim);
+                    self.backend.draw_latent(stream, progress, noise)?;
+                }
+                self.generate()?;
             }
             self.step_of_g(step, progress)?;
         }
@@ -406,6 +463,30 @@ impl<B: Backend> Update<'_, B> {
         (self.settings.seed, Purpose::Latent, part)
     }
 
+    /// G's images: of z, or of the pictures of the batch.
+    fn generate(&mut self) -> Result<()> {
+        let Some(pictures) = &mut self.pictures else {
+            return self.g.forward(&[&*self.z], Statistics::Batch);
+        };
+        let (image, latent_dim) = (self.dimensions.channels, self.dimensions.latent_dim);
+        let picture = Channels {
+            maps: &*self.real,
+            range: image..image + self.dimensions.picture(),
+        };
+        let z = (latent_dim > 0).then_some(Channels {
+            maps: &*self.z,
+            range: 0..latent_dim,
+        });
+        let Pictures { seen, fake, .. } = &mut **pictures;
+        self.backend.concatenate(&picture, z.as_ref(), seen)?;
+        self.g.forward(&[&*seen], Statistics::Batch)?;
+        let made = Channels {
+            maps: self.g.output(),
+            range: 0..image,
+        };
+        self.backend.concatenate(&made, Some(&picture), fake)
+    }
+
     fn step_of_d(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
         let Self {
             backend,
@@ -414,9 +495,9 @@ impl<B: Backend> Update<'_, B> {
             real,
             z,
             noisy,
+            pictures,
             settings,
             dimensions,
-            ..
         } = self;
         let _range = nvtx::range!("D step");
         // The images of this batch and those that are made of its labels.
@@ -425,29 +506,18 @@ impl<B: Backend> Update<'_, B> {
             values: &[settings.real_target, 0.0],
             labels: (dimensions.labels() > 0).then_some(&labels[..]),
         };
-        match (&settings.noise, noisy) {
+        let fake = pictures.as_ref().map_or(g.output(), |p| &p.fake);
+        let shown = match (&settings.noise, noisy) {
             (Some(noise), Some([noisy_real, noisy_fake])) => {
                 let part = |index: usize| (settings.seed, 2 * step + index);
                 backend.add_noise(noise, part(0), progress, real, noisy_real)?;
-                backend.add_noise(noise, part(1), progress, g.output(), noisy_fake)?;
-                let shown = [&*noisy_real, &*noisy_fake];
-                d.forward_with_loss(
-                    &shown,
-                    Statistics::Batch,
-                    &targets,
-                    (&mut *progress, Slot::Real),
-                )?;
+                backend.add_noise(noise, part(1), progress, fake, noisy_fake)?;
+                [&*noisy_real, &*noisy_fake]
             }
-            _ => {
-                let shown = [&**real, g.output()];
-                d.forward_with_loss(
-                    &shown,
-                    Statistics::Batch,
-                    &targets,
-                    (&mut *progress, Slot::Real),
-                )?;
-            }
-        }
+            _ => [&**real, fake],
+        };
+        let slots = (&mut *progress, Slot::Real);
+        d.forward_with_loss(&shown, Statistics::Batch, &targets, slots)?;
         if !settings.schedule.is_constant() {
             progress.set_rates(&settings.schedule)?;
         }
@@ -460,11 +530,12 @@ impl<B: Backend> Update<'_, B> {
             backend,
             g,
             d,
+            real,
             z,
             noisy,
+            pictures,
             settings,
             dimensions,
-            ..
         } = self;
         let _range = nvtx::range!("G step");
         let labels = [&**z];
@@ -472,24 +543,29 @@ impl<B: Backend> Update<'_, B> {
             values: &[1.0],
             labels: (dimensions.labels() > 0).then_some(&labels[..]),
         };
-        // What D sees is what G has put out, where there is no noise on it: then D's backward pass may as well go through
-        // G's last activation.
-        let through = settings.noise.is_none();
-        match (&settings.noise, noisy) {
+        // What D sees is what G has put out, where there is no noise on it and no picture beside it: then D's backward
+        // pass may as well go through G's last activation.
+        let through = settings.noise.is_none() && pictures.is_none();
+        let fake = pictures.as_ref().map_or(g.output(), |p| &p.fake);
+        let shown = match (&settings.noise, noisy) {
             (Some(noise), Some([_, noisy_fake])) => {
                 let part = (settings.seed, 2 * settings.d_steps + step);
-                backend.add_noise(noise, part, progress, g.output(), noisy_fake)?;
-                let slots = (&mut *progress, Slot::Generator);
-                d.forward_with_loss(&[&*noisy_fake], Statistics::Batch, &targets, slots)?;
+                backend.add_noise(noise, part, progress, fake, noisy_fake)?;
+                &*noisy_fake
             }
-            _ => {
-                let slots = (&mut *progress, Slot::Generator);
-                d.forward_with_loss(&[g.output()], Statistics::Batch, &targets, slots)?;
-            }
-        }
+            _ => fake,
+        };
+        let slots = (&mut *progress, Slot::Generator);
+        d.forward_with_loss(&[shown], Statistics::Batch, &targets, slots)?;
         if through {
             d.backward(Upstream::Loss, Want::BehindInput(g.last_activation()))?;
             g.backward(Upstream::Sum(d.input_gradient()), Want::Weights)?;
+        } else if let Some(pictures) = pictures {
+            d.backward(Upstream::Loss, Want::Input)?;
+            let others = [&**real, d.input_gradient()];
+            let gradient = &mut pictures.gradient;
+            backend.l1_loss(settings.l1, g.output(), others, progress, gradient)?;
+            g.backward(Upstream::Output(gradient), Want::Weights)?;
         } else {
             d.backward(Upstream::Loss, Want::Input)?;
             g.backward(Upstream::Output(d.input_gradient()), Want::Weights)?;

@@ -17,7 +17,9 @@ use super::watch::Limits;
 use crate::backend::{Adam, Ahead, Conv, Fuse, InstanceNoise, Precision, Schedule};
 use crate::data::any_path;
 use crate::data::condition::ConditionArg;
-use crate::data::{HoldOut, Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
+use crate::data::{
+    HoldOut, Kind, LoadOptions, OpenOptions, PictureCondition, SYNTHETIC_COUNT, Split,
+};
 use crate::evaluate::Metric;
 use crate::evaluate::metrics::Aim;
 use crate::files;
@@ -75,6 +77,10 @@ fn metrics_every() -> u64 {
 }
 
 // What the runs had that were written before there was a choice.
+
+fn l1() -> f64 {
+    Settings::REFERENCE.l1
+}
 
 fn stop_band() -> f64 {
     Limits::BAND
@@ -165,6 +171,12 @@ options! {
     /// The names of the classes or attributes that these are, as the data set has them; none without.
     #[serde(default)]
     condition_names: Vec<String>,
+    /// Channels of the picture that an image is made of, as the data set has them; 0 without.
+    #[serde(default)]
+    picture_channels: usize,
+    /// Where there is a picture: what the mean distance of the image from the truth counts beside what D says.
+    #[serde(default = "l1")]
+    l1: f64,
     /// The folder of weights that the run started from, if it did.
     #[serde(default, with = "any_path")]
     init_from: Option<PathBuf>,
@@ -304,6 +316,8 @@ impl Config {
             max_bad: LoadOptions::default().max_bad,
             condition: None,
             condition_names: Vec::new(),
+            picture_channels: 0,
+            l1: l1(),
             init_from: None,
             image_size: 64,
             channels: 3,
@@ -354,7 +368,18 @@ impl Config {
     /// The options of a new run: those given, over the defaults of the device.
     pub fn new(given: Given, precision: Precision, gpu: bool) -> Self {
         let dataset = given.dataset.unwrap_or(Kind::Synthetic);
-        given.over(Self::defaults(dataset, precision, gpu))
+        let mut base = Self::defaults(dataset, precision, gpu);
+        if let Some(Some(condition)) = &given.condition
+            && let Some(picture) = condition.picture()
+        {
+            base.latent_dim = 0;
+            // Until the data set is known.
+            base.picture_channels = match picture {
+                PictureCondition::Edges => 1,
+                PictureCondition::Folder(_) => 3,
+            };
+        }
+        given.over(base)
     }
 
     /// The options of this run when it is resumed: those given, over its own.
@@ -379,9 +404,10 @@ impl Config {
             width: self.width,
             latent_dim: self.latent_dim,
             channels: self.channels,
-            condition: match self.condition_names.len() {
-                0 => Condition::None,
-                labels => Condition::Labels(labels),
+            condition: match (self.condition_names.len(), self.picture_channels) {
+                (0, 0) => Condition::None,
+                (0, channels) => Condition::Picture(channels),
+                (labels, _) => Condition::Labels(labels),
             },
         }
     }
@@ -427,6 +453,7 @@ impl Config {
                 ahead: self.pretrain_d.0,
                 band: (self.balance == BalanceMode::Adaptive).then_some(self.balance_band.0),
             },
+            l1: self.l1,
         }
     }
 
@@ -460,6 +487,7 @@ impl Config {
             image_column: self.image_column.clone(),
             allow_missing: self.allow_missing,
             check_labels: self.is_of_labels(),
+            condition: self.condition.as_ref().and_then(ConditionArg::picture),
             ..OpenOptions::new(self.dataset, self.data.clone())
         }
     }

@@ -80,7 +80,12 @@ fn sheet(config: &Config, copied: bool) -> u64 {
     let size = config.image_size as u64;
     let image = 2 * 4 * config.channels as u64 * size * size + 3 * 3 * (size + 2) * (size + 2);
     let arrived = 4 * u64::from(copied) * config.channels as u64 * size * size;
-    most_images(config) as u64 * (image + arrived)
+    // Where images are made of pictures, these lie beside them, and the truth.
+    let rows = match config.picture_channels {
+        0 => 0,
+        _ => 3 * 4 * 3 * size * size,
+    };
+    most_images(config) as u64 * (image + arrived + rows)
 }
 
 /// Bytes of this program's memory that the conditions of a run take: what is kept of them, what of them is in a

@@ -12,7 +12,7 @@ use crate::data::Dataset;
 use crate::data::condition::{Conditions, Wanted};
 use crate::evaluate::cache::Cache;
 use crate::evaluate::{Features, Measures, Metric, RealImages, Reference, choose, reference};
-use crate::gan::sampler::{BATCH, Sampler, with_labels};
+use crate::gan::sampler::{BATCH, Sampler, with_labels, with_pictures};
 use crate::gan::sheet;
 use crate::gan::step::Gan;
 use crate::random::{Purpose, Stream};
@@ -55,7 +55,13 @@ pub fn bytes(config: &Config) -> u64 {
     let count = count(config, usize::MAX);
     let size = config.image_size as u64;
     let given = 4 * (config.latent_dim + config.condition_names.len()) as u64;
-    let images = count as u64 * (9 * size * size + given);
+    // A batch of pictures is given as numbers, for each channel of it and of the noise.
+    let channels = config.picture_channels as u64;
+    let given_maps = match channels {
+        0 => 0,
+        _ => 4 * BATCH as u64 * (channels + config.latent_dim as u64) * size * size,
+    };
+    let images = count as u64 * ((9 + channels) * size * size + given) + given_maps;
     let on_features = metrics.iter().any(|metric| metric.needs_features());
     let length = if on_features { 2048 } else { 0 };
     images + reference::bytes(&metrics, count, 0, length)
@@ -114,6 +120,8 @@ pub struct Measurer<'a, B: Backend> {
     sampler: Sampler<B>,
     /// Noise and labels, of whole batches.
     z: Vec<f32>,
+    /// Pictures that images are made of, of whole batches; none where they are not.
+    pictures: Vec<u8>,
     state: State,
     count: usize,
 }
@@ -140,8 +148,16 @@ impl<'a, B: Backend> Measurer<'a, B> {
         let chosen = choose(dataset.len(), 2 * count, config.seed);
         let indices: Vec<usize> = chosen.into_iter().map(|index| index as usize).collect();
         let grey = config.channels == 1;
-        let pixels = indices.iter().flat_map(|&index| dataset.image(index));
-        let pixels = pixels.flat_map(|&v| std::iter::repeat_n(v, if grey { 3 } else { 1 }));
+        let images = indices.iter().map(|&index| dataset.image_alone(index));
+        let pixels = images.flat_map(std::borrow::Cow::into_owned);
+        let pixels = pixels.flat_map(|v| std::iter::repeat_n(v, if grey { 3 } else { 1 }));
+        // Those of the other real images, so that what is made of them is no nearer to those compared.
+        let mut pictures: Vec<u8> = match config.picture_channels {
+            0 => Vec::new(),
+            _ => (indices[count..].iter())
+                .flat_map(|&index| dataset.picture(index))
+                .collect(),
+        };
         let real = RealImages {
             pixels: pixels.collect(),
             size: config.image_size,
@@ -164,11 +180,17 @@ impl<'a, B: Backend> Measurer<'a, B> {
         }
         let row = config.latent_dim + dimensions.labels();
         z.resize(count.next_multiple_of(BATCH) * row, 0.0);
+        let area = config.image_size * config.image_size;
+        pictures.resize(
+            count.next_multiple_of(BATCH) * config.picture_channels * area,
+            0,
+        );
         Ok(Some(Self {
             reference,
             features,
             sampler: Sampler::new(backend, &dimensions, BATCH)?,
             z,
+            pictures,
             state: match config.ema > 0.0 {
                 true => State::Average,
                 false => State::Parameters,
@@ -188,8 +210,18 @@ impl<'a, B: Backend> Measurer<'a, B> {
         self.sampler.load_from(&gan.generator, self.state)?;
         let mut pixels = Vec::with_capacity(self.count * size * size * 3);
         let row = config.latent_dim + config.dimensions().labels();
-        for z in self.z.chunks_exact(BATCH * row) {
-            self.sampler.set_z(backend, z)?;
+        let dimensions = config.dimensions();
+        let picture = BATCH * config.picture_channels * size * size;
+        for batch in 0..self.count.div_ceil(BATCH) {
+            let z = &self.z[batch * BATCH * row..(batch + 1) * BATCH * row];
+            match picture {
+                0 => self.sampler.set_z(backend, z)?,
+                _ => {
+                    let pictures = &self.pictures[batch * picture..(batch + 1) * picture];
+                    let given = with_pictures(&dimensions, pictures, z);
+                    self.sampler.set_z(backend, &given)?;
+                }
+            }
             let images = self.sampler.images(backend, Statistics::Running)?;
             let left = self.count - pixels.len() / (size * size * 3);
             for image in images.chunks_exact(channels * size * size).take(left) {

@@ -1,5 +1,6 @@
 //! `--record`: what it takes to check a short run elsewhere, in the names that `scripts/replay_pytorch.py` reads.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -22,14 +23,16 @@ pub fn bytes(config: &Config, steps: u64) -> u64 {
     // Of the name and what holds it, a tensor.
     const TENSOR: u64 = 256;
     let dimensions = config.dimensions();
-    let (mut numbers, mut tensors) = (0, 5 + u64::from(dimensions.labels() > 0));
+    // Labels; the picture and the distance.
+    let (mut numbers, mut tensors) = (0, 7);
     for architecture in [dimensions.generator(), dimensions.discriminator()] {
         for entry in entries(&architecture) {
             numbers += 2 * entry.shape.iter().product::<usize>() as u64;
             tensors += 2;
         }
     }
-    let image = (config.channels * config.image_size * config.image_size
+    let channels = config.channels + dimensions.picture();
+    let image = (channels * config.image_size * config.image_size
         + config.latent_dim
         + dimensions.labels()) as u64;
     let iteration = 4 * (numbers + config.batch_size as u64 * image) + TENSOR * tensors;
@@ -96,10 +99,15 @@ impl Recorder {
             Condition::Labels(_) => Some("labels"),
             Condition::Picture(_) => Some("picture"),
         } {
-            let labels = config.dimensions().labels().to_string();
-            file.metadata
-                .insert("condition".to_string(), condition.to_string());
-            file.metadata.insert("labels".to_string(), labels);
+            let dimensions = config.dimensions();
+            for (name, value) in [
+                ("condition", condition.to_string()),
+                ("labels", dimensions.labels().to_string()),
+                ("picture", dimensions.picture().to_string()),
+                ("l1", config.l1.to_string()),
+            ] {
+                file.metadata.insert(name.to_string(), value);
+            }
         }
         Ok(Self {
             path: path.to_path_buf(),
@@ -123,8 +131,8 @@ impl Recorder {
         self.networks(gan, State::Parameters, &prefix)
     }
 
-    /// Takes what the iteration left: `real` `[n][c][h][w]`, `z` `[n][latent_dim]` and where there are labels `y`
-    /// `[n][labels]`, f32, the three losses, and `grad/D/…` and `grad/G/…`, with the loss scale divided out. Waits.
+    /// Takes what the iteration left: `real` `[n][c][h][w]`, `z` `[n][latent_dim]`, and where there are any `y`
+    /// `[n][labels]` or `picture` `[n][channels][h][w]`, f32, the losses, and `grad/D/…` and `grad/G/…`, with the loss scale divided out. Waits.
     ///
     /// # Errors
     /// Where the device fails.
@@ -136,22 +144,27 @@ impl Recorder {
     ) -> Result<()> {
         let (n, size) = (config.batch_size, config.image_size);
         let prefix = self.prefix();
-        let real = Tensor::new(
-            &[n, config.channels, size, size],
-            backend.read(&gan.real, n)?,
-        );
-        let labels = config.dimensions().labels();
+        let dimensions = config.dimensions();
+        let [image, picture] = [config.channels, dimensions.picture()].map(|c| c * size * size);
+        let images = backend.read(&gan.real, n)?;
         let given = backend.read(&gan.z, n)?;
-        let rows = || given.chunks_exact(config.latent_dim + labels);
-        let z = rows().flat_map(|row| &row[..config.latent_dim]).copied();
-        let z = Tensor::new(&[n, config.latent_dim], z.collect());
-        if labels > 0 {
-            let y = rows().flat_map(|row| &row[config.latent_dim..]).copied();
-            let y = Tensor::new(&[n, labels], y.collect());
-            self.file.floats.insert(format!("{prefix}y"), y);
-        }
-        self.file.floats.insert(format!("{prefix}real"), real);
-        self.file.floats.insert(format!("{prefix}z"), z);
+        // Parts of each row of `from`, one behind the other.
+        let mut add = |name: &str, from: &[f32], at: Range<usize>, shape: &[usize]| {
+            if at.is_empty() {
+                return;
+            }
+            let rows = from.chunks_exact(from.len() / n);
+            let part = rows.flat_map(|row| &row[at.clone()]).copied();
+            let shape: Vec<usize> = [n].iter().chain(shape).copied().collect();
+            let tensor = Tensor::new(&shape, part.collect());
+            self.file.floats.insert(format!("{prefix}{name}"), tensor);
+        };
+        add("real", &images, 0..image, &[config.channels, size, size]);
+        let of_picture = [dimensions.picture(), size, size];
+        add("picture", &images, image..image + picture, &of_picture);
+        let (latent_dim, labels) = (config.latent_dim, dimensions.labels());
+        add("z", &given, 0..latent_dim, &[latent_dim]);
+        add("y", &given, latent_dim..latent_dim + labels, &[labels]);
         let losses = gan.last_metrics()?.losses;
         for (name, slot) in [
             ("loss_d_real", Slot::Real),
@@ -160,6 +173,10 @@ impl Recorder {
         ] {
             let value = Tensor::scalar(losses[slot as usize].loss);
             self.file.floats.insert(format!("{prefix}{name}"), value);
+        }
+        if picture > 0 {
+            let value = Tensor::scalar(losses[Slot::Distance as usize].loss);
+            self.file.floats.insert(format!("{prefix}loss_l1"), value);
         }
         self.networks(gan, State::Gradients, &format!("{prefix}grad/"))?;
         self.step += 1;

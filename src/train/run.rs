@@ -388,7 +388,8 @@ impl<B: Backend> Training<'_, B> {
             &self.window,
             self.quiet,
         )?);
-        let mut sheets = Sheets::new(backend, config, self.conditions.as_deref(), home)?;
+        let shown = (self.dataset, self.conditions.as_deref());
+        let mut sheets = Sheets::new(backend, config, shown, home)?;
         if self.step == 0 {
             let path = sheets.write(backend, &self.gan, 0)?;
             self.show(0, &path);

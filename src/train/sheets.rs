@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -9,15 +10,22 @@ use super::config::Config;
 use crate::backend::{Arrived, Backend, Snapshot, State, Statistics};
 use crate::data::condition::{ConditionArg, Conditions};
 use crate::data::labels::Kind;
+use crate::data::{Dataset, HoldOut};
+use crate::evaluate::choose;
 use crate::gan::grid::{self, Grid};
-use crate::gan::sampler::Sampler;
+use crate::gan::sampler::{Sampler, with_pictures};
 use crate::gan::sheet;
 use crate::gan::step::Gan;
+use crate::gan::triples::{self, Beside};
+use crate::model::arch::Dimensions;
 use crate::random::{Purpose, Stream};
 use crate::text;
 
 /// No sample sheet of the run of `config` has more images.
 pub fn most_images(config: &Config) -> usize {
+    if config.picture_channels > 0 {
+        return triples::PICTURES;
+    }
     let kind = match config.condition {
         Some(ConditionArg::Classes) => Some(Kind::Classes),
         Some(ConditionArg::Attributes(_)) => Some(Kind::Attributes),
@@ -33,6 +41,8 @@ pub struct Sheets<B: Backend> {
     state: State,
     /// Images a row.
     columns: usize,
+    /// What lies beside the images, where they are made of pictures.
+    beside: Option<(Arc<Beside>, Dimensions)>,
     /// The images of a sheet on their way to the host.
     copy: B::Snapshot<Vec<f32>>,
 }
@@ -45,11 +55,14 @@ impl<B: Backend> Sheets<B> {
     pub fn new(
         backend: &B,
         config: &Config,
-        conditions: Option<&Conditions>,
+        (dataset, conditions): (&Dataset, Option<&Conditions>),
         run: &Path,
     ) -> Result<Self> {
         let dimensions = config.dimensions();
         let stream = Stream::new(config.seed, Purpose::Sheet, 0);
+        if dimensions.picture() > 0 {
+            return Self::of_pictures(backend, config, dataset, &stream, run);
+        }
         let of_labels = Conditions::of_sheets(config.seed);
         let grid = Grid::new(&dimensions, conditions, &stream, &of_labels);
         let mut sampler = Sampler::new(backend, &dimensions, grid.count)?;
@@ -65,6 +78,51 @@ impl<B: Backend> Sheets<B> {
             folder,
             state,
             columns: grid.columns,
+            beside: None,
+            copy: Default::default(),
+        })
+    }
+
+    /// Of pictures of `dataset`: of images that are held out, else of the first by the run's seed.
+    fn of_pictures(
+        backend: &B,
+        config: &Config,
+        dataset: &Dataset,
+        stream: &Stream,
+        run: &Path,
+    ) -> Result<Self> {
+        let dimensions = config.dimensions();
+        let held_out = HoldOut::of(dataset.len(), config.hold_out, config.seed).held_out;
+        let mut shown = match held_out.is_empty() {
+            true => choose(
+                dataset.len(),
+                triples::PICTURES.min(dataset.len()),
+                config.seed,
+            ),
+            false => held_out,
+        };
+        shown.truncate(triples::PICTURES);
+        let mut beside = Beside::default();
+        for &index in &shown {
+            beside.pictures.extend(dataset.picture(index as usize));
+            beside
+                .truth
+                .extend_from_slice(&dataset.image_alone(index as usize));
+        }
+        dataset.check()?;
+        let mut z = vec![0.0; shown.len() * config.latent_dim];
+        stream.fill_normal(&mut z);
+        let mut sampler = Sampler::new(backend, &dimensions, shown.len())?;
+        sampler.set_z(backend, &with_pictures(&dimensions, &beside.pictures, &z))?;
+        Ok(Self {
+            sampler,
+            folder: run.join("samples"),
+            state: match config.ema > 0.0 {
+                true => State::Average,
+                false => State::Parameters,
+            },
+            columns: triples::A_ROW * beside.each(),
+            beside: Some((Arc::new(beside), dimensions)),
             copy: Default::default(),
         })
     }
@@ -114,6 +172,7 @@ impl<B: Backend> Sheets<B> {
             channels: self.sampler.channels(),
             size: self.sampler.size(),
             columns: self.columns,
+            beside: self.beside.clone(),
         }
     }
 }
@@ -125,6 +184,7 @@ pub struct Page {
     channels: usize,
     size: usize,
     columns: usize,
+    beside: Option<(Arc<Beside>, Dimensions)>,
 }
 
 impl Page {
@@ -136,7 +196,12 @@ impl Page {
         // Again, where it was removed meanwhile.
         fs::create_dir_all(&self.folder)
             .with_context(|| format!("cannot make {}", text::shown(&self.folder)))?;
-        let sheet = sheet::sheet_of_rows(images, self.channels, self.size, self.columns);
+        let sheet = match &self.beside {
+            None => sheet::sheet_of_rows(images, self.channels, self.size, self.columns),
+            Some((beside, dimensions)) => {
+                sheet::sheet_of_rows(&beside.rows(images, dimensions), 3, self.size, self.columns)
+            }
+        };
         sheet::write_png(&self.path, sheet)?;
         Ok(self.path)
     }

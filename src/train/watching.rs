@@ -43,10 +43,10 @@ impl Watching {
         let mut pixels = Vec::new();
         for place in choose(images, count, config.seed) {
             let place = kept.get(place as usize).copied().unwrap_or(place);
-            let image = dataset.image(place as usize);
+            let image = dataset.image_alone(place as usize);
             match config.channels {
                 1 => pixels.extend(image.iter().flat_map(|&v| [v; 3])),
-                _ => pixels.extend_from_slice(image),
+                _ => pixels.extend_from_slice(&image),
             }
         }
         dataset.check()?;

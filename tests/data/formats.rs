@@ -60,7 +60,7 @@ fn samples(source: &dyn Source, index: usize) -> (u32, u32, Vec<u8>, bool) {
             assert_eq!(channels, source.channels());
             (width, height, pixels, true)
         }
-        Original::Drawn(_) => panic!("{} is drawn", source.name(index)),
+        Original::Drawn(_) | Original::Pair(_) => panic!("{} is drawn", source.name(index)),
     }
 }
 

@@ -109,6 +109,7 @@ fn recipe(source: &dyn Source, size: usize) -> Recipe {
         size,
         channels: source.channels(),
         choice: Choice::default(),
+        condition: None,
     }
 }
 

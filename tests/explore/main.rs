@@ -45,7 +45,11 @@ fn explore() -> Command {
 
 impl Page {
     fn start() -> Self {
-        let mut child = explore()
+        Self::of(&mut explore())
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -122,6 +126,112 @@ fn status(answer: &[u8]) -> u16 {
 fn body(answer: &[u8]) -> &[u8] {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
     &answer[end + 4..]
+}
+
+/// A circle on paper, a byte a pixel.
+fn circle(side: usize) -> Vec<u8> {
+    let middle = side as f64 / 2.0;
+    let line = |at: usize| {
+        let (x, y) = ((at % side) as f64, (at / side) as f64);
+        ((x - middle).hypot(y - middle) - middle / 2.0).abs() < 1.5
+    };
+    (0..side * side)
+        .map(|at| if line(at) { 0 } else { 255 })
+        .collect()
+}
+
+#[test]
+fn a_generator_of_edges_has_a_page_to_draw_on() {
+    let root = tempfile::tempdir().unwrap();
+    let run = root.path().join("run");
+    let train = binary()
+        .args([
+            "train",
+            "--dataset=synthetic",
+            "--synthetic-count=8",
+            "--condition=edges",
+        ])
+        .args([
+            "--image-size=32",
+            "--width=2",
+            "--batch-size=4",
+            "--steps=1",
+            "--quiet",
+        ])
+        .args(["--device=cpu", "--out"])
+        .arg(&run)
+        .output()
+        .unwrap();
+    assert!(train.status.success(), "{}", training::stderr(&train));
+    let explore = |more: &[&str]| {
+        let mut command = binary();
+        command.args(["explore", "--device=cpu", "--checkpoint"]);
+        command.arg(&run).args(more).current_dir(root.path());
+        command
+    };
+    let refused = explore(&["--share=x.html"]).output().unwrap();
+    refuses(&refused, 1, &["run", "--share"]);
+    let page = Page::of(&mut explore(&[]));
+    let (ok, answer) = page.ask("GET", &page.path(""), "", b"");
+    assert_eq!(ok, 200);
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.contains("Content-Security-Policy") && text.contains("id=\"drawing\""));
+    for name in ["style.css", "draw.css", "draw.js"] {
+        assert_eq!(page.ask("GET", &page.path(name), "", b"").0, 200, "{name}");
+    }
+    let (ok, answer) = page.ask("GET", &page.path("model.json"), "", b"");
+    assert!(ok == 200 && body(&answer).starts_with(b"{\"size\":32"));
+    // The image is that of `translate`.
+    let (ok, answer) = page.ask("POST", &page.path("image"), "", &circle(128));
+    assert_eq!(ok, 200);
+    let drawn = body(&answer).to_vec();
+    image::GrayImage::from_raw(128, 128, circle(128))
+        .unwrap()
+        .save(root.path().join("circle.png"))
+        .unwrap();
+    let translated = binary()
+        .args([
+            "translate",
+            "--device=cpu",
+            "--out=made",
+            "circle.png",
+            "--checkpoint",
+        ])
+        .arg(&run)
+        .current_dir(root.path())
+        .output()
+        .unwrap();
+    assert!(translated.status.success());
+    let made = image::open(root.path().join("made/circle.png")).unwrap();
+    assert_eq!(made.into_rgba8().into_raw(), drawn);
+    // The edges of a photograph.
+    let photograph: Vec<u8> = (0..32 * 32)
+        .flat_map(|at| [if at % 32 < 16 { 40 } else { 200 }; 3])
+        .collect();
+    let (ok, answer) = page.ask("POST", &page.path("edges"), "", &photograph);
+    assert_eq!(ok, 200);
+    assert_eq!(
+        body(&answer),
+        dcgan_cuda::data::edges::edges(&photograph, 32, 3)
+    );
+    for (name, bytes, status) in [
+        ("image", vec![255; 64 * 64], 400),
+        ("image", vec![0; 63], 400),
+        ("image", Vec::new(), 400),
+        ("edges", vec![0; 32 * 32], 400),
+        ("else", vec![0], 404),
+    ] {
+        let answered = page.ask("POST", &page.path(name), "", &bytes).0;
+        assert_eq!(answered, status, "{name} of {} bytes", bytes.len());
+    }
+    assert_eq!(page.ask("GET", &page.path("image"), "", b"").0, 405);
+    assert_eq!(page.ask("GET", "/0123/", "", b"").0, 404);
+    let foreign = "Origin: http://elsewhere.example\r\n";
+    assert_eq!(
+        page.ask("POST", &page.path("image"), foreign, &circle(64))
+            .0,
+        403
+    );
 }
 
 /// Of the tiny run.

@@ -250,6 +250,14 @@ fn whole_networks() {
     let d = smooth(dimensions.discriminator());
     let inputs = [filled(3, d.input(), 1), filled(3, d.input(), 2)];
     check(&d, &inputs, Statistics::BatchOnly, true);
+    // What skips go through has a kink, and D's maps have it at the same places.
+    let unet = Dimensions {
+        condition: Condition::Picture(2),
+        ..dimensions
+    };
+    let g = smooth(unet.generator());
+    assert!(g.has_skips());
+    check(&g, &[filled(3, g.input(), 1)], Statistics::BatchOnly, false);
     // D that knows labels, and D that answers in patches.
     for condition in [Condition::Labels(3), Condition::Picture(2)] {
         let dimensions = Dimensions {

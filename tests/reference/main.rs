@@ -2,5 +2,6 @@
 //!
 //! One executable, so that what these tests share is compiled and linked once.
 
+mod conditions_pytorch;
 mod gradients;
 mod parity_pytorch;

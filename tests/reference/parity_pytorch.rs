@@ -16,18 +16,18 @@ use dcgan_cuda::model::arch::Dimensions;
 use dcgan_cuda::model::params::TensorFile;
 use dcgan_cuda::model::{Activation, Shape, StateDict, Tensor};
 
-fn fixture(name: &str) -> PathBuf {
+pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures/pytorch")
         .join(name)
 }
 
-fn read(name: &str) -> TensorFile {
+pub fn read(name: &str) -> TensorFile {
     TensorFile::read(&fixture(name)).unwrap()
 }
 
 /// ‖a − b‖ / ‖b‖, or ‖a‖ where b is zero. NaN in `a` makes it NaN, which no bound lets pass.
-fn relative(a: &[f64], b: &[f64]) -> f64 {
+pub fn relative(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     let norm = |it: &mut dyn Iterator<Item = f64>| it.map(|v| v * v).sum::<f64>().sqrt();
     let difference = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
@@ -39,16 +39,16 @@ fn relative(a: &[f64], b: &[f64]) -> f64 {
     }
 }
 
-fn f64s<T: Real>(values: &[T]) -> Vec<f64> {
+pub fn f64s<T: Real>(values: &[T]) -> Vec<f64> {
     values.iter().map(|v| v.f64()).collect()
 }
 
-fn reals<T: Real>(values: &[f32]) -> Vec<T> {
+pub fn reals<T: Real>(values: &[f32]) -> Vec<T> {
     values.iter().map(|&v| T::of(f64::from(v))).collect()
 }
 
 /// NCHW → NHWC.
-fn nhwc<T: Real>(tensor: &Tensor) -> Vec<T> {
+pub fn nhwc<T: Real>(tensor: &Tensor) -> Vec<T> {
     let [n, c, area] = match tensor.shape[..] {
         [n, c, h, w] => [n, c, h * w],
         ref other => panic!("{other:?}"),
@@ -71,7 +71,7 @@ fn rsck<T: Real>(tensor: &Tensor) -> Vec<T> {
 }
 
 /// The names `<block>/<case>` in the file that start with `block`.
-fn cases(file: &TensorFile, block: &str) -> Vec<String> {
+pub fn cases(file: &TensorFile, block: &str) -> Vec<String> {
     let mut names: Vec<String> = file
         .floats
         .keys()

@@ -9,6 +9,7 @@ pub mod balance;
 pub mod batch;
 pub mod batch_norm;
 pub mod bce_loss;
+pub mod concatenate;
 pub mod conv2d;
 pub mod conv_bias_relu;
 pub mod conv_transpose2d;
@@ -16,7 +17,9 @@ pub mod conv_wgrad;
 pub mod extractor;
 pub mod gemm;
 pub mod instance_noise;
+pub mod l1_loss;
 pub mod latent;
+mod layer;
 pub mod network;
 pub mod parameter;
 pub mod pool;
@@ -29,12 +32,12 @@ use std::ops::Range;
 use anyhow::{Result, bail, ensure};
 
 use crate::backend::{
-    self, Backend, Batch, Counters, Fill, Images, InstanceNoise, Loss, Metrics, Network as _,
-    SLOTS, Schedule, Slot, State, Taken, Use, latent_dim,
+    self, Backend, Batch, Channels, Counters, Fill, Images, InstanceNoise, Loss, Metrics,
+    Network as _, NoiseOf, SLOTS, Schedule, Slot, State, Taken, Use, check_distance, check_parts,
+    latent_dim,
 };
 use crate::model::plan::{Filter, Plan};
-use crate::model::{Architecture, Shape};
-use crate::random::Purpose;
+use crate::model::{Activation, Architecture, Shape};
 pub use network::CpuNetwork;
 pub use snapshot::Snapshot;
 
@@ -299,7 +302,7 @@ impl<T: Real> Backend for Cpu<T> {
         progress: &Progress,
         part: usize,
         images: &mut Buffer<T>,
-        noise: Option<((u64, Purpose, usize), &mut Buffer<T>)>,
+        noise: Option<(NoiseOf, &mut Buffer<T>)>,
     ) -> Result<()> {
         let FeedSlot {
             pixels,
@@ -346,7 +349,7 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn draw_latent(
         &self,
-        stream: (u64, Purpose, usize),
+        stream: NoiseOf,
         progress: &Progress,
         (z, latent_dim): (&mut Buffer<T>, usize),
     ) -> Result<()> {
@@ -386,6 +389,59 @@ impl<T: Real> Backend for Cpu<T> {
             &images.data[..length],
             &mut noisy.data,
         );
+        Ok(())
+    }
+
+    fn concatenate(
+        &self,
+        first: &Channels<'_, Buffer<T>>,
+        second: Option<&Channels<'_, Buffer<T>>>,
+        to: &mut Buffer<T>,
+    ) -> Result<()> {
+        let all: Vec<_> = std::iter::once(first).chain(second).collect();
+        let parts: Vec<_> = all
+            .iter()
+            .map(|p| (p.maps.n, p.maps.shape, &p.range))
+            .collect();
+        check_parts(&parts, (to.n, to.shape))?;
+        let area = to.shape.h * to.shape.w;
+        fn part<'a, T>(of: &Channels<'a, Buffer<T>>, area: usize) -> concatenate::Part<'a, T> {
+            concatenate::Part {
+                maps: &of.maps.data,
+                c: of.maps.shape.c,
+                each: area / (of.maps.shape.h * of.maps.shape.w),
+                range: of.range.clone(),
+                activation: Activation::None,
+            }
+        }
+        let (first, second) = (part(first, area), second.map(|second| part(second, area)));
+        concatenate::concatenate(&first, second.as_ref(), &mut to.data);
+        Ok(())
+    }
+
+    fn l1_loss(
+        &self,
+        weight: f64,
+        images: &Buffer<T>,
+        [truth, through]: [&Buffer<T>; 2],
+        progress: &mut Progress,
+        gradient: &mut Buffer<T>,
+    ) -> Result<()> {
+        let extent = |buffer: &Buffer<T>| (buffer.n, buffer.shape);
+        check_distance([images, truth, through, gradient].map(extent))?;
+        let c = images.shape.c;
+        let of = |buffer: &Buffer<T>| buffer.shape.c;
+        let loss = l1_loss::l1_loss(
+            (&images.data, c),
+            (&truth.data, of(truth)),
+            (&through.data, of(through)),
+            weight,
+            &mut gradient.data,
+        );
+        progress.metrics().losses[Slot::Distance as usize] = Loss {
+            loss: loss as f32,
+            ..Loss::UNSET
+        };
         Ok(())
     }
 

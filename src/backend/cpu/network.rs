@@ -3,38 +3,23 @@
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
-use super::activation::{backward, forward};
+use super::activation::backward;
 use super::batch_norm::BatchNorm;
 use super::bce_loss::{bce_with_labels, bce_with_logits};
-use super::conv_transpose2d::scatter;
-use super::conv_wgrad::weight_gradient;
-use super::conv2d::{Geometry, gather};
+use super::concatenate::part_gradient;
+use super::conv2d::Geometry;
+use super::layer::{CHUNK, Layer};
 use super::parameter::Parameter;
 use super::{Buffer, Progress, Real};
 use crate::backend::{
     Adam, Network, Slot, State, Statistics, Targets, Upstream, Use, Want, ema_decay,
 };
 use crate::model::layout::FilterLayout;
-use crate::model::params::{Entry, Part};
-use crate::model::{Activation, Architecture, Block, StateDict};
+use crate::model::params::{self, Entry};
+use crate::model::{Activation, Architecture, StateDict};
 
 /// How the convolutions' weights lie.
 const LAYOUT: FilterLayout = FilterLayout::Rsck;
-
-/// Elements that one task of an elementwise pass takes.
-const CHUNK: usize = 1 << 15;
-
-struct Layer<T> {
-    block: Block,
-    geometry: Geometry,
-    /// `[r, s, c, k]`, see [`super::conv2d`].
-    weight: Parameter<T>,
-    norm: Option<BatchNorm<T>>,
-    /// The convolution's output where batch norm needs it; empty without.
-    convolved: Vec<T>,
-    /// What the next block sees.
-    output: Buffer<T>,
-}
 
 /// A generator or discriminator on the CPU, computed in `T`, with its parameters, gradients, moments and activations.
 pub struct CpuNetwork<T> {
@@ -77,6 +62,9 @@ pub fn bytes<T>(architecture: &Architecture, batch: usize, usage: Use) -> u64 {
         let convolved = if block.batch_norm { batch * map } else { 0 };
         let weights = Geometry::of(block).weights() as u64 + 2 * norm;
         elements += batch * map + convolved + copies * weights + 2 * norm;
+        if block.skip.is_some() {
+            elements += (batch + kept) * block.input.len() as u64;
+        }
     }
     let input = architecture.input().len() as u64;
     elements += (batch + kept) * input;
@@ -89,6 +77,7 @@ impl<T: Real> CpuNetwork<T> {
     /// written, moments zero.
     pub fn new(architecture: &Architecture, batch: usize, usage: Use) -> Self {
         let training = usage == Use::Training;
+        let kept = if training { batch } else { 0 };
         let layers: Vec<Layer<T>> = architecture
             .blocks
             .iter()
@@ -108,10 +97,13 @@ impl<T: Real> CpuNetwork<T> {
                         .then(|| BatchNorm::new(block.output.c, training)),
                     convolved: vec![T::nan(); normed],
                     output: Buffer::new(batch, block.output),
+                    joined: [batch, kept].map(|n| match block.skip {
+                        Some(_) => vec![T::nan(); n * block.input.len()],
+                        None => Vec::new(),
+                    }),
                 }
             })
             .collect();
-        let kept = if training { batch } else { 0 };
         // A gradient lies between blocks, so the image itself needs none of these two.
         let largest = largest_map(architecture);
         Self {
@@ -136,11 +128,11 @@ impl<T: Real> CpuNetwork<T> {
         let layer = &self.layers[entry.block];
         let norm = layer.norm.as_ref().context("a block without batch norm");
         Ok(match entry.part {
-            Part::Weight => chosen(&layer.weight, state),
-            Part::NormWeight => chosen(&norm?.weight, state),
-            Part::NormBias => chosen(&norm?.bias, state),
-            Part::RunningMean => &norm?.running_mean,
-            Part::RunningVar => &norm?.running_var,
+            params::Part::Weight => chosen(&layer.weight, state),
+            params::Part::NormWeight => chosen(&norm?.weight, state),
+            params::Part::NormBias => chosen(&norm?.bias, state),
+            params::Part::RunningMean => &norm?.running_mean,
+            params::Part::RunningVar => &norm?.running_var,
         })
     }
 
@@ -149,11 +141,11 @@ impl<T: Real> CpuNetwork<T> {
         let layer = &mut self.layers[entry.block];
         let norm = layer.norm.as_mut().context("a block without batch norm");
         Ok(match entry.part {
-            Part::Weight => chosen_mut(&mut layer.weight, state),
-            Part::NormWeight => chosen_mut(&mut norm?.weight, state),
-            Part::NormBias => chosen_mut(&mut norm?.bias, state),
-            Part::RunningMean => &mut norm?.running_mean,
-            Part::RunningVar => &mut norm?.running_var,
+            params::Part::Weight => chosen_mut(&mut layer.weight, state),
+            params::Part::NormWeight => chosen_mut(&mut norm?.weight, state),
+            params::Part::NormBias => chosen_mut(&mut norm?.bias, state),
+            params::Part::RunningMean => &mut norm?.running_mean,
+            params::Part::RunningVar => &mut norm?.running_var,
         })
     }
 
@@ -197,105 +189,6 @@ fn chosen_mut<T>(parameter: &mut Parameter<T>, state: State) -> &mut Vec<T> {
     }
 }
 
-impl<T: Real> Layer<T> {
-    /// The convolution alone, for `n` maps.
-    fn convolve(&mut self, n: usize, input: &[T]) {
-        let output = if self.norm.is_some() {
-            &mut self.convolved
-        } else {
-            &mut self.output.data
-        };
-        let output = &mut output[..n * self.block.output.len()];
-        let input = &input[..n * self.block.input.len()];
-        if self.block.convolution.is_transposed() {
-            scatter(&self.geometry, input, &self.weight.weight, output);
-        } else {
-            gather(&self.geometry, input, &self.weight.weight, output);
-        }
-    }
-
-    /// Batch norm of each input on its own, and the activation.
-    fn activate(&mut self, inputs: &[usize], statistics: Statistics) {
-        let activation = self.block.activation;
-        let length = self.block.output.len();
-        match &mut self.norm {
-            Some(norm) => {
-                norm.begin();
-                let mut first = 0;
-                for n in inputs {
-                    let at = first..first + n * length;
-                    let (x, y) = (
-                        &self.convolved[at.clone()],
-                        &mut self.output.data[at.clone()],
-                    );
-                    norm.forward(statistics, activation, x, y);
-                    first = at.end;
-                }
-            }
-            None if activation == Activation::None => {}
-            None => {
-                let end = inputs.iter().sum::<usize>() * length;
-                let chunks = self.output.data[..end].par_chunks_mut(CHUNK);
-                chunks.for_each(|values| forward(activation, values));
-            }
-        }
-    }
-
-    /// `gradient` of the output becomes that of the convolution's output; dγ and dβ are kept where `weights`.
-    fn activate_backward(&mut self, inputs: &[usize], weights: bool, gradient: &mut [T]) {
-        let activation = self.block.activation;
-        let length = self.block.output.len();
-        match &mut self.norm {
-            Some(norm) => {
-                let mut first = 0;
-                for (index, n) in inputs.iter().enumerate() {
-                    let at = first..first + n * length;
-                    let (x, y) = (&self.convolved[at.clone()], &self.output.data[at.clone()]);
-                    norm.backward(index, activation, weights, x, y, &mut gradient[at.clone()]);
-                    first = at.end;
-                }
-            }
-            None if activation == Activation::None => {}
-            None => {
-                let chunks = gradient
-                    .par_chunks_mut(CHUNK)
-                    .zip(self.output.data.par_chunks(CHUNK));
-                chunks.for_each(|(gradient, y)| backward(activation, y, gradient));
-            }
-        }
-    }
-
-    /// Gradient of the weight, from this block's input and the gradient of its convolution.
-    fn weight_backward(&mut self, n: usize, input: &[T], gradient: &[T]) {
-        let input = &input[..n * self.block.input.len()];
-        let (large, small) = if self.block.convolution.is_transposed() {
-            (gradient, input)
-        } else {
-            (input, gradient)
-        };
-        weight_gradient(&self.geometry, large, small, &mut self.weight.gradient);
-    }
-
-    /// Gradient of the input, from that of the convolution.
-    fn input_backward(&self, gradient: &[T], input_gradient: &mut [T]) {
-        if self.block.convolution.is_transposed() {
-            gather(
-                &self.geometry,
-                gradient,
-                &self.weight.weight,
-                input_gradient,
-            );
-        } else {
-            scatter(
-                &self.geometry,
-                gradient,
-                &self.weight.weight,
-                input_gradient,
-            );
-        }
-    }
-}
-
 impl<T: Real> Network for CpuNetwork<T> {
     type Buffer = Buffer<T>;
     type Progress = Progress;
@@ -323,9 +216,16 @@ impl<T: Real> Network for CpuNetwork<T> {
         let n = self.inputs.iter().sum();
         for index in 0..self.layers.len() {
             let (before, rest) = self.layers.split_at_mut(index);
-            let input = before.last().map_or(&self.input.data, |l| &l.output.data);
-            rest[0].convolve(n, input);
-            rest[0].activate(&self.inputs, statistics);
+            let layer = &mut rest[0];
+            layer.join(n, before);
+            let joined = std::mem::take(&mut layer.joined[0]);
+            let input = match layer.block.skip {
+                Some(_) => &joined,
+                None => before.last().map_or(&self.input.data, |l| &l.output.data),
+            };
+            layer.convolve(n, input);
+            layer.joined[0] = joined;
+            layer.activate(&self.inputs, statistics);
         }
         if statistics == Statistics::Batch {
             self.batches_tracked += inputs.len() as u64;
@@ -412,8 +312,12 @@ impl<T: Real> Network for CpuNetwork<T> {
         current[..length].copy_from_slice(&given[..length]);
         for index in (0..self.layers.len()).rev() {
             let (before, rest) = self.layers.split_at_mut(index);
+            let reader = self.architecture.skipped_to(index);
+            let gradient = &mut current[..n * rest[0].block.output.len()];
+            if let Some(reader) = reader {
+                rest[0].add_skipped(&rest[reader - index], gradient);
+            }
             let layer = &mut rest[0];
-            let gradient = &mut current[..n * layer.block.output.len()];
             if activated || index + 1 < self.architecture.blocks.len() {
                 layer.activate_backward(&self.inputs, weights, gradient);
             } else {
@@ -422,11 +326,32 @@ impl<T: Real> Network for CpuNetwork<T> {
                     "the last block has batch norm before its activation"
                 );
             }
+            let joined = layer.block.skip.is_some();
             if weights {
-                let input = before.last().map_or(&self.input.data, |l| &l.output.data);
+                let whole = std::mem::take(&mut layer.joined[0]);
+                let input = match joined {
+                    true => &whole,
+                    false => before.last().map_or(&self.input.data, |l| &l.output.data),
+                };
                 layer.weight_backward(n, input, gradient);
+                layer.joined[0] = whole;
             }
-            if index > 0 {
+            if joined {
+                let c = layer.block.input.c;
+                let mut whole = std::mem::take(&mut layer.joined[1]);
+                let length = n * layer.block.input.len();
+                layer.input_backward(gradient, &mut whole[..length]);
+                // The way on; the other part waits for the block that it comes from.
+                let before = before
+                    .last()
+                    .context("a skip to the first block")?
+                    .block
+                    .output;
+                let to = &mut next[..n * before.len()];
+                part_gradient(&whole[..length], (c, c - before.c..c), None, to, false);
+                layer.joined[1] = whole;
+                std::mem::swap(current, next);
+            } else if index > 0 {
                 layer.input_backward(gradient, &mut next[..n * layer.block.input.len()]);
                 std::mem::swap(current, next);
             } else if wants_input {
@@ -549,7 +474,15 @@ mod tests {
             channels: 3,
             condition: crate::model::arch::Condition::None,
         };
-        for architecture in [dimensions.generator(), dimensions.discriminator()] {
+        let unet = Dimensions {
+            condition: crate::model::arch::Condition::Picture(1),
+            ..dimensions
+        };
+        for architecture in [
+            dimensions.generator(),
+            dimensions.discriminator(),
+            unet.generator(),
+        ] {
             for usage in [Use::Training, Use::Inference] {
                 let network = CpuNetwork::<f32>::new(&architecture, 5, usage);
                 let parameter = |p: &Parameter<f32>| {
@@ -561,7 +494,8 @@ mod tests {
                         let learned = parameter(&n.weight) + parameter(&n.bias);
                         learned + n.running_mean.len() + n.running_var.len()
                     });
-                    parameter(&l.weight) + norm + l.convolved.len() + l.output.data.len()
+                    let joined = l.joined[0].len() + l.joined[1].len();
+                    parameter(&l.weight) + norm + l.convolved.len() + l.output.data.len() + joined
                 };
                 let [a, b] = &network.gradients;
                 let maps = network.input.data.len() + network.input_gradient.data.len();

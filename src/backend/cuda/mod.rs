@@ -13,7 +13,9 @@ pub mod ops;
 pub mod parameter;
 mod passes;
 pub mod progress;
+mod rows;
 mod sizes;
+mod skips;
 pub mod snapshot;
 pub mod state;
 pub mod stopwatch;
@@ -27,21 +29,22 @@ use anyhow::{Context, Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
 use crate::backend::{
-    Backend, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, Precision, State, Taken, Use,
-    latent_dim,
+    Backend, Channels, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, NoiseOf, Precision,
+    State, Taken, Use, check_distance, check_parts, latent_dim,
 };
+use crate::model::arch::Role;
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
 use crate::model::plan::{Filter, Plan};
-use crate::model::{Architecture, Shape};
+use crate::model::{Activation, Architecture, Shape};
 use crate::output::print_error_line;
-use crate::random::Purpose;
 use conv::choice::{Choices, Chooser};
 use conv::shape::Tile;
 use driver::{Device, Explained, Memory, Span};
 use feed::Feed;
 pub use network::CudaNetwork;
+use ops::concatenate::{self, Part};
 use ops::latent::Noise;
-use ops::{batch, instance_noise, latent};
+use ops::{batch, instance_noise, l1_loss, latent};
 use progress::Progress;
 use snapshot::Snapshot;
 
@@ -106,7 +109,7 @@ impl Buffer {
     }
 
     /// The noise of `stream` that fills it but for the last channels, which are labels.
-    fn noise(&mut self, stream: (u64, Purpose, usize), labels: usize) -> Result<Noise> {
+    fn noise(&mut self, stream: NoiseOf, labels: usize) -> Result<Noise> {
         let latent_dim = latent_dim(self.shape, labels)?;
         Ok(Noise {
             stream,
@@ -318,7 +321,7 @@ impl Backend for Cuda {
         progress: &Progress,
         part: usize,
         images: &mut Buffer,
-        noise: Option<((u64, Purpose, usize), &mut Buffer)>,
+        noise: Option<(NoiseOf, &mut Buffer)>,
     ) -> Result<()> {
         ensure!(
             images.shape == feed.shape,
@@ -373,7 +376,7 @@ impl Backend for Cuda {
 
     fn draw_latent(
         &self,
-        stream: (u64, Purpose, usize),
+        stream: NoiseOf,
         progress: &Progress,
         (z, latent_dim): (&mut Buffer, usize),
     ) -> Result<()> {
@@ -412,6 +415,63 @@ impl Backend for Cuda {
             progress.iteration(),
             maps,
             (count, channels),
+        )
+    }
+
+    fn concatenate(
+        &self,
+        first: &Channels<'_, Buffer>,
+        second: Option<&Channels<'_, Buffer>>,
+        to: &mut Buffer,
+    ) -> Result<()> {
+        let all: Vec<_> = std::iter::once(first).chain(second).collect();
+        let parts: Vec<_> = all
+            .iter()
+            .map(|p| (p.maps.n, p.maps.shape, &p.range))
+            .collect();
+        check_parts(&parts, (to.n, to.shape))?;
+        let area = to.shape.h * to.shape.w;
+        let part = |of: &Channels<'_, Buffer>| Part {
+            maps: of.maps.span(),
+            stored: of.maps.stored().c,
+            range: of.range.clone(),
+            each: area / (of.maps.shape.h * of.maps.shape.w),
+        };
+        let (first, second) = (part(first), second.map(part));
+        concatenate::forward(
+            &self.device,
+            self.options.precision,
+            (&first, Activation::None),
+            second.as_ref(),
+            (to.span(), to.n * area, to.stored().c),
+        )
+    }
+
+    fn l1_loss(
+        &self,
+        weight: f64,
+        images: &Buffer,
+        [truth, through]: [&Buffer; 2],
+        progress: &mut Progress,
+        gradient: &mut Buffer,
+    ) -> Result<()> {
+        let extent = |buffer: &Buffer| (buffer.n, buffer.shape);
+        let n = gradient.n;
+        check_distance([
+            extent(images),
+            extent(truth),
+            extent(through),
+            extent(gradient),
+        ])?;
+        let rows = |buffer: &Buffer| (buffer.span(), buffer.stored().c);
+        let Shape { h, w, c } = images.shape;
+        l1_loss::l1_loss(
+            &self.device,
+            self.options.precision,
+            [images, truth, through].map(rows),
+            gradient.span(),
+            (n * h * w, c, weight),
+            (progress, Role::Generator.index()),
         )
     }
 

@@ -21,10 +21,11 @@ use crate::backend::cuda::ops::bce_loss;
 use crate::backend::cuda::ops::cast;
 use crate::backend::cuda::parameter::{Kept, Parameter};
 use crate::backend::cuda::progress::Progress;
+use crate::backend::cuda::rows::Rows;
 use crate::backend::cuda::sizes::{
     copied, gradients_kept, largest_map, logits_block, logits_cuts, shapes, sums_needed,
 };
-use crate::backend::cuda::{Buffer, Options, padded, stored, stripped};
+use crate::backend::cuda::{Buffer, Options, stored};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Targets, Upstream, Use, Want};
 use crate::model::arch::Role;
 use crate::model::layout::FilterLayout;
@@ -43,6 +44,15 @@ pub(super) struct Layer {
     pub convolved: Option<Memory>,
     /// What the next block sees.
     pub output: Buffer,
+    /// Where it reads an earlier block too.
+    pub joined: Option<Joined>,
+}
+
+/// What a layer sees that reads two maps.
+pub(super) struct Joined {
+    pub map: Memory,
+    /// Its gradient, in training.
+    pub gradient: Option<Memory>,
 }
 
 /// Gradients and what else only a backward pass needs.
@@ -146,6 +156,13 @@ impl CudaNetwork {
                 norm: norm.transpose()?,
                 convolved: convolved.transpose()?,
                 output: Buffer::new(device, precision, batch, block.output)?,
+                joined: match block.skip {
+                    Some(_) => Some(Joined {
+                        map: map(block.input)?,
+                        gradient: training.then(|| map(block.input)).transpose()?,
+                    }),
+                    None => None,
+                },
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
@@ -355,31 +372,6 @@ impl CudaNetwork {
             }
         }
         Ok(())
-    }
-}
-
-/// A tensor `[k][parts][c]`, whose k and c are stored with zeros behind them: (as it is, as it is stored).
-pub(super) struct Rows {
-    k: [usize; 2],
-    parts: usize,
-    c: [usize; 2],
-}
-
-impl Rows {
-    /// Values with those behind them.
-    pub(super) fn stored(&self) -> usize {
-        self.k[1] * self.parts * self.c[1]
-    }
-
-    fn pad(&self, values: &[f32]) -> Vec<f32> {
-        let mut values = padded(values, self.c);
-        values.resize(self.stored(), 0.0);
-        values
-    }
-
-    /// The values without those behind them.
-    pub(super) fn strip(&self, values: &[f32]) -> Vec<f32> {
-        stripped(&values[..self.k[0] * self.parts * self.c[1]], self.c)
     }
 }
 

@@ -20,12 +20,12 @@ use crate::backend::cuda::ops::batch_norm::{SEGMENTS, how};
 use crate::backend::cuda::ops::logits::{self, Input, Loss, WeightGradient};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::sizes::logits_shape;
-use crate::backend::{Slot, State, Statistics, Upstream, Want};
+use crate::backend::{Fuse, Slot, State, Statistics, Upstream, Want};
 use crate::model::Activation;
 
 impl Layer {
     /// The pass that computes the layer, and the one that computes the gradient of its input.
-    fn passes(&self) -> [Pass; 2] {
+    pub(super) fn passes(&self) -> [Pass; 2] {
         match self.block.convolution.is_transposed() {
             true => [Pass::Scatter, Pass::Gather],
             false => [Pass::Gather, Pass::Scatter],
@@ -122,12 +122,11 @@ impl CudaNetwork {
     /// The first `count` layers.
     fn forward_layers(&self, count: usize) -> Result<()> {
         let n = self.inputs * self.each;
-        let mut input = self.input.as_ref().context("inputs")?.span;
         for (index, layer) in self.layers[..count].iter().enumerate() {
             let _range = self.range(index, "forward");
-            let maps = (input, layer.weight.read());
+            self.join_skip(index)?;
+            let maps = (self.seen(index)?, layer.weight.read());
             self.forward_layer(index, n, maps)?;
-            input = layer.output.span();
         }
         Ok(())
     }
@@ -213,6 +212,7 @@ impl CudaNetwork {
         for index in (0..layers).rev() {
             let _range = self.range(index, "backward");
             let to = gradients[current].span();
+            self.add_skipped(index, at)?;
             at = self.behind_activation(index, at, to, behind, want)?;
             if want.weights() {
                 let n = self.inputs * self.each;
@@ -322,10 +322,7 @@ impl CudaNetwork {
     /// The gradient of layer `index`'s weights, by the kernel chosen.
     fn weight_gradient(&self, index: usize, gradient: Span, choice: &Choice) -> Result<()> {
         let layer = &self.layers[index];
-        let input = match index {
-            0 => self.input.as_ref().context("no forward pass yet")?.span,
-            _ => self.layers[index - 1].output.span(),
-        };
+        let input = self.seen(index)?;
         let (large, small) = match layer.block.convolution.is_transposed() {
             true => (gradient, input),
             false => (input, gradient),
@@ -342,6 +339,20 @@ impl CudaNetwork {
     fn gradient_below(&self, index: usize, gradient: Span, to: Span, want: Want) -> Result<bool> {
         let (device, precision, fuse) = (&self.device, self.options.precision, self.options.fuse);
         let layer = &self.layers[index];
+        if layer.joined.is_some() {
+            self.gradient_of_joined(index, gradient, to)?;
+            return Ok(false);
+        }
+        // What comes to the block below from elsewhere has to be added before its activation.
+        let alone = index == 0 || self.architecture.skipped_to(index - 1).is_none();
+        let fuse = match alone {
+            true => fuse,
+            false => Fuse {
+                gradients: false,
+                activations: false,
+                ..fuse
+            },
+        };
         // The activation below, and the map that it gave.
         let below = match index {
             0 => match want {

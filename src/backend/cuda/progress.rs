@@ -17,12 +17,20 @@ use crate::backend::{self, Adam, Balance, Counters, Loss, Metrics, Precision, Sc
 /// What fp16 begins with, as PyTorch's GradScaler.
 const FIRST_SCALE: f32 = 65536.0;
 
+/// Blocks of a launch at most that leave a sum each.
+pub const SUMMED: usize = 1024;
+
+/// Bytes of those sums.
+const SUMS: usize = 8 * SUMMED;
+
 /// The [`Counters`] and the [`Metrics`] of the last iterations, in the device's memory.
 pub struct Progress {
     device: Rc<Device>,
     block: Memory,
     ring: Memory,
     pub(super) slots: usize,
+    /// What a loss sums in: a double a block, and a counter behind them, 0 between launches.
+    sums: Memory,
     /// Where the ring arrives on the host, when it was asked for, and of which iterations.
     arrived: Pinned,
     arrival: CudaEvent,
@@ -57,6 +65,7 @@ impl Progress {
             block: Memory::of(device, &[block])?,
             ring: Memory::zeroed(device, bytes)?,
             slots,
+            sums: Memory::zeroed(device, SUMS + 4)?,
             arrived: Pinned::new(device, bytes)?,
             // The host sleeps while it waits for it (`Feed`).
             arrival: device
@@ -70,7 +79,7 @@ impl Progress {
 
     /// Bytes of the device that the counters and the metrics of `slots` iterations take.
     pub fn bytes(slots: usize) -> u64 {
-        (size_of::<Block>() + slots * size_of::<Entry>()) as u64
+        (size_of::<Block>() + slots * size_of::<Entry>() + SUMS + 4) as u64
     }
 
     /// The number of the iteration, u64.
@@ -92,6 +101,11 @@ impl Progress {
     /// All of the counters, `Block`.
     pub(super) fn block(&self) -> Span {
         self.block.span()
+    }
+
+    /// What a loss sums in, and its counter.
+    pub(super) fn sums(&self) -> Result<[Span; 2]> {
+        Ok([self.sums.span(), self.sums.span().after(SUMS)?])
     }
 
     pub(super) fn ring(&self) -> Span {

@@ -139,6 +139,9 @@ pub fn bytes(
     for (block, shape) in architecture.blocks.iter().zip(&shapes) {
         let weight = Parameter::bytes(shape.weights(), training, copied(precision));
         all += map(block.output) + weight;
+        if block.skip.is_some() {
+            all += map(block.input) * (1 + u64::from(training));
+        }
         tensors.push(shape.weights());
         if block.batch_norm {
             let c = stored(block.output, precision).c;

@@ -11,8 +11,9 @@ use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::CUevent_flags;
 
 use crate::backend::cuda::driver::{Device, Explained, Memory, Pinned, Span};
-use crate::backend::cuda::network::{CudaNetwork, LAYOUT, Rows};
+use crate::backend::cuda::network::{CudaNetwork, LAYOUT};
 use crate::backend::cuda::progress::{Block, Progress};
+use crate::backend::cuda::rows::Rows;
 use crate::backend::cuda::{Buffer, Options};
 use crate::backend::{self, Arrived, Counters, Precision, State, Taken};
 use crate::model::layout::nhwc_to_nchw;

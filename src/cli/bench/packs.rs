@@ -112,6 +112,7 @@ pub fn write_pack(path: &Path, images: &Repeated) -> Result<usize> {
             size,
             channels,
             choice: Choice::default(),
+            condition: None,
         },
         preprocessing: PREPROCESSING.to_string(),
         describe: images.describe(),

@@ -17,7 +17,7 @@ use crate::cli::partial::{NO_RESULT, until_stopped};
 use crate::data::{Dataset, Loader, Residency};
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, Settings, fill_pixels};
-use crate::model::arch::Dimensions;
+use crate::model::arch::{Condition, Dimensions};
 use crate::train::memory::enough_for_iterations;
 use crate::train::stop::Stop;
 
@@ -57,6 +57,10 @@ impl Step {
     /// When an option cannot be used, the device cannot, or the result cannot be written.
     pub fn run(self) -> Result<ExitCode> {
         let dimensions = self.sizes.dimensions()?;
+        ensure!(
+            self.data_residency.is_none() || dimensions.condition == Condition::None,
+            "--data-residency loads images without labels and pictures: leave out --labels and --picture"
+        );
         ensure!(
             self.seconds.is_finite() && self.seconds > 0.0,
             "--seconds must be positive"
@@ -131,11 +135,9 @@ impl Step {
         // TF32 has another peak than fp32.
         let peak = backend.peak().filter(|_| !self.compute.cuda.tf32);
         print(&format!(
-            "{}: {} px, width {}, batch {}: {images_per_sec:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to \
+            "{}: {dimensions}, batch {}: {images_per_sec:.1} images/s, {:.1} ms an iteration (median of {}, {:.1} to \
              {:.1}), {:.1} GFLOP/s{}, {} {:.0} MiB\n",
             backend.describe(),
-            self.sizes.image_size,
-            self.sizes.width,
             self.sizes.batch_size,
             median * 1e3,
             times.len(),
@@ -184,6 +186,8 @@ impl Step {
                 "device": backend.describe(),
                 "image_size": self.sizes.image_size,
                 "width": self.sizes.width,
+                "labels": dimensions.labels(),
+                "picture": dimensions.picture(),
                 "precision": precision,
                 "conv": match backend.is_host() {
                     true => None,

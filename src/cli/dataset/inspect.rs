@@ -1,5 +1,6 @@
 //! `dataset inspect`: reads every image of a data set and says what is there and what cannot be used.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::Cursor;
@@ -15,8 +16,10 @@ use sha2::{Digest, Sha256};
 use crate::cli::options::{ChoiceArgs, fraction, start_threads};
 use crate::cli::output::print;
 use crate::cli::partial::write_whole;
-use crate::data::decode::{Damage, Limits, decode_noting, fit, format, format_name};
-use crate::data::{self, Kind, OpenOptions, Original, SYNTHETIC_COUNT, Source, Split, fit_image};
+use crate::data::decode::{Limits, decode_noting, fit, format, format_name};
+use crate::data::{
+    self, Kind, OpenOptions, Original, PictureCondition, SYNTHETIC_COUNT, Source, Split, fit_image,
+};
 use crate::text::{escaped, shown};
 
 /// Read every image and say what is there: counts, splits, sizes, formats, duplicates, attributes, classes, corrupt
@@ -40,6 +43,9 @@ pub struct Args {
     /// Of the synthetic faces
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Pairs: each image with its edges, or with the picture of the same name in a folder or zip
+    #[arg(long, value_name = "edges|FOLDER")]
+    condition: Option<PictureCondition>,
     /// Largest fraction of images that may be unusable, 0 to 1.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.01, value_parser = fraction)]
     max_bad: f64,
@@ -70,7 +76,7 @@ struct Image {
     file_hash: Option<Hash>,
     /// SHA-256 of width, height and the decoded samples.
     pixel_hash: Hash,
-    damage: Damage,
+    damage: Option<Cow<'static, str>>,
 }
 
 /// How the source has an image.
@@ -118,6 +124,7 @@ impl Args {
             image_column: self.choice.image_column.clone(),
             allow_missing: self.choice.allow_missing,
             check_labels: true,
+            condition: self.condition.clone(),
             ..OpenOptions::new(self.dataset, self.data.clone())
         };
         let source = data::open(&options)?;
@@ -155,12 +162,19 @@ impl Args {
         for note in source.notes() {
             row(&mut text, "note", &note);
         }
-        if source.channels() != 3 {
-            let channels = match source.channels() {
-                1 => "1, grey".to_owned(),
-                other => other.to_string(),
-            };
-            row(&mut text, "channels", &channels);
+        let named = |channels| match channels {
+            1 => "1, grey".to_owned(),
+            3 => "3, RGB".to_owned(),
+            other => other.to_string(),
+        };
+        let condition = source.condition_channels();
+        let image = source.channels() - condition;
+        if image != 3 || condition > 0 {
+            row(&mut text, "channels", &named(image));
+        }
+        if let Some(pictures) = &self.condition {
+            let pictures = format!("{pictures}, channels {}", named(condition));
+            row(&mut text, "condition", &pictures);
         }
         self.describe_parts(&mut text, source);
         if !good.is_empty() {
@@ -252,7 +266,10 @@ impl Args {
 fn describe_damaged(text: &mut String, source: &dyn Source, good: &[(usize, &Image)]) {
     let damaged: Vec<String> = good
         .iter()
-        .filter_map(|(index, image)| Some(format!("{}: {}", source.name(*index), image.damage?)))
+        .filter_map(|(index, image)| {
+            let damage = image.damage.as_ref()?;
+            Some(format!("{}: {damage}", source.name(*index)))
+        })
         .collect();
     if damaged.is_empty() {
         return;
@@ -276,12 +293,21 @@ fn examine(source: &dyn Source, index: usize) -> Result<Image> {
         pixel_hash.update(height.to_le_bytes());
         pixel_hash.update(pixels);
     };
-    let original = source.original(index)?;
+    let whole = source.original(index)?;
     let mut damage = None;
-    let (form, width, height, bytes, file_hash) = match &original {
+    // What is said of a pair is said of its image; its picture has to be usable, too.
+    let original = match &whole {
+        Original::Pair(pair) => {
+            damage = whole.fit_noting(name, SHEET_IMAGE, None)?.damage;
+            &pair.image
+        }
+        other => other,
+    };
+    let (form, width, height, bytes, file_hash) = match original {
+        Original::Pair(_) => bail!("{}: a pair of pairs", name()),
         Original::File(file) => {
             let noted = decode_noting(file, &name(), &Limits::default())?;
-            damage = noted.damage;
+            damage = damage.or(noted.damage.map(Cow::Borrowed));
             let image = &noted.image;
             fit(image, SHEET_IMAGE, None).with_context(name)?;
             let (width, height) = image.dimensions();
@@ -511,18 +537,29 @@ fn describe_classes(text: &mut String, source: &dyn Source) {
 }
 
 fn write_sheet(path: &Path, source: &dyn Source, good: &[(usize, &Image)]) -> Result<()> {
-    let shown = &good[..good.len().min(SHEET_COLUMNS * SHEET_COLUMNS)];
-    let columns = shown.len().min(SHEET_COLUMNS);
-    let rows = shown.len().div_ceil(SHEET_COLUMNS);
-    let side = SHEET_IMAGE as u32;
     let channels = source.channels();
+    let image_channels = channels - source.condition_channels();
+    // Where the channels of each picture of an image begin, and how many there are: its own, and those of what it is
+    // paired with.
+    let mut pictures = vec![(0, image_channels)];
+    if image_channels < channels {
+        pictures.push((image_channels, channels - image_channels));
+    }
+    let images = SHEET_COLUMNS * SHEET_COLUMNS / pictures.len();
+    let shown = &good[..good.len().min(images)];
+    let places = shown.len() * pictures.len();
+    let columns = places.min(SHEET_COLUMNS);
+    let rows = places.div_ceil(SHEET_COLUMNS);
+    let side = SHEET_IMAGE as u32;
     let mut sheet = RgbImage::new(columns as u32 * side, rows as u32 * side);
-    for (place, &(index, _)) in shown.iter().enumerate() {
+    for place in 0..places {
+        let (index, _) = shown[place / pictures.len()];
+        let (first, count) = pictures[place % pictures.len()];
         let pixels = fit_image(source, index, SHEET_IMAGE, None)?;
         // Grey as RGB.
         let rgb = pixels
             .chunks_exact(channels)
-            .flat_map(|pixel| [0, 1, 2].map(|c| pixel[c % channels]))
+            .flat_map(|pixel| [0, 1, 2].map(|c| pixel[first + c % count]))
             .collect();
         let image = RgbImage::from_raw(side, side, rgb).context("a fitted image")?;
         let (x, y) = (place % SHEET_COLUMNS, place / SHEET_COLUMNS);

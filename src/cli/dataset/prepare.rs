@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, value_parser};
 use crate::cli::options::{DataArgs, QuietArgs, ThreadArgs};
 use crate::cli::output::{print_error_line, print_line};
 use crate::cli::{packs, sources};
-use crate::data::{Kind, LoadOptions};
+use crate::data::{Kind, LoadOptions, OpenOptions, PictureCondition};
 use crate::text::shown;
 use crate::train::stop::Stop;
 
@@ -31,6 +31,9 @@ pub struct Args {
     /// Of the synthetic faces
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Pairs: each image with its edges, or with the picture of the same name in a folder or zip
+    #[arg(long, value_name = "edges|FOLDER")]
+    condition: Option<PictureCondition>,
     #[command(flatten)]
     threads: ThreadArgs,
     /// The pack [default: a file in the cache folder, where train and evaluate find it]
@@ -47,7 +50,10 @@ impl Args {
     /// When the images cannot be used, or the pack cannot be made.
     pub fn run(self) -> Result<ExitCode> {
         self.threads.apply()?;
-        let options = self.data.open_options(self.dataset, self.seed);
+        let options = OpenOptions {
+            condition: self.condition,
+            ..self.data.open_options(self.dataset, self.seed)
+        };
         let source = sources::open(&options, self.quiet.quiet)?;
         let stop = Stop::install()?;
         let load = LoadOptions {
@@ -82,9 +88,16 @@ impl Args {
                 false => format!("the pack was there, and was verified in {seconds:.1} s"),
             });
             print_line(format!(
-                "{path}: {} images, {} px, {:.1} MiB",
+                "{path}: {} images, {} px, {}{:.1} MiB",
                 dataset.len(),
                 dataset.size(),
+                match dataset.condition_channels() {
+                    0 => String::new(),
+                    condition => format!(
+                        "{} channels of the image and {condition} of its condition, ",
+                        dataset.image_channels()
+                    ),
+                },
                 bytes as f64 / f64::from(1 << 20)
             ));
         }

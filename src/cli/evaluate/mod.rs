@@ -19,12 +19,12 @@ use crate::cli::options::{
 use crate::cli::output::{is_stdout, print, print_error_line, print_json};
 use crate::cli::partial::{NO_RESULT, until_stopped, write_whole};
 use crate::cli::{packs, sources};
-use crate::data::condition::{Conditions, Wanted};
-use crate::data::{Kind, LoadOptions};
+use crate::data::condition::{ConditionArg, Conditions, Wanted};
+use crate::data::{Kind, LoadOptions, OpenOptions, PictureCondition};
 use crate::evaluate::cache::Cache;
 use crate::evaluate::{Measures, Metric, RealImages, Reference, choose, reference};
 use crate::files;
-use crate::gan::sampler::with_labels;
+use crate::gan::sampler::{BATCH, with_labels, with_pictures};
 use crate::gan::{sampler, sheet as images};
 use crate::latent::networks::On;
 use crate::memory;
@@ -125,14 +125,18 @@ impl Args {
             dict,
             dimensions,
             conditions,
+            condition,
             ..
-        } = self.generator.load(Buffers::Needed, &self.quiet)?;
+        } = self.generator.load_any(Buffers::Needed, &self.quiet)?;
         let wanted = self.generator.wanted(conditions.as_ref())?;
         if let Some(network) = &network {
             network.check_fits(dimensions.image_size, dimensions.channels)?;
         }
 
-        let (described, real) = self.real_images(&dimensions, &metrics, network.as_ref(), stop)?;
+        let pictures = condition.as_ref().and_then(ConditionArg::picture);
+        let network_read = network.as_ref();
+        let (described, real, pictures) =
+            self.real_images(&dimensions, &metrics, network_read, pictures, stop)?;
         let count = real.count;
         self.say_few(&metrics, count, network.as_ref());
         let size = dimensions.image_size;
@@ -144,6 +148,7 @@ impl Args {
             dimensions: &dimensions,
             conditions: conditions.as_ref().map(|conditions| (conditions, &wanted)),
             real,
+            pictures,
         };
         let found = with_backend(&picked, EXACT, || Ok(KernelChoices::default()), work)?;
 
@@ -221,24 +226,39 @@ impl Args {
         }
     }
 
-    /// Where real images come from, and as many as are needed, chosen at random.
+    /// Where real images come from, as many as are needed, chosen at random, and the pictures that images are made of,
+    /// where they are made of some.
     fn real_images(
         &self,
         dimensions: &Dimensions,
         metrics: &[Metric],
         network: Option<&features::Read>,
+        condition: Option<PictureCondition>,
         stop: &Stop,
-    ) -> Result<(String, RealImages)> {
-        let options = self.data.open_options(self.dataset, self.seed);
+    ) -> Result<(String, RealImages, Vec<u8>)> {
+        let options = OpenOptions {
+            condition,
+            ..self.data.open_options(self.dataset, self.seed)
+        };
         let source = sources::open(&options, self.quiet.quiet)?;
         // Before the images are decoded.
+        let channels = source.channels() - source.condition_channels();
         ensure!(
-            source.channels() == dimensions.channels,
-            "{}: its images have {} channels, but the generator in {} makes {}: give the data that it was trained on",
+            channels == dimensions.channels,
+            "{}: its images have {channels} channels, but the generator in {} makes {}: give the data that it was trained \
+             on",
             source.describe(),
-            source.channels(),
             shown(&self.generator.checkpoint),
             dimensions.channels
+        );
+        ensure!(
+            source.condition_channels() == dimensions.picture(),
+            "{}: its pictures have {} channels, but the generator in {} makes images of {}: give the data that it was \
+             trained on",
+            source.describe(),
+            source.condition_channels(),
+            shown(&self.generator.checkpoint),
+            dimensions.picture()
         );
         let count = self.count(source.len(), &source.describe())?;
         Metric::check_count(metrics, count, "--count")?;
@@ -267,11 +287,19 @@ impl Args {
             Some(index - skipped.binary_search(&index).err()?)
         });
         let indices: Vec<usize> = indices.take(wanted).collect();
-        let pixels = indices.iter().flat_map(|&index| dataset.image(index));
-        let pixels = rgb(pixels.copied().collect(), dimensions.channels);
-        dataset.check()?;
+        let images = indices.iter().map(|&index| dataset.image_alone(index));
+        let pixels = images.flat_map(std::borrow::Cow::into_owned).collect();
+        let pixels = rgb(pixels, dimensions.channels);
         // A few fewer than expected, since some cannot be used.
         let count = self.count(indices.len().min(2 * count), &source.describe())?;
+        // Those of the other real images, so that what is made of them is no nearer to those compared.
+        let pictures = match dimensions.picture() {
+            0 => Vec::new(),
+            _ => (indices[count..2 * count].iter())
+                .flat_map(|&index| dataset.picture(index))
+                .collect(),
+        };
+        dataset.check()?;
         let real = RealImages {
             pixels,
             size: dimensions.image_size,
@@ -280,7 +308,7 @@ impl Args {
             data: dataset.fingerprint().to_string(),
             indices,
         };
-        Ok((source.describe(), real))
+        Ok((source.describe(), real, pictures))
     }
 
     /// Real images beyond those that are compared, at most: to look for neighbours among.
@@ -327,6 +355,8 @@ struct Work<'a> {
     /// Of a network that is told some, and which of them are wanted.
     conditions: Option<(&'a Conditions, &'a Wanted)>,
     real: RealImages,
+    /// Those that images are made of, where they are made of some, u8 NHWC.
+    pictures: Vec<u8>,
 }
 
 /// What came of it.
@@ -411,7 +441,18 @@ impl Work<'_> {
             }
             Ok(())
         };
-        sampler::generate(backend, self.dict, dimensions, &z, statistics, each)?;
+        let latent_dim = dimensions.latent_dim;
+        let batch = BATCH * size * size * dimensions.picture();
+        if batch == 0 {
+            sampler::generate(backend, self.dict, dimensions, &z, statistics, each)?;
+            return Ok(pixels);
+        }
+        for (number, pictures) in self.pictures.chunks(batch).enumerate() {
+            let first = number * BATCH * latent_dim;
+            let last = z.len().min(first + BATCH * latent_dim);
+            let given = with_pictures(dimensions, pictures, &z[first..last]);
+            sampler::generate(backend, self.dict, dimensions, &given, statistics, each)?;
+        }
         Ok(pixels)
     }
 }
@@ -426,10 +467,14 @@ fn ensure_memory(
 ) -> Result<()> {
     let size = dimensions.image_size as u64;
     let image = 3 * size * size;
-    // Three sets as RGB, the noise, and what the metrics take.
+    let picture = dimensions.picture() as u64 * size * size;
+    let given =
+        4 * BATCH as u64 * (dimensions.picture() + dimensions.latent_dim) as u64 * size * size;
+    // Three sets as RGB, the noise, pictures, and what the metrics take; a batch of pictures as numbers, too.
     let of = |count: usize| {
         let sets = count as u64
-            * (3 * image + 4 * (dimensions.latent_dim + 2 * dimensions.labels()) as u64);
+            * (3 * image + picture + 4 * (dimensions.latent_dim + 2 * dimensions.labels()) as u64);
+        let sets = sets + if picture > 0 { given } else { 0 };
         sets + others as u64 * image + reference::bytes(metrics, count, others, length)
     };
     let needed = of(count);

@@ -12,6 +12,47 @@ use crate::text::{escaped, shown};
 use crate::train::checkpoint;
 use crate::train::config::Config;
 
+/// What images are made of.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ConditionArgs {
+    /// Make images for something that is known of them: `classes`; `attributes`, all that can be learnt, or
+    /// `attributes=Male,Smiling`; or of a picture: `edges`, or a folder with a picture of each
+    #[arg(long, value_name = "WHAT")]
+    pub condition: Option<ConditionArg>,
+    /// Of pictures: channels of noise that the generator sees behind those of the picture [default: 0]
+    #[arg(long, value_name = "N", conflicts_with = "latent_dim")]
+    pub z_input: Option<usize>,
+    /// Of pictures: what the mean distance to the true image counts beside the discriminator [default: 100]
+    #[arg(long, value_name = "WEIGHT")]
+    pub l1: Option<f64>,
+}
+
+impl ConditionArgs {
+    /// Refuses what is for pictures alone without them, and the other way round; `latent_dim` as it was given.
+    ///
+    /// # Errors
+    /// When there is such an option.
+    pub fn check(&self, config: &Config, latent_dim: Option<usize>) -> Result<()> {
+        let of_pictures = config.condition.as_ref().and_then(ConditionArg::picture);
+        for (option, given) in [
+            ("--z-input", self.z_input.is_some()),
+            ("--l1", self.l1.is_some()),
+        ] {
+            ensure!(
+                !given || of_pictures.is_some(),
+                "{option} is for images that are made of pictures: use --condition edges or --condition FOLDER, or leave \
+                 it out"
+            );
+        }
+        ensure!(
+            of_pictures.is_none() || latent_dim.is_none(),
+            "images that are made of pictures need no noise: leave --latent-dim out, or use --z-input for some beside \
+             the picture"
+        );
+        Ok(())
+    }
+}
+
 /// y of the images of `source` where the run of `config` has a condition, and what people should know of it. A new run
 /// gets the names that y has; one that is `resumed` has them.
 ///
@@ -33,10 +74,17 @@ pub fn labels(
             let chosen = chosen.map(Vec::as_slice);
             Table::of_attributes(source, &config.open_options(), chosen)?
         }
-        Some(condition @ (ConditionArg::Edges | ConditionArg::Folder(_))) => bail!(
-            "--condition {condition}: this version trains on classes and attributes only; a folder of that name is no \
-             condition"
-        ),
+        Some(ConditionArg::Edges | ConditionArg::Folder(_)) => {
+            let (was, has) = (config.picture_channels, source.condition_channels());
+            ensure!(
+                !resumed || was == has,
+                "{}: its pictures have {has} channels, but those of the run have {was}: give the data that it was begun \
+                 with",
+                source.describe()
+            );
+            config.picture_channels = has;
+            return Ok((None, Vec::new()));
+        }
     };
     if !resumed {
         config.condition_names = table.names().to_vec();
@@ -57,6 +105,12 @@ pub fn labels(
         table.names().len()
     );
     Ok((Some(table), Vec::new()))
+}
+
+/// Bytes of all images of `source`, decoded.
+pub fn image_bytes(config: &Config, source: &dyn Source) -> u64 {
+    let image = config.image_size * config.image_size * source.channels();
+    (source.len() as u64).saturating_mul(image as u64)
 }
 
 /// Refuses to start a new run from networks in `folder` that were told something else than those of this run are.
@@ -117,6 +171,22 @@ pub fn check_start(config: &Config, folder: &Path) -> Result<()> {
 /// The condition of the run of `config` in a line for people.
 pub fn describe(config: &Config) -> Option<String> {
     let condition = config.condition.as_ref()?;
+    if condition.picture().is_some() {
+        let z = match config.latent_dim {
+            0 => "without noise".to_owned(),
+            channels => format!("with {channels} channels of noise"),
+        };
+        return Some(format!(
+            "condition: {condition}, pictures of {} channel{}, {z}; distance to the truth times {}",
+            config.picture_channels,
+            if config.picture_channels == 1 {
+                ""
+            } else {
+                "s"
+            },
+            config.l1
+        ));
+    }
     let kind = match condition {
         ConditionArg::Classes => Kind::Classes,
         _ => Kind::Attributes,

@@ -49,7 +49,7 @@ pub fn dry_run<B: Backend>(
         "memory in all, with sample sheets: {:.1} MiB",
         mib(memory::needed(backend, config, config.batch_size))
     ));
-    let image = config.image_size * config.image_size * config.channels;
+    let image = config.image_size * config.image_size * source.channels();
     let pixels = (source.len() as u64).saturating_mul(image as u64);
     print_line(format!(
         "pack of the images: {:.1} MiB, {}{}",

@@ -12,13 +12,14 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args as ClapArgs, value_parser};
 
 use self::balance::BalanceArgs;
+use self::condition::{ConditionArgs, image_bytes};
 use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
 use crate::cli::features::{self, FeatureArgs};
 use crate::cli::options::{ComputeArgs, DataArgs, PackArgs, QuietArgs};
 use crate::cli::output::{all_printed, print_error_line, print_line};
 use crate::cli::{packs, sources};
-use crate::data::condition::{ConditionArg, Table};
+use crate::data::condition::Table;
 use crate::data::pack::Recipe;
 use crate::data::prepare::Place;
 use crate::data::{self, Dataset, HoldOut, Kind, LoadOptions, Residency, Source};
@@ -56,10 +57,8 @@ pub struct Args {
     #[command(flatten)]
     pack: PackArgs,
 
-    /// Make images for something that is known of them: `classes`; `attributes`, all that can be learnt, or
-    /// `attributes=Male,Smiling`
-    #[arg(long, value_name = "WHAT")]
-    condition: Option<ConditionArg>,
+    #[command(flatten)]
+    condition: ConditionArgs,
 
     /// Run folder [default: the next free runs/NNNNN-DATASET-SIZEpx]
     #[arg(long, value_name = "DIR")]
@@ -249,6 +248,7 @@ impl Args {
             }
         };
         let epochs = self.epochs.unwrap_or(EPOCHS);
+        self.condition.check(&config, self.latent_dim)?;
         config.check()?;
         ensure!(epochs > 0, "nothing to do: --epochs must be at least 1");
         if let (Picked::Cpu(reason), Some(resumed)) = (picked, resumed) {
@@ -288,16 +288,18 @@ impl Args {
             allow_missing: data.source.choice.allow_missing.then_some(true),
             synthetic_count: data.synthetic_count,
             max_bad: data.max_bad,
-            condition: self.condition.clone().map(Some),
+            condition: self.condition.condition.clone().map(Some),
             // As the data set has them.
             condition_names: None,
+            picture_channels: None,
+            l1: self.condition.l1,
             // Followed to a checkpoint later.
             init_from: None,
             image_size: self.image_size,
             // As the data set has them.
             channels: None,
             width: self.width,
-            latent_dim: self.latent_dim,
+            latent_dim: self.condition.z_input.or(self.latent_dim),
             batch_size: self.batch_size,
             steps: self.steps,
             lr_g: self.lr_g.or(self.lr),
@@ -405,12 +407,6 @@ impl Args {
     }
 }
 
-/// Bytes of all images of `source`, decoded.
-fn image_bytes(config: &Config, source: &dyn Source) -> u64 {
-    let image = config.image_size * config.image_size * config.channels;
-    (source.len() as u64).saturating_mul(image as u64)
-}
-
 /// What is to be done, before the backend is known.
 struct Job<'a> {
     args: &'a Args,
@@ -428,7 +424,7 @@ impl OnBackend for Job<'_> {
     fn run<B: Backend>(mut self, backend: &B) -> Result<ExitCode> {
         let config = &mut self.config;
         let source = sources::open(&config.open_options(), self.args.quiet.quiet)?;
-        let channels = source.channels();
+        let channels = source.channels() - source.condition_channels();
         ensure!(
             self.resumed.is_none() || channels == config.channels,
             "{}: its images have {channels} channels, but the run has {}: give the data that it was begun with",
@@ -471,7 +467,7 @@ impl Job<'_> {
         if let Some(epochs) = self.epochs {
             config.steps = config.steps_of(epochs, source.len())?.max(1);
         }
-        let recipe = Recipe::of(&config.open_options(), config.image_size, config.channels);
+        let recipe = Recipe::of_source(&config.open_options(), config.image_size, source);
         let place = Place::of(&recipe, self.args.pack.named())?;
         let note = self.note.as_deref();
         describe::dry_run(backend, config, &run, source, &place, note)?;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{OsStringValueParser, TypedValueParser, ValueParser, ValueParserFactory};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
+use crate::data::PictureCondition;
 use crate::data::any_path;
 use crate::data::names::{list, listed};
 use crate::text::{escaped, shown};
@@ -105,6 +106,17 @@ impl ConditionArg {
             b"edges" => Self::Edges,
             _ => Self::Folder(PathBuf::from(text)),
         })
+    }
+}
+
+impl ConditionArg {
+    /// Which pictures images are made of, where it asks for pictures.
+    pub fn picture(&self) -> Option<PictureCondition> {
+        match self {
+            Self::Classes | Self::Attributes(_) => None,
+            Self::Edges => Some(PictureCondition::Edges),
+            Self::Folder(path) => Some(PictureCondition::Folder(path.clone())),
+        }
     }
 }
 

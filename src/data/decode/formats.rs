@@ -1,6 +1,8 @@
 //! What a file is, by its first bytes.
 
-use image::ImageFormat;
+use std::io::Cursor;
+
+use image::{ImageDecoder, ImageFormat, ImageReader, Limits};
 
 /// The format of an image file by its first bytes, whatever its name says; `None` unless it is one that is read.
 pub fn format(bytes: &[u8]) -> Option<ImageFormat> {
@@ -10,6 +12,14 @@ pub fn format(bytes: &[u8]) -> Option<ImageFormat> {
         .filter(|format| matches!(format, Jpeg | Png | Bmp | WebP | Gif | Tiff | Pnm))
         // Two letters are few: text may begin so, too.
         .filter(|format| *format != Pnm || bytes.get(2).is_some_and(u8::is_ascii_whitespace))
+}
+
+/// Whether a file says of itself that its pixels are grey, by its header; `None` where that cannot be read.
+pub fn is_grey(bytes: &[u8]) -> Option<bool> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format(bytes)?);
+    reader.limits(Limits::no_limits());
+    let decoder = reader.into_decoder().ok()?;
+    Some(!decoder.color_type().has_color())
 }
 
 /// The usual name of a format that is read.

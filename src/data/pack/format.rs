@@ -267,12 +267,46 @@ pub struct Recipe {
     pub drawn: Option<(u64, u64)>,
     /// Side of the images, pixels.
     pub size: usize,
-    /// Channels of the images: 3 for RGB, 1 for grey.
+    /// Channels of the images: 3 for RGB, 1 for grey, with those of the pictures that they are paired with.
     pub channels: usize,
     /// Options of one kind of source alone. Not written where they are the usual ones: the name of a pack in the cache
     /// follows from this.
     #[serde(default, skip_serializing_if = "Choice::is_usual")]
     pub choice: Choice,
+    /// The pictures that the images are paired with. Not written where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<Condition>,
+}
+
+/// The pictures that images are paired with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// How many of the channels of every image are those of its picture, the last ones: 1 or 3.
+    pub channels: usize,
+    /// Which pictures.
+    pub of: Pictures,
+}
+
+/// Which pictures images are paired with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pictures {
+    /// Their edges, by this version of the detector.
+    Edges(u32),
+    /// Those of the same name in this folder or file, absolute.
+    Folder(String),
+}
+
+impl Condition {
+    /// Whether images of `channels` channels can be pairs of this kind.
+    pub(super) fn fits(&self, channels: usize) -> bool {
+        let one_or_three = |channels: usize| channels == 1 || channels == 3;
+        let image = channels.checked_sub(self.channels);
+        let edges = matches!(self.of, Pictures::Edges(_));
+        image.is_some_and(one_or_three)
+            && one_or_three(self.channels)
+            && (self.channels == 1 || !edges)
+    }
 }
 
 /// Options of one kind of source alone.

@@ -10,8 +10,8 @@ mod reader;
 mod writer;
 
 pub use format::{
-    BLOCK, Choice, Digest32, Header, MAGIC, Metadata, PAGE, PREPROCESSING, PixelHash, Recipe,
-    Unusable, VERSION, check_size,
+    BLOCK, Choice, Condition, Digest32, Header, MAGIC, Metadata, PAGE, PREPROCESSING, Pictures,
+    PixelHash, Recipe, Unusable, VERSION, check_size,
 };
 pub use reader::Pack;
 pub(super) use writer::add_notes;

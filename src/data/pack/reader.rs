@@ -68,6 +68,11 @@ impl Pack {
         if header.sections[ATTRIBUTES].length != width.saturating_mul(header.count) {
             return Err(damaged("its attributes do not have a row an image"));
         }
+        if let Some(condition) = &metadata.recipe.condition
+            && !condition.fits(header.channels as usize)
+        {
+            return Err(damaged("its channels are not those of pairs"));
+        }
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -197,9 +202,15 @@ impl Pack {
         self.header.size as usize
     }
 
-    /// Channels of the images: 3 for RGB, 1 for grey.
+    /// Channels of the images: 3 for RGB, 1 for grey, and behind them those of the pictures that they are paired with.
     pub fn channels(&self) -> usize {
         self.header.channels as usize
+    }
+
+    /// How many of the channels, the last ones, are those of the pictures that the images are paired with.
+    pub fn condition_channels(&self) -> usize {
+        let condition = self.metadata.recipe.condition.as_ref();
+        condition.map_or(0, |condition| condition.channels)
     }
 
     /// How many images there are.

@@ -20,6 +20,8 @@ pub struct Folder {
     classes: Vec<String>,
     /// The class of each file; empty without classes.
     labels: Vec<u32>,
+    /// Bytes of the folders that all paths in a zip begin with.
+    shared: usize,
 }
 
 impl Folder {
@@ -61,7 +63,12 @@ impl Folder {
         );
         let parts = Parts::of(&files, split).with_context(|| shown(path))?;
         let (classes, labels) = classes(&files, &parts.selected);
+        let shared = match &files {
+            Files::Folder { .. } => 0,
+            Files::Zip { .. } => shared_folders(&files),
+        };
         Ok(Self {
+            shared,
             files,
             parts,
             classes,
@@ -98,6 +105,12 @@ impl Source for Folder {
 
     fn name(&self, index: usize) -> String {
         self.files.name(self.parts.selected[index] as usize)
+    }
+
+    /// The path, in a zip without the folders that all of its images share: a zip of a folder is as that folder.
+    fn file_name(&self, index: usize) -> Option<Vec<u8>> {
+        let path = slashed(&self.files, self.parts.selected[index] as usize);
+        Some(path[self.shared..].to_vec())
     }
 
     fn original(&self, index: usize) -> Result<Original> {
@@ -186,11 +199,9 @@ impl Parts {
 fn classes(files: &Files, selected: &[u32]) -> (Vec<String>, Vec<u32>) {
     let none = (Vec::new(), Vec::new());
     // As they are, not as they are shown: two that differ stay two.
-    let folders = selected.iter().map(|&index| {
-        let name = files.relative(index as usize).as_os_str().as_bytes();
-        let slashes = name.iter().map(|&b| if b == b'\\' { b'/' } else { b });
-        above(&slashes.collect::<Vec<u8>>()).map(<[u8]>::to_vec)
-    });
+    let folders = selected
+        .iter()
+        .map(|&index| above(&slashed(files, index as usize)).map(<[u8]>::to_vec));
     let Some(folders) = folders.collect::<Option<Vec<Vec<u8>>>>() else {
         return none;
     };
@@ -212,6 +223,26 @@ fn classes(files: &Files, selected: &[u32]) -> (Vec<String>, Vec<u32>) {
         shown(Path::new(OsStr::from_bytes(name)))
     };
     (classes.iter().map(last).collect(), labels)
+}
+
+/// The path of a file inside the folder or zip, with `/`.
+fn slashed(files: &Files, index: usize) -> Vec<u8> {
+    let name = files.relative(index).as_os_str().as_bytes();
+    let slashes = name.iter().map(|&b| if b == b'\\' { b'/' } else { b });
+    slashes.collect()
+}
+
+/// Bytes of the folders that the paths of all files begin with, with the last `/`.
+fn shared_folders(files: &Files) -> usize {
+    let first = slashed(files, 0);
+    let mut shared = above(&first).map_or(0, |folder| folder.len() + 1);
+    for index in 1..files.len() {
+        while !slashed(files, index).starts_with(&first[..shared]) {
+            let folder = &first[..shared - 1];
+            shared = above(folder).map_or(0, |folder| folder.len() + 1);
+        }
+    }
+    shared
 }
 
 /// The folder that a path with `/` lies in, if it lies in one.

@@ -18,6 +18,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::data::guarded;
+use crate::data::pairs::{Pairs, PictureCondition};
 use crate::data::source::Source;
 use crate::data::split::{Split, write_name};
 use crate::data::synthetic::Synthetic;
@@ -101,6 +102,8 @@ pub struct OpenOptions {
     pub allow_missing: bool,
     /// Whether labels and attributes that cannot be read are an error, though nothing is trained on them.
     pub check_labels: bool,
+    /// The pictures that the images are paired with; `None` for images alone.
+    pub condition: Option<PictureCondition>,
 }
 
 impl OpenOptions {
@@ -118,6 +121,7 @@ impl OpenOptions {
             image_column: None,
             allow_missing: false,
             check_labels: false,
+            condition: None,
         }
     }
 
@@ -183,7 +187,10 @@ pub fn open(options: &OpenOptions) -> Result<Box<dyn Source>> {
     })?;
     // A list of a file that was cut meanwhile may look whole.
     guarded::check()?;
-    Ok(source)
+    Ok(match &options.condition {
+        Some(condition) => Box::new(Pairs::of(source, condition)?),
+        None => source,
+    })
 }
 
 fn open_kind(options: &OpenOptions) -> Result<Box<dyn Source>> {

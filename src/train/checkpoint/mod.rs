@@ -103,7 +103,10 @@ pub struct State {
     /// How many numbers of y there are; left out where there are none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub labels: usize,
-    /// What they are, which lies in a file of its own.
+    /// Channels of the picture that an image is made of; left out where there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub picture: usize,
+    /// What the labels are, which lies in a file of its own.
     #[serde(skip)]
     pub conditions: Option<Arc<Conditions>>,
     /// Adam steps of the discriminator.
@@ -153,6 +156,7 @@ impl State {
             latent_dim: dimensions.latent_dim,
             channels: dimensions.channels,
             labels: dimensions.labels(),
+            picture: dimensions.picture(),
             conditions: None,
             discriminator_steps: Steps::default(),
             generator_steps: Steps::default(),
@@ -188,9 +192,10 @@ impl State {
             width: self.width,
             latent_dim: self.latent_dim,
             channels: self.channels,
-            condition: match self.labels {
-                0 => Condition::None,
-                labels => Condition::Labels(labels),
+            condition: match (self.labels, self.picture) {
+                (0, 0) => Condition::None,
+                (0, channels) => Condition::Picture(channels),
+                (labels, _) => Condition::Labels(labels),
             },
         }
     }

@@ -11,7 +11,7 @@ use super::{
     AVERAGE, DISCRIMINATOR, FileSum, GENERATOR, LABELS, STATE, State, conditions_of, read_state,
     verify,
 };
-use crate::data::condition::Conditions;
+use crate::data::condition::{ConditionArg, Conditions};
 use crate::files::{open_regular, parent};
 use crate::memory;
 use crate::model::arch::{Condition, Dimensions, Role};
@@ -58,6 +58,8 @@ pub struct Trained {
     pub dimensions: Dimensions,
     /// What its labels are, where it is told of some.
     pub conditions: Option<Conditions>,
+    /// What the run was conditioned on, where its checkpoint says so.
+    pub condition: Option<ConditionArg>,
     /// What a person should know of how it was read.
     pub notes: Vec<String>,
 }
@@ -184,7 +186,9 @@ impl Place {
 
     /// The network `found` out of `file`, checked; what is to be said of it goes to `notes`.
     fn take(&self, found: &Found, file: &TensorFile, notes: &mut Vec<String>) -> Result<StateDict> {
-        let dict = found.take(file);
+        let dict = found
+            .take(file)
+            .with_context(|| format!("{} cannot be used", shown(&self.path)))?;
         dict.check_values().with_context(|| {
             format!(
                 "{} cannot be used, it is damaged or its training had diverged (take an earlier one)",
@@ -247,6 +251,12 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
     } else {
         (Place::of_file(&found_at)?, parent(&found_at))
     };
+    if let Some(sum) = &place.sum {
+        let state = read_state(folder)?;
+        if state.picture > 0 {
+            return of_pictures(&place.path, sum, &state);
+        }
+    }
     let (found, file) = place.read().map_err(|error| no_checkpoint(path, error))?;
     let network = place.only(&found, Role::Generator)?;
     let mut notes = Vec::new();
@@ -284,11 +294,41 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
         dimensions.latent_dim -= labels;
         dimensions.condition = Condition::Labels(labels);
     }
+    // A file alone does not say what its pictures were.
+    let condition = (dimensions.picture() == 1).then_some(ConditionArg::Edges);
+    if condition.is_some() {
+        notes.push(format!(
+            "{}: its pictures have one channel, and are taken for edges",
+            shown(&place.path)
+        ));
+    }
     Ok(Trained {
         dict,
         dimensions,
         conditions,
+        condition,
         notes,
+    })
+}
+
+/// The generator in the file `path` of a checkpoint with this `state`, which makes images of pictures.
+fn of_pictures(path: &Path, sum: &FileSum, state: &State) -> Result<Trained> {
+    let bytes = read_verified(path, Some(sum))?;
+    let dimensions = state.dimensions();
+    let dict = TensorFile::from_bytes(&bytes).and_then(|file| {
+        let dict = StateDict::take_from(&file, "");
+        dict.check(&dimensions.generator(), true)?;
+        dict.check_values()?;
+        Ok(dict)
+    });
+    let settings = state.settings.as_ref();
+    let condition = settings.and_then(|settings| settings.get("condition").cloned());
+    Ok(Trained {
+        dict: dict.with_context(|| format!("{} cannot be used", shown(path)))?,
+        dimensions,
+        conditions: None,
+        condition: condition.and_then(|condition| serde_json::from_value(condition).ok()),
+        notes: Vec::new(),
     })
 }
 

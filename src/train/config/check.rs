@@ -16,6 +16,11 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         self.dimensions().check()?;
         ensure!(
+            (0.0..=1e6).contains(&self.l1),
+            "--l1 {} is out of range: use 0 to 1000000, such as 100",
+            self.l1
+        );
+        ensure!(
             (1..=65536).contains(&self.batch_size),
             "--batch-size {} is out of range: use 1 to 65536",
             self.batch_size

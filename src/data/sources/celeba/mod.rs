@@ -6,6 +6,7 @@ mod lists;
 pub use lists::{ATTRIBUTE_NAMES, AttributeTable, parse_partition};
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -182,6 +183,14 @@ impl Source for Celeba {
 
     fn name(&self, index: usize) -> String {
         self.files.name(self.selected[index] as usize)
+    }
+
+    fn file_name(&self, index: usize) -> Option<Vec<u8>> {
+        let name = self
+            .files
+            .relative(self.selected[index] as usize)
+            .file_name();
+        name.map(|name| name.as_bytes().to_vec())
     }
 
     fn original(&self, index: usize) -> Result<Original> {

@@ -1,0 +1,124 @@
+// What scripts/check-draw runs.
+'use strict';
+const { spawn } = require('node:child_process');
+const fs = require('node:fs');
+const path = require('node:path');
+const { chromium } = require('playwright-core');
+
+const [checkpoint] = process.argv.slice(2);
+const photograph = process.env.PHOTOGRAPH;
+const binary = process.env.BINARY || 'target/release/dcgan-cuda';
+const shots = process.env.SHOTS || 'target/explore';
+let wrong = 0;
+function check(name, holds, detail = '') {
+  console.log(`${holds ? 'ok  ' : 'FAIL'} ${name}${detail ? `: ${detail}` : ''}`);
+  if (!holds) wrong += 1;
+}
+
+async function start() {
+  const options = ['explore', '--checkpoint', checkpoint, '--device', 'cpu'];
+  const server = spawn(binary, options, { stdio: ['ignore', 'pipe', 'inherit'] });
+  let text = '';
+  for await (const chunk of server.stdout) {
+    text += chunk;
+    const address = /http:\/\/\S+\//.exec(text);
+    if (address) return { server, address: address[0] };
+  }
+  throw new Error(`no address: ${text}`);
+}
+
+const pixels = (page, selector) => page.$eval(selector, (canvas) => Array.from(
+  canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data));
+const same = (a, b) => a.every((value, i) => value === b[i]);
+const settled = (page) => page.waitForTimeout(700);
+const isBlank = (drawing) => drawing.every((value) => value === 255);
+
+// A curve in fractions of the canvas, as a hand would draw it.
+async function stroke(page, points) {
+  const box = await (await page.$('#drawing')).boundingBox();
+  const at = ([x, y]) => [box.x + x * box.width, box.y + y * box.height];
+  await page.mouse.move(...at(points[0]));
+  await page.mouse.down();
+  for (const point of points.slice(1)) await page.mouse.move(...at(point), { steps: 4 });
+  await page.mouse.up();
+}
+const oval = (x, y, a, b) => Array.from({ length: 33 }, (_, i) => [
+  x + a * Math.cos(i * Math.PI / 16), y + b * Math.sin(i * Math.PI / 16)]);
+
+async function face(page) {
+  await stroke(page, oval(0.5, 0.52, 0.26, 0.34));
+  for (const x of [0.4, 0.6]) await stroke(page, oval(x, 0.45, 0.055, 0.03));
+  await stroke(page, [[0.5, 0.48], [0.47, 0.6], [0.52, 0.61]]);
+  await stroke(page, [[0.4, 0.7], [0.5, 0.73], [0.6, 0.7]]);
+}
+
+async function main() {
+  fs.mkdirSync(shots, { recursive: true });
+  const { server, address } = await start();
+  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ['--no-sandbox'] });
+  try {
+    for (const [name, options] of [
+      ['light', { viewport: { width: 1180, height: 780 }, colorScheme: 'light' }],
+      ['dark', { viewport: { width: 1180, height: 780 }, colorScheme: 'dark' }],
+      ['phone', { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true }],
+    ]) {
+      const page = await (await browser.newContext(options)).newPage();
+      const complaints = [];
+      page.on('console', (message) => { if (message.type() === 'error') complaints.push(message.text()); });
+      page.on('pageerror', (error) => complaints.push(String(error)));
+      page.on('request', (request) => {
+        if (!request.url().startsWith(address) && !/^(data|blob):/.test(request.url())) complaints.push(request.url());
+      });
+      await page.goto(address);
+      await page.waitForSelector('html[data-ready]');
+      check(`${name}: paper is blank at first`, isBlank(await pixels(page, '#drawing')));
+      await face(page);
+      await settled(page);
+      const drawing = await pixels(page, '#drawing');
+      const image = await pixels(page, '#image');
+      check(`${name}: a stroke leaves ink`, !isBlank(drawing));
+      check(`${name}: there is an image of it`, image.filter((_, i) => i % 4 === 3).every((alpha) => alpha === 255));
+      await page.screenshot({ path: path.join(shots, `draw-${name}.png`) });
+      await stroke(page, oval(0.5, 0.2, 0.2, 0.1));
+      await settled(page);
+      check(`${name}: the image follows the pen`, !same(image, await pixels(page, '#image')));
+      await page.click('#undo');
+      await settled(page);
+      check(`${name}: undo takes the last stroke back`, same(drawing, await pixels(page, '#drawing'))
+        && same(image, await pixels(page, '#image')));
+      await page.click('#redo');
+      await page.keyboard.press('Control+z');
+      await settled(page);
+      check(`${name}: redo, and undo by keyboard`, same(drawing, await pixels(page, '#drawing')));
+      await page.click('#eraser');
+      check(`${name}: the eraser is on`, await page.getAttribute('#eraser', 'aria-pressed') === 'true');
+      await stroke(page, [[0.45, 0.72], [0.6, 0.72]]);
+      await settled(page);
+      const dark = (all) => all.filter((value, i) => i % 4 === 0 && value < 128).length;
+      check(`${name}: it takes ink away`, dark(await pixels(page, '#drawing')) < dark(drawing));
+      await page.click('#clear');
+      await settled(page);
+      check(`${name}: clear leaves paper`, isBlank(await pixels(page, '#drawing')));
+      if (photograph) {
+        await page.setInputFiles('#file', photograph);
+        await settled(page);
+        check(`${name}: edges of a photograph`, !isBlank(await pixels(page, '#drawing')));
+        await page.screenshot({ path: path.join(shots, `draw-${name}-photograph.png`) });
+      }
+      const unnamed = await page.$$eval('button, input, canvas', (all) => all.filter((element) => !(
+        element.getAttribute('aria-label') || element.textContent.trim())).map((element) => element.id));
+      check(`${name}: everything has a name`, unnamed.length === 0, unnamed.join(', '));
+      check(`${name}: nothing was complained of, and nothing asked for elsewhere`, complaints.length === 0,
+        complaints.join('; '));
+      await page.context().close();
+    }
+  } finally {
+    await browser.close();
+    server.kill();
+  }
+  process.exit(wrong ? 1 : 0);
+}
+main().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});
