@@ -37,7 +37,7 @@ const COUNT: usize = 64;
 pub struct Args {
     #[command(flatten)]
     generator: GeneratorArgs,
-    /// How many images of random noise [default: 64; of classes, a sheet with a row of each]
+    /// How many images of random noise; a sheet of classes has a row of each where this is not given [default: 64]
     #[arg(long, value_name = "N", conflicts_with = "latents")]
     count: Option<usize>,
     /// Noise from a file instead: tensor `z`, [n, latent_dim]
