@@ -227,7 +227,13 @@ mod tests {
         for labels in [1, 2, 3, 4, 5, 8, 9, 13, 17, 29, 32, 40] {
             let names: Vec<String> = (0..labels).map(|i| format!("a{i}")).collect();
             let row = |i: usize| -> String {
-                let sign = |k| if (i * 7 + k) % 3 == 0 { '+' } else { '-' };
+                let sign = |k: usize| {
+                    if (i * 7 + k).is_multiple_of(3) {
+                        '+'
+                    } else {
+                        '-'
+                    }
+                };
                 (0..labels).map(sign).collect()
             };
             let kept: Vec<String> = (0..9).map(row).collect();

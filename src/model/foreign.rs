@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::model::arch::{Architecture, Dimensions, Role};
+use crate::model::arch::{Architecture, Condition, Dimensions, Role};
 use crate::model::params::{StateDict, check_shapes, convolutions, dimensions};
 use crate::model::tensor_file::{Shapes, Tensor, TensorFile};
 use crate::text::escaped;
@@ -31,10 +31,26 @@ impl Found {
 
     /// Its tensors, of the file in which it was found, under their names in this program. Running statistics that are
     /// missing are those of a new network: mean 0 and variance 1.
-    pub fn take(&self, file: &TensorFile) -> StateDict {
+    ///
+    /// # Errors
+    /// Where the U-Net's last layer has a bias that does something.
+    pub fn take(&self, file: &TensorFile) -> Result<StateDict> {
         let mut dict = StateDict::take_from(file, &self.prefix);
         let tensors = std::mem::take(&mut dict.tensors);
+        let is_unet = self.architecture().has_skips();
         for (name, tensor) in tensors {
+            if is_unet {
+                if name == UNET_BIAS {
+                    ensure!(
+                        tensor.data.iter().all(|&v| v == 0.0),
+                        "its last layer has a bias ({name}), and the one here has none: train it without, or take it into \
+                         the images"
+                    );
+                } else if name.starts_with(UNET) {
+                    dict.tensors.insert(name, tensor);
+                }
+                continue;
+            }
             // What is of another group lies deeper, as `0.` within `main.0.`.
             if is_layer(&name) {
                 dict.tensors.insert(format!("main.{name}"), tensor);
@@ -50,12 +66,16 @@ impl Found {
             dict.tensors.insert(name.clone(), statistics);
         }
         dict.batches_tracked = Some(dict.batches_tracked.unwrap_or(0));
-        dict
+        Ok(dict)
     }
 
     /// What a person should know: which names were read as others.
     pub fn note(&self) -> Option<String> {
         let prefix = escaped(&self.prefix);
+        if self.architecture().has_skips() {
+            return (!prefix.is_empty())
+                .then(|| format!("\"{prefix}\" in front of the names is left out"));
+        }
         match self.prefix.strip_suffix("main.") {
             Some("") => None,
             Some(front) => Some(format!(
@@ -71,6 +91,10 @@ impl Found {
         }
     }
 }
+
+/// What the names of a U-Net begin with, as pix2pix has them, and that of its last layer's bias.
+const UNET: &str = "model.model.";
+const UNET_BIAS: &str = "model.model.3.bias";
 
 fn architecture(dimensions: &Dimensions, role: Role) -> Architecture {
     match role {
@@ -118,8 +142,21 @@ fn prefix(name: &str) -> Option<&str> {
 /// # Errors
 /// Where there is none: what differs.
 pub fn networks(shapes: &Shapes) -> Result<Vec<Found>> {
+    let first = format!("{UNET}0.weight");
+    let unets: Vec<&str> = shapes
+        .keys()
+        .filter_map(|name| name.strip_suffix(&first))
+        .filter(|front| front.is_empty() || front.ends_with('.'))
+        .collect();
     let mut groups: BTreeMap<&str, Shapes> = BTreeMap::new();
     for (name, shape) in shapes {
+        let of_unet = |front: &&str| {
+            name.strip_prefix(*front)
+                .is_some_and(|n| n.starts_with(UNET))
+        };
+        if unets.iter().any(of_unet) {
+            continue;
+        }
         if let Some(prefix) = prefix(name) {
             let rest = format!("main.{}", &name[prefix.len()..]);
             groups
@@ -132,6 +169,12 @@ pub fn networks(shapes: &Shapes) -> Result<Vec<Found>> {
     groups.retain(|_, shapes| !convolutions(shapes).is_empty());
     let mut found = Vec::new();
     let mut first_error = None;
+    for front in unets {
+        match unet(front, shapes) {
+            Ok(network) => found.push(network),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
     for (prefix, mut shapes) in groups {
         match network(prefix, &mut shapes) {
             Ok(network) => found.push(network),
@@ -168,13 +211,7 @@ fn network(prefix: &str, shapes: &mut Shapes) -> Result<Found> {
     let role = role(shapes);
     let dimensions = dimensions(shapes, role)?;
     let architecture = architecture(&dimensions, role);
-    let mut missing = Vec::new();
-    for entry in crate::model::params::entries(&architecture) {
-        if !entry.part.is_learned() && !shapes.contains_key(&entry.name) {
-            shapes.insert(entry.name.clone(), entry.shape);
-            missing.push(entry.name);
-        }
-    }
+    let missing = add_missing(shapes, &architecture);
     check_shapes(shapes, &architecture, true)?;
     Ok(Found {
         role,
@@ -182,6 +219,53 @@ fn network(prefix: &str, shapes: &mut Shapes) -> Result<Found> {
         prefix: prefix.to_string(),
         missing,
     })
+}
+
+/// The U-Net of the tensors whose names begin with `front`. How much of what it sees is noise they do not say: it is
+/// taken for none.
+fn unet(front: &str, shapes: &Shapes) -> Result<Found> {
+    let named = shapes
+        .iter()
+        .filter_map(|(name, shape)| Some((name.strip_prefix(front)?.to_string(), shape.clone())));
+    let mut shapes: Shapes = named
+        .filter(|(name, _)| name.starts_with(UNET) && name != UNET_BIAS)
+        .collect();
+    let convolutions = shapes.values().filter(|shape| shape.len() == 4).count();
+    let weight = |name: &str| -> Result<[usize; 4]> {
+        let shape = shapes.get(&format!("{UNET}{name}.weight"));
+        let shape = shape.and_then(|shape| shape.as_slice().try_into().ok());
+        shape.with_context(|| format!("it has no convolution {UNET}{name}, which a U-Net ends in"))
+    };
+    let ([width, picture, ..], [_, channels, ..]) = (weight("0")?, weight("3")?);
+    let dimensions = Dimensions {
+        image_size: 1usize.checked_shl(convolutions as u32 / 2).unwrap_or(0),
+        width,
+        latent_dim: 0,
+        channels,
+        condition: Condition::Picture(picture),
+    };
+    dimensions.check()?;
+    let architecture = dimensions.generator();
+    let missing = add_missing(&mut shapes, &architecture);
+    check_shapes(&shapes, &architecture, true)?;
+    Ok(Found {
+        role: Role::Generator,
+        dimensions,
+        prefix: front.to_string(),
+        missing,
+    })
+}
+
+/// Adds the running statistics that are missing to `shapes`: their names.
+fn add_missing(shapes: &mut Shapes, architecture: &Architecture) -> Vec<String> {
+    let mut missing = Vec::new();
+    for entry in crate::model::params::entries(architecture) {
+        if !entry.part.is_learned() && !shapes.contains_key(&entry.name) {
+            shapes.insert(entry.name.clone(), entry.shape);
+            missing.push(entry.name);
+        }
+    }
+    missing
 }
 
 /// Which network the tensors would be: a generator has a batch norm behind its first convolution; a discriminator ends

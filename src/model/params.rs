@@ -397,6 +397,15 @@ pub fn dimensions(shapes: &Shapes, role: Role) -> Result<Dimensions> {
             _ => Condition::None,
         },
     };
+    // One that answers in patches sees image and picture.
+    let dimensions = match role {
+        Role::Discriminator if weights.len() == 4 && channels > 4 => Dimensions {
+            channels: 3,
+            condition: Condition::Picture(channels - 3),
+            ..dimensions
+        },
+        _ => dimensions,
+    };
     dimensions.check()?;
     Ok(dimensions)
 }

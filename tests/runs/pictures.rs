@@ -6,6 +6,8 @@ use std::process::Output;
 
 use crate::training::*;
 use dcgan_cuda::data::drawing::read_drawing;
+use dcgan_cuda::model::Tensor;
+use dcgan_cuda::model::params::TensorFile;
 use dcgan_cuda::train::checkpoint::Checkpoint;
 use image::{GrayImage, Luma, RgbImage};
 use tempfile::{TempDir, tempdir};
@@ -298,6 +300,76 @@ fn drawings_and_photographs_become_images() {
     // What is for generators of noise says what to use.
     let out = ["sample", "--checkpoint=run", "--device=cpu", "--out=y.png"];
     refuses(&run_in(root.path(), &out), 1, &["run", "translate"]);
+}
+
+/// The file of a generator alone, as a program of PyTorch may have saved pix2pix's: with a prefix, and with the bias of
+/// its last layer, which does nothing; and both networks to start a run from.
+#[test]
+fn weights_of_a_unet_come_from_elsewhere() {
+    let root = run_of_edges();
+    drawing(root.path(), "a.png", 255, 32);
+    let newest = root.path().join("run/checkpoints/latest");
+    let file = TensorFile::read(&newest.join("generator.safetensors")).unwrap();
+    let saved = |name: &str, bias: f32| {
+        let mut other = TensorFile::default();
+        for (name, tensor) in &file.floats {
+            other
+                .floats
+                .insert(format!("module.{name}"), tensor.clone());
+        }
+        for (name, count) in &file.counts {
+            other.counts.insert(format!("module.{name}"), *count);
+        }
+        let zero = Tensor::new(&[3], vec![0.0, bias, 0.0]);
+        other
+            .floats
+            .insert("module.model.model.3.bias".into(), zero);
+        fs::write(root.path().join(name), other.to_bytes().unwrap()).unwrap();
+    };
+    saved("theirs.safetensors", 0.0);
+    saved("biased.safetensors", 0.1);
+    let translate = |checkpoint: &str, out: &str| {
+        let options = ["--weights=raw", "--device=cpu", "a.png"];
+        let (checkpoint, out) = (format!("--checkpoint={checkpoint}"), format!("--out={out}"));
+        run_in(
+            root.path(),
+            &[&["translate", &checkpoint, &out], &options[..]].concat(),
+        )
+    };
+    succeeds(&translate("run", "ours"));
+    let output = translate("theirs.safetensors", "theirs");
+    succeeds(&output);
+    assert!(
+        stderr(&output).contains("taken for edges"),
+        "{}",
+        stderr(&output)
+    );
+    let image = |folder: &str| fs::read(root.path().join(folder).join("a.png")).unwrap();
+    assert!(image("ours") == image("theirs"));
+    refuses(
+        &translate("biased.safetensors", "biased"),
+        1,
+        &["biased.safetensors", "bias"],
+    );
+    // Without a checkpoint around them.
+    fs::create_dir(root.path().join("bare")).unwrap();
+    for name in ["generator.safetensors", "discriminator.safetensors"] {
+        fs::copy(newest.join(name), root.path().join("bare").join(name)).unwrap();
+    }
+    succeeds(&train(
+        root.path(),
+        "after",
+        &with(&["--steps=1", "--init-from=bare"]),
+    ));
+    refuses(
+        &train(
+            root.path(),
+            "noisy",
+            &with(&["--steps=1", "--z-input=2", "--init-from=bare"]),
+        ),
+        1,
+        &["bare", "does not fit"],
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! one-hot; of attributes, −1 or 1 a name.
 
 mod argument;
+mod draw;
 mod kept;
 mod table;
 mod wanted;

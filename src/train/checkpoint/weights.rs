@@ -8,8 +8,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::of_run::{followed, newest};
 use super::{
-    AVERAGE, Checkpoint, DISCRIMINATOR, FileSum, GENERATOR, LABELS, STATE, State, conditions_of,
-    read_state, verify,
+    AVERAGE, DISCRIMINATOR, FileSum, GENERATOR, LABELS, STATE, State, conditions_of, read_state,
+    verify,
 };
 use crate::data::condition::{ConditionArg, Conditions};
 use crate::files::{open_regular, parent};
@@ -186,7 +186,9 @@ impl Place {
 
     /// The network `found` out of `file`, checked; what is to be said of it goes to `notes`.
     fn take(&self, found: &Found, file: &TensorFile, notes: &mut Vec<String>) -> Result<StateDict> {
-        let dict = found.take(file);
+        let dict = found
+            .take(file)
+            .with_context(|| format!("{} cannot be used", shown(&self.path)))?;
         dict.check_values().with_context(|| {
             format!(
                 "{} cannot be used, it is damaged or its training had diverged (take an earlier one)",
@@ -292,11 +294,19 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
         dimensions.latent_dim -= labels;
         dimensions.condition = Condition::Labels(labels);
     }
+    // A file alone does not say what its pictures were.
+    let condition = (dimensions.picture() == 1).then_some(ConditionArg::Edges);
+    if condition.is_some() {
+        notes.push(format!(
+            "{}: its pictures have one channel, and are taken for edges",
+            shown(&place.path)
+        ));
+    }
     Ok(Trained {
         dict,
         dimensions,
         conditions,
-        condition: None,
+        condition,
         notes,
     })
 }
@@ -375,9 +385,6 @@ impl Networks {
     /// As there.
     pub fn load(path: &Path, dimensions: &Dimensions) -> Result<Self> {
         let found_at = find(path)?;
-        if dimensions.picture() > 0 {
-            return Self::of_pictures(&found_at, dimensions);
-        }
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
         let mut notes = Vec::new();
         if !found_at.is_dir() {
@@ -434,25 +441,6 @@ impl Networks {
             discriminator: read(DISCRIMINATOR, Role::Discriminator, &d)?,
             average,
             notes,
-        })
-    }
-
-    /// Those that make images of pictures: of a checkpoint of this program.
-    fn of_pictures(folder: &Path, dimensions: &Dimensions) -> Result<Self> {
-        let unusable = || {
-            format!(
-                "{} does not fit this run ({dimensions}), which starts from the checkpoint of such a run",
-                shown(folder)
-            )
-        };
-        ensure!(folder.is_dir(), unusable());
-        let checkpoint = Checkpoint::load(folder).with_context(unusable)?;
-        ensure!(checkpoint.state.dimensions() == *dimensions, unusable());
-        Ok(Self {
-            generator: checkpoint.generator,
-            discriminator: checkpoint.discriminator,
-            average: checkpoint.average,
-            notes: Vec::new(),
         })
     }
 }
