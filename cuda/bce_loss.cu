@@ -25,7 +25,7 @@ constexpr int THREADS = 256;
 }  // namespace
 
 #define BCE_LOSS(T)                                                                                                \
-    KERNEL(bce_loss_nhwc_##T, THREADS,                                                                             \
+    KERNEL_OCCUPANCY(bce_loss_nhwc_##T, THREADS, 2,                                                                \
            (const T* logits, uint32_t n, uint32_t stored, float target0, float target1, const float* loss_scale,   \
             T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots, uint32_t first,                 \
             const T* labels0, const T* labels1, uint32_t label_stored, uint32_t label_count)) {                    \

@@ -234,9 +234,10 @@ class UnetGenerator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Images [n, image_channels, h, w], pictures [n, picture_channels, h, w] → logits [n, h/8 − 3, w/8 − 3].
+    """Images [n, image_channels, h, w], pictures [n, picture_channels, h, w] → logits [n, h/16, w/16].
 
-    The unconditional discriminator of 32 px, on more channels and on images of any size: a logit a patch.
+    The blocks of the unconditional discriminator on more channels and images of any size, and a fourth that has one
+    output: a logit a patch.
     """
 
     BLOCKS = 3
@@ -248,6 +249,8 @@ class PatchDiscriminator(nn.Module):
         self.width, self.picture_channels = width, picture_channels
         ch = [min(width << i, channel_cap) for i in range(self.BLOCKS)]
         self.main = _downwards(image_channels + picture_channels, ch, 1)
+        # As the blocks before, and not 4×4 to 1×1.
+        self.main[-1] = nn.Conv2d(ch[-1], 1, 4, 2, 1, bias=False)
         self.apply(_initialise)
 
     def inputs(self, images: Tensor, picture: Tensor) -> Tensor:

@@ -468,6 +468,8 @@ const ATTRIBUTES: &[&str] = &["--condition", "attributes=Male,Looking_Right,No_B
 
 /// The edges of faces, and noise beside them.
 const EDGES: &[&str] = &["--condition", "edges"];
+/// Larger ones: D answers in patches, of several pixels.
+const LARGE_EDGES: &[&str] = &["--condition", "edges", "--image-size", "64"];
 const EDGES_AND_NOISE: &[&str] = &["--condition", "edges", "--z-input", "3", "--l1", "10"];
 
 /// As every_iteration_agrees_with_the_cpu, where G and D are told labels, or shown pictures.
@@ -479,6 +481,7 @@ fn every_iteration_with_a_condition_agrees_with_the_cpu() {
     let folder = TempDir::new().unwrap();
     for (precision, steps, fuse, condition) in [
         ("fp32", "3", "all", EDGES),
+        ("fp32", "3", "all", LARGE_EDGES),
         ("fp32", "3", "none", EDGES_AND_NOISE),
         ("bf16", "4", "all", EDGES_AND_NOISE),
         ("bf16", "3", "none", EDGES),
@@ -489,7 +492,10 @@ fn every_iteration_with_a_condition_agrees_with_the_cpu() {
         ("bf16", "3", "none", CLASSES),
         ("fp16", "9", "all", ATTRIBUTES),
     ] {
-        let name = format!("{precision}-{fuse}-{}", condition.last().unwrap_or(&""));
+        let name = format!(
+            "{}-{precision}-{fuse}",
+            folder.path().read_dir().unwrap().count()
+        );
         let record = folder.path().join(format!("{name}.safetensors"));
         let args = [
             "--precision",

@@ -52,7 +52,7 @@ impl Shape {
 pub enum Convolution {
     /// A convolution of stride 2 and padding 1: half the height and width.
     Down,
-    /// A convolution of stride 1 without padding: 4×4 to 1×1.
+    /// A convolution of stride 1 without padding: 4×4 to 1×1, and nothing else, which our kernels count on.
     Collapse,
     /// A transposed convolution of stride 2 and padding 1: twice the height and width.
     Up,
@@ -206,7 +206,8 @@ pub struct Dimensions {
 /// Outputs of a discriminator at most that knows y.
 pub const MAX_LABELS: usize = 1024;
 
-/// How often D halves the map before it answers in patches, of 46×46 pixels.
+/// How often D halves the map before it answers in patches of 46×46 pixels, which halves it once more: one patch every 16
+/// pixels.
 const PATCH_LEVELS: usize = 3;
 
 /// The channels of a U-Net are at most this many times its width.
@@ -361,7 +362,7 @@ impl Dimensions {
         for (level, width) in self.widths().into_iter().take(PATCH_LEVELS).enumerate() {
             net.block(Convolution::Down, width, level > 0, LeakyRelu);
         }
-        net.block(Convolution::Collapse, 1, false, None);
+        net.block(Convolution::Down, 1, false, None);
         net.finish()
     }
 

@@ -100,8 +100,8 @@ fn the_unet_is_pix2pixs() {
     }
     assert_eq!(g.blocks[15].skip, Some(0));
     assert_eq!(g.skipped_to(6), Some(9));
-    // Patches of 46×46 pixels, one every 8.
-    assert_eq!(d.discriminator().output(), Shape::new(29, 29, 1));
+    // Patches of 46×46 pixels, one every 16.
+    assert_eq!(d.discriminator().output(), Shape::new(16, 16, 1));
     assert_eq!(d.discriminator().input(), Shape::new(256, 256, 4));
 }
 

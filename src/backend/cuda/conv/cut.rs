@@ -52,6 +52,12 @@ impl Cut {
             "{} maps are no {segments} inputs of one size",
             shape.n
         );
+        ensure!(
+            shape.stride != 1 || (shape.small_h, shape.small_w) == (1, 1),
+            "a convolution of stride 1 makes one pixel, not {}×{}",
+            shape.small_h,
+            shape.small_w
+        );
         let (m, n) = tile.extent();
         let (k, c) = (shape.k as usize, shape.c as usize);
         let rows = (shape.small_pixels() / segments).div_ceil(m);
