@@ -485,15 +485,15 @@ fn checkpoints_of_other_dimensions_and_of_a_newer_program() {
     fs::write(ours.join("generator_ema.safetensors"), whole).unwrap();
 
     let state = fs::read_to_string(ours.join("state.json")).unwrap();
-    let newer = state.replace("\"format\": 1", "\"format\": 2");
+    let newer = state.replace("\"format\": 1", "\"format\": 3");
     assert_ne!(state, newer);
     fs::write(ours.join("state.json"), newer).unwrap();
     refuses(
         &train(&run, &["--resume"]),
         1,
         &[
-            "state.json has format 2",
-            "up to 1",
+            "state.json has format 3",
+            "up to 2",
             "newer version",
             "step-000004",
         ],
