@@ -37,7 +37,8 @@ fn channels_are_put_together() {
             let b_rows = if repeated { n } else { pixels };
             let mut first = normal(t, pixels * a_c, 1);
             first[0] = f64::NAN;
-            let second = normal(t, b_rows * b_c, 2);
+            // Memory of no bytes is none.
+            let second = normal(t, b_rows * b_c.max(1), 2);
             let stored = up(t, a.len() + b.len());
             let (a_memory, b_memory) = (
                 spread(t, &first, a_c, up(t, a_c)),
