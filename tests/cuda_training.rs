@@ -1159,6 +1159,21 @@ fn swapped_arguments_show() {
                 "tanh_backward_nhwc_f32:0:1",
             ],
         ),
+        (
+            &["--condition", "edges"],
+            &[
+                "concatenate_nhwc_f32:0:6",
+                "concatenate_nhwc_f32:3:4",
+                "concatenate_part_gradient_nhwc_f32:2:3",
+                "l1_loss_nhwc_f32:0:2",
+                "l1_loss_nhwc_f32:2:4",
+                "bce_loss_nhwc_f32:0:6",
+            ],
+        ),
+        (
+            &["--condition", "attributes=Male,Smiling"],
+            &["batch_nhwc_f32:13:20", "bce_loss_nhwc_f32:13:14"],
+        ),
     ] {
         let run = Undisturbed::new(fuse);
         let launched = run.launched();
