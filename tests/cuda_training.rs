@@ -466,10 +466,20 @@ const CLASSES: &[&str] = &[
 /// Attributes of faces, one of which turns round where an image is mirrored.
 const ATTRIBUTES: &[&str] = &["--condition", "attributes=Male,Looking_Right,No_Beard"];
 
-/// The edges of faces, and noise beside them.
-const EDGES: &[&str] = &["--condition", "edges"];
+/// The edges of faces, and noise beside them. With pictures more values can meet a kink than without, each number of an
+/// image where it is as it should be; in f32 none does with these seeds.
+const EDGES: &[&str] = &["--condition", "edges", "--seed", "6"];
 /// Larger ones: D answers in patches, of several pixels.
-const LARGE_EDGES: &[&str] = &["--condition", "edges", "--image-size", "64"];
+const LARGE_EDGES: &[&str] = &[
+    "--condition",
+    "edges",
+    "--image-size",
+    "64",
+    "--width",
+    "2",
+    "--batch-size",
+    "2",
+];
 const EDGES_AND_NOISE: &[&str] = &["--condition", "edges", "--z-input", "3", "--l1", "10"];
 
 /// As every_iteration_agrees_with_the_cpu, where G and D are told labels, or shown pictures.
