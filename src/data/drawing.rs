@@ -3,7 +3,7 @@
 //! The drawing becomes grey (transparent parts are white); where more than half of it is darker than 128 it is turned
 //! into its negative. Paper fills it up to a square. Each pixel of the result is the darkest of those that it covers, so
 //! that no line is lost however small it gets. Paper is the median of the whole drawing; a line is what is darker than
-//! it by two fifths of the way to the darkest pixel, and by [`CONTRAST`] at least. Lines are thinned as by Zhang and
+//! it by two fifths of the way to the darkest pixel, and by 24 levels at least. Lines are thinned as by Zhang and
 //! Suen (1984), the inner corners of the stairs that this leaves are taken away, and a spot of which nothing is left
 //! stays as one pixel.
 

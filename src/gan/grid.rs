@@ -73,8 +73,8 @@ pub fn most_images(kind: Option<Kind>, names: usize) -> usize {
 }
 
 impl Grid {
-    /// Without a condition, [`IMAGES`] of the noise of `stream`. Of classes a row each, of at most [`MOST_CLASSES`] that
-    /// have images, and down a column the same noise. Of attributes, of at most [`MOST_ATTRIBUTES`], two images side by
+    /// Without a condition, [`IMAGES`] of the noise of `stream`. Of classes a row each, of at most 16 that
+    /// have images, and down a column the same noise. Of attributes, of at most 32, two images side by
     /// side of the same noise, without one and with it; the others are those of an image of the data set, drawn from
     /// `of_labels`.
     pub fn new(

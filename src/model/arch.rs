@@ -301,7 +301,7 @@ impl Dimensions {
         }
     }
 
-    /// [z, y] (1×1) → 4×4 → … → image, ReLU between, tanh at the end; of a picture, [`Self::unet`].
+    /// [z, y] (1×1) → 4×4 → … → image, ReLU between, tanh at the end; of a picture, a U-Net.
     pub fn generator(&self) -> Architecture {
         use Activation::{Relu, Tanh};
         if let Condition::Picture(channels) = self.condition {

@@ -33,6 +33,9 @@ pub struct Window {
     /// D's certainty on real and fake images together; likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     certainty: Option<f64>,
+    /// Distance of images made of pictures from the truth; likewise, and where there are no pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    distance: Option<f64>,
 }
 
 fn is_unset(norms: &[Option<f64>; 2]) -> bool {
@@ -62,7 +65,16 @@ impl Window {
         }
         let [real, fake] = [Slot::Real, Slot::Fake].map(|slot| metrics.losses[slot as usize]);
         add(&mut self.certainty, 0.5 * (real.certainty + fake.certainty));
+        let distance = metrics.losses[Slot::Distance as usize].loss;
+        // Nothing is made exactly: 0 says that there is no picture.
+        if distance != 0.0 {
+            add(&mut self.distance, distance);
+        }
         self.count += 1;
+    }
+
+    fn distance(&self) -> Option<f64> {
+        self.distance.map(|sum| sum / self.count as f64)
     }
 
     fn certainty(&self) -> Option<f64> {
@@ -87,6 +99,9 @@ struct Line {
     loss_d_real: Option<f64>,
     loss_d_fake: Option<f64>,
     loss_g: Option<f64>,
+    /// Mean |G − truth| where images are made of pictures, of values from −1 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    distance: Option<f64>,
     /// Share of real images with D(x) > 1/2, of fakes with D(G(z)) ≤ 1/2.
     d_real_accuracy: Option<f64>,
     d_fake_accuracy: Option<f64>,
@@ -270,6 +285,7 @@ impl Reporter {
             loss_d_real,
             loss_d_fake,
             loss_g,
+            distance: window.distance(),
             d_real_accuracy,
             d_fake_accuracy,
             d_real,
@@ -303,9 +319,11 @@ impl Reporter {
             n => format!("  {n} steps skipped (gradient not finite)"),
         };
         let text = format!(
-            "loss D {} G {}  D(x) {} D(G(z)) {} → {}  {rate:.0} images/s{skipped}",
+            "loss D {} G {}{}  D(x) {} D(G(z)) {} → {}  {rate:.0} images/s{skipped}",
             number(loss_d),
             number(loss_g),
+            line.distance
+                .map_or(String::new(), |l1| format!("  L1 {l1:.3}")),
             number(d_real),
             number(d_fake),
             number(d_fake_after)

@@ -111,6 +111,11 @@ fn a_run_of_edges_trains_and_resumes() {
     let record = dcgan_cuda::model::params::TensorFile::from_bytes(&record).unwrap();
     let seen = (record.floats.iter()).find(|(name, _)| name.ends_with("/picture"));
     assert_eq!(seen.unwrap().1.shape, [4, 1, 32, 32]);
+    // The log says how far images are from the truth, as the record does.
+    let log = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    let distance = line["distance"].as_f64().unwrap();
+    assert!(distance > 0.05 && distance < 2.0, "{line}");
     // In two parts, it is the same run.
     succeeds(&train(root.path(), "parts", &with(&["--steps=2"])));
     succeeds(&train(root.path(), "parts", &["--resume", "--steps=4"]));
