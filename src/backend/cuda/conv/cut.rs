@@ -53,8 +53,10 @@ impl Cut {
             shape.n
         );
         ensure!(
-            shape.stride != 1 || (shape.small_h, shape.small_w) == (1, 1),
-            "a convolution of stride 1 makes one pixel, not {}×{}",
+            pass != Pass::Scatter
+                || shape.stride != 1
+                || (shape.small_h, shape.small_w) == (1, 1),
+            "a transposed convolution of stride 1 takes one pixel, not {}×{}",
             shape.small_h,
             shape.small_w
         );
