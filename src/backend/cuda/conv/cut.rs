@@ -53,9 +53,7 @@ impl Cut {
             shape.n
         );
         ensure!(
-            pass != Pass::Scatter
-                || shape.stride != 1
-                || (shape.small_h, shape.small_w) == (1, 1),
+            pass != Pass::Scatter || shape.stride != 1 || (shape.small_h, shape.small_w) == (1, 1),
             "a transposed convolution of stride 1 takes one pixel, not {}×{}",
             shape.small_h,
             shape.small_w
