@@ -401,6 +401,7 @@ impl Builder {
     /// The next block reads the output of block `skip` too.
     fn join(&mut self, skip: usize) {
         let earlier = self.blocks[skip].output;
+        // The networks of this file join maps of one size, whatever the options: a test makes every one.
         assert_eq!((earlier.h, earlier.w), (self.shape.h, self.shape.w));
         self.shape.c += earlier.c;
         self.skip = Some(skip);

@@ -90,5 +90,6 @@ fn class_at(images: &[u64], mut place: u64) -> usize {
             None => return class,
         }
     }
+    // `below` gives places under the sum of all.
     unreachable!("{place} images more than there are")
 }

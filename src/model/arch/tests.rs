@@ -106,6 +106,22 @@ fn the_unet_is_pix2pixs() {
 }
 
 #[test]
+fn there_is_a_unet_of_every_size() {
+    for size in IMAGE_SIZES {
+        let d = Dimensions {
+            condition: Condition::Picture(3),
+            latent_dim: 2,
+            ..dims(size, 3)
+        };
+        d.check().unwrap();
+        assert_eq!(d.generator().input(), Shape::new(size, size, 5));
+        assert_eq!(d.generator().output(), Shape::new(size, size, 3));
+        let patches = Shape::new(size / 16, size / 16, 1);
+        assert_eq!(d.discriminator().output(), patches);
+    }
+}
+
+#[test]
 fn labels_go_beside_z_and_make_outputs() {
     let d = Dimensions {
         condition: Condition::Labels(10),
