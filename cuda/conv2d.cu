@@ -9,7 +9,8 @@
 // Any stride and padding (2 and 1 in the network, 1 and 0 in its 4×4 → 1×1 layer). `small` is overwritten. The n maps
 // are `segments` inputs, one behind the other, whose sums are kept apart: no tile has rows of two.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), one rounding to T.
-// Kernels: conv2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32}, and in halves 128x128.
+// Kernels: conv2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32}, and in halves 128x128, and with wgmma (warpgroup_gemm.cuh)
+// 128x128_wgmma and 128x64_wgmma.
 // Launch: (segments · ceil(rows/tile M) · ceil(N/tile N), 1, splits) blocks of the tile's threads, rows =
 // M/segments, tiles of N first, so that they share A in L2; dynamic shared memory of large tiles alone. Where splits
 // > 1 each sums a part of K of `depth`, a multiple of a stage, and the last block of a tile to arrive finishes it
@@ -19,6 +20,7 @@
 // follows.
 #include "convolution.cuh"
 #include "dependency.cuh"
+#include "warpgroup_gemm.cuh"
 
 namespace {
 
@@ -52,7 +54,7 @@ struct Weight {
     }
 };
 
-template <typename T, int M, int N>
+template <typename T, int M, int N, bool WARPGROUP>
 __device__ __forceinline__ void conv2d_fprop(const T* large, const T* w, T* small, const Convolution& shape,
                                              const Epilogue<T>& epilogue, uint32_t segments, float* partial,
                                              uint32_t* arrived, uint32_t depth_of_split, uint32_t group) {
@@ -65,8 +67,8 @@ __device__ __forceinline__ void conv2d_fprop(const T* large, const T* w, T* smal
     const LargeMap<T> a(large, shape, pixels);
     const Weight<T> b{w, shape.k, depth};
     const uint32_t first_k = blockIdx.z * depth_of_split;
-    float* const tile = multiply_tile<T, M, N, false>(a, b, first_m, first_n, first_k,
-                                                      min(depth, first_k + depth_of_split));
+    float* const tile = tile_of_product<T, M, N, WARPGROUP>(a, b, first_m, first_n, first_k,
+                                                            min(depth, first_k + depth_of_split));
     if (!sum_of_splits<M, N>(tile, {partial, arrived, blockIdx.x, blockIdx.z, gridDim.z, group})) return;
     const auto at = [&](uint32_t m, uint32_t n) {
         return m < end_m ? small + (uint64_t{m} * shape.k + n) : nullptr;
@@ -77,21 +79,25 @@ __device__ __forceinline__ void conv2d_fprop(const T* large, const T* w, T* smal
 
 }  // namespace
 
-#define CONV2D(T, TILE, M, N)                                                                                        \
-    KERNEL_OCCUPANCY(conv2d_fprop_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (GemmTile<M, N>::BLOCKS),            \
+#define CONV2D(T, TILE, M, N, WARPGROUP, BLOCKS)                                                                     \
+    KERNEL_OCCUPANCY(conv2d_fprop_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (BLOCKS),                            \
            (const T* large, const T* w, T* small, Convolution shape, uint32_t kind, int activation, const T* other,  \
             Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {      \
         await_previous();                                                                                            \
         let_next_start();                                                                                            \
-        conv2d_fprop<T, M, N>(large, w, small, shape, {kind, activation, other, sums}, segments, partial, arrived,   \
-                              depth, group);                                                                         \
+        conv2d_fprop<T, M, N, WARPGROUP>(large, w, small, shape, {kind, activation, other, sums}, segments, partial, \
+                                         arrived, depth, group);                                                     \
     }
-#define CONV2D_TILES(T)         \
-    CONV2D(T, 128x64, 128, 64)  \
-    CONV2D(T, 64x32, 64, 32)
-// In f32 there are no registers for it.
-CONV2D(f16, 128x128, 128, 128)
-CONV2D(bf16, 128x128, 128, 128)
+#define CONV2D_TILES(T)                                                \
+    CONV2D(T, 128x64, 128, 64, false, (GemmTile<128, 64>::BLOCKS))     \
+    CONV2D(T, 64x32, 64, 32, false, (GemmTile<64, 32>::BLOCKS))
+// In f32 there are no registers for 128×128, and no wgmma.
+#define CONV2D_TILES_OF_HALVES(T)                                                                       \
+    CONV2D(T, 128x128, 128, 128, false, (GemmTile<128, 128>::BLOCKS))                                   \
+    CONV2D(T, 128x128_wgmma, 128, 128, true, (WarpgroupTile<T, 128, 128>::BLOCKS))                      \
+    CONV2D(T, 128x64_wgmma, 128, 64, true, (WarpgroupTile<T, 128, 64>::BLOCKS))
+CONV2D_TILES_OF_HALVES(f16)
+CONV2D_TILES_OF_HALVES(bf16)
 CONV2D_TILES(f32)
 CONV2D_TILES(f16)
 CONV2D_TILES(bf16)

@@ -17,7 +17,8 @@
 // for `_parities` c is VECTOR<T>. `large` is overwritten. The n maps are `segments` inputs, one behind the other, whose
 // sums are kept apart: no tile has rows of two.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), one rounding to T.
-// Kernels: conv_transpose2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32,128x32_parities}, and in halves 128x128.
+// Kernels: conv_transpose2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32,128x32_parities}, and in halves 128x128,
+// and with wgmma (warpgroup_gemm.cuh) 128x128_wgmma and 128x64_wgmma.
 // Launch: (segments · ceil(rows/tile M) · parities · ceil(N/tile N), 1, splits) blocks of the tile's threads, rows =
 // M/segments, parities = 4 for stride 2, 1 for stride 1 and `_parities`; tiles of N first, then parities, so that they
 // share A in L2; dynamic shared memory of large tiles alone. Where splits > 1 each sums a part of K of `depth`, a
@@ -29,6 +30,7 @@
 // follows.
 #include "convolution.cuh"
 #include "dependency.cuh"
+#include "warpgroup_gemm.cuh"
 
 namespace {
 
@@ -143,7 +145,7 @@ __device__ __forceinline__ T* large_pixel(T* large, const Convolution& shape, ui
     return large + (uint64_t{2 * row + p} * shape.large_w + 2 * j + q) * shape.c;
 }
 
-template <typename T, int M, int N>
+template <typename T, int M, int N, bool WARPGROUP>
 __device__ __forceinline__ void conv_transpose2d_fprop(const T* small, const T* w, T* large, const Convolution& shape,
                                                        const Epilogue<T>& epilogue, uint32_t segments, float* partial,
                                                        uint32_t* arrived, uint32_t depth_of_split, uint32_t group) {
@@ -158,8 +160,8 @@ __device__ __forceinline__ void conv_transpose2d_fprop(const T* small, const T* 
     const SmallMap<T> a{small, shape, pixels, depth, static_cast<int>(p), static_cast<int>(q)};
     const Weight<T> b{w, shape, columns, depth, static_cast<int>(p), static_cast<int>(q)};
     const uint32_t first_k = blockIdx.z * depth_of_split;
-    float* const sums = multiply_tile<T, M, N, false>(a, b, first_m, first_n, first_k,
-                                                      min(depth, first_k + depth_of_split));
+    float* const sums = tile_of_product<T, M, N, WARPGROUP>(a, b, first_m, first_n, first_k,
+                                                            min(depth, first_k + depth_of_split));
     if (!sum_of_splits<M, N>(sums, {partial, arrived, blockIdx.x, blockIdx.z, gridDim.z, group})) return;
     const auto at = [&](uint32_t m, uint32_t n) -> T* {
         if (m >= end_m) return nullptr;
@@ -194,14 +196,14 @@ __device__ __forceinline__ void conv_transpose2d_parities(const T* small, const 
 
 }  // namespace
 
-#define CONV_TRANSPOSE2D(T, TILE, M, N)                                                                              \
-    KERNEL_OCCUPANCY(conv_transpose2d_fprop_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (GemmTile<M, N>::BLOCKS),  \
+#define CONV_TRANSPOSE2D(T, TILE, M, N, WARPGROUP, BLOCKS)                                                           \
+    KERNEL_OCCUPANCY(conv_transpose2d_fprop_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (BLOCKS),                  \
            (const T* small, const T* w, T* large, Convolution shape, uint32_t kind, int activation, const T* other,  \
             Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {      \
         await_previous();                                                                                            \
         let_next_start();                                                                                            \
-        conv_transpose2d_fprop<T, M, N>(small, w, large, shape, {kind, activation, other, sums}, segments, partial,  \
-                                        arrived, depth, group);                                                      \
+        conv_transpose2d_fprop<T, M, N, WARPGROUP>(small, w, large, shape, {kind, activation, other, sums},          \
+                                                   segments, partial, arrived, depth, group);                        \
     }
 #define CONV_TRANSPOSE2D_PARITIES(T)                                                                                 \
     KERNEL_OCCUPANCY(conv_transpose2d_fprop_nhwc_##T##_128x32_parities, (GemmTile<128, 32>::THREADS),                \
@@ -213,13 +215,17 @@ __device__ __forceinline__ void conv_transpose2d_parities(const T* small, const 
         conv_transpose2d_parities<T, 128, 32>(small, w, large, shape, {kind, activation, other, sums}, partial,      \
                                               arrived, depth, group);                                                \
     }
-#define CONV_TRANSPOSE2D_TILES(T)         \
-    CONV_TRANSPOSE2D(T, 128x64, 128, 64)  \
-    CONV_TRANSPOSE2D(T, 64x32, 64, 32)    \
+#define CONV_TRANSPOSE2D_TILES(T)                                                \
+    CONV_TRANSPOSE2D(T, 128x64, 128, 64, false, (GemmTile<128, 64>::BLOCKS))     \
+    CONV_TRANSPOSE2D(T, 64x32, 64, 32, false, (GemmTile<64, 32>::BLOCKS))        \
     CONV_TRANSPOSE2D_PARITIES(T)
-// In f32 there are no registers for it.
-CONV_TRANSPOSE2D(f16, 128x128, 128, 128)
-CONV_TRANSPOSE2D(bf16, 128x128, 128, 128)
+// In f32 there are no registers for 128×128, and no wgmma.
+#define CONV_TRANSPOSE2D_TILES_OF_HALVES(T)                                                                       \
+    CONV_TRANSPOSE2D(T, 128x128, 128, 128, false, (GemmTile<128, 128>::BLOCKS))                                   \
+    CONV_TRANSPOSE2D(T, 128x128_wgmma, 128, 128, true, (WarpgroupTile<T, 128, 128>::BLOCKS))                      \
+    CONV_TRANSPOSE2D(T, 128x64_wgmma, 128, 64, true, (WarpgroupTile<T, 128, 64>::BLOCKS))
+CONV_TRANSPOSE2D_TILES_OF_HALVES(f16)
+CONV_TRANSPOSE2D_TILES_OF_HALVES(bf16)
 CONV_TRANSPOSE2D_TILES(f32)
 CONV_TRANSPOSE2D_TILES(f16)
 CONV_TRANSPOSE2D_TILES(bf16)

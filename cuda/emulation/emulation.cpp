@@ -121,6 +121,10 @@ struct Thread {
     Lane* lane = nullptr;
     // cp.async groups that were not waited for, oldest first; the last one is not committed yet.
     std::vector<std::vector<Copy>> copies{1};
+    // The same of wgmma.
+    std::vector<std::vector<Product>> products{1};
+    // Whether copies have arrived that the tensor cores may not see yet.
+    bool unfenced = false;
 };
 
 Thread* current = nullptr;
@@ -139,6 +143,8 @@ unsigned warp_count = 0;
 // already at its next write and one that has yet to read is otherwise all but never met.
 unsigned warp_order[MOST_THREADS / 32];
 bool by_warp = false;
+// Whether products of this block are made when they are waited for.
+bool late_products = false;
 Context host;
 void* host_fake_stack = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
@@ -309,6 +315,9 @@ void thread_main() {
     if (dependent && !self.waited) {
         fail("%s: thread %u ends and has not waited for the kernel before it", running->name, self.number);
     }
+    for (const auto& group : self.products) {
+        if (!group.empty()) fail("%s: thread %u exits before wgmma was waited for", running->name, self.number);
+    }
     self.state = State::DONE;
     bool all_done = choose_warp() == warp_count;
     for (unsigned i = 0; all_done && i < thread_count; ++i) all_done = threads[i].state == State::DONE;
@@ -333,6 +342,7 @@ void run_block(const Registered& kernel, void** arguments) {
     host_stack = nullptr;
 #endif
     warp_count = thread_count / 32;
+    late_products = (blocks_of_launch + launch_seed) / 2 % 2 == 0;
     by_warp = (blocks_of_launch++ + launch_seed) % 2 == 0;
     for (unsigned i = 0; i < warp_count; ++i) {
         ready[i] = 0;
@@ -346,6 +356,8 @@ void run_block(const Registered& kernel, void** arguments) {
         thread.waited = false;
         thread.index = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
         thread.copies.assign(1, {});
+        thread.products.assign(1, {});
+        thread.unfenced = false;
 #if defined(__SANITIZE_ADDRESS__)
         // What an earlier block, or a failed launch, left marked on this stack.
         __asan_unpoison_memory_region(thread.stack, STACK);
@@ -514,6 +526,32 @@ void copy_async_wait(unsigned pending_groups) {
     while (copies.size() > size_t{pending_groups} + 1) {
         finish_copies(copies.front());
         copies.erase(copies.begin());
+        current->unfenced = true;
+    }
+}
+
+std::vector<std::vector<Product>>& products() { return current->products; }
+unsigned first_row() { return current->number / 32 % 4 * 16; }
+bool products_wait() { return late_products; }
+void must_have_fenced() {
+    for (unsigned i = 0; i < thread_count; ++i) {
+        if (!threads[i].unfenced) continue;
+        fail("%s: wgmma while thread %u has not called fence_async_proxy() since its copies arrived", running->name, i);
+    }
+}
+void fence_async_proxy() { current->unfenced = false; }
+// Order between registers and products is not looked at beyond what late products show.
+void warpgroup_fence() {}
+void warpgroup_commit() { current->products.emplace_back(); }
+void warpgroup_wait(unsigned pending, const char* file, int line) {
+    // Each lane of a warp has as many: the instructions are for whole warpgroups.
+    auto& all = current->products;
+    while (all.size() > size_t{pending} + 1) {
+        for (const Product& product : all.front()) {
+            Lane lane{&product, nullptr};
+            warp_operation(0xffffffffu, complete_products, lane, file, line);
+        }
+        all.erase(all.begin());
     }
 }
 

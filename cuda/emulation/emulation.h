@@ -18,6 +18,7 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #define CUDA_EMULATION 1
 
@@ -84,6 +85,42 @@ void poison_static_shared(void* at, size_t size, uint64_t& poisoned_for);
 void copy_async(void* shared, const void* global, unsigned bytes, unsigned filled);
 void copy_async_commit();
 void copy_async_wait(unsigned pending_groups);
+
+// A matrix in shared memory, as wgmma is told of it (cuda/include/warpgroup.cuh).
+struct SharedMatrix {
+    const unsigned char* start;
+    uint32_t panel;
+};
+
+// One operand of a product: 16 of k by `extent` outer indices.
+struct Factor {
+    SharedMatrix matrix;
+    bool by_outer;
+};
+
+// What a thread asks of wgmma: its part of the sums, and the factors.
+struct Product {
+    float* sum;
+    int columns;
+    Factor a, b;
+    void (*multiply)(const Product&, Lane* const lanes[32]);
+};
+
+inline void complete_products(Lane* const lanes[32], unsigned) {
+    const Product& product = *static_cast<const Product*>(lanes[0]->in);
+    product.multiply(product, lanes);
+}
+
+// Where a lane's products are until they are made.
+std::vector<std::vector<Product>>& products();
+// The first row of this warp's among its warpgroup's 64.
+unsigned first_row();
+bool products_wait();
+void must_have_fenced();
+void fence_async_proxy();
+void warpgroup_fence();
+void warpgroup_commit();
+void warpgroup_wait(unsigned pending, const char* file, int line);
 
 struct Registered {
     const char* name;
@@ -194,6 +231,7 @@ inline unsigned atomicAdd(unsigned* at, unsigned value) {
     return before;
 }
 inline void __threadfence() {}
+inline void __trap() { ::emulation::fail("the kernel traps"); }
 
 // The approximate ones round as the exact ones here; tolerances in the tests are set by the storage type.
 inline float __expf(float x) { return std::exp(x); }

@@ -52,8 +52,9 @@ enum class Along { K, OUTER };
 // 16-byte vectors are permuted within a row so that eight rows of one column, or one row, touch all 32 banks.
 template <typename T, int EXTENT, Along ALONG>
 struct OperandTile {
-    static constexpr int ROWS = ALONG == Along::K ? EXTENT : DEPTH<T>;
-    static constexpr int COLUMNS = ALONG == Along::K ? DEPTH<T> : EXTENT;
+    static constexpr int K = DEPTH<T>;
+    static constexpr int ROWS = ALONG == Along::K ? EXTENT : K;
+    static constexpr int COLUMNS = ALONG == Along::K ? K : EXTENT;
     static constexpr int VECTORS = COLUMNS / VECTOR<T>;
     static constexpr int SIZE = ROWS * COLUMNS;
 
@@ -69,10 +70,10 @@ struct OperandTile {
 };
 
 // Fills stages, 16 bytes at a time: every thread keeps to one column of vectors, and knows its outer indices.
-template <typename T, int EXTENT, typename Operand, int THREADS>
+template <typename T, typename Operand, typename OfTile, int THREADS>
 struct VectorLoader {
     static constexpr bool BY_K = Operand::ALONG == Along::K;
-    using Tile = OperandTile<T, EXTENT, Operand::ALONG>;
+    using Tile = OfTile;
     static constexpr int ROW_STEP = THREADS / Tile::VECTORS;
     static constexpr int COPIES = Tile::ROWS / ROW_STEP;
     static_assert(THREADS % Tile::VECTORS == 0 && Tile::ROWS % ROW_STEP == 0);
@@ -277,8 +278,10 @@ template <typename T, int M, int N, bool ANY, typename A, typename B>
 __device__ __forceinline__ float* multiply_tile(const A& a, const B& b, uint32_t first_m, uint32_t first_n,
                                                 uint32_t first_k, uint32_t end_k) {
     constexpr int THREADS = GemmTile<M, N>::THREADS, STAGES = GemmTile<M, N>::STAGES;
-    using LoaderA = std::conditional_t<ANY, AnyLoader<T, M, A, THREADS>, VectorLoader<T, M, A, THREADS>>;
-    using LoaderB = std::conditional_t<ANY, AnyLoader<T, N, B, THREADS>, VectorLoader<T, N, B, THREADS>>;
+    using LoaderA = std::conditional_t<ANY, AnyLoader<T, M, A, THREADS>,
+                                       VectorLoader<T, A, OperandTile<T, M, A::ALONG>, THREADS>>;
+    using LoaderB = std::conditional_t<ANY, AnyLoader<T, N, B, THREADS>,
+                                       VectorLoader<T, B, OperandTile<T, N, B::ALONG>, THREADS>>;
     constexpr int STAGE = LoaderA::Tile::SIZE + LoaderB::Tile::SIZE;
     static_assert(STAGES * STAGE * static_cast<int>(sizeof(T)) <= TileBytes<T, M, N>::ALL);
     unsigned char* const shared = tile_memory<T, M, N>();

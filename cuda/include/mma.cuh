@@ -54,6 +54,8 @@ template <int PENDING>
 inline void copy_async_wait() {
     emulation::copy_async_wait(PENDING);
 }
+// Its lower bits, which is all that is asked for.
+inline uint32_t shared_address(const void* at) { return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(at)); }
 #else
 template <>
 __device__ __forceinline__ void mma_m16n8k16<f16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

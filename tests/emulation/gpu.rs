@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::{result, sys};
 use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
+use dcgan_cuda::backend::cuda::driver::probe;
 
 /// Names the machine.
 const TESTS: &str = "DCGAN_CUDA_TESTS";
@@ -59,13 +60,24 @@ pub fn only_emulated(what: &str) -> bool {
     on_gpu()
 }
 
-/// Names of the embedded kernels, from what ptxas says of them.
+/// Whether what runs the kernels knows those that use tensor cores by warpgroups.
+pub fn has_warpgroups() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    let gpu = || {
+        let driver = probe::Driver::new().unwrap();
+        probe::has_warpgroups(driver.gpus[0].capability)
+    };
+    *ANSWER.get_or_init(|| !on_gpu() || gpu())
+}
+
+/// Names of the embedded kernels that GPU 0 runs, from what ptxas says of them.
 pub fn kernel_names() -> Vec<String> {
     let mut names: Vec<String> = KERNELS
         .iter()
         .flat_map(|file| file.ptxas_report.lines())
         .filter_map(|line| line.split_once("Compiling entry function '"))
         .filter_map(|(_, rest)| Some(rest.split_once('\'')?.0.to_owned()))
+        .filter(|name| has_warpgroups() || !name.ends_with("_wgmma"))
         .collect();
     names.sort();
     names.dedup();

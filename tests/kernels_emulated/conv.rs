@@ -15,7 +15,7 @@ use dcgan_cuda::backend::cuda::driver::kernels::{ARCHITECTURES, KERNELS};
 use dcgan_cuda::backend::cuda::ops::batch_norm::{BY_BATCH, RUNNING, Sums, WEIGHTS, Workspace};
 use dcgan_cuda::model::{Activation, Shape};
 
-use crate::emulation::gpu::under_compute_sanitizer;
+use crate::emulation::gpu::{has_warpgroups, under_compute_sanitizer};
 use crate::emulation::{Launch, Memory, TYPES, Type, assert_close, kernel_names, sanitized};
 use crate::norm::{Norm, f64s, numbers};
 use crate::{SEEDS, normal};
@@ -123,6 +123,14 @@ pub fn precision(t: Type) -> Precision {
     }
 }
 
+/// The tiles that take a pass of this case, of those that there are kernels for on this machine.
+pub fn tiles(pass: Pass, case: &ConvShape, t: Type) -> impl Iterator<Item = Tile> {
+    let case = *case;
+    let all = Tile::ALL.into_iter();
+    all.filter(move |tile| tile.fits(pass, &case, precision(t)))
+        .filter(|tile| !tile.is_warpgroup() || has_warpgroups())
+}
+
 /// Memory for the parts of `cut`, whose counters must be 0 again in the end.
 pub struct Parts {
     partial: Memory,
@@ -198,10 +206,7 @@ impl Mapped<'_> {
     /// Every tile in one split and in several, with every epilogue, for one input and, where the maps allow, two.
     pub fn check(&self, account: &mut Account) {
         let (t, case) = (self.t, &self.case);
-        for tile in Tile::ALL {
-            if !tile.fits(self.pass, case, precision(t)) {
-                continue;
-            }
+        for tile in tiles(self.pass, case, t) {
             let kernel = format!("{}_nhwc_{}_{}", self.operation, t.suffix(), tile.name());
             // Where it is addresses that are watched, the plainest and the most involved.
             let cuts: &[(u32, usize)] = match sanitized() {
@@ -433,7 +438,8 @@ fn no_convolution_uses_local_memory() {
             }
         }
     }
-    let names = kernel_names().into_iter();
-    let kernels = names.filter(|name| name.starts_with("conv")).count();
-    assert_eq!(functions, kernels * ARCHITECTURES.len());
+    // Those of other GPUs too.
+    let names: BTreeSet<_> = KERNELS.iter().flat_map(|file| file.functions()).collect();
+    let kernels = names.iter().filter(|name| name.starts_with("conv"));
+    assert_eq!(functions, kernels.count() * ARCHITECTURES.len());
 }

@@ -5,7 +5,7 @@ use dcgan_cuda::backend::cuda::conv::cut::Cut;
 use dcgan_cuda::backend::cuda::conv::shape::{ConvArgument, ConvShape, Pass, Tile};
 
 use crate::conv::{
-    Account, Parts, Tensors, check_all, geometry, halving, precision, run_twice, transposed,
+    Account, Parts, Tensors, check_all, geometry, halving, precision, run_twice, tiles, transposed,
 };
 use crate::emulation::gpu::under_compute_sanitizer;
 use crate::emulation::{Launch, Memory, Type, assert_close, relative_error, sanitized};
@@ -49,10 +49,7 @@ fn check(case: &ConvShape, t: Type, account: &mut Account) {
     let want = transposed(&want, case.k as usize);
     let small = Memory::typed(t, &tensors.small);
     let large = Memory::typed(t, &tensors.large);
-    for tile in Tile::ALL {
-        if !tile.fits(Pass::Weights, case, precision(t)) {
-            continue;
-        }
+    for tile in tiles(Pass::Weights, case, t) {
         account.ran(&format!("conv_wgrad_nhwc_{}_{}", t.suffix(), tile.name()));
         let mut splits_before = 0;
         // In one split; in a few, of which none is a whole number of stages; in so many that they are added in groups.

@@ -6,14 +6,13 @@
 use std::collections::BTreeSet;
 
 use bytemuck::Zeroable;
-use dcgan_cuda::backend::Precision;
 use dcgan_cuda::backend::cuda::conv::cut::Cut;
 use dcgan_cuda::backend::cuda::conv::shape::{ConvArgument, ConvShape, Pass, Tile};
 use dcgan_cuda::backend::cuda::ops::batch_norm::Sums;
 use dcgan_cuda::model::arch::Dimensions;
 use half::{bf16, f16};
 
-use crate::conv::{Parts, precision};
+use crate::conv::{Parts, precision, tiles};
 use crate::conv_wgrad::tolerance;
 use crate::emulation::gpu::{on_gpu, under_compute_sanitizer};
 use crate::emulation::{Launch, Memory, TYPES, Type, assert_close};
@@ -231,10 +230,7 @@ fn check(s: &ConvShape) {
                 Pass::Scatter => ("conv_transpose2d_fprop", &small, &weight, t),
                 Pass::Weights => ("conv_wgrad", &small, &large, Type::F32),
             };
-            for tile in Tile::ALL {
-                if !tile.fits(pass, s, precision(t)) {
-                    continue;
-                }
+            for tile in tiles(pass, s, t) {
                 let cut = cut(pass, s, t, tile);
                 let [x, y, z] = cut.grid();
                 let kernel = format!("{operation}_nhwc_{}_{}", t.suffix(), tile.name());
@@ -293,10 +289,7 @@ fn grids_and_indices_of_the_reference_fit() {
     let indices = |count: usize| u32::try_from(2 * count).is_ok();
     for s in all {
         for pass in PASSES {
-            for tile in Tile::ALL {
-                if !tile.fits(pass, &s, Precision::Bf16) {
-                    continue;
-                }
+            for tile in tiles(pass, &s, Type::Bf16) {
                 let [x, y, z] = cut(pass, &s, Type::Bf16, tile).grid();
                 assert!(x < 1 << 31 && y < 1 << 16 && z < 1 << 16, "{s:?} {pass:?}");
                 assert!(x * y * z >= 1);

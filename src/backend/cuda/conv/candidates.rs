@@ -56,19 +56,18 @@ pub(super) fn ours(
     let mut tiles: Vec<Tile> = Tile::ALL
         .into_iter()
         .filter(|tile| tile.fits(pass, shape, options.precision))
+        .filter(|tile| !tile.is_warpgroup() || device.has_warpgroups)
         .collect();
     // Tiles of which others do the same with less.
     let idle = |tile: &Tile| match (pass, tile) {
         // Nearly empty where there are but a few channels.
-        (Pass::Scatter, Tile::M128N128 | Tile::M128N64 | Tile::M64N32)
-            if tiles.contains(&Tile::Parities) =>
-        {
-            true
-        }
+        (Pass::Scatter, tile) if tiles.contains(&Tile::Parities) => *tile != Tile::Parities,
         // Half empty, or half as many rows as there might be.
-        (Pass::Gather, Tile::M128N128) => shape.k <= 64,
-        (Pass::Scatter, Tile::M128N128) if shape.stride == 2 => shape.c <= 64,
-        (Pass::Weights, Tile::M128N128 | Tile::M128N64) => shape.k <= 64,
+        (Pass::Gather, Tile::WarpgroupM128N128 | Tile::M128N128) => shape.k <= 64,
+        (Pass::Scatter, Tile::WarpgroupM128N128 | Tile::M128N128) if shape.stride == 2 => {
+            shape.c <= 64
+        }
+        (Pass::Weights, tile) if tile.extent().0 == 128 => shape.k <= 64,
         (Pass::Weights, Tile::M64N128) => shape.k > 64,
         _ => false,
     };

@@ -83,7 +83,7 @@ impl Cut {
         let mut part = whole.div_ceil(splits.max(1) as usize);
         if pass != Pass::Weights {
             // A stage: operands are not cut within one.
-            part = part.next_multiple_of(4 * precision.vector());
+            part = part.next_multiple_of(tile.stage(precision));
         }
         let splits = whole.div_ceil(part);
         Ok(Self {

@@ -137,6 +137,12 @@ impl From<ConvShape> for ConvArgument {
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 pub enum Tile {
+    /// 128×128, in halves, on the tensor cores of compute capability 9.0 (cuda/include/warpgroup_gemm.cuh).
+    #[serde(rename = "128x128_wgmma")]
+    WarpgroupM128N128,
+    /// 128×64, the same.
+    #[serde(rename = "128x64_wgmma")]
+    WarpgroupM128N64,
     /// 128×128, in halves.
     #[serde(rename = "128x128")]
     M128N128,
@@ -159,7 +165,9 @@ pub enum Tile {
 
 impl Tile {
     /// Every tile that there are kernels for.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
+        Self::WarpgroupM128N128,
+        Self::WarpgroupM128N64,
         Self::M128N128,
         Self::M128N64,
         Self::M64N32,
@@ -171,6 +179,8 @@ impl Tile {
     /// The end of the kernel's name, as in `conv2d_fprop_nhwc_bf16_128x64`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::WarpgroupM128N128 => "128x128_wgmma",
+            Self::WarpgroupM128N64 => "128x64_wgmma",
             Self::M128N128 => "128x128",
             Self::M128N64 => "128x64",
             Self::M64N32 => "64x32",
@@ -183,30 +193,51 @@ impl Tile {
     /// Rows and columns of the tile, `(M, N)`.
     pub fn extent(self) -> (usize, usize) {
         match self {
-            Self::M128N128 => (128, 128),
-            Self::M128N64 => (128, 64),
+            Self::WarpgroupM128N128 | Self::M128N128 => (128, 128),
+            Self::WarpgroupM128N64 | Self::M128N64 => (128, 64),
             Self::M64N32 | Self::Any => (64, 32),
             Self::M64N128 => (64, 128),
             Self::Parities => (128, 32),
         }
     }
 
+    /// Whether it is for the tensor cores of compute capability 9.0, and a kernel that is launched elsewhere fails.
+    pub fn is_warpgroup(self) -> bool {
+        matches!(self, Self::WarpgroupM128N128 | Self::WarpgroupM128N64)
+    }
+
     /// Threads of a block, `GemmTile::THREADS` of cuda/include/implicit_gemm.cuh.
     pub fn threads(self) -> u32 {
-        if self == Self::M128N128 { 256 } else { 128 }
+        if self.extent() == (128, 128) {
+            256
+        } else {
+            128
+        }
+    }
+
+    /// Terms of a sum that a stage has: splits end between stages.
+    pub fn stage(self, precision: Precision) -> usize {
+        match self.is_warpgroup() {
+            // A row of 128 bytes.
+            true => 8 * precision.vector(),
+            false => 4 * precision.vector(),
+        }
     }
 
     /// Bytes of dynamic shared memory of a block: a large tile's ring of stages, or its f32 rows, eight longer than they
-    /// are wide, whichever is more (`TileBytes` there). Others have theirs without being given it.
+    /// are wide, whichever is more (`TileBytes` there, `WarpgroupTile` of cuda/include/warpgroup_gemm.cuh). Others have
+    /// theirs without being given it.
     pub fn dynamic_shared(self) -> u32 {
         let (m, n) = self.extent();
-        // Four stages of 64 bytes of each row.
-        let (ring, rows) = (4 * (m + n) * 64, m * (n + 8) * 4);
-        if self == Self::M128N128 {
-            ring.max(rows) as u32
-        } else {
-            0
-        }
+        let rows = m * (n + 8) * 4;
+        let bytes = match self {
+            // Three stages of 128 bytes of each row, from a multiple of 1,024 on.
+            Self::WarpgroupM128N128 | Self::WarpgroupM128N64 => rows.max(3 * (m + n) * 128) + 1024,
+            // Four of 64.
+            Self::M128N128 => rows.max(4 * (m + n) * 64),
+            _ => 0,
+        };
+        bytes as u32
     }
 
     /// Whether it can run `pass` on maps and weights of the type `precision`. Channels are read in vectors of 16 bytes.
@@ -215,7 +246,9 @@ impl Tile {
         let whole = shape.c.is_multiple_of(vector) && shape.k.is_multiple_of(vector);
         whole
             && match self {
-                Self::M128N128 => precision != Precision::Fp32,
+                Self::WarpgroupM128N128 | Self::WarpgroupM128N64 | Self::M128N128 => {
+                    precision != Precision::Fp32
+                }
                 Self::M128N64 | Self::M64N32 => true,
                 Self::M64N128 => pass == Pass::Weights,
                 Self::Parities => pass == Pass::Scatter && shape.stride == 2 && shape.c == vector,

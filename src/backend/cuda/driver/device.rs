@@ -50,6 +50,8 @@ pub struct Device {
     pub(crate) context: Arc<CudaContext>,
     /// How many multiprocessors it has.
     pub(crate) multiprocessors: u32,
+    /// Whether it runs kernels that use the tensor cores by warpgroups ([`probe::has_warpgroups`]).
+    pub(crate) has_warpgroups: bool,
     /// Bytes that live memory takes, and the most there were.
     allocated: Cell<u64>,
     most_allocated: Cell<u64>,
@@ -95,6 +97,7 @@ impl Device {
             chained: Cell::new(false),
             context,
             multiprocessors: u32::try_from(multiprocessors)?.max(1),
+            has_warpgroups: probe::has_warpgroups(capability),
             allocated: Cell::new(0),
             most_allocated: Cell::new(0),
         }))

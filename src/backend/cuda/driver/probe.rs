@@ -132,6 +132,12 @@ pub(super) fn launches_dependently(capability: (i32, i32)) -> bool {
     machine_code(ARCHITECTURES, capability).is_some() && capability >= (9, 0) && launch()
 }
 
+/// Whether a GPU of this compute capability runs kernels that use its tensor cores by warpgroups (cuda/include/
+/// warpgroup.cuh): they are compiled for 9.0a alone, and fail elsewhere.
+pub fn has_warpgroups(capability: (i32, i32)) -> bool {
+    machine_code(ARCHITECTURES, capability) == Some("90a")
+}
+
 /// The driver and the GPUs that it sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Driver {
