@@ -10,7 +10,7 @@
 // are `segments` inputs, one behind the other, whose sums are kept apart: no tile has rows of two.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), one rounding to T.
 // Kernels: conv2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32}, and in halves 128x128, and with wgmma (warpgroup_gemm.cuh)
-// 128x128_wgmma and 128x64_wgmma.
+// 256x128_wgmma, 128x128_wgmma and 128x64_wgmma.
 // Launch: (segments · ceil(rows/tile M) · ceil(N/tile N), 1, splits) blocks of the tile's threads, rows =
 // M/segments, tiles of N first, so that they share A in L2; dynamic shared memory of large tiles alone. Where splits
 // > 1 each sums a part of K of `depth`, a multiple of a stage, and the last block of a tile to arrive finishes it
@@ -58,6 +58,7 @@ template <typename T, int M, int N, bool WARPGROUP>
 __device__ __forceinline__ void conv2d_fprop(const T* large, const T* w, T* small, const Convolution& shape,
                                              const Epilogue<T>& epilogue, uint32_t segments, float* partial,
                                              uint32_t* arrived, uint32_t depth_of_split, uint32_t group) {
+    constexpr int THREADS = TileOf<T, M, N, WARPGROUP>::THREADS;
     const uint32_t pixels = shape.n * shape.small_h * shape.small_w, depth = 16 * shape.c;
     const uint32_t rows = pixels / segments;
     const uint32_t tiles_n = (shape.k + N - 1) / N, tiles_m = (rows + M - 1) / M;
@@ -69,18 +70,20 @@ __device__ __forceinline__ void conv2d_fprop(const T* large, const T* w, T* smal
     const uint32_t first_k = blockIdx.z * depth_of_split;
     float* const tile = tile_of_product<T, M, N, WARPGROUP>(a, b, first_m, first_n, first_k,
                                                             min(depth, first_k + depth_of_split));
-    if (!sum_of_splits<M, N>(tile, {partial, arrived, blockIdx.x, blockIdx.z, gridDim.z, group})) return;
+    if (!sum_of_splits<M, N, THREADS>(tile, {partial, arrived, blockIdx.x, blockIdx.z, gridDim.z, group})) return;
     const auto at = [&](uint32_t m, uint32_t n) {
         return m < end_m ? small + (uint64_t{m} * shape.k + n) : nullptr;
     };
-    finish_tile<T, M, N>(tile, small, epilogue, {segment, chunk, first_n, tile_n, min(uint32_t{M}, end_m - first_m)},
-                         first_m, first_n, shape.k, at);
+    finish_tile<T, M, N, THREADS>(tile, small, epilogue,
+                                  {segment, chunk, first_n, tile_n, min(uint32_t{M}, end_m - first_m)}, first_m,
+                                  first_n, shape.k, at);
 }
 
 }  // namespace
 
-#define CONV2D(T, TILE, M, N, WARPGROUP, BLOCKS)                                                                     \
-    KERNEL_OCCUPANCY(conv2d_fprop_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (BLOCKS),                            \
+#define CONV2D(T, TILE, M, N, WARPGROUP)                                                                             \
+    KERNEL_OCCUPANCY(conv2d_fprop_nhwc_##T##_##TILE, (TileOf<T, M, N, WARPGROUP>::THREADS),                          \
+                     (TileOf<T, M, N, WARPGROUP>::BLOCKS),                                                           \
            (const T* large, const T* w, T* small, Convolution shape, uint32_t kind, int activation, const T* other,  \
             Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {      \
         await_previous();                                                                                            \
@@ -88,14 +91,15 @@ __device__ __forceinline__ void conv2d_fprop(const T* large, const T* w, T* smal
         conv2d_fprop<T, M, N, WARPGROUP>(large, w, small, shape, {kind, activation, other, sums}, segments, partial, \
                                          arrived, depth, group);                                                     \
     }
-#define CONV2D_TILES(T)                                                \
-    CONV2D(T, 128x64, 128, 64, false, (GemmTile<128, 64>::BLOCKS))     \
-    CONV2D(T, 64x32, 64, 32, false, (GemmTile<64, 32>::BLOCKS))
+#define CONV2D_TILES(T)                                                                                              \
+    CONV2D(T, 128x64, 128, 64, false)                                                                                \
+    CONV2D(T, 64x32, 64, 32, false)
 // In f32 there are no registers for 128×128, and no wgmma.
-#define CONV2D_TILES_OF_HALVES(T)                                                                       \
-    CONV2D(T, 128x128, 128, 128, false, (GemmTile<128, 128>::BLOCKS))                                   \
-    CONV2D(T, 128x128_wgmma, 128, 128, true, (WarpgroupTile<T, 128, 128>::BLOCKS))                      \
-    CONV2D(T, 128x64_wgmma, 128, 64, true, (WarpgroupTile<T, 128, 64>::BLOCKS))
+#define CONV2D_TILES_OF_HALVES(T)                                                                                    \
+    CONV2D(T, 128x128, 128, 128, false)                                                                              \
+    CONV2D(T, 256x128_wgmma, 256, 128, true)                                                                         \
+    CONV2D(T, 128x128_wgmma, 128, 128, true)                                                                         \
+    CONV2D(T, 128x64_wgmma, 128, 64, true)
 CONV2D_TILES_OF_HALVES(f16)
 CONV2D_TILES_OF_HALVES(bf16)
 CONV2D_TILES(f32)

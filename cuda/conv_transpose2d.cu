@@ -18,7 +18,7 @@
 // sums are kept apart: no tile has rows of two.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), one rounding to T.
 // Kernels: conv_transpose2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32,128x32_parities}, and in halves 128x128,
-// and with wgmma (warpgroup_gemm.cuh) 128x128_wgmma and 128x64_wgmma.
+// and with wgmma (warpgroup_gemm.cuh) 256x128_wgmma, 128x128_wgmma and 128x64_wgmma.
 // Launch: (segments · ceil(rows/tile M) · parities · ceil(N/tile N), 1, splits) blocks of the tile's threads, rows =
 // M/segments, parities = 4 for stride 2, 1 for stride 1 and `_parities`; tiles of N first, then parities, so that they
 // share A in L2; dynamic shared memory of large tiles alone. Where splits > 1 each sums a part of K of `depth`, a
@@ -149,6 +149,7 @@ template <typename T, int M, int N, bool WARPGROUP>
 __device__ __forceinline__ void conv_transpose2d_fprop(const T* small, const T* w, T* large, const Convolution& shape,
                                                        const Epilogue<T>& epilogue, uint32_t segments, float* partial,
                                                        uint32_t* arrived, uint32_t depth_of_split, uint32_t group) {
+    constexpr int THREADS = TileOf<T, M, N, WARPGROUP>::THREADS;
     const bool whole = shape.stride == 1;
     const uint32_t pixels = shape.n * shape.small_h * shape.small_w, rows = pixels / segments;
     const uint32_t columns = whole ? 16 * shape.c : shape.c, depth = whole ? shape.k : 4 * shape.k;
@@ -162,7 +163,7 @@ __device__ __forceinline__ void conv_transpose2d_fprop(const T* small, const T* 
     const uint32_t first_k = blockIdx.z * depth_of_split;
     float* const sums = tile_of_product<T, M, N, WARPGROUP>(a, b, first_m, first_n, first_k,
                                                             min(depth, first_k + depth_of_split));
-    if (!sum_of_splits<M, N>(sums, {partial, arrived, blockIdx.x, blockIdx.z, gridDim.z, group})) return;
+    if (!sum_of_splits<M, N, THREADS>(sums, {partial, arrived, blockIdx.x, blockIdx.z, gridDim.z, group})) return;
     const auto at = [&](uint32_t m, uint32_t n) -> T* {
         if (m >= end_m) return nullptr;
         return whole ? large + (uint64_t{m} * columns + n) : large_pixel(large, shape, m, p, q) + n;
@@ -170,7 +171,7 @@ __device__ __forceinline__ void conv_transpose2d_fprop(const T* small, const T* 
     const uint32_t tap = whole ? over_c(shape, first_n) : 0, channel = first_n - tap * shape.c;
     const Chunk chunk = {segment, whole ? 16 * tile_m + tap : 4 * tile_m + parity, channel, channel / N,
                          min(uint32_t{M}, end_m - first_m)};
-    finish_tile<T, M, N>(sums, large, epilogue, chunk, first_m, first_n, columns, at);
+    finish_tile<T, M, N, THREADS>(sums, large, epilogue, chunk, first_m, first_n, columns, at);
 }
 
 template <typename T, int M, int N>
@@ -191,13 +192,14 @@ __device__ __forceinline__ void conv_transpose2d_parities(const T* small, const 
     const auto at = [&](uint32_t m, uint32_t n) -> T* {
         return m < pixels ? large_pixel(large, shape, m, n / C / 2, n / C % 2) + n % C : nullptr;
     };
-    store_activated<T, M, N>(sums, large, epilogue, first_m, 0, COLUMNS, at);
+    store_activated<T, M, N, GemmTile<M, N>::THREADS>(sums, large, epilogue, first_m, 0, COLUMNS, at);
 }
 
 }  // namespace
 
-#define CONV_TRANSPOSE2D(T, TILE, M, N, WARPGROUP, BLOCKS)                                                           \
-    KERNEL_OCCUPANCY(conv_transpose2d_fprop_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (BLOCKS),                  \
+#define CONV_TRANSPOSE2D(T, TILE, M, N, WARPGROUP)                                                                   \
+    KERNEL_OCCUPANCY(conv_transpose2d_fprop_nhwc_##T##_##TILE, (TileOf<T, M, N, WARPGROUP>::THREADS),                \
+                     (TileOf<T, M, N, WARPGROUP>::BLOCKS),                                                           \
            (const T* small, const T* w, T* large, Convolution shape, uint32_t kind, int activation, const T* other,  \
             Sums sums, uint32_t segments, float* partial, uint32_t* arrived, uint32_t depth, uint32_t group)) {      \
         await_previous();                                                                                            \
@@ -215,15 +217,16 @@ __device__ __forceinline__ void conv_transpose2d_parities(const T* small, const 
         conv_transpose2d_parities<T, 128, 32>(small, w, large, shape, {kind, activation, other, sums}, partial,      \
                                               arrived, depth, group);                                                \
     }
-#define CONV_TRANSPOSE2D_TILES(T)                                                \
-    CONV_TRANSPOSE2D(T, 128x64, 128, 64, false, (GemmTile<128, 64>::BLOCKS))     \
-    CONV_TRANSPOSE2D(T, 64x32, 64, 32, false, (GemmTile<64, 32>::BLOCKS))        \
+#define CONV_TRANSPOSE2D_TILES(T)                                                                                    \
+    CONV_TRANSPOSE2D(T, 128x64, 128, 64, false)                                                                      \
+    CONV_TRANSPOSE2D(T, 64x32, 64, 32, false)                                                                        \
     CONV_TRANSPOSE2D_PARITIES(T)
 // In f32 there are no registers for 128×128, and no wgmma.
-#define CONV_TRANSPOSE2D_TILES_OF_HALVES(T)                                                                       \
-    CONV_TRANSPOSE2D(T, 128x128, 128, 128, false, (GemmTile<128, 128>::BLOCKS))                                   \
-    CONV_TRANSPOSE2D(T, 128x128_wgmma, 128, 128, true, (WarpgroupTile<T, 128, 128>::BLOCKS))                      \
-    CONV_TRANSPOSE2D(T, 128x64_wgmma, 128, 64, true, (WarpgroupTile<T, 128, 64>::BLOCKS))
+#define CONV_TRANSPOSE2D_TILES_OF_HALVES(T)                                                                          \
+    CONV_TRANSPOSE2D(T, 128x128, 128, 128, false)                                                                    \
+    CONV_TRANSPOSE2D(T, 256x128_wgmma, 256, 128, true)                                                               \
+    CONV_TRANSPOSE2D(T, 128x128_wgmma, 128, 128, true)                                                               \
+    CONV_TRANSPOSE2D(T, 128x64_wgmma, 128, 64, true)
 CONV_TRANSPOSE2D_TILES_OF_HALVES(f16)
 CONV_TRANSPOSE2D_TILES_OF_HALVES(bf16)
 CONV_TRANSPOSE2D_TILES(f32)

@@ -11,7 +11,7 @@
 // `not_finite`, unless null, becomes 1 where an element of dw is not a finite number.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), f32 out.
 // Kernels: conv_wgrad_nhwc_{f32,f16,bf16}_{128x64,64x32,64x128}, and in halves 128x128, and with wgmma
-// (warpgroup_gemm.cuh) 128x128_wgmma and 128x64_wgmma; 64x128 is for images: k = 64, 16·c = 128.
+// (warpgroup_gemm.cuh) 256x128_wgmma, 128x128_wgmma and 128x64_wgmma; 64x128 is for images: k = 64, 16·c = 128.
 // Launch: (ceil(16·c/tile N), ceil(k/tile M), splits) blocks of the tile's threads; dynamic shared memory of
 // large tiles alone; depth ≥ 1, splits = ceil(pixels/depth); partial [tiles][splits][tile M·tile N] where splits > 1.
 // Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8; and 8·splits bytes an element for the sums.
@@ -56,6 +56,7 @@ template <typename T, int M, int N, bool WARPGROUP>
 __device__ __forceinline__ void conv_wgrad(const T* small, const T* large, float* dw, const Convolution& shape,
                                            uint32_t* not_finite, float* partial, uint32_t* arrived,
                                            uint32_t depth_of_split, uint32_t group) {
+    constexpr int THREADS = TileOf<T, M, N, WARPGROUP>::THREADS;
     const uint32_t first = blockIdx.z * depth_of_split;
     const uint32_t end = min(shape.n * shape.small_h * shape.small_w, first + depth_of_split);
     const uint32_t columns = 16 * shape.c, first_m = blockIdx.y * M, first_n = blockIdx.x * N;
@@ -63,8 +64,8 @@ __device__ __forceinline__ void conv_wgrad(const T* small, const T* large, float
     const LargeMap<T> b(large, shape, end);
     float* const tile = tile_of_product<T, M, N, WARPGROUP>(a, b, first_m, first_n, first, end);
     const uint32_t number = blockIdx.y * gridDim.x + blockIdx.x;
-    if (!sum_of_splits<M, N>(tile, {partial, arrived, number, blockIdx.z, gridDim.z, group})) return;
-    using P = Place<f32, M, N>;
+    if (!sum_of_splits<M, N, THREADS>(tile, {partial, arrived, number, blockIdx.z, gridDim.z, group})) return;
+    using P = Place<f32, M, N, THREADS>;
     const P place;
     const uint32_t n = first_n + place.column;
     if (n >= columns) return;
@@ -82,23 +83,25 @@ __device__ __forceinline__ void conv_wgrad(const T* small, const T* large, float
 
 }  // namespace
 
-#define CONV_WGRAD(T, TILE, M, N, WARPGROUP, BLOCKS)                                                             \
-    KERNEL_OCCUPANCY(conv_wgrad_nhwc_##T##_##TILE, (GemmTile<M, N>::THREADS), (BLOCKS),                          \
-           (const T* small, const T* large, float* dw, Convolution shape, uint32_t* not_finite, float* partial,  \
-            uint32_t* arrived, uint32_t depth, uint32_t group)) {                                                \
-        await_previous();                                                                                        \
-        let_next_start();                                                                                        \
-        conv_wgrad<T, M, N, WARPGROUP>(small, large, dw, shape, not_finite, partial, arrived, depth, group);     \
+#define CONV_WGRAD(T, TILE, M, N, WARPGROUP)                                                                         \
+    KERNEL_OCCUPANCY(conv_wgrad_nhwc_##T##_##TILE, (TileOf<T, M, N, WARPGROUP>::THREADS),                            \
+                     (TileOf<T, M, N, WARPGROUP>::BLOCKS),                                                           \
+           (const T* small, const T* large, float* dw, Convolution shape, uint32_t* not_finite, float* partial,      \
+            uint32_t* arrived, uint32_t depth, uint32_t group)) {                                                    \
+        await_previous();                                                                                            \
+        let_next_start();                                                                                            \
+        conv_wgrad<T, M, N, WARPGROUP>(small, large, dw, shape, not_finite, partial, arrived, depth, group);         \
     }
-#define CONV_WGRAD_TILES(T)                                                \
-    CONV_WGRAD(T, 128x64, 128, 64, false, (GemmTile<128, 64>::BLOCKS))     \
-    CONV_WGRAD(T, 64x32, 64, 32, false, (GemmTile<64, 32>::BLOCKS))        \
-    CONV_WGRAD(T, 64x128, 64, 128, false, (GemmTile<64, 128>::BLOCKS))
+#define CONV_WGRAD_TILES(T)                                                                                          \
+    CONV_WGRAD(T, 128x64, 128, 64, false)                                                                            \
+    CONV_WGRAD(T, 64x32, 64, 32, false)                                                                              \
+    CONV_WGRAD(T, 64x128, 64, 128, false)
 // In f32 there are no registers for 128×128, and no wgmma.
-#define CONV_WGRAD_TILES_OF_HALVES(T)                                                                       \
-    CONV_WGRAD(T, 128x128, 128, 128, false, (GemmTile<128, 128>::BLOCKS))                                   \
-    CONV_WGRAD(T, 128x128_wgmma, 128, 128, true, (WarpgroupTile<T, 128, 128>::BLOCKS))                      \
-    CONV_WGRAD(T, 128x64_wgmma, 128, 64, true, (WarpgroupTile<T, 128, 64>::BLOCKS))
+#define CONV_WGRAD_TILES_OF_HALVES(T)                                                                                \
+    CONV_WGRAD(T, 128x128, 128, 128, false)                                                                          \
+    CONV_WGRAD(T, 256x128_wgmma, 256, 128, true)                                                                     \
+    CONV_WGRAD(T, 128x128_wgmma, 128, 128, true)                                                                     \
+    CONV_WGRAD(T, 128x64_wgmma, 128, 64, true)
 CONV_WGRAD_TILES_OF_HALVES(f16)
 CONV_WGRAD_TILES_OF_HALVES(bf16)
 CONV_WGRAD_TILES(f32)

@@ -73,6 +73,7 @@ pub fn self_test(ordinal: usize) -> Result<String> {
     for precision in PRECISIONS {
         // Each tile where it fits; and all that is fused by itself.
         for (tile, width, fuse) in [
+            (Tile::WarpgroupM256N128, 8, Fuse::ALL),
             (Tile::WarpgroupM128N128, 8, Fuse::ALL),
             (Tile::WarpgroupM128N64, 8, Fuse::ALL),
             (Tile::M128N128, 8, Fuse::ALL),

@@ -123,8 +123,8 @@ struct Chunk {
 };
 
 // The sums of the tile's columns over its rows, from those of the threads, in every thread of the column's.
-template <typename T, int M, int N>
-__device__ __forceinline__ void sum_columns(const Place<T, M, N>& place, float (*shared)[N],
+template <typename T, int M, int N, int THREADS>
+__device__ __forceinline__ void sum_columns(const Place<T, M, N, THREADS>& place, float (*shared)[N],
                                             const float (&mine)[VECTOR<T>], float (&sum)[VECTOR<T>]) {
     constexpr int V = VECTOR<T>;
     // The call before may still be reading.
@@ -136,7 +136,7 @@ __device__ __forceinline__ void sum_columns(const Place<T, M, N>& place, float (
     for (int i = 0; i < V; ++i) {
         sum[i] = 0.0f;
 #pragma unroll 4
-        for (int row = 0; row < Place<T, M, N>::STEP; ++row) sum[i] += shared[row][place.column + i];
+        for (int row = 0; row < Place<T, M, N, THREADS>::STEP; ++row) sum[i] += shared[row][place.column + i];
     }
 }
 
@@ -154,10 +154,10 @@ __device__ __forceinline__ void load_channels(const float* from, float (&to)[VEC
 
 // Stores the tile in `rows` with an activation or the derivative of one; `at(m, n)` is where the elements from (m, n)
 // on go, or null beyond the map or segment.
-template <typename T, int M, int N, typename At>
+template <typename T, int M, int N, int THREADS, typename At>
 __device__ __forceinline__ void store_activated(const float* rows, T* to, const Epilogue<T>& epilogue, uint32_t first_m,
                                                 uint32_t first_n, uint32_t columns, At at) {
-    using P = Place<T, M, N>;
+    using P = Place<T, M, N, THREADS>;
     constexpr int V = P::V, STRIDE = TileRows<M, N>::STRIDE;
     const P place;
     const uint32_t n = first_n + place.column;
@@ -184,14 +184,14 @@ __device__ __forceinline__ void store_activated(const float* rows, T* to, const 
 }
 
 // The same for every epilogue. Sums are of the rounded values, which is what later launches read.
-template <typename T, int M, int N, typename At>
+template <typename T, int M, int N, int THREADS, typename At>
 __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epilogue<T>& epilogue, const Chunk& chunk,
                                             uint32_t first_m, uint32_t first_n, uint32_t columns, At at) {
     if (epilogue.kind == EPILOGUE_ACTIVATION || epilogue.kind == EPILOGUE_DERIVATIVE) {
-        store_activated<T, M, N>(rows, to, epilogue, first_m, first_n, columns, at);
+        store_activated<T, M, N, THREADS>(rows, to, epilogue, first_m, first_n, columns, at);
         return;
     }
-    using P = Place<T, M, N>;
+    using P = Place<T, M, N, THREADS>;
     constexpr int V = P::V, STRIDE = TileRows<M, N>::STRIDE;
     const P place;
     const uint32_t n = first_n + place.column;
@@ -214,7 +214,7 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
             }
             store_vector(out, values);
         }
-        sum_columns<T, M, N>(place, shared, first, total);
+        sum_columns<T, M, N, THREADS>(place, shared, first, total);
         // Squares of distances to the tile's mean: those to zero would cancel where the mean is large.
         const float over = 1.0f / static_cast<float>(chunk.rows);
 #pragma unroll 2
@@ -227,7 +227,7 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
             }
         }
         float spread[V];
-        sum_columns<T, M, N>(place, shared, second, spread);
+        sum_columns<T, M, N, THREADS>(place, shared, second, spread);
         if (place.row == 0 && inside) {
             double* const leave = partial_sums(sums, chunk.segment, chunk.chunk) + channel;
 #pragma unroll
@@ -273,8 +273,8 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
         store_vector(out, values);
     }
     float product[V];
-    sum_columns<T, M, N>(place, shared, first, total);
-    sum_columns<T, M, N>(place, shared, second, product);
+    sum_columns<T, M, N, THREADS>(place, shared, first, total);
+    sum_columns<T, M, N, THREADS>(place, shared, second, product);
     if (place.row == 0 && inside) {
         double* const leave = partial_sums(sums, chunk.segment, chunk.chunk) + channel;
 #pragma unroll

@@ -331,9 +331,9 @@ struct Split {
 };
 
 // rows ← the sum of `count` tiles of M·N, each `step` behind the one before, in their order.
-template <int M, int N>
+template <int M, int N, int THREADS>
 __device__ __forceinline__ void add_tiles(float* rows, const float* from, uint32_t count, uint64_t step) {
-    constexpr int V = VECTOR<f32>, THREADS = GemmTile<M, N>::THREADS;
+    constexpr int V = VECTOR<f32>;
     constexpr int PLACES = M * N / V / THREADS, AT_ONCE = PLACES < 4 ? PLACES : 4;
     static_assert(PLACES % AT_ONCE == 0);
 #pragma unroll 1
@@ -360,11 +360,11 @@ __device__ __forceinline__ void add_tiles(float* rows, const float* from, uint32
     __syncthreads();
 }
 
-template <int M, int N>
+template <int M, int N, int THREADS>
 __device__ __forceinline__ void keep_tile(const float* rows, float* to) {
     constexpr int V = VECTOR<f32>;
 #pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < M * N / V; i += GemmTile<M, N>::THREADS) {
+    for (int i = static_cast<int>(threadIdx.x); i < M * N / V; i += THREADS) {
         const int at = i * V;
         *reinterpret_cast<float4*>(to + at) =
             *reinterpret_cast<const float4*>(rows + at / N * TileRows<M, N>::STRIDE + at % N);
@@ -373,28 +373,28 @@ __device__ __forceinline__ void keep_tile(const float* rows, float* to) {
 
 // Leaves the block's part of a tile and, in the last block to arrive, makes `rows` the sum of all parts: whether this
 // is that block. Splits are added up in groups, then the groups: no block reads many of them one after the other.
-template <int M, int N>
+template <int M, int N, int THREADS = GemmTile<M, N>::THREADS>
 __device__ __forceinline__ bool sum_of_splits(float* rows, const Split& s) {
     if (s.splits <= 1) return true;
     const uint32_t groups = (s.splits + s.group - 1) / s.group, group = s.split / s.group;
     const uint32_t first = group * s.group, members = min(s.group, s.splits - first);
     float* const tile = s.partial + uint64_t{s.tile} * s.splits * (M * N);
     uint32_t* const arrived = s.arrived + uint64_t{s.tile} * (groups + 1);
-    keep_tile<M, N>(rows, tile + uint64_t{s.split} * (M * N));
+    keep_tile<M, N, THREADS>(rows, tile + uint64_t{s.split} * (M * N));
     if (!last_to_arrive(arrived + group, members)) return false;
-    add_tiles<M, N>(rows, tile + uint64_t{first} * (M * N), members, M * N);
+    add_tiles<M, N, THREADS>(rows, tile + uint64_t{first} * (M * N), members, M * N);
     if (groups == 1) return true;
     // Its group has been read.
-    keep_tile<M, N>(rows, tile + uint64_t{first} * (M * N));
+    keep_tile<M, N, THREADS>(rows, tile + uint64_t{first} * (M * N));
     if (!last_to_arrive(arrived + groups, groups)) return false;
-    add_tiles<M, N>(rows, tile, groups, uint64_t{s.group} * (M * N));
+    add_tiles<M, N, THREADS>(rows, tile, groups, uint64_t{s.group} * (M * N));
     return true;
 }
 
 // Where a thread stores the tile: VECTOR<Stored> columns from `column` on of every STEP-th row from `row` on.
-template <typename Stored, int M, int N>
+template <typename Stored, int M, int N, int OF = GemmTile<M, N>::THREADS>
 struct Place {
-    static constexpr int THREADS = GemmTile<M, N>::THREADS;
+    static constexpr int THREADS = OF;
     static constexpr int V = VECTOR<Stored>, VECTORS = N / V, STEP = THREADS / VECTORS;
     static_assert(THREADS % VECTORS == 0);
     const int column = static_cast<int>(threadIdx.x) % VECTORS * V;

@@ -1,7 +1,7 @@
 // The tile loop of implicit_gemm.cuh once more, for the tensor cores that a warpgroup feeds from shared memory
 // (warpgroup.cuh): compute capability 9.0a, f16 and bf16.
 //
-//   a block   as GemmTile<M, N> has it, of one or two warpgroups; each has M/64/warpgroups pieces of 64×N
+//   a block   256 threads, two warpgroups, each with half the tile's rows in pieces of 64
 //   a stage   64 of k, 128 bytes of each row, three stages in a ring that cp.async fills; a stage's products are under
 //             way while its successor but one is fetched
 //
@@ -33,13 +33,16 @@ struct SwizzledTile {
 // What a tile takes: `Tile::dynamic_shared` of src/backend/cuda/conv/shape.rs.
 template <typename T, int M, int N>
 struct WarpgroupTile {
-    static constexpr int STAGES = 3;
+    static constexpr int THREADS = 256, STAGES = 3;
+    // Pieces of 64 rows that a warpgroup has.
+    static constexpr int PIECES = M / 128;
+    static_assert(M % 128 == 0);
     static constexpr int RING = STAGES * (M + N) * 64 * static_cast<int>(sizeof(T));
     static constexpr int ROWS = TileRows<M, N>::SIZE * static_cast<int>(sizeof(float));
     // Groups of rows begin at multiples of their size, for which the memory itself need not.
     static constexpr int ALL = (RING > ROWS ? RING : ROWS) + static_cast<int>(SWIZZLE_GROUP);
-    // Blocks a multiprocessor: its shared memory holds two of them.
-    static constexpr int BLOCKS = 2;
+    // Blocks a multiprocessor, as its shared memory holds.
+    static constexpr int BLOCKS = M > 128 ? 1 : 2;
 };
 
 // The tile of C, as multiply_tile of implicit_gemm.cuh leaves it.
@@ -47,14 +50,13 @@ template <typename T, int M, int N, typename A, typename B>
 __device__ __forceinline__ float* warpgroup_multiply_tile(const A& a, const B& b, uint32_t first_m, uint32_t first_n,
                                                           uint32_t first_k, uint32_t end_k) {
 #if HAS_WARPGROUP_MMA
-    constexpr int THREADS = GemmTile<M, N>::THREADS, STAGES = WarpgroupTile<T, M, N>::STAGES;
+    constexpr int THREADS = WarpgroupTile<T, M, N>::THREADS, STAGES = WarpgroupTile<T, M, N>::STAGES;
+    constexpr int PIECES = WarpgroupTile<T, M, N>::PIECES;
     using TileA = SwizzledTile<T, M, A::ALONG>;
     using TileB = SwizzledTile<T, N, B::ALONG>;
     using LoaderA = VectorLoader<T, A, TileA, THREADS>;
     using LoaderB = VectorLoader<T, B, TileB, THREADS>;
     constexpr int STAGE = TileA::SIZE + TileB::SIZE, K = TileA::K;
-    // Pieces of 64 rows that a warpgroup has.
-    constexpr int PIECES = M / 64 / (THREADS / 128);
     constexpr bool A_BY_OUTER = A::ALONG == Along::OUTER, B_BY_OUTER = B::ALONG == Along::OUTER;
     DYNAMIC_SHARED(unsigned char, memory);
     unsigned char* const shared = memory + (0u - shared_address(memory)) % SWIZZLE_GROUP;
@@ -82,19 +84,18 @@ __device__ __forceinline__ float* warpgroup_multiply_tile(const A& a, const B& b
         fence_async_proxy();
         __syncthreads();
         const T* const stage = ring + step % STAGES * STAGE;
-        const SharedMatrix all_b = shared_matrix(stage + TileA::SIZE, TileB::PANEL_BYTES);
+        const SharedMatrix its_b = shared_matrix(stage + TileA::SIZE, TileB::PANEL_BYTES);
+        // A piece is 64 rows of A ALONG K, or a panel: as large either way.
+        const SharedMatrix its_a = shared_matrix(stage + warpgroup * (PIECES * 64 * K), TileA::PANEL_BYTES);
         warpgroup_fence();
 #pragma unroll
         for (int k = 0; k < K; k += 16) {
             // 16 of k are 32 bytes of a row, or 16 rows.
-            const uint32_t a_at = k * (A_BY_OUTER ? TileA::ROW_BYTES : sizeof(T));
-            const uint32_t b_at = k * (B_BY_OUTER ? TileB::ROW_BYTES : sizeof(T));
+            const SharedMatrix b_of_k = behind(its_b, k * (B_BY_OUTER ? TileB::ROW_BYTES : sizeof(T)));
 #pragma unroll
             for (int i = 0; i < PIECES; ++i) {
-                const int piece = warpgroup * PIECES + i;
-                const T* const rows = stage + piece * (A_BY_OUTER ? TileA::ROWS * TileA::PANEL : 64 * TileA::COLUMNS);
-                const SharedMatrix its_a = shared_matrix(rows, TileA::PANEL_BYTES);
-                warpgroup_multiply<T, A_BY_OUTER, B_BY_OUTER>(sum[i], behind(its_a, a_at), behind(all_b, b_at));
+                const uint32_t at = i * (64 * TileA::ROW_BYTES) + k * (A_BY_OUTER ? TileA::ROW_BYTES : sizeof(T));
+                warpgroup_multiply<T, A_BY_OUTER, B_BY_OUTER>(sum[i], behind(its_a, at), b_of_k);
             }
         }
         warpgroup_commit();
@@ -125,6 +126,12 @@ __device__ __forceinline__ float* warpgroup_multiply_tile(const A& a, const B& b
     return nullptr;
 #endif
 }
+
+// What a kernel's tile takes, by either loop.
+template <typename T, int M, int N, bool WARPGROUP>
+struct TileOf : GemmTile<M, N> {};
+template <typename T, int M, int N>
+struct TileOf<T, M, N, true> : WarpgroupTile<T, M, N> {};
 
 // The tile of C by either loop.
 template <typename T, int M, int N, bool WARPGROUP, typename A, typename B>

@@ -137,7 +137,10 @@ impl From<ConvShape> for ConvArgument {
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 pub enum Tile {
-    /// 128×128, in halves, on the tensor cores of compute capability 9.0 (cuda/include/warpgroup_gemm.cuh).
+    /// 256×128, in halves, on the tensor cores of compute capability 9.0 (cuda/include/warpgroup_gemm.cuh).
+    #[serde(rename = "256x128_wgmma")]
+    WarpgroupM256N128,
+    /// 128×128, the same.
     #[serde(rename = "128x128_wgmma")]
     WarpgroupM128N128,
     /// 128×64, the same.
@@ -165,7 +168,8 @@ pub enum Tile {
 
 impl Tile {
     /// Every tile that there are kernels for.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
+        Self::WarpgroupM256N128,
         Self::WarpgroupM128N128,
         Self::WarpgroupM128N64,
         Self::M128N128,
@@ -179,6 +183,7 @@ impl Tile {
     /// The end of the kernel's name, as in `conv2d_fprop_nhwc_bf16_128x64`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::WarpgroupM256N128 => "256x128_wgmma",
             Self::WarpgroupM128N128 => "128x128_wgmma",
             Self::WarpgroupM128N64 => "128x64_wgmma",
             Self::M128N128 => "128x128",
@@ -193,6 +198,7 @@ impl Tile {
     /// Rows and columns of the tile, `(M, N)`.
     pub fn extent(self) -> (usize, usize) {
         match self {
+            Self::WarpgroupM256N128 => (256, 128),
             Self::WarpgroupM128N128 | Self::M128N128 => (128, 128),
             Self::WarpgroupM128N64 | Self::M128N64 => (128, 64),
             Self::M64N32 | Self::Any => (64, 32),
@@ -203,12 +209,15 @@ impl Tile {
 
     /// Whether it is for the tensor cores of compute capability 9.0, and a kernel that is launched elsewhere fails.
     pub fn is_warpgroup(self) -> bool {
-        matches!(self, Self::WarpgroupM128N128 | Self::WarpgroupM128N64)
+        matches!(
+            self,
+            Self::WarpgroupM256N128 | Self::WarpgroupM128N128 | Self::WarpgroupM128N64
+        )
     }
 
-    /// Threads of a block, `GemmTile::THREADS` of cuda/include/implicit_gemm.cuh.
+    /// Threads of a block, `TileOf::THREADS` of cuda/include/warpgroup_gemm.cuh.
     pub fn threads(self) -> u32 {
-        if self.extent() == (128, 128) {
+        if self.is_warpgroup() || self == Self::M128N128 {
             256
         } else {
             128
@@ -232,7 +241,7 @@ impl Tile {
         let rows = m * (n + 8) * 4;
         let bytes = match self {
             // Three stages of 128 bytes of each row, from a multiple of 1,024 on.
-            Self::WarpgroupM128N128 | Self::WarpgroupM128N64 => rows.max(3 * (m + n) * 128) + 1024,
+            _ if self.is_warpgroup() => rows.max(3 * (m + n) * 128) + 1024,
             // Four of 64.
             Self::M128N128 => rows.max(4 * (m + n) * 64),
             _ => 0,
@@ -246,9 +255,10 @@ impl Tile {
         let whole = shape.c.is_multiple_of(vector) && shape.k.is_multiple_of(vector);
         whole
             && match self {
-                Self::WarpgroupM128N128 | Self::WarpgroupM128N64 | Self::M128N128 => {
-                    precision != Precision::Fp32
-                }
+                Self::WarpgroupM256N128
+                | Self::WarpgroupM128N128
+                | Self::WarpgroupM128N64
+                | Self::M128N128 => precision != Precision::Fp32,
                 Self::M128N64 | Self::M64N32 => true,
                 Self::M64N128 => pass == Pass::Weights,
                 Self::Parities => pass == Pass::Scatter && shape.stride == 2 && shape.c == vector,
