@@ -38,6 +38,10 @@ L2_LATENCY, HBM_LATENCY = 400, 600
 # this one: a 128x128 tile's loops are 231, 339, 230 instructions for each of 8 warps, 462, 678, 460 cycles of issue,
 # where this gives it 600, 667, 693.
 STAGE = {"gather": 450, "scatter": 500, "wgrad": 520}
+# A stage of a tile that warpgroups multiply (k = 64): instructions a warp, of eight warps, counted in sm_90a SASS; and the
+# bytes a clock that a multiprocessor gets out of L2, assumed as above. The tensor cores may take longer than either.
+WARPGROUP_STAGE = {"gather": 231, "scatter": 335, "wgrad": 330}
+L2_BYTES = 30
 # mma.sync reaches this much of the peak on Hopper, whose peak is wgmma's; elsewhere nearly all. Published.
 MMA_OF_PEAK = {4096: 0.62}
 # A block alone on its multiprocessor hides less; where hardly any has a neighbour, a stage is the loads' latency.
@@ -344,6 +348,11 @@ class Model:
         tensor = 2 * tile_m * tile_n * 32 / (self.gpu["flop"] * of_peak)
         # The operands' bytes a stage, against those of a 128x64 tile.
         stage = max(STAGE[kind] * (tile_m + tile_n) / 192, tensor)
+        if n.name.endswith("_wgmma"):
+            steps = ceil(steps, 2)
+            tensor = 2 * tile_m * tile_n * 64 / self.gpu["flop"]
+            copies = (tile_m + tile_n) / 256
+            stage = max(tensor, (tile_m + tile_n) * 128 / L2_BYTES, WARPGROUP_STAGE[kind] * 8 / 4 * copies)
         blocks = ceil(n.blocks, self.sm)
         if n.blocks <= self.sm // 4:
             return self.cycles(steps * LONELY_STAGE * self.faster), f"latency: {n.blocks} blocks, {steps} stages each"
