@@ -181,9 +181,9 @@ __device__ __forceinline__ void finish_weights(const WeightGradient& weights, co
 
 // Sum of both over the block's pixels, for each channel of its tile, to where batch norm looks for them.
 template <int V>
-__device__ __forceinline__ void leave_sums(const Sums& sums, const float (&first)[V], const float (&second)[V]) {
+__device__ __forceinline__ void leave_sums(const Sums& sums, const float (&first)[V], const float (&second)[V],
+                                           float (*shared)[LANES * V]) {
     constexpr int TILE = LANES * V;
-    STATIC_SHARED(float, shared, [2 * PIXELS][TILE]);
     const uint32_t pixel = threadIdx.x / LANES, column = threadIdx.x % LANES * V;
     store_floats(shared[pixel] + column, first);
     store_floats(shared[PIXELS + pixel] + column, second);
@@ -238,8 +238,10 @@ __device__ __forceinline__ void logits_backward(const T* dl, const T* w, const T
     }
     if (weights.to != nullptr) finish_weights(weights, product, element, inside, c, stored);
     if constexpr (NORMED) {
-        leave_sums(sums, first, second);
-        finish_gradients<THREADS>(sums, blockIdx.z, blockIdx.y, blockIdx.x * LANES * V, LANES * V, blockIdx.x);
+        STATIC_SHARED(float, shared, [2 * PIXELS][LANES * V]);
+        leave_sums(sums, first, second, shared);
+        finish_gradients<THREADS, LANES * V>(sums, blockIdx.z, blockIdx.y, blockIdx.x * LANES * V, blockIdx.x,
+                                             reinterpret_cast<double2*>(shared));
     }
 }
 

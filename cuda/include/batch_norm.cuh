@@ -2,8 +2,12 @@
 //
 // A map is [segments][rows][channels]. It is cut into `chunks` of rows a segment, and into tiles of channels; a block
 // has one chunk of one tile, or one after the other, and leaves two sums of each channel in `partial`, in f64. The last
-// block of a group of chunks adds up its group's, and the last of these what the groups have come to: no block reads
-// more than about 2·√chunks sums of a channel one after the other. It then writes what comes of them.
+// block adds them up and writes what comes of them. Where they are many, the last block of a group of about √chunks adds
+// up its group's first, and the last of these what the groups have come to.
+//
+// What counts is the time that the last block takes, with nothing else to do for the rest of the GPU: of trips to L2,
+// one behind the other, three for few chunks (its own sums' way there, the counter's, the loads'), six for many. All of
+// its threads load at once, each some of the rows of two neighbouring channels of one sum.
 #pragma once
 
 #include "arrival.cuh"
@@ -35,16 +39,16 @@ struct Sums {
     const BatchNormArrays* arrays;
     // [segments][chunks][2][channels].
     double* partial;
-    // [segments][groups][2][channels].
+    // [segments][groups][2][channels]; `partial` itself where a group is one chunk.
     double* groups;
-    // [tiles of channels][segments·groups + 1], all 0 between launches.
+    // [tiles of channels][1 + segments·groups], all 0 between launches; [tiles of channels] where a group is one chunk.
     uint32_t* arrived;
     uint32_t segments;
     // Of a segment.
     uint32_t chunks;
     uint32_t rows;
     uint32_t channels;
-    // Chunks of a group, all but the last one's: about √chunks.
+    // Chunks of a group, all but the last one's: 1 where they are few, about √chunks where they are many.
     uint32_t group;
     // Bits of NORM_*.
     uint32_t how;
@@ -68,109 +72,190 @@ __device__ __forceinline__ double* partial_sums(const Sums& sums, uint32_t segme
     return sums.partial + (uint64_t{segment} * sums.chunks + chunk) * 2 * sums.channels;
 }
 
-// The sums of `count` rows of `from`, each [2][channels], for the channels first … first + extent of the block's tile.
-// Threads take the 2·extent sums in turns; `take(which, channel, sum)`.
-template <int THREADS, typename Take>
-__device__ __forceinline__ void add_up(const double* from, uint32_t count, const Sums& sums, uint32_t first,
-                                       uint32_t extent, Take take) {
-    for (uint32_t i = threadIdx.x; i < 2 * extent; i += THREADS) {
-        const uint32_t which = i / extent, channel = first + i % extent;
-        if (channel >= sums.channels) continue;
-        const double* const at = from + which * sums.channels + channel;
+// Sums that a thread has under way.
+constexpr int SUMS_TOGETHER = 8;
+
+// How a block's threads share the sums of EXTENT channels, which are a power of two, from `first` on: a thread has two
+// neighbouring channels of one sum, in one of SLICES slices of the rows. What it comes to lies in `scratch`, 16 bytes a
+// thread and aligned to them, as f64 [SLICES][2][EXTENT].
+template <int THREADS, int EXTENT>
+struct Slices {
+    static constexpr uint32_t SLICES = THREADS / EXTENT;
+    // One for each segment at least.
+    static_assert(SLICES >= 2 && THREADS % EXTENT == 0);
+
+    // Leaves the sum of rows slice, slice + slices … below `rows` of `from`, each [2][channels].
+    static __device__ __forceinline__ void add(const Sums& sums, const double* from, uint32_t rows, uint32_t first,
+                                               uint32_t slice, uint32_t slices, double2* scratch) {
+        const uint32_t pair = threadIdx.x % EXTENT, which = pair / (EXTENT / 2);
+        const uint32_t channel = first + pair % (EXTENT / 2) * 2;
+        double2 sum = make_double2(0.0, 0.0);
+        if (channel < sums.channels) {
+            const double* const at = from + which * sums.channels + channel;
+#pragma unroll 1
+            for (uint32_t row = slice; row < rows; row += SUMS_TOGETHER * slices) {
+                double2 terms[SUMS_TOGETHER];
+#pragma unroll
+                for (uint32_t k = 0; k < SUMS_TOGETHER; ++k) {
+                    const uint32_t of = row + k * slices;
+                    terms[k] = make_double2(0.0, 0.0);
+                    if (of < rows) terms[k] = __ldcg(reinterpret_cast<const double2*>(at + uint64_t{of} * 2 * sums.channels));
+                }
+#pragma unroll
+                for (int half = SUMS_TOGETHER / 2; half > 0; half /= 2) {
+#pragma unroll
+                    for (int k = 0; k < half; ++k) {
+                        terms[k].x += terms[k + half].x;
+                        terms[k].y += terms[k + half].y;
+                    }
+                }
+                sum.x += terms[0].x;
+                sum.y += terms[0].y;
+            }
+        }
+        scratch[threadIdx.x] = sum;
+    }
+
+    // What slices begin … begin + count have come to, of one sum (0 or 1) of channel first + i.
+    static __device__ __forceinline__ double total(const double2* scratch, uint32_t begin, uint32_t count,
+                                                   uint32_t which, uint32_t i) {
+        const double* const of = reinterpret_cast<const double*>(scratch) + (begin * 2 + which) * EXTENT + i;
         double sum = 0.0;
-#pragma unroll 8
-        for (uint32_t k = 0; k < count; ++k) sum += __ldcg(at + uint64_t{k} * 2 * sums.channels);
-        take(which, channel, sum);
-    }
-}
-
-// Whether this block, which has left its sums of `chunk` of `segment` for the channels first … first + extent, is the
-// one to finish these channels: then all groups' sums are there. `tile` is the number of its tile of channels.
-template <int THREADS>
-__device__ __forceinline__ bool sums_are_there(const Sums& sums, uint32_t segment, uint32_t chunk, uint32_t first,
-                                               uint32_t extent, uint32_t tile) {
-    const uint32_t groups = (sums.chunks + sums.group - 1) / sums.group, group = chunk / sums.group;
-    uint32_t* const arrived = sums.arrived + tile * (sums.segments * groups + 1);
-    const uint32_t begin = group * sums.group, members = min(sums.group, sums.chunks - begin);
-    if (!last_to_arrive(arrived + segment * groups + group, members)) return false;
-    double* const to = sums.groups + (uint64_t{segment} * groups + group) * 2 * sums.channels;
-    add_up<THREADS>(partial_sums(sums, segment, begin), members, sums, first, extent,
-                    [&](uint32_t which, uint32_t channel, double sum) { to[which * sums.channels + channel] = sum; });
-    return last_to_arrive(arrived + sums.segments * groups, sums.segments * groups);
-}
-
-// Both sums of `channel` over a segment, once they are there.
-__device__ __forceinline__ double2 segment_sums(const Sums& sums, uint32_t segment, uint32_t channel) {
-    const uint32_t groups = (sums.chunks + sums.group - 1) / sums.group;
-    const double* const at = sums.groups + uint64_t{segment} * groups * 2 * sums.channels + channel;
-    double first = 0.0, second = 0.0;
 #pragma unroll 4
-    for (uint32_t k = 0; k < groups; ++k) {
-        first += __ldcg(at + uint64_t{k} * 2 * sums.channels);
-        second += __ldcg(at + (uint64_t{k} * 2 + 1) * sums.channels);
+        for (uint32_t slice = 0; slice < count; ++slice) sum += of[slice * 2 * EXTENT];
+        return sum;
     }
-    return make_double2(first, second);
+};
+
+__device__ __forceinline__ uint32_t groups_of(const Sums& sums) {
+    return sums.group == 1 ? sums.chunks : (sums.chunks + sums.group - 1) / sums.group;
+}
+
+// Whether this block, which has left its sums of `chunk` of `segment` for the channels from `first` on, is the one to
+// finish these channels: then all groups' sums are there. `tile` is the number of its tile of channels.
+template <int THREADS, int EXTENT>
+__device__ __forceinline__ bool sums_are_there(const Sums& sums, uint32_t segment, uint32_t chunk, uint32_t first,
+                                               uint32_t tile, double2* scratch) {
+    using S = Slices<THREADS, EXTENT>;
+    const uint32_t groups = groups_of(sums);
+    if (sums.group == 1) return last_to_arrive(sums.arrived + tile, sums.segments * groups);
+    uint32_t* const arrived = sums.arrived + tile * (1 + sums.segments * groups);
+    const uint32_t group = chunk / sums.group, begin = group * sums.group;
+    const uint32_t members = min(sums.group, sums.chunks - begin);
+    if (!last_to_arrive(arrived + 1 + segment * groups + group, members)) return false;
+    S::add(sums, partial_sums(sums, segment, begin), members, first, threadIdx.x / EXTENT, S::SLICES, scratch);
+    __syncthreads();
+    const uint32_t which = threadIdx.x / EXTENT, channel = first + threadIdx.x % EXTENT;
+    if (which < 2 && channel < sums.channels) {
+        double* const to = sums.groups + (uint64_t{segment} * groups + group) * 2 * sums.channels;
+        to[which * sums.channels + channel] = S::total(scratch, 0, S::SLICES, which, threadIdx.x % EXTENT);
+    }
+    return last_to_arrive(arrived, sums.segments * groups);
+}
+
+// Both sums over each segment, of the channels from `first` on, once they are there: all segments' at the same time.
+template <int THREADS, int EXTENT>
+struct SegmentSums {
+    using S = Slices<THREADS, EXTENT>;
+    const double2* scratch;
+    // Of a segment.
+    uint32_t slices;
+
+    __device__ __forceinline__ SegmentSums(const Sums& sums, uint32_t first, double2* scratch)
+        : scratch(scratch), slices(S::SLICES / sums.segments) {
+        const uint32_t groups = groups_of(sums);
+        uint32_t segment = 0, slice = threadIdx.x / EXTENT;
+        for (; slice >= slices; slice -= slices) ++segment;
+        const double* const from = sums.groups + uint64_t{segment} * groups * 2 * sums.channels;
+        if (segment < sums.segments) S::add(sums, from, groups, first, slice, slices, scratch);
+        __syncthreads();
+    }
+
+    // Of channel first + i.
+    __device__ __forceinline__ double2 of(uint32_t segment, uint32_t i) const {
+        return make_double2(S::total(scratch, segment * slices, slices, 0, i),
+                            S::total(scratch, segment * slices, slices, 1, i));
+    }
+};
+
+// Mean and biased variance from Σx and Σx², with 1/rows.
+__device__ __forceinline__ double2 moments(const double2& both, double over_rows) {
+    const double mean = both.x * over_rows, spread = both.y * over_rows - mean * mean;
+    // NaN stays NaN.
+    return make_double2(mean, spread < 0.0 ? 0.0 : spread);
 }
 
 // The sums are Σx and Σx². Called by all threads of each block when it has left its own; the last one writes mean and
-// inverse of its channels, and moves the running statistics.
-template <int THREADS>
-__device__ void finish_statistics(const Sums& sums, uint32_t segment, uint32_t chunk, uint32_t first, uint32_t extent,
-                                  uint32_t tile) {
-    if (!sums_are_there<THREADS>(sums, segment, chunk, first, extent, tile)) return;
-    const BatchNormArrays& to = *sums.arrays;
+// inverse of its EXTENT channels, and moves the running statistics. `scratch` is as Slices has it, and may be read until
+// this is called.
+template <int THREADS, int EXTENT>
+__device__ void finish_statistics(const Sums& sums, uint32_t segment, uint32_t chunk, uint32_t first, uint32_t tile,
+                                  double2* scratch) {
+    // Pointers come before the others' sums do, not behind them.
+    float *const to_mean = sums.arrays->mean, *const to_inverse = sums.arrays->inverse;
+    float *const running_mean = sums.arrays->running_mean, *const running_var = sums.arrays->running_var;
+    if (!sums_are_there<THREADS, EXTENT>(sums, segment, chunk, first, tile, scratch)) return;
     const bool running = (sums.how & NORM_RUNNING) != 0;
-    if (running && tile == 0 && threadIdx.x == 0) *to.tracked += sums.segments;
-    const double m = static_cast<double>(sums.rows);
-    // One value has no unbiased variance; PyTorch refuses it, we keep the biased one.
-    const double unbiased = sums.rows > 1 ? m / (m - 1.0) : 1.0;
-    for (uint32_t i = threadIdx.x; i < extent; i += THREADS) {
-        const uint32_t channel = first + i;
-        if (channel >= sums.channels) break;
-        for (uint32_t s = 0; s < sums.segments; ++s) {
-            const double2 both = segment_sums(sums, s, channel);
-            const double mean = both.x / m, spread = both.y / m - mean * mean;
-            // NaN stays NaN.
-            const double variance = spread < 0.0 ? 0.0 : spread;
-            to.mean[s * sums.channels + channel] = static_cast<float>(mean);
-            to.inverse[s * sums.channels + channel] = static_cast<float>(1.0 / sqrt(variance + BATCH_NORM_EPSILON));
-            if (running) {
-                const double old_mean = static_cast<double>(to.running_mean[channel]);
-                const double old_var = static_cast<double>(to.running_var[channel]);
-                const double keep = 1.0 - BATCH_NORM_MOMENTUM;
-                to.running_mean[channel] = static_cast<float>(keep * old_mean + BATCH_NORM_MOMENTUM * mean);
-                to.running_var[channel] =
-                    static_cast<float>(keep * old_var + BATCH_NORM_MOMENTUM * variance * unbiased);
-            }
-        }
+    if (running && tile == 0 && threadIdx.x == 0) *sums.arrays->tracked += sums.segments;
+    const uint32_t slice = threadIdx.x / EXTENT, i = threadIdx.x % EXTENT, channel = first + i;
+    const bool inside = channel < sums.channels;
+    // Other threads than those that write the first segment's statistics.
+    const bool moves = running && inside && slice == Slices<THREADS, EXTENT>::SLICES - 1;
+    double moved_mean = 0.0, moved_var = 0.0;
+    if (moves) {
+        moved_mean = static_cast<double>(running_mean[channel]);
+        moved_var = static_cast<double>(running_var[channel]);
     }
+    const double m = static_cast<double>(sums.rows), over = 1.0 / m;
+    const SegmentSums<THREADS, EXTENT> totals(sums, first, scratch);
+    if (inside && slice < sums.segments) {
+        const double2 both = moments(totals.of(slice, i), over);
+        to_mean[slice * sums.channels + channel] = static_cast<float>(both.x);
+        to_inverse[slice * sums.channels + channel] = static_cast<float>(rsqrt(both.y + BATCH_NORM_EPSILON));
+    }
+    if (!moves) return;
+    // One value has no unbiased variance; PyTorch refuses it, we keep the biased one.
+    const double unbiased = sums.rows > 1 ? m / (m - 1.0) : 1.0, keep = 1.0 - BATCH_NORM_MOMENTUM;
+    for (uint32_t s = 0; s < sums.segments; ++s) {
+        const double2 both = moments(totals.of(s, i), over);
+        moved_mean = static_cast<double>(static_cast<float>(keep * moved_mean + BATCH_NORM_MOMENTUM * both.x));
+        const double var = keep * moved_var + BATCH_NORM_MOMENTUM * both.y * unbiased;
+        moved_var = static_cast<double>(static_cast<float>(var));
+    }
+    running_mean[channel] = static_cast<float>(moved_mean);
+    running_var[channel] = static_cast<float>(moved_var);
 }
 
 // The sums are Σg and Σg·x̂. Called by all threads of each block when it has left its own; the last one writes the
-// means of its channels, and the gradients of weight and bias.
-template <int THREADS>
-__device__ void finish_gradients(const Sums& sums, uint32_t segment, uint32_t chunk, uint32_t first, uint32_t extent,
-                                 uint32_t tile) {
-    if (!sums_are_there<THREADS>(sums, segment, chunk, first, extent, tile)) return;
-    const BatchNormArrays& to = *sums.arrays;
+// means of its EXTENT channels, and the gradients of weight and bias. `scratch` as in finish_statistics.
+template <int THREADS, int EXTENT>
+__device__ void finish_gradients(const Sums& sums, uint32_t segment, uint32_t chunk, uint32_t first, uint32_t tile,
+                                 double2* scratch) {
+    float *const mean_g = sums.arrays->mean_g, *const mean_gx = sums.arrays->mean_gx;
+    float *const weight_gradient = sums.arrays->weight_gradient, *const bias_gradient = sums.arrays->bias_gradient;
+    uint32_t* const not_finite = sums.arrays->not_finite;
+    if (!sums_are_there<THREADS, EXTENT>(sums, segment, chunk, first, tile, scratch)) return;
     const bool by_batch = (sums.how & NORM_BY_BATCH) != 0;
-    for (uint32_t i = threadIdx.x; i < extent; i += THREADS) {
-        const uint32_t channel = first + i;
-        if (channel >= sums.channels) break;
-        double sum = 0.0, product = 0.0;
-        for (uint32_t s = 0; s < sums.segments; ++s) {
-            const double2 both = segment_sums(sums, s, channel);
-            sum += both.x;
-            product += both.y;
-            to.mean_g[s * sums.channels + channel] = by_batch ? static_cast<float>(both.x / sums.rows) : 0.0f;
-            to.mean_gx[s * sums.channels + channel] = by_batch ? static_cast<float>(both.y / sums.rows) : 0.0f;
-        }
-        if ((sums.how & NORM_WEIGHTS) == 0) continue;
-        const float weight = static_cast<float>(product), bias = static_cast<float>(sum);
-        to.weight_gradient[channel] = weight;
-        to.bias_gradient[channel] = bias;
-        if (to.not_finite != nullptr && (!isfinite(weight) || !isfinite(bias))) *to.not_finite = 1;
+    const uint32_t slice = threadIdx.x / EXTENT, i = threadIdx.x % EXTENT, channel = first + i;
+    const double over = 1.0 / static_cast<double>(sums.rows);
+    const SegmentSums<THREADS, EXTENT> totals(sums, first, scratch);
+    if (channel >= sums.channels) return;
+    if (slice < sums.segments) {
+        const double2 both = totals.of(slice, i);
+        mean_g[slice * sums.channels + channel] = by_batch ? static_cast<float>(both.x * over) : 0.0f;
+        mean_gx[slice * sums.channels + channel] = by_batch ? static_cast<float>(both.y * over) : 0.0f;
     }
+    if ((sums.how & NORM_WEIGHTS) == 0 || slice != Slices<THREADS, EXTENT>::SLICES - 1) return;
+    double sum = 0.0, product = 0.0;
+    for (uint32_t s = 0; s < sums.segments; ++s) {
+        const double2 both = totals.of(s, i);
+        sum += both.x;
+        product += both.y;
+    }
+    const float weight = static_cast<float>(product), bias = static_cast<float>(sum);
+    weight_gradient[channel] = weight;
+    bias_gradient[channel] = bias;
+    if (not_finite != nullptr && (!isfinite(weight) || !isfinite(bias))) *not_finite = 1;
 }
 
 }  // namespace
