@@ -23,8 +23,9 @@
 //   running: ceil(segments·c / THREADS)
 // Bound: memory; sizeof(T) bytes an element for statistics, 2 for apply, 2 for backward_reduce, 3 for backward_apply.
 // A thread has four 16-byte loads under way, eight in those that sum, on long maps.
-// Neighbours: behind a convolution, before the next one. Where a convolution leaves the sums in its epilogue, statistics
-// and backward_reduce are not launched; where it has multiplied dy by f' too, backward_apply runs with no activation.
+// Neighbours: behind a convolution, before the next one. Where a convolution leaves the sums in its epilogue,
+// statistics and backward_reduce are not launched; where it has multiplied dy by f' too, backward_apply runs with no
+// activation.
 #include "activation.cuh"
 #include "batch_norm.cuh"
 #include "dependency.cuh"
@@ -35,7 +36,7 @@ namespace {
 
 constexpr int THREADS = 256;
 // Lanes of a block that sums: 64 bytes of a row.
-constexpr uint32_t SUM_LANES = 4;
+constexpr int SUM_LANES = 4;
 template <typename T>
 constexpr int SUM_EXTENT = SUM_LANES * VECTOR<T>;
 
@@ -90,9 +91,9 @@ __device__ __forceinline__ void load_channels(const float* from, const Tile<T>& 
     }
 }
 
-// This thread's rows row, row + row_lanes … of ROWS: first all loads of all MAPS, then `begin()`, for what waits for loads
-// before these, then for each row `use(at, is_row, words)`, with the words of each map at tile.start + at. Behind the last
-// row these are 0 and `is_row` is false; where WHOLE, all of them are there.
+// This thread's rows row, row + row_lanes … of ROWS: first all loads of all MAPS, then `begin()`, for what waits for
+// loads before these, then for each row `use(at, is_row, words)`, with the words of each map at tile.start + at. Behind
+// the last row these are 0 and `is_row` is false; where WHOLE, all of them are there.
 template <int ROWS, bool WHOLE, int MAPS, typename T, typename Begin, typename Use>
 __device__ __forceinline__ void some_rows(const Tile<T>& tile, uint32_t row, const T* const (&maps)[MAPS], Begin begin,
                                           Use use) {
@@ -123,7 +124,8 @@ __device__ __forceinline__ void for_rows(const Tile<T>& tile, uint32_t row, cons
     for (; row < tile.chunk_rows; row += ROWS * tile.row_lanes) some_rows<ROWS, false>(tile, row, maps, [] {}, use);
 }
 
-// The same over all of them, ROWS at first, `begin()` behind their loads, and then twice as many as long as they are there.
+// The same over all of them, ROWS at first, `begin()` behind their loads, and then twice as many as long as they are
+// there.
 template <int ROWS, int MAPS, typename T, typename Begin, typename Use>
 __device__ __forceinline__ void for_many_rows(const Tile<T>& tile, const T* const (&maps)[MAPS], Begin begin,
                                               Use use) {
@@ -138,36 +140,16 @@ __device__ __forceinline__ void for_many_rows(const Tile<T>& tile, const T* cons
     for_rows<ROWS>(tile, row, maps, use);
 }
 
-// Adds up both sums over the block's rows. Warp i of VECTOR<T> then has those of channels i of the vectors, and its lanes
-// leave them in the block's part of `sums`, through `leave(first, second)`.
+// Adds up both sums over the block's rows and leaves them in the block's part of `sums`, through `leave(first,
+// second)`: channel threadIdx.x / 32 of the thread's vector.
 template <typename T, typename Leave>
 __device__ __forceinline__ void leave_sums(const Tile<T>& tile, const float (&first)[VECTOR<T>],
                                            const float (&second)[VECTOR<T>], const Sums& sums, float* shared,
                                            Leave leave) {
-    constexpr int V = VECTOR<T>;
-    const uint32_t t = threadIdx.x, warp = t / 32;
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-        shared[i * THREADS + t] = first[i];
-        shared[(V + i) * THREADS + t] = second[i];
-    }
-    __syncthreads();
-    if (warp >= V) return;
     float both[2];
-#pragma unroll
-    for (int which = 0; which < 2; ++which) {
-        const float* const of = shared + (which * V + warp) * THREADS + t % 32;
-        both[which] = of[0];
-#pragma unroll
-        for (int k = 32; k < THREADS; k += 32) both[which] += of[k];
-#pragma unroll
-        for (uint32_t bit = 16; bit >= SUM_LANES; bit /= 2) {
-            both[which] += __shfl_xor_sync(0xffffffffu, both[which], bit);
-        }
-    }
-    if (t % 32 >= SUM_LANES || !tile.inside) return;
+    if (!sum_over_rows<THREADS, SUM_LANES>(first, second, shared, both) || !tile.inside) return;
     const double2 pair = leave(static_cast<double>(both[0]), static_cast<double>(both[1]));
-    double* const to = partial_sums(sums, blockIdx.z, blockIdx.y) + tile.channel + warp;
+    double* const to = partial_sums(sums, blockIdx.z, blockIdx.y) + tile.channel + threadIdx.x / 32;
     to[0] = pair.x;
     to[sums.channels] = pair.y;
 }
@@ -178,7 +160,6 @@ template <typename T>
 __device__ __forceinline__ void statistics(const T* x, const Sums& sums, uint32_t rows_per_chunk) {
     constexpr int V = VECTOR<T>;
     const Tile<T> tile(sums.rows, sums.channels, rows_per_chunk, SUM_LANES);
-    // [sum][channel of the vector][thread]: neighbouring threads in neighbouring banks.
     STATIC_SHARED(float, shared, [2 * V * THREADS]);
     uint4 first_row = make_uint4(0, 0, 0, 0);
     // That of the channel whose sums this thread leaves.

@@ -6,8 +6,9 @@
 
 namespace {
 
-// Adds 1, and says what was there. What the block's threads wrote before a barrier before it comes first for all blocks,
-// and what others wrote before they came here can be read behind a barrier behind it: one thread orders for all.
+// Adds 1, and says what was there. What the block's threads wrote before a barrier before it comes first for all
+// blocks, and what others wrote before they came here can be read behind a barrier behind it: one thread orders for
+// all.
 __device__ __forceinline__ uint32_t count_arrival(uint32_t* arrived) {
 #ifdef CUDA_EMULATION
     return atomicAdd(arrived, 1u);

@@ -242,7 +242,7 @@ impl NormCase {
                 channels: self.c as u32,
                 group: self.group() as u32,
                 how: how(pass.statistics, pass.weights),
-                unused: [0; 2],
+                over_rows: (self.rows as f64).recip(),
             };
             let per_chunk = self.rows_per_chunk as u32;
             let sized = |launch: Launch| {

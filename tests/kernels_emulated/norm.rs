@@ -91,7 +91,7 @@ impl Norm {
             channels: self.channels as u32,
             group: group as u32,
             how,
-            unused: [0; 2],
+            over_rows: (rows as f64).recip(),
         }
     }
 

@@ -93,8 +93,8 @@ pub struct Sums {
     pub group: u32,
     /// Bits of `NORM_*`.
     pub how: u32,
-    /// Fills the last eight bytes.
-    pub unused: [u32; 2],
+    /// 1/`rows`.
+    pub over_rows: f64,
 }
 
 /// The running statistics move (`NORM_RUNNING`).
@@ -123,9 +123,9 @@ pub struct Workspace {
     arrived: Memory,
 }
 
-/// Sums of pairs that the last block adds up at once, 80 KB: loading them takes no longer than waiting for groups first
+/// Pairs of sums that the last block adds up at once, 64 KB: loading them takes no longer than waiting for groups first
 /// would, whose sums take three trips to L2 more.
-const AT_ONCE: usize = 5 << 10;
+const AT_ONCE: usize = 4 << 10;
 
 /// Chunks of a group of `segments` inputs of `chunks`, whose tiles have `channels`: one where all of them are few, else
 /// about √chunks, so that neither the sum of a group nor that of all groups is long.
@@ -201,7 +201,7 @@ impl Workspace {
             channels: norm.c as u32,
             group: group as u32,
             how,
-            unused: [0; 2],
+            over_rows: (extent.rows as f64).recip(),
         })
     }
 }
