@@ -28,6 +28,8 @@
 #include "reduce.cuh"
 #include "types.cuh"
 
+#include <type_traits>
+
 namespace {
 
 constexpr int THREADS = 256;
@@ -38,16 +40,20 @@ struct Chunk {
     uint64_t first, end;
 };
 
-__device__ __forceinline__ Chunk find_chunk(const AdamTensor* tensors, uint32_t count) {
-    STATIC_SHARED(uint32_t, found, [1]);
+// One trip to memory: whichever thread has the tensor has all of it. `meanwhile()` is for what waits as long, before
+// the barrier.
+template <typename Meanwhile>
+__device__ __forceinline__ Chunk find_chunk(const AdamTensor* tensors, uint32_t count, Meanwhile meanwhile) {
+    STATIC_SHARED(AdamTensor, found, [1]);
     for (uint32_t i = threadIdx.x; i < count; i += THREADS) {
-        const bool begun = tensors[i].first_block <= blockIdx.x;
+        const AdamTensor tensor = tensors[i];
         const bool over = i + 1 < count && tensors[i + 1].first_block <= blockIdx.x;
-        if (begun && !over) found[0] = i;
+        if (tensor.first_block <= blockIdx.x && !over) found[0] = tensor;
     }
+    meanwhile();
     __syncthreads();
     Chunk chunk;
-    chunk.tensor = tensors[found[0]];
+    chunk.tensor = found[0];
     chunk.first = uint64_t{blockIdx.x - chunk.tensor.first_block} * CHUNK;
     chunk.end = min(chunk.tensor.count, chunk.first + CHUNK);
     return chunk;
@@ -92,10 +98,10 @@ struct Elements {
     float g[AT_ONCE][4], w[AT_ONCE][4], m[AT_ONCE][4], v[AT_ONCE][4], average[AT_ONCE][4];
 };
 
-__device__ void prepare(AdamState* state, double beta1, double beta2) {
-    const double t = static_cast<double>(state->taken + 1);
-    state->correction1 = static_cast<float>(1.0 - pow(beta1, t));
-    state->correction2 = static_cast<float>(sqrt(1.0 - pow(beta2, t)));
+// 1 − β₁ᵗ (0) or √(1 − β₂ᵗ) (1), for t = taken + 1.
+__device__ __forceinline__ float correction(uint32_t which, uint64_t taken, double beta1, double beta2) {
+    const double t = static_cast<double>(taken + 1), left = 1.0 - pow(which == 0 ? beta1 : beta2, t);
+    return static_cast<float>(which == 0 ? left : sqrt(left));
 }
 
 // What is the same for all blocks.
@@ -114,16 +120,26 @@ struct Step {
 
 // Counts a step and moves the loss scale: a skipped step halves it, within its bounds. Then ring[iteration % slots]
 // gets the iteration and what `network` has come to. `squares` are the sums of the `blocks`. By a whole block.
-__device__ void finish(AdamState* state, uint32_t* not_finite, const double* squares, uint32_t blocks, const Step& step) {
+__device__ void finish(AdamState* state, uint32_t* not_finite, const double* squares, uint32_t blocks,
+                       const Step& step) {
+    STATIC_SHARED(float, corrections, [2]);
+    const bool skip = *not_finite != 0, leave_out = state->rate == 0.0f;
+    const uint64_t taken = state->taken + (skip || leave_out ? 0 : 1);
     double sum = 0.0;
+#pragma unroll 4
     for (uint32_t i = threadIdx.x; i < blocks; i += THREADS) sum += __ldcg(squares + i);
+    // Two powers at once, while the others wait for their sums. The barrier is block_sum's.
+    if (threadIdx.x / 2 == THREADS / 2 - 1) {
+        corrections[threadIdx.x % 2] = correction(threadIdx.x % 2, taken, step.beta1, step.beta2);
+    }
     sum = block_sum<THREADS>(sum);
     if (threadIdx.x != 0) return;
     const float norm = static_cast<float>(sqrt(sum) / static_cast<double>(state->loss_scale));
-    const bool skip = *not_finite != 0, leave_out = state->rate == 0.0f;
     state->skipped += skip ? 1 : 0;
     state->left_out += !skip && leave_out ? 1 : 0;
-    state->taken += skip || leave_out ? 0 : 1;
+    state->taken = taken;
+    state->correction1 = corrections[0];
+    state->correction2 = corrections[1];
     if (step.growth_interval != 0 && (skip || !leave_out)) {
         state->steady = skip ? 0 : state->steady + 1;
         const bool grow = state->steady >= step.growth_interval;
@@ -133,7 +149,6 @@ __device__ void finish(AdamState* state, uint32_t* not_finite, const double* squ
         state->loss_scale = fminf(fmaxf(scale, LEAST_LOSS_SCALE), MOST_LOSS_SCALE);
     }
     *not_finite = 0;
-    prepare(state, step.beta1, step.beta2);
     Metrics& entry = step.ring[ring_slot(step.iteration, step.slots)];
     entry.iteration = *step.iteration;
     entry.steps[step.network][0] = state->taken;
@@ -148,25 +163,30 @@ __device__ void finish(AdamState* state, uint32_t* not_finite, const double* squ
 template <typename T>
 __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state, uint32_t* not_finite, double* squares,
                      uint32_t* arrived, const Step& step) {
+    // On their way while the tensor is looked for.
+    const uint64_t iteration = *step.iteration;
+    const uint32_t skip = *not_finite;
+    const float loss_scale = state->loss_scale, rate = state->rate;
+    const float correction1 = state->correction1, correction2 = state->correction2;
     // One thread a block divides: f64 is slow. The barrier is find_chunk's.
     STATIC_SHARED(float, decays, [2]);
-    if (threadIdx.x == 0) {
-        const double t = static_cast<double>(*step.iteration);
+    const Chunk chunk = find_chunk(tensors, count, [&] {
+        if (threadIdx.x != THREADS - 1) return;
+        const double t = static_cast<double>(iteration);
         const double d = min(step.decay, (1.0 + t) / (10.0 + t));
         decays[0] = static_cast<float>(d);
         decays[1] = static_cast<float>(1.0 - d);
-    }
-    const Chunk chunk = find_chunk(tensors, count);
-    const bool stay = *not_finite != 0 || state->rate == 0.0f;
+    });
+    const bool stay = skip != 0 || rate == 0.0f;
     const AdamTensor& a = chunk.tensor;
     const Coefficients k = {static_cast<float>(step.beta1),
                             static_cast<float>(step.beta2),
                             static_cast<float>(1.0 - step.beta1),
                             static_cast<float>(1.0 - step.beta2),
-                            static_cast<float>(step.lr) * state->rate / state->correction1,
-                            state->correction2,
+                            static_cast<float>(step.lr) * rate / correction1,
+                            correction2,
                             static_cast<float>(step.eps),
-                            1.0f / state->loss_scale,
+                            1.0f / loss_scale,
                             decays[0],
                             decays[1]};
     T* const cast = static_cast<T*>(a.cast);
@@ -174,7 +194,8 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
     // At most 16 elements a thread: f32 is enough for their squares.
     float sum = 0.0f;
     constexpr int AT_ONCE = Elements<T>::AT_ONCE;
-    for (uint64_t begin = chunk.first; begin < chunk.end; begin += AT_ONCE * 4 * THREADS) {
+    constexpr uint64_t BATCH = AT_ONCE * 4 * THREADS;
+    const auto batch = [&](uint64_t begin, auto whole) {
         Elements<T> e;
         uint64_t at[AT_ONCE];
         int valid[AT_ONCE];
@@ -182,11 +203,16 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
         for (int i = 0; i < AT_ONCE; ++i) {
             at[i] = begin + 4 * (i * THREADS + threadIdx.x);
             valid[i] = at[i] < chunk.end ? static_cast<int>(min(chunk.end - at[i], uint64_t{4})) : 0;
+            // Known where it is compiled: no branch between the loads.
+            if (decltype(whole)::value) valid[i] = 4;
             load_some(a.gradient + at[i], valid[i], true, 0.0f, e.g[i]);
             load_some(a.weight + at[i], valid[i], true, 0.0f, e.w[i]);
             load_some(a.m + at[i], valid[i], true, 0.0f, e.m[i]);
             load_some(a.v + at[i], valid[i], true, 0.0f, e.v[i]);
-            if (averages) load_some(a.average + at[i], valid[i], true, 0.0f, e.average[i]);
+        }
+        if (averages) {
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; ++i) load_some(a.average + at[i], valid[i], true, 0.0f, e.average[i]);
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
@@ -207,7 +233,12 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
             for (int j = 0; j < 4; ++j) e.average[i][j] = k.keep * e.average[i][j] + k.take * e.w[i][j];
             store_some(a.average + at[i], valid[i], true, e.average[i]);
         }
-    }
+    };
+    uint64_t begin = chunk.first;
+#pragma unroll 1
+    for (; begin + BATCH <= chunk.end; begin += BATCH) batch(begin, std::true_type());
+#pragma unroll 1
+    for (; begin < chunk.end; begin += BATCH) batch(begin, std::false_type());
     const double total = block_sum<THREADS>(static_cast<double>(sum));
     if (threadIdx.x == 0) squares[blockIdx.x] = total;
     if (last_to_arrive(arrived, gridDim.x)) finish(state, not_finite, squares, gridDim.x, step);
@@ -219,26 +250,41 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
 KERNEL(adam_check, THREADS, (const AdamTensor* tensors, uint32_t count, uint32_t* not_finite)) {
     await_previous();
     let_next_start();
-    const Chunk chunk = find_chunk(tensors, count);
-    bool finite = true;
-#pragma unroll 4
-    for (uint64_t i = chunk.first + 4 * threadIdx.x; i < chunk.end; i += 4 * THREADS) {
-        float g[4];
-        load_some(chunk.tensor.gradient + i, static_cast<int>(min(chunk.end - i, uint64_t{4})), true, 0.0f, g);
+    const Chunk chunk = find_chunk(tensors, count, [] {});
+    constexpr int FOURS = CHUNK / (4 * THREADS);
+    const auto all_finite = [&](auto whole) {
+        float g[FOURS][4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) finite = finite && isfinite(g[j]);
-    }
+        for (int k = 0; k < FOURS; ++k) {
+            const uint64_t i = chunk.first + 4 * (k * THREADS + threadIdx.x);
+            int valid = i < chunk.end ? static_cast<int>(min(chunk.end - i, uint64_t{4})) : 0;
+            if (decltype(whole)::value) valid = 4;
+            load_some(chunk.tensor.gradient + i, valid, true, 0.0f, g[k]);
+        }
+        // No branch, so that the next loads do not wait for it.
+        int finite = 1;
+#pragma unroll
+        for (int k = 0; k < FOURS; ++k) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) finite &= isfinite(g[k][j]) ? 1 : 0;
+        }
+        return finite != 0;
+    };
+    const bool whole = chunk.end - chunk.first == CHUNK;
+    const bool finite = whole ? all_finite(std::true_type()) : all_finite(std::false_type());
     if (!finite) *not_finite = 1;
 }
 
 KERNEL(adam_prepare, 32, (AdamState* state, double beta1, double beta2)) {
     await_previous();
     let_next_start();
-    if (threadIdx.x == 0) prepare(state, beta1, beta2);
+    if (threadIdx.x >= 2) return;
+    const float becomes = correction(threadIdx.x, state->taken, beta1, beta2);
+    (threadIdx.x == 0 ? state->correction1 : state->correction2) = becomes;
 }
 
 #define ADAM(T)                                                                                                     \
-    KERNEL(adam_##T, THREADS,                                                                                       \
+    KERNEL_OCCUPANCY(adam_##T, THREADS, 3,                                                                          \
            (const AdamTensor* tensors, uint32_t count, AdamState* state, uint32_t* not_finite, double* squares,     \
             uint32_t* arrived, double lr, double beta1, double beta2, double eps, double decay,                     \
             uint32_t growth_interval, Metrics* ring, uint64_t* iteration, uint32_t slots, uint32_t network,         \

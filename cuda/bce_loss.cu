@@ -33,7 +33,8 @@ constexpr int THREADS = 256;
         let_next_start();                                                                                          \
         const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first,                 \
                            labels0, labels1, label_stored, label_count};                                           \
-        bce_loss<THREADS>(of, blockIdx.x, blockIdx.x == 0 ? target0 : target1);                                    \
+        const float target[] = {blockIdx.x == 0 ? target0 : target1};                                              \
+        bce_loss<THREADS>(of, blockIdx.x, 1, target);                                                              \
     }
 BCE_LOSS(f32)
 BCE_LOSS(f16)

@@ -54,11 +54,11 @@ ANY = {"gather": (1900, 1900, 450), "scatter": (840, 2085, 450), "wgrad": (1150,
 ANY_ISSUE, ANY_STAGE_LATENCY = 0.70, 700
 # Streaming kernels: loads of 16 bytes in sequence a row, maps read and written, cycles of instructions a row and
 # resident block (SASS), rows whose loads are under way together. By name: one load after the other before the sums
-# finished themselves (a kernel batch_norm_finalize in the trace), four at a time since.
+# finished themselves (a kernel batch_norm_finalize in the trace), several at a time since.
 STREAMS = {
-    "batch_norm_statistics": (1, 1, 60, 4),
+    "batch_norm_statistics": (1, 1, 60, 8),
     "batch_norm_apply": (1, 2, 250, 4),
-    "batch_norm_backward_reduce": (2, 2, 400, 2),
+    "batch_norm_backward_reduce": (2, 2, 400, 4),
     "batch_norm_backward_apply": (2, 3, 400, 2),
 }
 # Cycles of a last block that adds what the others left: its launch's other blocks are done by then. Assumed.
@@ -388,8 +388,9 @@ class Model:
         else:
             rows, c, per_chunk = numbers[:3]
         vector = 16 // n.size
-        lanes = 1
-        while lanes < 32 and lanes * vector < c:
+        # Kernels that sum have few lanes.
+        lanes = 4 if sums else 1
+        while not sums and lanes < 32 and lanes * vector < c:
             lanes *= 2
         each = ceil(per_chunk, n.threads // lanes)
         size = rows * c * n.grid[2] * n.size * maps

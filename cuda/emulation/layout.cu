@@ -94,7 +94,7 @@ const Known KNOWN[] = {
     FIELD(Sums, channels),
     FIELD(Sums, group),
     FIELD(Sums, how),
-    FIELD(Sums, unused),
+    FIELD(Sums, over_rows),
 
     SIZE(Convolution),
     FIELD(Convolution, n),

@@ -28,28 +28,35 @@ struct LossOf {
 
 namespace {
 
-// Called by all THREADS threads of a block. Logits may have been written by other blocks of the same launch.
-template <int THREADS, typename T>
-__device__ void bce_loss(const LossOf<T>& of, uint32_t segment, float target) {
+// Of `segments` at once, at most SEGMENTS (one or two), from `begin` on, each with its target. Called by all THREADS
+// threads of a block. Logits may have been written by other blocks of the same launch.
+template <int THREADS, int SEGMENTS, typename T>
+__device__ void bce_loss(const LossOf<T>& of, uint32_t begin, uint32_t segments, const float (&targets)[SEGMENTS]) {
+    static_assert(SEGMENTS == 1 || SEGMENTS == 2);
     const uint32_t n = of.n, stored = of.stored;
     const float factor = *of.loss_scale / static_cast<float>(n);
-    const T* const labels = segment == 0 ? of.labels0 : of.labels1;
-    double loss = 0.0, probability = 0.0;
-    int right = 0, sure = 0;
-    for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
-        const uint64_t at = (uint64_t{segment} * n + i) * stored;
-        const T* const y = labels + uint64_t{i} * of.label_stored;
+    // Nobody waits for it behind the sums.
+    const uint64_t iteration = of.iteration != nullptr ? *of.iteration : 0;
+    // Of each: the loss, the probability, how many are right, and how many sure.
+    double sums[4 * SEGMENTS] = {};
+    for (uint32_t i = threadIdx.x; i < segments * n; i += THREADS) {
+        const uint32_t which = SEGMENTS == 2 && i >= n ? 1 : 0, segment = begin + which, image = i - which * n;
+        const float target = targets[SEGMENTS == 2 && which != 0 ? 1 : 0];
+        const T* const labels = segment == 0 ? of.labels0 : of.labels1;
+        const uint64_t at = (uint64_t{segment} * n + image) * stored;
+        const T* const y = labels + uint64_t{image} * of.label_stored;
         float x = to_float(__ldcg(of.logits + at));
         for (uint32_t j = 0; j < of.label_count; ++j) x += to_float(y[j]) * to_float(__ldcg(of.logits + at + 1 + j));
         const float e = expf(-fabsf(x));
         // Not fmaxf, which would hide a NaN.
         const float positive = x < 0.0f ? 0.0f : x;
-        loss += static_cast<double>(positive - x * target + log1pf(e));
         // e / (1 + e) has no cancellation on the small side.
         const float sigmoid = x >= 0.0f ? 1.0f / (1.0f + e) : e / (1.0f + e);
-        probability += static_cast<double>(sigmoid);
-        right += (x > 0.0f) == (target > 0.5f) ? 1 : 0;
-        sure += (target > 0.5f ? x > SURE : x < -SURE) ? 1 : 0;
+        const double terms[4] = {static_cast<double>(positive - x * target + log1pf(e)), static_cast<double>(sigmoid),
+                                 (x > 0.0f) == (target > 0.5f) ? 1.0 : 0.0,
+                                 (target > 0.5f ? x > SURE : x < -SURE) ? 1.0 : 0.0};
+#pragma unroll
+        for (uint32_t k = 0; k < 4 * SEGMENTS; ++k) sums[k] += k / 4 == which ? terms[k % 4] : 0.0;
         const float gradient = (sigmoid - target) * factor;
         of.gradient[at] = from_float<T>(gradient);
         for (uint32_t j = 0; j < of.label_count; ++j) {
@@ -57,17 +64,11 @@ __device__ void bce_loss(const LossOf<T>& of, uint32_t segment, float target) {
         }
         for (uint32_t pad = 1 + of.label_count; pad < stored; ++pad) of.gradient[at + pad] = from_float<T>(0.0f);
     }
-    loss = block_sum<THREADS>(loss);
-    probability = block_sum<THREADS>(probability);
-    right = block_sum<THREADS>(right);
-    sure = block_sum<THREADS>(sure);
-    if (threadIdx.x == 0) {
-        float* const losses = of.ring[ring_slot(of.iteration, of.slots)].losses[of.first + segment];
-        losses[0] = static_cast<float>(loss / n);
-        losses[1] = static_cast<float>(probability / n);
-        losses[2] = static_cast<float>(static_cast<double>(right) / n);
-        losses[3] = static_cast<float>(static_cast<double>(sure) / n);
-    }
+    const double sum = block_sums<THREADS>(sums);
+    if (threadIdx.x >= 4 * segments) return;
+    const uint32_t segment = begin + threadIdx.x / 4;
+    Metrics& entry = of.ring[of.iteration != nullptr ? iteration % of.slots : 0];
+    entry.losses[of.first + segment][threadIdx.x % 4] = static_cast<float>(sum / n);
 }
 
 }  // namespace

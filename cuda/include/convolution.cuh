@@ -198,6 +198,7 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
     const bool inside = n < columns;
     const int f = epilogue.activation;
     STATIC_SHARED(float, shared, [P::STEP][N]);
+    double2* const scratch = reinterpret_cast<double2*>(shared);
     const Sums& sums = epilogue.sums;
     const uint32_t channel = chunk.channel + place.column;
     float first[V] = {}, second[V] = {}, total[V];
@@ -239,7 +240,7 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
                                            static_cast<double>(chunk.rows) * mean * mean;
             }
         }
-        finish_statistics<P::THREADS>(sums, chunk.segment, chunk.chunk, chunk.channel, N, chunk.tile);
+        finish_statistics<P::THREADS, N>(sums, chunk.segment, chunk.chunk, chunk.channel, chunk.tile, scratch);
         return;
     }
     const BatchNormArrays& norm = *sums.arrays;
@@ -284,7 +285,7 @@ __device__ __forceinline__ void finish_tile(const float* rows, T* to, const Epil
                 static_cast<double>(product[i]) * static_cast<double>(norm.inverse[statistic + i]);
         }
     }
-    finish_gradients<P::THREADS>(sums, chunk.segment, chunk.chunk, chunk.channel, N, chunk.tile);
+    finish_gradients<P::THREADS, N>(sums, chunk.segment, chunk.chunk, chunk.channel, chunk.tile, scratch);
 }
 
 }  // namespace

@@ -19,6 +19,8 @@ struct NormCase {
     rows: usize,
     c: usize,
     rows_per_chunk: usize,
+    /// Whether the last block of a group adds up the group's chunks first.
+    grouped: bool,
     activation: Activation,
 }
 
@@ -94,10 +96,13 @@ const TRAINING: Pass = Pass {
 const TRACKED: u64 = u32::MAX as u64 - 1;
 
 impl NormCase {
-    /// Grid of the passes over the maps.
-    fn grid(&self) -> (usize, usize, usize) {
+    /// Grid of a pass over the maps, or of one that sums.
+    fn grid(&self, sums: bool) -> (usize, usize, usize) {
         let v = self.t.vector();
-        let lanes = self.c.div_ceil(v).next_power_of_two().min(32);
+        let lanes = match sums {
+            true => 4,
+            false => self.c.div_ceil(v).next_power_of_two().min(32),
+        };
         (self.c.div_ceil(lanes * v), self.chunks(), self.segments)
     }
 
@@ -107,17 +112,29 @@ impl NormCase {
 
     /// Chunks of a group.
     fn group(&self) -> usize {
-        self.chunks().isqrt().max(1)
+        match self.grouped {
+            true => self.chunks().isqrt().max(1),
+            false => 1,
+        }
     }
 
     fn groups(&self) -> usize {
         self.chunks().div_ceil(self.group())
     }
 
+    /// Counters of both passes that sum.
+    fn counters(&self) -> usize {
+        let each = match self.group() {
+            1 => 1,
+            _ => 1 + self.segments * self.groups(),
+        };
+        self.grid(true).0 * each
+    }
+
     fn launch(&self, pass: &str) -> Launch {
         Launch::new(
             format!("batch_norm_{pass}_nhwc_{}", self.t.suffix()),
-            self.grid(),
+            self.grid(matches!(pass, "statistics" | "backward_reduce")),
             256,
         )
     }
@@ -128,7 +145,10 @@ impl NormCase {
         let per_segment = 4 * self.segments * self.c;
         let per_channel = 4 * self.c;
         let sums = |count: usize| 16 * self.segments * count * self.c;
-        let arrived = 4 * self.grid().0 * (self.segments * self.groups() + 1);
+        let groups = match self.group() {
+            1 => 0,
+            _ => sums(self.groups()),
+        };
         [
             map,
             map,
@@ -144,9 +164,9 @@ impl NormCase {
             4,
             sums(self.chunks()),
             sums(self.chunks()),
-            sums(self.groups()),
-            sums(self.groups()),
-            arrived,
+            groups,
+            groups,
+            4 * self.counters(),
         ]
     }
 
@@ -186,8 +206,7 @@ impl NormCase {
             out.not_finite.fill(&[0u32]);
             out.running_mean.copy_from(&running[0]);
             out.running_var.copy_from(&running[1]);
-            let counters = self.grid().0 * (self.segments * self.groups() + 1);
-            out.arrived.fill(&vec![0u32; counters]);
+            out.arrived.fill(&vec![0u32; self.counters()]);
             // In place, as a plan would.
             out.dx.copy_from(&dy);
             let all = Memory::of(&[NormArrays {
@@ -212,7 +231,10 @@ impl NormCase {
             let sums = |index: usize| Sums {
                 arrays: all.address(),
                 partial: out.partial[index].address(),
-                groups: out.groups[index].address(),
+                groups: match self.group() {
+                    1 => out.partial[index].address(),
+                    _ => out.groups[index].address(),
+                },
                 arrived: out.arrived.address(),
                 segments: self.segments as u32,
                 chunks: self.chunks() as u32,
@@ -220,7 +242,7 @@ impl NormCase {
                 channels: self.c as u32,
                 group: self.group() as u32,
                 how: how(pass.statistics, pass.weights),
-                unused: [0; 2],
+                over_rows: (self.rows as f64).recip(),
             };
             let per_chunk = self.rows_per_chunk as u32;
             let sized = |launch: Launch| {
@@ -390,6 +412,7 @@ fn agrees_with_the_reference() {
                             rows,
                             c,
                             rows_per_chunk,
+                            grouped: true,
                             activation,
                         };
                         check_batch_norm(&case, statistics);
@@ -408,6 +431,7 @@ fn agrees_with_the_reference() {
                 rows,
                 c,
                 rows_per_chunk: 1024,
+                grouped: true,
                 activation,
             };
             check_batch_norm(&case, Statistics::BatchOnly);
@@ -425,6 +449,7 @@ fn applies_every_activation() {
                 rows: 3 * 5 * 7,
                 c: 24,
                 rows_per_chunk: 32,
+                grouped: true,
                 activation,
             };
             check_batch_norm(&case, Statistics::Batch);
@@ -440,6 +465,7 @@ fn many_chunks(t: Type, segments: usize, c: usize) -> NormCase {
         rows: 331,
         c,
         rows_per_chunk: 32,
+        grouped: true,
         activation: Activation::LeakyRelu,
     };
     assert_eq!((case.chunks(), case.group(), case.groups()), (11, 3, 4));
@@ -450,7 +476,13 @@ fn many_chunks(t: Type, segments: usize, c: usize) -> NormCase {
 fn sums_over_many_chunks() {
     for t in TYPES {
         for (segments, c) in [(1, 24), (2, 8), (2, 264)] {
-            check_batch_norm(&many_chunks(t, segments, c), Statistics::Batch);
+            let case = many_chunks(t, segments, c);
+            check_batch_norm(&case, Statistics::Batch);
+            let at_once = NormCase {
+                grouped: false,
+                ..case
+            };
+            check_batch_norm(&at_once, Statistics::Batch);
         }
     }
 }

@@ -61,7 +61,7 @@ fn host_and_device_know_the_same() {
         mean, inverse, mean_g, mean_gx, weight, bias,
         weight_gradient, bias_gradient, running_mean, running_var, tracked, not_finite);
     layout!(known, batch_norm::Sums as "Sums":
-        arrays, partial, groups, arrived, segments, chunks, rows, channels, group, how, unused);
+        arrays, partial, groups, arrived, segments, chunks, rows, channels, group, how, over_rows);
     layout!(known, ConvShape as "Convolution":
         n, small_h, small_w, k, large_h, large_w, c, stride, pad);
     layout!(known, ConvArgument as "Convolution": multipliers, shifts);

@@ -239,7 +239,7 @@ fn check_backward(layer: &Layer, weights: bool, bad: bool) {
             true => launch.buffer(&out[1]).buffer(&partial).buffer(&arrived),
             false => launch.null().null().null(),
         };
-        vec![launch.value(cut.group as u32).buffer(&flag)]
+        vec![launch.buffer(&flag)]
     });
     assert!(arrived.bytes().iter().all(|&b| b == 0), "{what}");
     assert_eq!(flag.values::<u32>(), [u32::from(bad && weights)], "{what}");

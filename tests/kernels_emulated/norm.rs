@@ -75,18 +75,23 @@ impl Norm {
     }
 
     pub fn sums(&self, chunks: usize, rows: usize, how: u32) -> Sums {
+        let group = chunks.isqrt().max(1);
+        let groups = match group {
+            1 => 0,
+            _ => (16 * self.segments * chunks * self.channels) as u64,
+        };
         Sums {
             arrays: self.arrays.address(),
             partial: self.sums.address(),
-            groups: self.sums.address() + (16 * self.segments * chunks * self.channels) as u64,
+            groups: self.sums.address() + groups,
             arrived: self.arrived.address(),
             segments: self.segments as u32,
             chunks: chunks as u32,
             rows: rows as u32,
             channels: self.channels as u32,
-            group: chunks.isqrt().max(1) as u32,
+            group: group as u32,
             how,
-            unused: [0; 2],
+            over_rows: (rows as f64).recip(),
         }
     }
 

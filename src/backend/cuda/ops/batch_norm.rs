@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::backend::cuda::driver::{Device, Launch, Memory, Span};
 use crate::backend::cuda::ops::batch_norm_grid::{
-    BACKWARD_BLOCKS, FORWARD_BLOCKS, THREADS, Tile, columns, most_chunks,
+    BACKWARD_BLOCKS, FORWARD_BLOCKS, THREADS, Tile, most_sums, sum_columns,
 };
 use crate::backend::cuda::parameter::Parameter;
 use crate::backend::{Precision, Statistics};
@@ -76,9 +76,10 @@ pub struct Sums {
     pub arrays: u64,
     /// f64 `[segments][chunks][2][channels]`.
     pub partial: u64,
-    /// f64 `[segments][groups][2][channels]`.
+    /// f64 `[segments][groups][2][channels]`; `partial` where a group is one chunk.
     pub groups: u64,
-    /// u32 `[tiles of channels][segments·groups + 1]`, all 0 between launches.
+    /// u32 `[tiles of channels][1 + segments·groups]`, or `[tiles of channels]` where a group is one chunk; all 0 between
+    /// launches.
     pub arrived: u64,
     /// Inputs.
     pub segments: u32,
@@ -92,8 +93,8 @@ pub struct Sums {
     pub group: u32,
     /// Bits of `NORM_*`.
     pub how: u32,
-    /// Fills the last eight bytes.
-    pub unused: [u32; 2],
+    /// 1/`rows`.
+    pub over_rows: f64,
 }
 
 /// The running statistics move (`NORM_RUNNING`).
@@ -122,9 +123,17 @@ pub struct Workspace {
     arrived: Memory,
 }
 
-/// Chunks of a group: about √chunks, so that neither the sum of a group nor that of all groups is long.
-fn group(chunks: usize) -> usize {
-    chunks.isqrt().max(1)
+/// Pairs of sums that the last block adds up at once, 64 KB: loading them takes no longer than waiting for groups first
+/// would, whose sums take three trips to L2 more.
+const AT_ONCE: usize = 4 << 10;
+
+/// Chunks of a group of `segments` inputs of `chunks`, whose tiles have `channels`: one where all of them are few, else
+/// about √chunks, so that neither the sum of a group nor that of all groups is long.
+fn group(segments: usize, chunks: usize, channels: usize) -> usize {
+    match segments * chunks * channels <= AT_ONCE {
+        true => 1,
+        false => chunks.isqrt().max(1),
+    }
 }
 
 impl Workspace {
@@ -143,7 +152,7 @@ impl Workspace {
     /// `tiles`.
     pub fn needs(segments: usize, chunks: usize, c: usize, tiles: usize) -> [usize; 2] {
         // s² + r chunks, r ≤ 2s, are at most s + 2 groups. Of fewer chunks there can be more groups: 4 of 8, 3 of 9.
-        let groups = group(chunks) + 2;
+        let groups = chunks.isqrt().max(1) + 2;
         let sums = 2 * size_of::<f64>() * segments * (chunks + groups) * c;
         [sums, 4 * tiles * (segments * groups + 1)]
     }
@@ -176,18 +185,23 @@ impl Workspace {
             at.bytes,
             counters.bytes
         );
+        let group = group(extent.segments, chunks, norm.c.div_ceil(tiles));
+        let groups = match group {
+            1 => at.pointer,
+            _ => at.pointer + (16 * extent.segments * chunks * norm.c) as u64,
+        };
         Ok(Sums {
             arrays: norm.arrays.span().pointer,
             partial: at.pointer,
-            groups: at.pointer + (16 * extent.segments * chunks * norm.c) as u64,
+            groups,
             arrived: counters.pointer,
             segments: extent.segments as u32,
             chunks: chunks as u32,
             rows: extent.rows as u32,
             channels: norm.c as u32,
-            group: group(chunks) as u32,
+            group: group as u32,
             how,
-            unused: [0; 2],
+            over_rows: (extent.rows as f64).recip(),
         })
     }
 }
@@ -296,13 +310,7 @@ impl BatchNorm {
             // SAFETY: the arguments are those of batch_norm_running: c values in, segments·c out.
             return unsafe { launch.run() };
         }
-        let tile = Tile::new(
-            device.multiprocessors,
-            precision,
-            self.c,
-            extent,
-            FORWARD_BLOCKS,
-        )?;
+        let tile = Tile::summing(device.multiprocessors, precision, self.c, extent)?;
         let how = how(statistics, false);
         let kernel = format!("batch_norm_statistics_nhwc_{}", precision.suffix());
         let launch = device
@@ -373,13 +381,7 @@ impl BatchNorm {
         workspace: &Workspace,
     ) -> Result<()> {
         self.trained()?;
-        let tile = Tile::new(
-            device.multiprocessors,
-            precision,
-            self.c,
-            extent,
-            BACKWARD_BLOCKS,
-        )?;
+        let tile = Tile::summing(device.multiprocessors, precision, self.c, extent)?;
         let map = self.map(precision, extent);
         let how = how(statistics, weights);
         let kernel = format!("batch_norm_backward_reduce_nhwc_{}", precision.suffix());
@@ -482,15 +484,14 @@ pub fn most_needed(
     c: usize,
     (batch, rows): (usize, usize),
 ) -> [usize; 2] {
-    let (tiles, _) = columns(precision, c);
+    let tiles = sum_columns(precision, c);
     let mut most = [0; 2];
     for segments in 1..=SEGMENTS {
         let extent = Extent {
             segments,
             rows: (batch / segments) * rows,
         };
-        // A wave of the forward kernels is the larger one.
-        let chunks = most_chunks(multiprocessors, precision, c, extent, FORWARD_BLOCKS);
+        let chunks = most_sums(multiprocessors, precision, c, extent);
         let needs = Workspace::needs(segments, chunks, c, tiles);
         most = [most[0].max(needs[0]), most[1].max(needs[1])];
     }
@@ -508,17 +509,17 @@ mod tests {
             for (n, segments) in (1..=40).flat_map(|n| [(n, 1), (n, 2)]) {
                 let rows = n / segments * rows;
                 let extent = Extent { segments, rows };
-                for blocks in [FORWARD_BLOCKS, BACKWARD_BLOCKS] {
-                    let (chunks, tiles) =
-                        Tile::new(multiprocessors, Precision::Bf16, c, extent, blocks)
-                            .unwrap()
-                            .sums();
-                    let needs = Workspace::needs(segments, chunks, c, tiles);
-                    assert!(needs[0] <= most[0] && needs[1] <= most[1], "{extent:?}");
-                    let groups = chunks.div_ceil(group(chunks));
-                    assert!(needs[0] >= 16 * segments * (chunks + groups) * c);
-                    assert!(needs[1] >= 4 * tiles * (segments * groups + 1));
-                }
+                let (chunks, tiles) = Tile::summing(multiprocessors, Precision::Bf16, c, extent)
+                    .unwrap()
+                    .sums();
+                let needs = Workspace::needs(segments, chunks, c, tiles);
+                assert!(needs[0] <= most[0] && needs[1] <= most[1], "{extent:?}");
+                let groups = match group(segments, chunks, c.div_ceil(tiles)) {
+                    1 => 0,
+                    group => chunks.div_ceil(group),
+                };
+                assert!(needs[0] >= 16 * segments * (chunks + groups) * c);
+                assert!(needs[1] >= 4 * tiles * (segments * groups + 1));
             }
         }
     }

@@ -6,9 +6,14 @@ use crate::backend::Precision;
 
 /// Threads of a block.
 pub(super) const THREADS: usize = 256;
-/// Blocks a multiprocessor holds of the forward and of the backward kernels.
+/// Blocks a multiprocessor holds of the kernels that sum, of apply and of backward_apply.
+const SUM_BLOCKS: usize = 2;
 pub(super) const FORWARD_BLOCKS: usize = 4;
 pub(super) const BACKWARD_BLOCKS: usize = 3;
+/// The most vectors of channels side by side in a block: of those that sum few, so that few blocks' sums of a channel are
+/// left to the last one, and these are next to each other all the same (`SUM_LANES` of `cuda/batch_norm.cu`).
+const LANES: usize = 32;
+const SUM_LANES: usize = 4;
 /// The most inputs of one forward pass: real and fake images.
 pub const SEGMENTS: usize = 2;
 
@@ -30,7 +35,7 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// For kernels of which a multiprocessor holds so many `blocks`.
+    /// For apply and backward_apply, of which a multiprocessor holds so many `blocks`; at least two rows for each thread.
     ///
     /// # Errors
     /// Where `c` is no multiple of the precision's vector.
@@ -41,24 +46,50 @@ impl Tile {
         extent: Extent,
         blocks: usize,
     ) -> Result<Self> {
-        let vector = precision.vector();
-        ensure!(
-            c.is_multiple_of(vector),
-            "batch norm in {precision} needs a multiple of {vector} channels, not {c}"
-        );
-        let (columns, row_lanes) = columns(precision, c);
-        let chunks = most_chunks(multiprocessors, precision, c, extent, blocks);
+        let vector = vector(precision, c)?;
+        let lanes = c.div_ceil(vector).next_power_of_two().min(LANES);
+        let wave = blocks * multiprocessors as usize;
+        Ok(Self::of(
+            (wave, c.div_ceil(lanes * vector)),
+            THREADS / lanes,
+            2,
+            extent,
+        ))
+    }
+
+    /// For statistics and backward_reduce: two blocks a multiprocessor have as many bytes under way as they need, and
+    /// four rows for each thread, which it loads at once, leave the fewest sums.
+    ///
+    /// # Errors
+    /// Where `c` is no multiple of the precision's vector.
+    pub fn summing(
+        multiprocessors: u32,
+        precision: Precision,
+        c: usize,
+        extent: Extent,
+    ) -> Result<Self> {
+        vector(precision, c)?;
+        let wave = SUM_BLOCKS * multiprocessors as usize;
+        let columns = sum_columns(precision, c);
+        Ok(Self::of((wave, columns), THREADS / SUM_LANES, 4, extent))
+    }
+
+    /// In blocks of `row_lanes` that are about a `wave`, all of which run at once and end together, however long the map
+    /// is; but at least `rows` for each thread. So that a small map has many blocks too: 256 for 2048 rows of 512 channels
+    /// in halves, 128 that sum.
+    fn of((wave, columns): (usize, usize), row_lanes: usize, rows: usize, extent: Extent) -> Self {
+        let chunks = most_chunks(wave, columns, row_lanes * rows, extent);
         // The same for each of a block's threads.
         let rows_per_chunk = extent.rows.div_ceil(chunks).next_multiple_of(row_lanes);
         let rows_per_chunk = rows_per_chunk.max(row_lanes);
-        Ok(Self {
+        Self {
             grid: [
                 columns,
                 extent.rows.div_ceil(rows_per_chunk).max(1),
                 extent.segments,
             ],
             rows_per_chunk: rows_per_chunk as u32,
-        })
+        }
     }
 
     /// Chunks of a segment, and tiles of channels.
@@ -67,46 +98,59 @@ impl Tile {
     }
 }
 
-/// Blocks for all of `c` channels, and rows that one reads at once.
-pub(super) fn columns(precision: Precision, c: usize) -> (usize, usize) {
+fn vector(precision: Precision, c: usize) -> Result<usize> {
     let vector = precision.vector();
-    let lanes = c.div_ceil(vector).next_power_of_two().min(32);
-    (c.div_ceil(lanes * vector), THREADS / lanes)
+    ensure!(
+        c.is_multiple_of(vector),
+        "batch norm in {precision} needs a multiple of {vector} channels, not {c}"
+    );
+    Ok(vector)
 }
 
-/// The most chunks that a segment is cut into: those of one wave of `blocks` a multiprocessor, all of which run at once
-/// and end together, however long the map is; but at least two rows for each thread. So that a small map has many blocks
-/// too: 256 for 2048 rows of 512 channels in halves.
-pub(super) fn most_chunks(
+/// Tiles of `c` channels in the kernels that sum.
+pub(super) fn sum_columns(precision: Precision, c: usize) -> usize {
+    c.div_ceil(SUM_LANES * precision.vector())
+}
+
+/// The most chunks that a segment is cut into by [`Tile::summing`].
+pub(super) fn most_sums(
     multiprocessors: u32,
     precision: Precision,
     c: usize,
     extent: Extent,
-    blocks: usize,
 ) -> usize {
-    let (columns, row_lanes) = columns(precision, c);
-    let wave = blocks * multiprocessors as usize / (columns * extent.segments);
-    wave.clamp(1, extent.rows.div_ceil(2 * row_lanes).max(1))
+    let wave = SUM_BLOCKS * multiprocessors as usize;
+    let least = 4 * THREADS / SUM_LANES;
+    most_chunks(wave, sum_columns(precision, c), least, extent)
+}
+
+/// The chunks of a `wave` of blocks, each of `least` rows.
+fn most_chunks(wave: usize, columns: usize, least: usize, extent: Extent) -> usize {
+    let chunks = wave / (columns * extent.segments);
+    chunks.clamp(1, extent.rows.div_ceil(least).max(1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tile(multiprocessors: u32, c: usize, extent: Extent, blocks: usize) -> Tile {
-        Tile::new(multiprocessors, Precision::Bf16, c, extent, blocks).unwrap()
-    }
-
     #[test]
     fn small_maps_have_many_blocks_and_large_ones_about_a_wave() {
+        let precision = Precision::Bf16;
         for (rows, c) in [(2048, 512), (8192, 256), (32768, 128), (131_072, 64)] {
             for segments in 1..=SEGMENTS {
-                for blocks in [FORWARD_BLOCKS, BACKWARD_BLOCKS] {
-                    let extent = Extent { segments, rows };
-                    let grid = tile(132, c, extent, blocks).grid;
+                let extent = Extent { segments, rows };
+                let of = |blocks| Tile::new(132, precision, c, extent, blocks).unwrap();
+                let summing = Tile::summing(132, precision, c, extent).unwrap();
+                for (blocks, tile) in [
+                    (FORWARD_BLOCKS, of(FORWARD_BLOCKS)),
+                    (BACKWARD_BLOCKS, of(BACKWARD_BLOCKS)),
+                    (SUM_BLOCKS, summing),
+                ] {
+                    let grid = tile.grid;
                     let (all, wave) = (grid.iter().product::<usize>(), 132 * blocks);
                     assert!(
-                        (132..=wave).contains(&all),
+                        (128..=wave).contains(&all),
                         "{rows} × {c}: {grid:?}, {blocks} a multiprocessor"
                     );
                     // From 32 rows a thread on, rounding costs next to nothing.
@@ -123,6 +167,7 @@ mod tests {
             rows: 16,
         };
         assert!(Tile::new(132, Precision::Bf16, 12, extent, FORWARD_BLOCKS).is_err());
+        assert!(Tile::summing(132, Precision::Bf16, 12, extent).is_err());
         assert!(Tile::new(132, Precision::Fp32, 12, extent, FORWARD_BLOCKS).is_ok());
         assert!(Tile::new(132, Precision::Fp32, 6, extent, FORWARD_BLOCKS).is_err());
     }

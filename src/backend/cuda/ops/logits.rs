@@ -13,8 +13,13 @@ use crate::model::Activation;
 const THREADS: usize = 256;
 /// Pixels of an image, 4×4.
 pub const PIXELS: usize = 16;
+/// Vectors of channels side by side in a block of the backward pass, and images, of which a thread has every fourth.
+const LANES: usize = 4;
+const IMAGES: usize = THREADS / (PIXELS * LANES);
 /// Blocks that a backward pass aims at: two for each of an H100's 132 multiprocessors.
 const BLOCKS: usize = 264;
+/// The most chunks of all inputs: the last block of a tile adds them all up.
+const CHUNKS: usize = 32;
 
 /// The layer's sizes.
 #[derive(Clone, Copy, Debug)]
@@ -63,14 +68,12 @@ impl Shape {
 /// How a backward pass cuts its input: by its sizes alone, so that results are the same on every GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// Tiles of 16 vectors of channels.
+    /// Tiles of 4 vectors of channels.
     pub tiles: usize,
     /// Chunks of images that each input is cut into.
     pub chunks: usize,
     /// Images of a chunk, of all but an input's last one.
     pub images: usize,
-    /// Chunks of a group, of all inputs' in order, whose gradients of the weights are added up first.
-    pub group: usize,
     /// Chunks of all inputs.
     all: usize,
     c: usize,
@@ -79,42 +82,37 @@ pub struct Cut {
 impl Cut {
     /// The cut of `shape`.
     pub fn new(precision: Precision, shape: &Shape) -> Self {
-        let tiles = shape.c.div_ceil(THREADS / PIXELS * precision.vector());
-        let wanted = BLOCKS.div_ceil(tiles * shape.segments).clamp(1, shape.n);
-        Self::of_images(tiles, shape.n.div_ceil(wanted), shape)
+        let (tiles, most) = Self::within(precision, shape);
+        let images = shape.n.div_ceil(most).next_multiple_of(IMAGES);
+        Self::of_chunks(tiles, images, shape.n.div_ceil(images), shape)
     }
 
     /// A cut that needs as much as those of `shape` and of fewer images.
     pub fn most(precision: Precision, shape: &Shape) -> Self {
-        let tiles = shape.c.div_ceil(THREADS / PIXELS * precision.vector());
-        let chunks = BLOCKS.div_ceil(tiles * shape.segments).min(shape.n);
-        Self::of_chunks(tiles, 1, chunks.max(1), shape)
+        let (tiles, most) = Self::within(precision, shape);
+        Self::of_chunks(tiles, IMAGES, most.min(shape.n.div_ceil(IMAGES)), shape)
     }
 
-    fn of_images(tiles: usize, images: usize, shape: &Shape) -> Self {
-        Self::of_chunks(tiles, images, shape.n.div_ceil(images), shape)
+    /// Tiles, and the most chunks of an input.
+    fn within(precision: Precision, shape: &Shape) -> (usize, usize) {
+        let tiles = shape.c.div_ceil(LANES * precision.vector());
+        let wave = BLOCKS / (tiles * shape.segments);
+        (tiles, wave.clamp(1, CHUNKS / shape.segments))
     }
 
     fn of_chunks(tiles: usize, images: usize, chunks: usize, shape: &Shape) -> Self {
-        let all = chunks * shape.segments;
         Self {
             tiles,
             chunks,
             images,
-            group: all.isqrt().max(1),
-            all,
+            all: chunks * shape.segments,
             c: shape.c,
         }
     }
 
     /// Bytes of partial sums and of counters for a gradient of the weights ([`WeightGradient`]).
     pub fn needs(&self) -> [usize; 2] {
-        // s² + r chunks, r ≤ 2s, are at most s + 2 groups of s; of fewer there can be more groups.
-        let groups = self.group + 2;
-        [
-            4 * (self.all + groups) * PIXELS * self.c,
-            4 * self.tiles * (groups + 1),
-        ]
+        [4 * self.all * PIXELS * self.c, 4 * self.tiles]
     }
 }
 
@@ -289,9 +287,8 @@ pub fn backward(
             .span(weights.to, 4 * shape.weights())?
             .span(weights.partial, partial)?
             .span(weights.arrived, arrived)?
-            .value(cut.group as u32)
             .span(weights.not_finite, 4)?,
-        None => launch.null().null().null().value(1u32).null(),
+        None => launch.null().null().null().null(),
     };
     // SAFETY: the arguments are those of logits_backward in cuda/logits.cu: maps of 16·c an image, a gradient for each
     // of segments·n logits, sums of this cut.
@@ -318,7 +315,7 @@ mod tests {
                         let smaller = Cut::new(Precision::Bf16, &shape(n));
                         let [a, b] = [cut.needs(), smaller.needs()];
                         assert!(a[0] >= b[0] && a[1] >= b[1] && cut.chunks >= smaller.chunks);
-                        assert!(smaller.all.div_ceil(smaller.group) <= smaller.group + 2);
+                        assert!(smaller.chunks * smaller.images >= n && smaller.all <= CHUNKS);
                     }
                 }
             }
