@@ -12,8 +12,8 @@ use rayon::prelude::*;
 
 use crate::backend::{Backend, KernelChoices, Statistics};
 use crate::cli::device::{EXACT, OnBackend, with_backend};
-use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs, start_threads};
-use crate::cli::partial::{NOTHING_WRITTEN, Partial, until_stopped, write_whole};
+use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs};
+use crate::cli::partial::{NOTHING_WRITTEN, Partial, in_parallel, write_whole};
 use crate::data::condition::ConditionArg;
 use crate::data::containers::tree::read_bounded;
 use crate::data::decode::{Limits, decode_and_fit};
@@ -69,9 +69,7 @@ impl Args {
     /// # Errors
     /// When a picture cannot be used, the generator is none of pictures, or the images cannot be made or written.
     pub fn run(self) -> Result<ExitCode> {
-        start_threads(0)?;
-        let stop = Stop::install()?;
-        until_stopped(&stop, NOTHING_WRITTEN, || self.translate(&stop))
+        in_parallel(NOTHING_WRITTEN, |stop| self.translate(stop))
     }
 
     fn translate(&self, stop: &Stop) -> Result<ExitCode> {
