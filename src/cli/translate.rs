@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args as ClapArgs;
 use image::RgbImage;
 use rayon::prelude::*;
@@ -114,7 +114,14 @@ impl Args {
         ensure_memory(self.pictures.len(), &dimensions)?;
         let read = |path: &PathBuf| match stop.exit_code() {
             Some(_) => bail!("stopped"),
-            None => self.read(path, of_edges, &dimensions),
+            None if path.is_dir() => bail!(
+                "{} is a folder: give the pictures in it, as {}",
+                shown(path),
+                shown(&path.join("*"))
+            ),
+            None => self
+                .read(path, of_edges, &dimensions)
+                .map_err(|error| anyhow!("{error:#}; give another picture, or leave it out")),
         };
         let read: Vec<Result<Vec<u8>>> = self.pictures.par_iter().map(read).collect();
         let pictures: Vec<u8> = read.into_iter().collect::<Result<Vec<_>>>()?.concat();
@@ -135,8 +142,9 @@ impl Args {
             false => self.write_folder(&names, &images, &dimensions, stop)?,
         }
         let count = self.pictures.len();
+        let plural = if count == 1 { "" } else { "s" };
         self.quiet
-            .say(format!("{count} images: {}", shown(&self.out)));
+            .say(format!("{count} image{plural}: {}", shown(&self.out)));
         Ok(ExitCode::SUCCESS)
     }
 

@@ -53,8 +53,7 @@ impl Folder {
         ensure!(
             !files.is_empty(),
             "{}: no images here: no file ends in .jpg, .jpeg, .png, .bmp, .webp, .gif, .tif or .ppm or is named as \
-             another image (hidden files and folders are left out){}; give the folder that holds your images with \
-             --data",
+             another image (hidden files and folders are left out){}; give the folder that holds the images",
             shown(path),
             match files.notes() {
                 [] => String::new(),
