@@ -651,6 +651,18 @@ function tryDrawing() {
     await quiet(two, 'two runs');
     await tryTouch(browser, at('two.html'));
 
+    report([at('strong-d')], at('pictures.html'));
+    const pictures = await open(browser, at('pictures.html'));
+    for (const [page, title] of [
+      [one, 'Samples of the same noise'],
+      [two, 'Samples of the same noise'],
+      [pictures, 'Samples of the same pictures'],
+    ]) {
+      check(`${title}, it says`, (await page.textContent('#samples-title')) === title);
+    }
+    await allDrawn(pictures, 'a run with pictures');
+    await quiet(pictures, 'a run with pictures');
+
     makeRun(at('long'), { steps: 100000, every: 1, seed: 5, sheets: 200 });
     report([at('long')], at('long.html'));
     const long = await open(browser, at('long.html'));

@@ -53,7 +53,8 @@ impl Folder {
         ensure!(
             !files.is_empty(),
             "{}: no images here: no file ends in .jpg, .jpeg, .png, .bmp, .webp, .gif, .tif or .ppm or is named as \
-             another image (hidden files and folders are left out){}; give the folder that holds the images",
+             another image (hidden files and folders are left out){}; give the folder that holds your images with \
+             --data, or your pictures with --condition",
             shown(path),
             match files.notes() {
                 [] => String::new(),
