@@ -62,6 +62,47 @@ async function face(page) {
   await stroke(page, [[0.4, 0.7], [0.5, 0.73], [0.6, 0.7]]);
 }
 
+// One sees what the pen does to the image, and what the page says, without scrolling.
+async function inSight(page, name) {
+  const { beyond, wide } = await page.evaluate(() => ({
+    beyond: ['drawing', 'eraser', 'undo', 'clear', 'image'].filter((id) => {
+      const box = document.getElementById(id).getBoundingClientRect();
+      return box.top < 0 || box.left < 0 || box.bottom > innerHeight || box.right > innerWidth;
+    }),
+    wide: document.documentElement.scrollWidth - innerWidth,
+  }));
+  check(`${name}: drawing and image are in sight together`, beyond.length === 0, beyond.join(', '));
+  check(`${name}: nothing is wider than the screen`, wide <= 0, `${wide} px over`);
+}
+
+// A finger draws and does not scroll; a second one beside it draws nothing.
+async function touches(page, name) {
+  const before = await pixels(page, '#drawing');
+  const box = await (await page.$('#drawing')).boundingBox();
+  const finger = (id, x, y) => ({ id, x: box.x + x * box.width, y: box.y + y * box.height });
+  const session = await page.context().newCDPSession(page);
+  const touch = (type, ...touchPoints) => session.send('Input.dispatchTouchEvent', { type, touchPoints });
+  const down = async (ids) => {
+    await touch('touchStart', finger(1, 0.1, 0.1));
+    if (ids > 1) await touch('touchStart', finger(1, 0.1, 0.1), finger(2, 0.9, 0.9));
+    for (const y of [0.2, 0.3, 0.4]) {
+      await touch('touchMove', finger(1, 0.1, y), ...(ids > 1 ? [finger(2, 0.9 - y, 0.9)] : []));
+    }
+    await touch('touchEnd');
+    await settled(page);
+    return pixels(page, '#drawing');
+  };
+  const one = await down(1);
+  const scrolled = await page.evaluate(() => scrollY);
+  check(`${name}: a finger draws, and does not scroll`, one.dark > before.dark && scrolled === 0);
+  await page.tap('#undo');
+  const two = await down(2);
+  check(`${name}: a second finger draws nothing`, same(one, two), `${one.dark - before.dark}, ${two.dark - before.dark}`);
+  await page.tap('#undo');
+  await settled(page);
+  check(`${name}: a tap on Undo takes it back`, same(before, await pixels(page, '#drawing')));
+}
+
 async function main() {
   fs.mkdirSync(shots, { recursive: true });
   const { server, address } = await start();
@@ -71,6 +112,8 @@ async function main() {
       ['light', { viewport: { width: 1180, height: 780 }, colorScheme: 'light' }],
       ['dark', { viewport: { width: 1180, height: 780 }, colorScheme: 'dark' }],
       ['phone', { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true }],
+      ['phone-dark', { viewport: { width: 375, height: 667 }, hasTouch: true, isMobile: true, colorScheme: 'dark' }],
+      ['phone-aside', { viewport: { width: 844, height: 390 }, hasTouch: true, isMobile: true }],
     ]) {
       const page = await (await browser.newContext(options)).newPage();
       const complaints = [];
@@ -89,6 +132,8 @@ async function main() {
       check(`${name}: a stroke leaves ink`, !isBlank(drawing));
       check(`${name}: there is an image of it`, image.opaque);
       await page.screenshot({ path: path.join(shots, `draw-${name}.png`) });
+      await inSight(page, name);
+      if (options.hasTouch) await touches(page, name);
       await stroke(page, oval(0.5, 0.2, 0.2, 0.1));
       await settled(page);
       check(`${name}: the image follows the pen`, !same(image, await pixels(page, '#image')));

@@ -62,7 +62,7 @@ function crc32(bytes) {
 }
 
 // A run with everything in it; returns its lines.
-function makeRun(folder, { steps, every, seed, collapses = false, settings = {}, sheets = 6, metricsEvery = 5 }) {
+function makeRun(folder, { steps, every, seed, collapses = false, pictures = false, settings = {}, sheets = 6, metricsEvery = 5 }) {
   const noise = random(seed);
   const lines = [];
   for (let step = every; step <= steps; step += every) {
@@ -76,6 +76,7 @@ function makeRun(folder, { steps, every, seed, collapses = false, settings = {},
       loss_d_real: bad ? 0.01 : 0.2 + 0.3 * t + 0.1 * noise(),
       loss_d_fake: bad ? 0.008 : 0.25 + 0.25 * t + 0.1 * noise(),
       loss_g: step === 7 * every ? null : bad ? 6 + noise() : 2.6 - 0.9 * t + 0.4 * noise(),
+      ...(pictures ? { distance: 0.1 + 0.3 * Math.exp(-5 * t) + 0.01 * noise() } : {}),
       d_real_accuracy: accuracy,
       d_fake_accuracy: Math.min(1, accuracy + 0.02),
       d_real: 0.85 - 0.25 * t,
@@ -283,6 +284,21 @@ async function tryReading(page, log) {
       String(fid.rows[0]) === String([draw.number(line.metrics.fid.generated), draw.number(line.metrics.fid.real)]),
     `${fid.where}: ${fid.rows[0]}`,
   );
+}
+
+// A run with pictures beside one without.
+async function tryDistance(page, log) {
+  const title = 'Distance to the true image';
+  const last = draw.number(log.filter((line) => 'epoch' in line).at(-1).distance);
+  const { rows } = await reads(page, title);
+  check('the distance to the true image is that of the log', rows[1][0] === last && rows[0][0] === '–', String(rows));
+  const facts = await page.$$eval('#runs > li', (all) => all.map((run) => run.textContent));
+  check(
+    'and among the numbers of its run alone',
+    facts[1].includes(`L1 to the true image${last}`) && !facts[0].includes('L1'),
+  );
+  const lowest = await chart(page, title).locator('> svg text[text-anchor=end]').first().textContent();
+  check('its chart begins at 0', lowest === '0', lowest);
 }
 
 async function trySheets(page, folder) {
@@ -607,16 +623,18 @@ function tryDrawing() {
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ['--no-sandbox'] });
   try {
     const log = makeRun(at('adaptive'), { steps: 2000, every: 20, seed: 3, settings: { balance: 'adaptive' } });
-    makeRun(at('strong-d'), {
+    const other = makeRun(at('strong-d'), {
       steps: 2000,
       every: 20,
       seed: 4,
       collapses: true,
+      pictures: true,
       settings: { balance: 'fixed', lr_d: 0.0008 },
     });
     report([at('adaptive')], at('one.html'));
     const one = await open(browser, at('one.html'));
     await allDrawn(one, 'one run');
+    check('what a run has not is no chart', !(await titles(one)).includes('Distance to the true image'));
     await tryReading(one, log);
     await trySheets(one, at('adaptive'));
     await tryTools(one, log);
@@ -627,10 +645,23 @@ function tryDrawing() {
     report([at('adaptive'), at('strong-d')], at('two.html'));
     const two = await open(browser, at('two.html'));
     await allDrawn(two, 'two runs');
+    await tryDistance(two, other);
     await trySeveral(two, ['adaptive', 'strong-d']);
     await tryLooks(two, 'two');
     await quiet(two, 'two runs');
     await tryTouch(browser, at('two.html'));
+
+    report([at('strong-d')], at('pictures.html'));
+    const pictures = await open(browser, at('pictures.html'));
+    for (const [page, title] of [
+      [one, 'Samples of the same noise'],
+      [two, 'Samples of the same noise'],
+      [pictures, 'Samples of the same pictures'],
+    ]) {
+      check(`${title}, it says`, (await page.textContent('#samples-title')) === title);
+    }
+    await allDrawn(pictures, 'a run with pictures');
+    await quiet(pictures, 'a run with pictures');
 
     makeRun(at('long'), { steps: 100000, every: 1, seed: 5, sheets: 200 });
     report([at('long')], at('long.html'));

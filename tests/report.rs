@@ -72,6 +72,7 @@ fn a_page_holds_what_the_run_left() {
     let mut lines: Vec<Value> = (1..=10).map(|i| reported(10 * i)).collect();
     lines[3]["loss_g"] = Value::Null;
     lines[4]["held_out_accuracy"] = json!(0.625);
+    lines[4]["distance"] = json!(0.375);
     // Resumed after iteration 50: the clock begins again.
     for (i, line) in lines.iter_mut().enumerate().skip(5) {
         line["elapsed_sec"] = json!((i - 4) as f64);
@@ -122,6 +123,10 @@ fn a_page_holds_what_the_run_left() {
         .as_array()
         .unwrap();
     assert_eq!((&held_out[3], &held_out[4]), (&Value::Null, &json!(0.625)));
+    let distance = column(told, "distance").unwrap()["mean"]
+        .as_array()
+        .unwrap();
+    assert_eq!((&distance[3], &distance[4]), (&Value::Null, &json!(0.375)));
     // Older logs lack columns.
     assert!(column(told, "diversity").is_none());
     assert_eq!(

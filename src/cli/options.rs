@@ -13,7 +13,7 @@ use crate::backend::cuda::Options;
 use crate::backend::{Conv, Fuse, KernelChoices, Precision};
 use crate::cli::device::{self, Device, Picked};
 use crate::cli::output::{print_error_line, print_line};
-use crate::data::condition::{Conditions, Wanted};
+use crate::data::condition::{ConditionArg, Conditions, Wanted};
 use crate::data::{Kind, LoadOptions, OpenOptions, SYNTHETIC_COUNT, Split};
 use crate::text::{escaped, shown};
 use crate::train::checkpoint::{Buffers, Trained, Weights, load_generator};
@@ -219,7 +219,10 @@ impl GeneratorArgs {
                 Conditions::FILE
             )
         })?;
-        Wanted::parse(text, conditions).with_context(|| format!("--condition {}", escaped(text)))
+        Wanted::parse(text, conditions).with_context(|| match text.trim() {
+            "" => format!("--condition \"{}\"", escaped(text)),
+            _ => format!("--condition {}", escaped(text)),
+        })
     }
 
     /// y of all images where one is asked for or, where not all of it is, what is usual of the rest; empty of a network
@@ -242,28 +245,41 @@ impl GeneratorArgs {
         Ok(conditions.draw(&Conditions::of_samples(0), 0, 1, &usual))
     }
 
-    /// The generator's weights, the dimensions that they are of, and what it is told. What is to be known of how they were read is said
-    /// on the standard error.
+    /// The generator's weights, the dimensions that they are of, and what it is told. What is to be known of how they
+    /// were read is said on the standard error.
     ///
     /// # Errors
-    /// When there is no generator, it is damaged, or it lacks `buffers` that are needed.
+    /// When there is no generator, it is damaged, it lacks `buffers` that are needed, or it makes images of pictures.
     pub fn load(&self, buffers: Buffers, quiet: &QuietArgs) -> Result<Trained> {
-        let trained = self.load_any(buffers, quiet)?;
+        let trained = load_generator(&self.checkpoint, self.weights, buffers)?;
         ensure!(
             trained.dimensions.picture() == 0,
-            "{}: this generator makes images of pictures, not of noise: give it some with translate, or draw them with \
-             explore",
-            shown(&self.checkpoint)
+            "{}: this generator makes images of pictures, not of noise: give it some with translate{}",
+            shown(&self.checkpoint),
+            match trained.condition {
+                Some(ConditionArg::Edges) => ", or draw them with explore",
+                _ => "",
+            }
         );
+        quiet.note(&trained.notes);
         Ok(trained)
     }
 
     /// As [`Self::load`], also where it makes images of pictures.
     ///
     /// # Errors
-    /// As there.
+    /// As there, but where it makes images of pictures only when `--condition` asks for something else.
     pub fn load_any(&self, buffers: Buffers, quiet: &QuietArgs) -> Result<Trained> {
         let trained = load_generator(&self.checkpoint, self.weights, buffers)?;
+        if let Some(text) = &self.condition {
+            ensure!(
+                trained.dimensions.picture() == 0,
+                "--condition {}: the generator in {} makes images of pictures, and they alone say what these show: leave it \
+                 out",
+                escaped(text),
+                shown(&self.checkpoint)
+            );
+        }
         quiet.note(&trained.notes);
         Ok(trained)
     }

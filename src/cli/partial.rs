@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cli::options::start_threads;
 use crate::cli::output::print_error_line;
 use crate::files;
 use crate::text::shown;
@@ -36,6 +37,17 @@ pub fn until_stopped(
         }
         (result, _) => result,
     }
+}
+
+/// What `work` comes to, with a thread for each core and under a [`Stop`] that it gives up soon after, as
+/// [`until_stopped`] says.
+///
+/// # Errors
+/// Where no thread can be started or no signal be caught, and those of [`until_stopped`].
+pub fn in_parallel(said: &str, work: impl FnOnce(&Stop) -> Result<ExitCode>) -> Result<ExitCode> {
+    start_threads(0)?;
+    let stop = Stop::install()?;
+    until_stopped(&stop, said, || work(&stop))
 }
 
 /// What the names of these folders begin with: none but they are taken away without knowing who made them.

@@ -5,15 +5,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args as ClapArgs;
 use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::backend::{Backend, KernelChoices, Statistics};
 use crate::cli::device::{EXACT, OnBackend, with_backend};
-use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs, start_threads};
-use crate::cli::partial::{NOTHING_WRITTEN, Partial, until_stopped, write_whole};
+use crate::cli::options::{DeviceArgs, GeneratorArgs, QuietArgs};
+use crate::cli::partial::{NOTHING_WRITTEN, Partial, in_parallel, write_whole};
 use crate::data::condition::ConditionArg;
 use crate::data::containers::tree::read_bounded;
 use crate::data::decode::{Limits, decode_and_fit};
@@ -69,9 +69,7 @@ impl Args {
     /// # Errors
     /// When a picture cannot be used, the generator is none of pictures, or the images cannot be made or written.
     pub fn run(self) -> Result<ExitCode> {
-        start_threads(0)?;
-        let stop = Stop::install()?;
-        until_stopped(&stop, NOTHING_WRITTEN, || self.translate(&stop))
+        in_parallel(NOTHING_WRITTEN, |stop| self.translate(stop))
     }
 
     fn translate(&self, stop: &Stop) -> Result<ExitCode> {
@@ -116,7 +114,14 @@ impl Args {
         ensure_memory(self.pictures.len(), &dimensions)?;
         let read = |path: &PathBuf| match stop.exit_code() {
             Some(_) => bail!("stopped"),
-            None => self.read(path, of_edges, &dimensions),
+            None if path.is_dir() => bail!(
+                "{} is a folder: give the pictures in it, as {}",
+                shown(path),
+                shown(&path.join("*"))
+            ),
+            None => self
+                .read(path, of_edges, &dimensions)
+                .map_err(|error| anyhow!("{error:#}; give another picture, or leave it out")),
         };
         let read: Vec<Result<Vec<u8>>> = self.pictures.par_iter().map(read).collect();
         let pictures: Vec<u8> = read.into_iter().collect::<Result<Vec<_>>>()?.concat();
@@ -137,8 +142,9 @@ impl Args {
             false => self.write_folder(&names, &images, &dimensions, stop)?,
         }
         let count = self.pictures.len();
+        let plural = if count == 1 { "" } else { "s" };
         self.quiet
-            .say(format!("{count} images: {}", shown(&self.out)));
+            .say(format!("{count} image{plural}: {}", shown(&self.out)));
         Ok(ExitCode::SUCCESS)
     }
 

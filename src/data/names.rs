@@ -135,7 +135,10 @@ pub fn list(text: &str) -> Result<Vec<Listed>> {
         piece.truncate(end);
         let start = piece.iter().take_while(|c| blank(c)).count();
         let Some(&(_, literal)) = piece.get(start) else {
-            bail!("\"{}\" has an empty name", escaped(text));
+            bail!(
+                "\"{}\" has an empty name: give one on both sides of each comma",
+                escaped(text)
+            );
         };
         let name = piece[start..].iter().map(|(c, _)| c).collect();
         Ok(Listed { name, literal })

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use rayon::prelude::*;
@@ -22,18 +21,6 @@ pub enum PictureCondition {
     Edges,
     /// The picture of the same name in a folder or a zip.
     Folder(PathBuf),
-}
-
-impl FromStr for PictureCondition {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "edges" => Ok(Self::Edges),
-            "" => Err("must be edges, or a folder of pictures".to_owned()),
-            _ => Ok(Self::Folder(PathBuf::from(text))),
-        }
-    }
 }
 
 impl fmt::Display for PictureCondition {

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::backend::{Backend, Statistics};
 use crate::data::drawing::lines;
 use crate::data::edges::edges;
-use crate::explore::gate::{self, File, Gate};
+use crate::explore::gate::{self, File, Gate, Made};
 use crate::explore::http::{Answer, Method, Request, listen};
 use crate::gan::sampler::{Sampler, with_pictures};
 use crate::gan::sheet::to_pixels;
@@ -46,7 +46,7 @@ const PAGE: [File; 4] = [
 ];
 
 /// Edges, u8 `[size][size]`, and where their image goes.
-type Job = (Vec<u8>, SyncSender<Result<Vec<u8>, String>>);
+type Job = (Vec<u8>, SyncSender<Made>);
 
 struct Routes {
     gate: Gate,
@@ -102,13 +102,10 @@ pub fn serve<B: Backend>(
 
 impl Routes {
     fn answer(&self, request: &Request) -> Answer {
-        let name = match self.gate.name(request) {
+        let name = match self.gate.name(request, &PAGE) {
             Ok(name) => name,
             Err(answer) => return answer,
         };
-        if let Some(answer) = gate::file(&PAGE, name, request.method) {
-            return answer;
-        }
         match (name, request.method) {
             ("model.json", Method::Get | Method::Head) => {
                 let model = json!({ "size": self.size, "version": env!("CARGO_PKG_VERSION") });
@@ -134,15 +131,7 @@ impl Routes {
             Ok(picture) => picture,
             Err(error) => return Answer::error(400, &format!("{error:#}")),
         };
-        let (reply, answer) = sync_channel(1);
-        if self.jobs.send((picture, reply)).is_err() {
-            return Answer::error(503, "this server has ended");
-        }
-        match answer.recv() {
-            Ok(Ok(image)) => Answer::ok("application/octet-stream", image),
-            Ok(Err(text)) => Answer::error(500, &text),
-            Err(_) => Answer::error(503, "this server has ended"),
-        }
+        gate::made(&self.jobs, |reply| (picture, reply))
     }
 
     /// The edges of a photograph, RGB u8 `[size][size][3]`: u8 `[size][size]`.

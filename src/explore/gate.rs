@@ -1,9 +1,15 @@
-//! Who may ask for anything at all: the page that this program serves, by its own address.
+//! What the servers of both pages do alike: who may ask for anything at all (the page that this program serves, by its
+//! own address), and what is answered with files and with bytes that another thread makes.
+
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use crate::explore::http::{Answer, Method, Request};
 
 /// A file of a page: its name, its type and its text.
 pub type File = (&'static str, &'static str, &'static str);
+
+/// What the thread that computes answers: bytes, or why there are none.
+pub type Made = Result<Vec<u8>, String>;
 
 /// What every request has to pass.
 pub struct Gate {
@@ -14,11 +20,11 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// What a request asks for below `/TOKEN/`, where it may ask.
+    /// What a request asks for below `/TOKEN/`, where it may ask and that is no file of `page`.
     ///
     /// # Errors
-    /// Where it may not: what it is answered.
-    pub fn name<'a>(&self, request: &'a Request) -> Result<&'a str, Answer> {
+    /// What it is answered otherwise: the file, or that it may not.
+    pub fn name<'a>(&self, request: &'a Request, page: &[File]) -> Result<&'a str, Answer> {
         if !self.is_ours(request) {
             return Err(Answer::error(
                 403,
@@ -30,7 +36,9 @@ impl Gate {
             .strip_prefix('/')
             .and_then(|path| path.split_once('/'));
         match below {
-            Some((token, name)) if same(token.as_bytes(), self.token.as_bytes()) => Ok(name),
+            Some((token, name)) if same(token.as_bytes(), self.token.as_bytes()) => {
+                file(page, name, request.method).map_or(Ok(name), Err)
+            }
             _ => Err(not_found()),
         }
     }
@@ -54,12 +62,30 @@ impl Gate {
 }
 
 /// The file `name` of a page, where there is one.
-pub fn file(page: &[File], name: &str, method: Method) -> Option<Answer> {
+fn file(page: &[File], name: &str, method: Method) -> Option<Answer> {
     let (_, mime, text) = page.iter().find(|(known, ..)| *known == name)?;
     Some(match method {
         Method::Post => Answer::error(405, "this is only read"),
         _ => Answer::ok(mime, text.as_bytes().to_vec()),
     })
+}
+
+/// The bytes that the thread behind `jobs` makes; `job` is told where they go.
+pub fn made<J>(jobs: &SyncSender<J>, job: impl FnOnce(SyncSender<Made>) -> J) -> Answer {
+    let (reply, answer) = sync_channel(1);
+    if jobs.send(job(reply)).is_err() {
+        return ended();
+    }
+    match answer.recv() {
+        Ok(Ok(bytes)) => Answer::ok("application/octet-stream", bytes),
+        Ok(Err(text)) => Answer::error(500, &text),
+        Err(_) => ended(),
+    }
+}
+
+/// Where nothing computes any more.
+pub fn ended() -> Answer {
+    Answer::error(503, "this server has ended")
 }
 
 /// Of what there is not.

@@ -100,13 +100,10 @@ pub fn serve(
 
 impl Routes {
     fn answer(&self, request: &Request) -> Answer {
-        let name = match self.gate.name(request) {
+        let name = match self.gate.name(request, &PAGE) {
             Ok(name) => name,
             Err(answer) => return answer,
         };
-        if let Some(answer) = gate::file(&PAGE, name, request.method) {
-            return answer;
-        }
         match (name, request.method) {
             ("model.json", Method::Get | Method::Head) => {
                 Answer::ok("application/json", self.model.clone().into_bytes())
@@ -134,15 +131,7 @@ impl Routes {
         if !z.iter().all(|v| v.abs() <= LARGEST) {
             return Answer::error(400, "these numbers are too large");
         }
-        let (reply, answer) = sync_channel(1);
-        if self.jobs.send(Job::Images(z, reply)).is_err() {
-            return Answer::error(503, "this server has ended");
-        }
-        match answer.recv() {
-            Ok(Ok(pictures)) => Answer::ok("application/octet-stream", pictures),
-            Ok(Err(text)) => Answer::error(500, &text),
-            Err(_) => Answer::error(503, "this server has ended"),
-        }
+        gate::made(&self.jobs, |reply| Job::Images(z, reply))
     }
 
     /// The vector of a photograph, RGB u8 `[h][w][3]`: lines of JSON on how it goes, the last with the vector.
@@ -165,7 +154,7 @@ impl Routes {
         // There is room for all of them: a page that does not read holds nobody up.
         let (events, told) = sync_channel(MOST_EVENTS);
         if self.jobs.send(Job::Invert(image, events)).is_err() {
-            return Answer::error(503, "this server has ended");
+            return gate::ended();
         }
         Answer {
             status: 200,

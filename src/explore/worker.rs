@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use anyhow::{Result, bail, ensure};
 
 use crate::backend::Use;
+use crate::explore::gate::Made;
 use crate::gan::sheet::to_pixels;
 use crate::latent::encoder::Encoder;
 use crate::latent::generator::Generator;
@@ -35,7 +36,7 @@ const MOST_WAITING: usize = 8;
 /// What is to be computed.
 pub enum Job {
     /// The pictures of vectors, f32 `[n][latent_dim]`.
-    Images(Vec<f32>, SyncSender<Result<Vec<u8>, String>>),
+    Images(Vec<f32>, SyncSender<Made>),
     /// The vector of a photograph, f32 `[c][h][w]` in [−1, 1].
     Invert(Vec<f32>, SyncSender<Event>),
 }

@@ -28,6 +28,7 @@ const COLUMNS: &[&str] = &[
     "loss_d_real",
     "loss_d_fake",
     "loss_g",
+    "distance",
     "d_real_accuracy",
     "d_fake_accuracy",
     "d_real",

@@ -369,7 +369,7 @@ fn crop_and_zip_are_as_for_images() {
 fn commands_take_conditions() {
     let root = two(&["1.png", "2.png", "3.png"], &["1.png", "2.png", "3.png"]);
     let at = |name: &str| root.path().join(name);
-    let run = |command: &str, condition: &Path, more: &[&str]| {
+    let ran = |command: &str, condition: &Path, more: &[&str]| {
         let output = training::binary()
             .args(["dataset", command, "--dataset", "folder", "--data"])
             .arg(at("images"))
@@ -380,7 +380,10 @@ fn commands_take_conditions() {
             .env("XDG_CACHE_HOME", at("cache"))
             .output()
             .unwrap();
-        let output = training::checked(output);
+        training::checked(output)
+    };
+    let run = |command: &str, condition: &Path, more: &[&str]| {
+        let output = ran(command, condition, more);
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         assert!(
             output.status.success(),
@@ -389,6 +392,21 @@ fn commands_take_conditions() {
         );
         text
     };
+    // As train reads it, which takes more.
+    for (typed, said) in [
+        ("edge", "did you mean edges?"),
+        (
+            "classes",
+            "train --condition classes takes the images as they are",
+        ),
+    ] {
+        for command in ["prepare", "inspect"] {
+            let output = ran(command, Path::new(typed), &[]);
+            let text = training::stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{text}");
+            assert!(text.contains(said), "{text}");
+        }
+    }
     let said = run("prepare", Path::new("edges"), &["--image-size", "32"]);
     assert!(
         said.contains("3 channels of the image and 1 of its condition"),

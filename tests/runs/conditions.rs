@@ -286,6 +286,12 @@ fn samples_are_asked_for_by_name() {
     refused(&classes, "class=3", &["there is no class 3", "0 to 2"]);
     refused(
         &classes,
+        "classes",
+        &["--condition classes: this is what train takes"],
+    );
+    refused(&classes, "", &["--condition \"\": it names no class"]);
+    refused(
+        &classes,
         "grosse",
         &["there is no grosse: did you mean größe?"],
     );

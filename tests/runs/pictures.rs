@@ -284,7 +284,11 @@ fn drawings_and_photographs_become_images() {
     refuses(
         &translate(&["--out=x", "a.png", "empty.png"]),
         1,
-        &["empty.png", "empty"],
+        &[
+            "empty.png",
+            "empty",
+            "give another picture, or leave it out",
+        ],
     );
     fs::write(root.path().join("text.png"), "no picture").unwrap();
     refuses(
@@ -293,6 +297,14 @@ fn drawings_and_photographs_become_images() {
         &["text.png", "not a JPEG"],
     );
     refuses(&translate(&["--out=x", "absent.png"]), 1, &["absent.png"]);
+    fs::write(root.path().join("nothing.png"), "").unwrap();
+    refuses(
+        &translate(&["--out=x", "nothing.png"]),
+        1,
+        &["nothing.png: the file is empty (0 bytes)", "leave it out"],
+    );
+    let folder = &["made is a folder", "the pictures in it, as made/*"];
+    refuses(&translate(&["--out=x", "made"]), 1, folder);
     refuses(&translate(&["--out=x.gif", "a.png"]), 1, &[".gif"]);
     fs::create_dir(root.path().join("other")).unwrap();
     fs::copy(root.path().join("a.png"), root.path().join("other/a.png")).unwrap();
@@ -304,7 +316,17 @@ fn drawings_and_photographs_become_images() {
     assert!(!root.path().join("x").exists());
     // What is for generators of noise says what to use.
     let out = ["sample", "--checkpoint=run", "--device=cpu", "--out=y.png"];
-    refuses(&run_in(root.path(), &out), 1, &["run", "translate"]);
+    refuses(
+        &run_in(root.path(), &out),
+        1,
+        &["run", "translate", "draw them with explore"],
+    );
+    // And what shows is said by the pictures alone.
+    let said = ["--condition Male: the generator in run", "leave it out"];
+    let condition = "--condition=Male";
+    refuses(&translate(&[condition, "--out=x", "a.png"]), 1, &said);
+    let explore = ["explore", "--checkpoint=run", "--device=cpu", condition];
+    refuses(&run_in(root.path(), &explore), 1, &said);
 }
 
 /// The file of a generator alone, as a program of PyTorch may have saved pix2pix's: with a prefix, and with the bias of

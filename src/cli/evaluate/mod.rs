@@ -13,11 +13,9 @@ use clap::{Args as ClapArgs, ValueEnum, value_parser};
 use crate::backend::{Backend, KernelChoices, Statistics};
 use crate::cli::device::{EXACT, OnBackend, with_backend};
 use crate::cli::features::{self, FeatureArgs};
-use crate::cli::options::{
-    DataArgs, DeviceArgs, GeneratorArgs, PackArgs, QuietArgs, start_threads,
-};
+use crate::cli::options::{DataArgs, DeviceArgs, GeneratorArgs, PackArgs, QuietArgs};
 use crate::cli::output::{is_stdout, print, print_error_line, print_json};
-use crate::cli::partial::{NO_RESULT, until_stopped, write_whole};
+use crate::cli::partial::{NO_RESULT, in_parallel, write_whole};
 use crate::cli::{packs, sources};
 use crate::data::condition::{ConditionArg, Conditions, Wanted};
 use crate::data::{Kind, LoadOptions, OpenOptions, PictureCondition};
@@ -99,9 +97,7 @@ impl Args {
     /// # Errors
     /// When there is no generator or there are too few real images, or the numbers cannot be written.
     pub fn run(self) -> Result<ExitCode> {
-        start_threads(0)?;
-        let stop = Stop::install()?;
-        until_stopped(&stop, NO_RESULT, || self.evaluate(&stop))
+        in_parallel(NO_RESULT, |stop| self.evaluate(stop))
     }
 
     fn evaluate(&self, stop: &Stop) -> Result<ExitCode> {

@@ -174,6 +174,33 @@ impl ValueParserFactory for ConditionArg {
     }
 }
 
+/// As [`ConditionArg`] reads it, where it has to be one of pictures.
+impl ValueParserFactory for PictureCondition {
+    type Parser = ValueParser;
+
+    fn value_parser() -> ValueParser {
+        ValueParser::new(
+            OsStringValueParser::new()
+                .try_map(|text| picture(&text).map_err(|error| format!("{error:#}"))),
+        )
+    }
+}
+
+/// The pictures that `text` asks for.
+fn picture(text: &OsStr) -> Result<PictureCondition> {
+    ensure!(
+        !text.is_empty(),
+        "it is empty: use edges or a folder of pictures"
+    );
+    ConditionArg::parse(text)?.picture().with_context(|| {
+        let text = escaped(&text.to_string_lossy()).into_owned();
+        format!(
+            "classes and attributes are no pictures and make no pairs: leave it out, train --condition {text} takes the \
+             images as they are (a folder of pictures is given as ./{text})"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,5 +297,34 @@ mod tests {
         let error = command.try_get_matches_from(["train", "--condition=class"]);
         let error = error.unwrap_err().to_string();
         assert!(error.contains("did you mean classes?"), "{error}");
+    }
+
+    #[test]
+    fn pictures_are_asked_for_in_the_same_words() {
+        for (text, pictures) in [
+            ("edges", PictureCondition::Edges),
+            ("./edges", PictureCondition::Folder("./edges".into())),
+            ("lines.zip", PictureCondition::Folder("lines.zip".into())),
+        ] {
+            assert_eq!(picture(OsStr::new(text)).unwrap(), pictures, "{text}");
+        }
+        let bytes = OsStr::from_bytes(b"d\xff");
+        let folder = PictureCondition::Folder(bytes.into());
+        assert_eq!(picture(bytes).unwrap(), folder);
+        for (text, said) in [
+            ("", "use edges or a folder of pictures"),
+            ("edge", "did you mean edges?"),
+            (
+                "classes",
+                "train --condition classes takes the images as they are",
+            ),
+            (
+                "attributes=Male",
+                "(a folder of pictures is given as ./attributes=Male)",
+            ),
+        ] {
+            let error = format!("{:#}", picture(OsStr::new(text)).unwrap_err());
+            assert!(error.contains(said), "{text}: {error}");
+        }
     }
 }

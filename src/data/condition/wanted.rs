@@ -1,7 +1,10 @@
 //! What images are asked for.
 
-use anyhow::{Result, bail, ensure};
+use std::ffi::OsStr;
 
+use anyhow::{Result, anyhow, bail, ensure};
+
+use super::argument::ConditionArg;
 use super::kept::Conditions;
 use crate::data::labels::Kind;
 use crate::data::names::{self, Listed, Named, list, listed};
@@ -30,9 +33,20 @@ impl Wanted {
     /// Where a name is not known (with the nearest), is asked for twice, or with its opposite, or `text` is empty.
     pub fn parse(text: &str, of: &Conditions) -> Result<Self> {
         let known: Vec<&str> = of.names().iter().map(String::as_str).collect();
+        let for_train = |error| match ConditionArg::parse(OsStr::new(text)) {
+            Err(_) | Ok(ConditionArg::Folder(_)) => error,
+            Ok(_) => anyhow!(
+                "this is what train takes; of a trained network, name {} that the images are to show: there are {}",
+                match of.kind() {
+                    Kind::Classes => "the class",
+                    Kind::Attributes => "attributes",
+                },
+                names::all(&known)
+            ),
+        };
         match of.kind() {
             Kind::Classes => {
-                let class = class(text, &known)?;
+                let class = class(text, &known).map_err(for_train)?;
                 ensure!(
                     of.has_class(class),
                     "no image that the network was trained on is of the class {}, so that none can be made: choose \
@@ -41,7 +55,9 @@ impl Wanted {
                 );
                 Ok(Self::Class(class))
             }
-            Kind::Attributes => attributes(text, &known).map(Self::Attributes),
+            Kind::Attributes => attributes(text, &known)
+                .map(Self::Attributes)
+                .map_err(for_train),
         }
     }
 
@@ -98,6 +114,10 @@ fn class(text: &str, known: &[&str]) -> Result<usize> {
     if let Some(at) = names::place(name, known) {
         return Ok(at);
     }
+    let mut several = name.split(',').map(|part| names::place(part.trim(), known));
+    if name.contains(',') && several.all(|place| place.is_some()) {
+        bail!("these are several classes, and an image is of one: give one of them at a time");
+    }
     let unknown = names::unknown(name, known);
     let Ok(place) = name.parse::<usize>() else {
         bail!(unknown);
@@ -153,7 +173,13 @@ fn attribute(item: &Listed, known: &[&str]) -> Result<(usize, bool)> {
     if let Some(at) = exact(&item.name) {
         return Ok((at, true));
     }
-    let Named { index, opposite } = names::find(absent.unwrap_or(&item.name).trim_start(), known)?;
+    let name = absent.unwrap_or(&item.name).trim_start();
+    ensure!(
+        !name.is_empty(),
+        "no name stands behind a -: give -NAME for what is not to be there; there are {}",
+        names::all(known)
+    );
+    let Named { index, opposite } = names::find(name, known)?;
     Ok((index, absent.is_some() == opposite))
 }
 
@@ -219,7 +245,12 @@ mod tests {
         for (text, said) in [
             ("", "it names no attribute"),
             ("Eyeglasses,", "an empty name"),
-            ("-", "there is no "),
+            ("-", "no name stands behind a -"),
+            ("attributes=Male", "this is what train takes"),
+            (
+                "classes",
+                "name attributes that the images are to show: there are Male",
+            ),
             ("Eyeglasses,-eyeglasses", "both present and absent"),
             ("Male,Female", "both present and absent"),
             ("Male,male", "asked for twice"),
@@ -272,7 +303,13 @@ mod tests {
             ),
             ("2", "class=2 is that in place 2, a b"),
             ("12", "there is no 12"),
-            ("cat,airplane", "there is no cat,airplane"),
+            ("cat,airplane", "these are several classes"),
+            ("cat,dog", "there is no cat,dog: did you mean Cat?"),
+            (
+                "classes",
+                "name the class that the images are to show: there are airplane",
+            ),
+            ("edges", "this is what train takes"),
         ] {
             let error = format!("{:#}", Wanted::parse(text, &cifar).unwrap_err());
             assert!(error.contains(said), "{text}: {error}");
@@ -287,5 +324,8 @@ mod tests {
             );
         }
         assert!(Wanted::parse("1", &mnist).is_err());
+        // What train takes, where a class has that name.
+        let odd = of_classes(&["edges", "classes"]);
+        assert_eq!(Wanted::parse("classes", &odd).unwrap(), Wanted::Class(1));
     }
 }

@@ -54,7 +54,7 @@ impl Folder {
             !files.is_empty(),
             "{}: no images here: no file ends in .jpg, .jpeg, .png, .bmp, .webp, .gif, .tif or .ppm or is named as \
              another image (hidden files and folders are left out){}; give the folder that holds your images with \
-             --data",
+             --data, or your pictures with --condition",
             shown(path),
             match files.notes() {
                 [] => String::new(),

@@ -12,6 +12,7 @@ let size = 64;
 let past = [];
 let future = [];
 let last = null;
+let drawer = null;
 let dirty = false;
 let busy = false;
 
@@ -103,8 +104,10 @@ function line(from, to) {
 }
 
 $('drawing').addEventListener('pointerdown', (event) => {
-  if (event.button !== 0) return;
+  // A second finger, or the hand beside a pen, draws nothing.
+  if (event.button !== 0 || drawer !== null) return;
   event.preventDefault();
+  drawer = event.pointerId;
   $('drawing').setPointerCapture(event.pointerId);
   remember();
   last = place(event);
@@ -112,7 +115,7 @@ $('drawing').addEventListener('pointerdown', (event) => {
   changed();
 });
 $('drawing').addEventListener('pointermove', (event) => {
-  if (!last) return;
+  if (event.pointerId !== drawer) return;
   const events = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
   for (const one of events.length ? events : [event]) {
     const to = place(one);
@@ -122,7 +125,7 @@ $('drawing').addEventListener('pointermove', (event) => {
   changed();
 });
 for (const type of ['pointerup', 'pointercancel']) {
-  $('drawing').addEventListener(type, () => { last = null; });
+  $('drawing').addEventListener(type, (event) => { if (event.pointerId === drawer) drawer = null; });
 }
 
 // The edges of a photograph, which take the place of the drawing.

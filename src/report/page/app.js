@@ -43,6 +43,7 @@ function showRuns() {
     const percent = (name) => (typeof last(run, name) === 'number' ? `${Math.round(100 * last(run, name))} %` : null);
     fact('D right on real', percent('d_real_accuracy'));
     fact('D right on generated', percent('d_fake_accuracy'));
+    if (run.columns.has('distance')) fact('L1 to the true image', draw.number(last(run, 'distance')));
     const newest = new Map();
     for (const line of run.metrics) for (const [name, both] of Object.entries(line.values)) newest.set(name, both);
     for (const [name, both] of inOrder([...newest.keys()])

@@ -26,6 +26,13 @@ const REPORT_CHARTS = [
     references: [{ y: FAIR, label: 'a coin: ln 2' }],
   },
   {
+    group: 'Losses',
+    title: 'Distance to the true image',
+    series: [series('distance', 'mean L1')],
+    about: 'Of images made of pictures, of values from −1 to 1: 2 is white for black. --l1 asks it to fall.',
+    zero: true,
+  },
+  {
     group: 'The discriminator’s level',
     title: 'Accuracy of the discriminator',
     fixed: [0, 1],

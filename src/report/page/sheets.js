@@ -9,6 +9,7 @@ function makeSheets() {
   const runs = data.runs.filter((run) => run.sheets.length);
   $('samples-section').hidden = !runs.length;
   if (!runs.length) return;
+  if (runs.every((run) => run.columns.has('distance'))) $('samples-title').textContent = 'Samples of the same pictures';
   if (runs.length <= 2) $('look').className = runs.length === 2 ? 'beside two' : 'beside';
   for (const run of runs) {
     const width = Math.max(...run.sheets.map((sheet) => sheet.width));
