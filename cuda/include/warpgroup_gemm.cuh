@@ -2,7 +2,7 @@
 // (warpgroup.cuh): compute capability 9.0a, f16 and bf16.
 //
 //   a block   256 threads, two warpgroups, each with half the tile's rows in pieces of 64
-//   a stage   64 of k, 128 bytes of each row, three stages in a ring that cp.async fills; a stage's products are under
+//   a stage   64 of k, 128 bytes of each row, three or four stages in a ring that cp.async fills; a stage's products are under
 //             way while its successor but one is fetched
 //
 // Accumulation is in f32, in an order that depends on the shape alone.
@@ -21,7 +21,9 @@ struct SwizzledTile {
     static constexpr int COLUMNS = ALONG == Along::K ? K : EXTENT;
     static constexpr int VECTORS = COLUMNS / VECTOR<T>;
     static constexpr int SIZE = ROWS * COLUMNS;
-    static constexpr uint32_t ROW_BYTES = PANEL * sizeof(T), PANEL_BYTES = ROWS * ROW_BYTES;
+    static constexpr uint32_t ROW_BYTES = PANEL * sizeof(T);
+    // From a panel to the next, which there is none of ALONG K.
+    static constexpr uint32_t PANEL_BYTES = ALONG == Along::K ? 16 : ROWS * ROW_BYTES;
     static_assert(ROW_BYTES == 128 && COLUMNS % PANEL == 0);
 
     __device__ __forceinline__ static int vector_at(int row, int vector) {
@@ -33,7 +35,8 @@ struct SwizzledTile {
 // What a tile takes: `Tile::dynamic_shared` of src/backend/cuda/conv/shape.rs.
 template <typename T, int M, int N>
 struct WarpgroupTile {
-    static constexpr int THREADS = 256, STAGES = 3;
+    // A block that is alone on its multiprocessor has more under way.
+    static constexpr int THREADS = 256, BLOCKS = M > 128 ? 1 : 2, STAGES = M > 128 ? 4 : 3;
     // Pieces of 64 rows that a warpgroup has.
     static constexpr int PIECES = M / 128;
     static_assert(M % 128 == 0);
@@ -41,8 +44,6 @@ struct WarpgroupTile {
     static constexpr int ROWS = TileRows<M, N>::SIZE * static_cast<int>(sizeof(float));
     // Groups of rows begin at multiples of their size, for which the memory itself need not.
     static constexpr int ALL = (RING > ROWS ? RING : ROWS) + static_cast<int>(SWIZZLE_GROUP);
-    // Blocks a multiprocessor, as its shared memory holds.
-    static constexpr int BLOCKS = M > 128 ? 1 : 2;
 };
 
 // The tile of C, as multiply_tile of implicit_gemm.cuh leaves it.

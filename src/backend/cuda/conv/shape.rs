@@ -240,8 +240,11 @@ impl Tile {
         let (m, n) = self.extent();
         let rows = m * (n + 8) * 4;
         let bytes = match self {
-            // Three stages of 128 bytes of each row, from a multiple of 1,024 on.
-            _ if self.is_warpgroup() => rows.max(3 * (m + n) * 128) + 1024,
+            // Three or four stages of 128 bytes of each row, from a multiple of 1,024 on.
+            _ if self.is_warpgroup() => {
+                let stages = if m > 128 { 4 } else { 3 };
+                rows.max(stages * (m + n) * 128) + 1024
+            }
             // Four of 64.
             Self::M128N128 => rows.max(4 * (m + n) * 64),
             _ => 0,
