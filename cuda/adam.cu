@@ -178,7 +178,13 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
         decays[1] = static_cast<float>(1.0 - d);
     });
     const bool stay = skip != 0 || rate == 0.0f;
-    const AdamTensor& a = chunk.tensor;
+    // From the chunk's first element on, where 32 bits are enough.
+    AdamTensor a = chunk.tensor;
+    const uint32_t elements = static_cast<uint32_t>(chunk.end - chunk.first);
+    a.gradient += chunk.first;
+    a.weight += chunk.first;
+    a.m += chunk.first;
+    a.v += chunk.first;
     const Coefficients k = {static_cast<float>(step.beta1),
                             static_cast<float>(step.beta2),
                             static_cast<float>(1.0 - step.beta1),
@@ -189,20 +195,21 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
                             1.0f / loss_scale,
                             decays[0],
                             decays[1]};
-    T* const cast = static_cast<T*>(a.cast);
+    T* const cast = a.cast != nullptr ? static_cast<T*>(a.cast) + chunk.first : nullptr;
     const bool averages = step.decay > 0.0 && a.average != nullptr;
+    if (averages) a.average += chunk.first;
     // At most 16 elements a thread: f32 is enough for their squares.
     float sum = 0.0f;
     constexpr int AT_ONCE = Elements<T>::AT_ONCE;
-    constexpr uint64_t BATCH = AT_ONCE * 4 * THREADS;
-    const auto batch = [&](uint64_t begin, auto whole) {
+    constexpr uint32_t BATCH = AT_ONCE * 4 * THREADS;
+    const auto batch = [&](uint32_t begin, auto whole) {
         Elements<T> e;
-        uint64_t at[AT_ONCE];
+        uint32_t at[AT_ONCE];
         int valid[AT_ONCE];
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
             at[i] = begin + 4 * (i * THREADS + threadIdx.x);
-            valid[i] = at[i] < chunk.end ? static_cast<int>(min(chunk.end - at[i], uint64_t{4})) : 0;
+            valid[i] = at[i] < elements ? static_cast<int>(min(elements - at[i], 4u)) : 0;
             // Known where it is compiled: no branch between the loads.
             if (decltype(whole)::value) valid[i] = 4;
             load_some(a.gradient + at[i], valid[i], true, 0.0f, e.g[i]);
@@ -234,11 +241,11 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
             store_some(a.average + at[i], valid[i], true, e.average[i]);
         }
     };
-    uint64_t begin = chunk.first;
+    uint32_t begin = 0;
 #pragma unroll 1
-    for (; begin + BATCH <= chunk.end; begin += BATCH) batch(begin, std::true_type());
+    for (; begin + BATCH <= elements; begin += BATCH) batch(begin, std::true_type());
 #pragma unroll 1
-    for (; begin < chunk.end; begin += BATCH) batch(begin, std::false_type());
+    for (; begin < elements; begin += BATCH) batch(begin, std::false_type());
     const double total = block_sum<THREADS>(static_cast<double>(sum));
     if (threadIdx.x == 0) squares[blockIdx.x] = total;
     if (last_to_arrive(arrived, gridDim.x)) finish(state, not_finite, squares, gridDim.x, step);

@@ -101,15 +101,14 @@ __device__ __forceinline__ bool sum_over_rows(const float (&first)[V], const flo
     return t % 32 < LANES;
 }
 
-// Sums that a thread has under way.
-constexpr int SUMS_TOGETHER = 8;
-
 // How a block's threads share the sums of EXTENT channels, which are a power of two, from `first` on: a thread has two
 // neighbouring channels of one sum, in one of SLICES slices of the rows. What it comes to lies in `scratch`, 16 bytes a
 // thread and aligned to them, as f64 [SLICES][2][EXTENT].
 template <int THREADS, int EXTENT>
 struct Slices {
     static constexpr uint32_t SLICES = THREADS / EXTENT;
+    // Loads that a thread has under way: 32 KB a block.
+    static constexpr uint32_t TOGETHER = 2048 / THREADS;
     // Halves for two segments.
     static_assert(SLICES >= 2 && SLICES % 2 == 0 && THREADS % EXTENT == 0);
 
@@ -118,31 +117,29 @@ struct Slices {
                                                uint32_t slice, uint32_t slices, double2* scratch) {
         const uint32_t pair = threadIdx.x % EXTENT, which = pair / (EXTENT / 2);
         const uint32_t channel = first + pair % (EXTENT / 2) * 2;
-        double2 sum = make_double2(0.0, 0.0);
+        // Several sums, each of which waits for itself alone.
+        double2 parts[4] = {};
         if (channel < sums.channels) {
             const double* const at = from + which * sums.channels + channel;
 #pragma unroll 1
-            for (uint32_t row = slice; row < rows; row += SUMS_TOGETHER * slices) {
-                double2 terms[SUMS_TOGETHER];
+            for (uint32_t row = slice; row < rows; row += TOGETHER * slices) {
+                double2 terms[TOGETHER];
 #pragma unroll
-                for (uint32_t k = 0; k < SUMS_TOGETHER; ++k) {
+                for (uint32_t k = 0; k < TOGETHER; ++k) {
                     const uint32_t of = row + k * slices;
                     terms[k] = make_double2(0.0, 0.0);
                     if (of >= rows) continue;
                     terms[k] = __ldcg(reinterpret_cast<const double2*>(at + uint64_t{of} * 2 * sums.channels));
                 }
 #pragma unroll
-                for (int half = SUMS_TOGETHER / 2; half > 0; half /= 2) {
-#pragma unroll
-                    for (int k = 0; k < half; ++k) {
-                        terms[k].x += terms[k + half].x;
-                        terms[k].y += terms[k + half].y;
-                    }
+                for (uint32_t k = 0; k < TOGETHER; ++k) {
+                    parts[k % 4].x += terms[k].x;
+                    parts[k % 4].y += terms[k].y;
                 }
-                sum.x += terms[0].x;
-                sum.y += terms[0].y;
             }
         }
+        const double2 sum = make_double2((parts[0].x + parts[1].x) + (parts[2].x + parts[3].x),
+                                         (parts[0].y + parts[1].y) + (parts[2].y + parts[3].y));
         scratch[threadIdx.x] = sum;
     }
 

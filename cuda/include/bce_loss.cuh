@@ -41,7 +41,7 @@ __device__ void bce_loss(const LossOf<T>& of, uint32_t begin, uint32_t segments,
     double sums[4 * SEGMENTS] = {};
     for (uint32_t i = threadIdx.x; i < segments * n; i += THREADS) {
         const uint32_t which = SEGMENTS == 2 && i >= n ? 1 : 0, segment = begin + which, image = i - which * n;
-        const float target = targets[SEGMENTS == 2 && which != 0 ? 1 : 0];
+        const float target = which == 0 ? targets[0] : targets[SEGMENTS - 1];
         const T* const labels = segment == 0 ? of.labels0 : of.labels1;
         const uint64_t at = (uint64_t{segment} * n + image) * stored;
         const T* const y = labels + uint64_t{image} * of.label_stored;
@@ -67,7 +67,7 @@ __device__ void bce_loss(const LossOf<T>& of, uint32_t begin, uint32_t segments,
     const double sum = block_sums<THREADS>(sums);
     if (threadIdx.x >= 4 * segments) return;
     const uint32_t segment = begin + threadIdx.x / 4;
-    Metrics& entry = of.ring[of.iteration != nullptr ? iteration % of.slots : 0];
+    Metrics& entry = of.ring[of.iteration != nullptr ? ring_place(iteration, of.slots) : 0];
     entry.losses[of.first + segment][threadIdx.x % 4] = static_cast<float>(sum / n);
 }
 

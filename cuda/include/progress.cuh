@@ -47,9 +47,14 @@ struct Metrics {
 
 namespace {
 
-// The running iteration's place in a ring of `slots`; 0 without an iteration.
+// An iteration's place in a ring of `slots`.
+__device__ __forceinline__ uint32_t ring_place(uint64_t iteration, uint32_t slots) {
+    return static_cast<uint32_t>(iteration % slots);
+}
+
+// That of the running one; 0 without an iteration.
 __device__ __forceinline__ uint32_t ring_slot(const uint64_t* iteration, uint32_t slots) {
-    return iteration != nullptr ? static_cast<uint32_t>(*iteration % slots) : 0;
+    return iteration != nullptr ? ring_place(*iteration, slots) : 0;
 }
 
 }  // namespace
