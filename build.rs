@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
 /// Compute capabilities with machine code of their own. 90a rather than 90, so that a kernel may use what only Hopper
-/// has (wgmma); none does so far.
+/// has (wgmma).
 const ARCHITECTURES: [&str; 6] = ["80", "86", "89", "90a", "100", "120"];
 /// The PTX that the driver compiles on any other GPU.
 const PTX: &str = "80";
