@@ -38,6 +38,8 @@ class Configuration:
     fused_adam: bool = False
     compiled: bool = False
     graph: bool = False
+    # Tries kernels for every product while it compiles, which takes several minutes.
+    autotune: bool = False
 
 
 CPU = {
@@ -55,6 +57,7 @@ CUDA = {
     "graph": Configuration(tf32=True, amp=True, channels_last=True, fused_adam=True, graph=True),
     "compile": Configuration(tf32=True, amp=True, channels_last=True, fused_adam=True, compiled=True),
     "compile-graph": Configuration(True, True, True, True, True, True),
+    "autotune-graph": Configuration(True, True, True, True, True, True, autotune=True),
 }
 
 
@@ -141,7 +144,7 @@ def worker(a: argparse.Namespace) -> None:
     if c.graph:
         options["capturable"] = True
     adam_d, adam_g = (torch.optim.Adam(network.parameters(), **options) for network in (d, g))
-    mode = "max-autotune-no-cudagraphs" if cuda else None
+    mode = "max-autotune-no-cudagraphs" if c.autotune else None
     run_g, run_d = (torch.compile(n, mode=mode) for n in (g, d)) if c.compiled else (g, d)
     data = torch.rand(4, a.batch_size, 3, a.image_size, a.image_size, device=device) * 2 - 1  # taken in turn
     real = data[0].clone(memory_format=torch.contiguous_format).contiguous(memory_format=layout)

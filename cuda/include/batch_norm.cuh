@@ -109,8 +109,8 @@ struct Slices {
     static constexpr uint32_t SLICES = THREADS / EXTENT;
     // Loads that a thread has under way: 32 KB a block.
     static constexpr uint32_t TOGETHER = 2048 / THREADS;
-    // Halves for two segments.
-    static_assert(SLICES >= 2 && SLICES % 2 == 0 && THREADS % EXTENT == 0);
+    // One for each of two segments at least.
+    static_assert(SLICES >= 2 && THREADS % EXTENT == 0);
 
     // Leaves the sum of rows slice, slice + slices … below `rows` of `from`, each [2][channels].
     static __device__ __forceinline__ void add(const Sums& sums, const double* from, uint32_t rows, uint32_t first,
