@@ -145,6 +145,8 @@ unsigned warp_order[MOST_THREADS / 32];
 bool by_warp = false;
 // Whether products of this block are made when they are waited for.
 bool late_products = false;
+// Threads of this block that are `unfenced`.
+unsigned unfenced_threads = 0;
 Context host;
 void* host_fake_stack = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
@@ -342,6 +344,7 @@ void run_block(const Registered& kernel, void** arguments) {
     host_stack = nullptr;
 #endif
     warp_count = thread_count / 32;
+    unfenced_threads = 0;
     late_products = (blocks_of_launch + launch_seed) / 2 % 2 == 0;
     by_warp = (blocks_of_launch++ + launch_seed) % 2 == 0;
     for (unsigned i = 0; i < warp_count; ++i) {
@@ -526,7 +529,7 @@ void copy_async_wait(unsigned pending_groups) {
     while (copies.size() > size_t{pending_groups} + 1) {
         finish_copies(copies.front());
         copies.erase(copies.begin());
-        current->unfenced = true;
+        if (!std::exchange(current->unfenced, true)) ++unfenced_threads;
     }
 }
 
@@ -534,12 +537,13 @@ std::vector<std::vector<Product>>& products() { return current->products; }
 unsigned first_row() { return current->number / 32 % 4 * 16; }
 bool products_wait() { return late_products; }
 void must_have_fenced() {
-    for (unsigned i = 0; i < thread_count; ++i) {
-        if (!threads[i].unfenced) continue;
-        fail("%s: wgmma while thread %u has not called fence_async_proxy() since its copies arrived", running->name, i);
-    }
+    if (unfenced_threads == 0) return;
+    fail("%s: wgmma while %u threads have not called fence_async_proxy() since their copies arrived", running->name,
+         unfenced_threads);
 }
-void fence_async_proxy() { current->unfenced = false; }
+void fence_async_proxy() {
+    if (std::exchange(current->unfenced, false)) --unfenced_threads;
+}
 // Order between registers and products is not looked at beyond what late products show.
 void warpgroup_fence() {}
 void warpgroup_commit() { current->products.emplace_back(); }

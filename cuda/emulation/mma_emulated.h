@@ -79,6 +79,21 @@ inline float add_products(const float* a, const int* a_exponents, const float* b
     return static_cast<float>(bits<double>(cut));
 }
 
+// What is known of TERMS factors by their exponents: padding is zeros, of which there are many.
+struct Factors {
+    bool zero = true, finite = true;
+};
+inline Factors look_at(const int* exponents) {
+    Factors all;
+    for (int k = 0; k < TERMS; ++k) {
+        all.zero = all.zero && exponents[k] == NO_EXPONENT;
+        all.finite = all.finite && exponents[k] != NOT_FINITE;
+    }
+    return all;
+}
+// Whether their products are zeros, which change no sum.
+inline bool add_nothing(const Factors& a, const Factors& b) { return (a.zero && b.finite) || (b.zero && a.finite); }
+
 template <typename T>
 inline void complete_mma(Lane* const lanes[32], unsigned) {
     float a[16][16], b[8][16];
@@ -100,16 +115,18 @@ inline void complete_mma(Lane* const lanes[32], unsigned) {
             put(b[g][2 * t + 8 + half], b_exponents[g][2 * t + 8 + half], in.b[1], half);
         }
     }
+    static_assert(TERMS == 16);
+    Factors rows[16], columns[8];
+    for (int i = 0; i < 16; ++i) rows[i] = look_at(a_exponents[i]);
+    for (int i = 0; i < 8; ++i) columns[i] = look_at(b_exponents[i]);
     for (int l = 0; l < 32; ++l) {
         const auto& in = *static_cast<const Mma*>(lanes[l]->in);
         float* out = static_cast<float*>(lanes[l]->out);
         for (int i = 0; i < 4; ++i) {
             const int row = l / 4 + i / 2 * 8, column = 2 * (l % 4) + i % 2;
-            float sum = in.c[i];
-            for (int k = 0; k < 16; k += TERMS) {
-                sum = add_products(a[row] + k, a_exponents[row] + k, b[column] + k, b_exponents[column] + k, sum);
-            }
-            out[i] = sum;
+            out[i] = in.c[i];
+            if (add_nothing(rows[row], columns[column])) continue;
+            out[i] = add_products(a[row], a_exponents[row], b[column], b_exponents[column], in.c[i]);
         }
     }
 }

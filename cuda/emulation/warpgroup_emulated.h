@@ -9,19 +9,42 @@
 
 namespace emulation {
 
-// Element (outer, k) of a matrix: the swizzle is one of addresses, so that it takes any start within a group's first row.
-template <typename T>
-inline Scaled element_of(const Factor& factor, int outer, int k) {
+// The 16 elements of k at an outer index: the swizzle is one of addresses, so that it takes any start within a group's
+// first row.
+inline void read_factors(const Factor& factor, int outer, uint16_t (&stored)[16]) {
     const SharedMatrix& matrix = factor.matrix;
     const uintptr_t start = reinterpret_cast<uintptr_t>(matrix.start);
     if (start % 1024 / 128 != 0 || start % 16 != 0) {
         fail("wgmma: a matrix starts at %zu within a group of 1024 bytes", static_cast<size_t>(start % 1024));
     }
-    const uintptr_t at = start + (factor.by_outer ? outer / 64 * matrix.panel + outer % 64 * 2 + k / 8 * 1024 + k % 8 * 128
-                                                  : outer / 8 * 1024 + outer % 8 * 128 + k * 2);
-    uint16_t stored;
-    std::memcpy(&stored, reinterpret_cast<const void*>(at ^ (at / 128 % 8 * 16)), sizeof stored);
-    return element<T>(stored, 0);
+    const auto read = [](uintptr_t at, void* to, size_t size) {
+        std::memcpy(to, reinterpret_cast<const void*>(at ^ (at / 128 % 8 * 16)), size);
+    };
+    if (factor.by_outer) {
+        const uintptr_t first = start + outer / 64 * matrix.panel + outer % 64 * 2;
+        for (int k = 0; k < 16; ++k) read(first + k / 8 * 1024 + k % 8 * 128, &stored[k], 2);
+    } else {
+        const uintptr_t first = start + outer / 8 * 1024 + outer % 8 * 128;
+        for (int k = 0; k < 16; k += 8) read(first + k * 2, &stored[k], 16);
+    }
+}
+
+// The same with what is known of them; where they are zeros, that is all.
+template <typename T>
+inline Factors factors_of(const Factor& factor, int outer, float (&values)[16], int (&exponents)[16]) {
+    uint16_t stored[16];
+    read_factors(factor, outer, stored);
+    if (std::all_of(stored, stored + 16, [](uint16_t bits) { return (bits & 0x7fff) == 0; })) {
+        std::fill(values, values + 16, 0.0f);
+        std::fill(exponents, exponents + 16, NO_EXPONENT);
+        return {};
+    }
+    for (int k = 0; k < 16; ++k) {
+        const Scaled number = element<T>(stored[k], 0);
+        values[k] = number.value;
+        exponents[k] = number.exponent;
+    }
+    return look_at(exponents);
 }
 
 template <typename T>
@@ -30,20 +53,14 @@ inline void multiply_now(const Product& product, Lane* const lanes[32]) {
     const unsigned first = first_row();
     float a[16][16], b[16];
     int a_exponents[16][16], b_exponents[16];
+    Factors rows[16];
     for (int row = 0; row < 16; ++row) {
-        for (int k = 0; k < 16; ++k) {
-            const Scaled number = element_of<T>(product.a, static_cast<int>(first) + row, k);
-            a[row][k] = number.value;
-            a_exponents[row][k] = number.exponent;
-        }
+        rows[row] = factors_of<T>(product.a, static_cast<int>(first) + row, a[row], a_exponents[row]);
     }
     for (int column = 0; column < product.columns; ++column) {
-        for (int k = 0; k < 16; ++k) {
-            const Scaled number = element_of<T>(product.b, column, k);
-            b[k] = number.value;
-            b_exponents[k] = number.exponent;
-        }
+        const Factors factors = factors_of<T>(product.b, column, b, b_exponents);
         for (int row = 0; row < 16; ++row) {
+            if (add_nothing(rows[row], factors)) continue;
             const int lane = row % 8 * 4 + column % 8 / 2;
             float* const sums = static_cast<const Product*>(lanes[lane]->in)->sum;
             float& sum = sums[column / 8 * 4 + row / 8 * 2 + column % 2];
