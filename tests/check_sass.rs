@@ -109,6 +109,11 @@ fn good_code_passes() {
     }
     expect(STATISTICS, &STREAM, 0, STREAM[0], None);
     expect(GATHER, &MULTIPLY, 0, MULTIPLY[0], None);
+    let warpgroups = ["_wgmma", "conv_wgrad_nhwc_bf16_128x64_wgmma"];
+    let multiply = "HGMMA.64x64x16.F32.BF16 R8, gdesc[UR4], R8";
+    expect(warpgroups, &MULTIPLY, 2, multiply, None);
+    let words = "0 loops with HGMMA, not 1";
+    expect(warpgroups, &MULTIPLY, 2, MULTIPLY[2], Some(words));
 }
 
 #[test]
