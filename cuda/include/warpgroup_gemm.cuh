@@ -122,7 +122,7 @@ __device__ __forceinline__ float* warpgroup_multiply_tile(const A& a, const B& b
     __syncthreads();
     return rows;
 #else
-    // No such kernel is launched on other GPUs (Tile::runs_on in src/backend/cuda/conv/shape.rs).
+    // No such kernel is launched on other GPUs (Device::has_warpgroups in src/backend/cuda/driver/device.rs).
     __trap();
     return nullptr;
 #endif
