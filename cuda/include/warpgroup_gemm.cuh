@@ -32,7 +32,8 @@ struct SwizzledTile {
     }
 };
 
-// What a tile takes: `Tile::dynamic_shared` of src/backend/cuda/conv/shape.rs.
+// What a tile takes. Its shared memory, `Tile::dynamic_shared` of src/backend/cuda/conv/shape.rs, is its ring of stages
+// or its rows, and as much as it takes to begin at a multiple of SWIZZLE_GROUP.
 template <typename T, int M, int N>
 struct WarpgroupTile {
     // A block that is alone on its multiprocessor has more under way.
@@ -40,10 +41,6 @@ struct WarpgroupTile {
     // Pieces of 64 rows that a warpgroup has.
     static constexpr int PIECES = M / 128;
     static_assert(M % 128 == 0);
-    static constexpr int RING = STAGES * (M + N) * 64 * static_cast<int>(sizeof(T));
-    static constexpr int ROWS = TileRows<M, N>::SIZE * static_cast<int>(sizeof(float));
-    // Groups of rows begin at multiples of their size, for which the memory itself need not.
-    static constexpr int ALL = (RING > ROWS ? RING : ROWS) + static_cast<int>(SWIZZLE_GROUP);
 };
 
 // The tile of C, as multiply_tile of implicit_gemm.cuh leaves it.
