@@ -194,6 +194,7 @@ fn run<B: Backend>(backend: &B, condition: Condition, width: usize, scale: f32) 
         latent_dim: 8,
         channels: 3,
         condition,
+        design: crate::model::arch::Design::DCGAN,
     };
     let batch = 3;
     // Everything that is off by default, so that its kernels are tried.

@@ -108,6 +108,7 @@ fn generator(folder: &Path) -> String {
         latent_dim: LATENT,
         channels: 3,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let mut file = TensorFile::default();
     StateDict::initial(&dimensions.generator(), 5).add_to("", &mut file);

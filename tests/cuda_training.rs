@@ -213,6 +213,7 @@ fn replay(path: &Path) -> Errors {
             Some("picture") => Condition::Picture(number("picture") as usize),
             Some(other) => panic!("condition {other}"),
         },
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let l1 = match dimensions.picture() {
         0 => Settings::REFERENCE.l1,

@@ -5,6 +5,7 @@
 //! asynchronous: only those wait that say so. Maps are NHWC on the device and f32 NCHW, as in PyTorch, where they are
 //! given or read.
 
+mod augment;
 mod balance;
 pub mod cpu;
 pub mod cuda;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::plan::{Filter, Plan};
 use crate::model::{Activation, Architecture, Shape, StateDict};
 use crate::random::Purpose;
+pub use augment::Augment;
 pub use balance::{Ahead, Balance, Band, InstanceNoise, Schedule};
 pub use extractor::Extractor;
 pub use fuse::Fuse;

@@ -321,6 +321,7 @@ fn iteration<T: Real>() -> Result<([f32; 3], [StateDict; 2])> {
         latent_dim: 16,
         channels: 3,
         condition: crate::model::arch::Condition::None,
+        design: crate::model::arch::Design::DCGAN,
     };
     let batch = 8;
     let backend = Cpu::<T>::new();

@@ -153,6 +153,7 @@ mod tests {
                 0 => Condition::None,
                 labels => Condition::Labels(labels),
             },
+            design: crate::model::arch::Design::DCGAN,
         }
     }
 

@@ -61,6 +61,7 @@ mod tests {
             latent_dim: 0,
             channels: 3,
             condition: Condition::Picture(1),
+            design: crate::model::arch::Design::DCGAN,
         };
         let mut beside = Beside {
             pictures: vec![0, 255, 255, 0],

@@ -93,6 +93,7 @@ impl Description {
             latent_dim: 1,
             channels: self.channels,
             condition: crate::model::arch::Condition::None,
+            design: crate::model::arch::Design::DCGAN,
         }
     }
 

@@ -81,6 +81,7 @@ impl Description {
             latent_dim: 1,
             channels: self.channels,
             condition: crate::model::arch::Condition::None,
+            design: crate::model::arch::Design::DCGAN,
         }
     }
 }

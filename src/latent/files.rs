@@ -188,6 +188,7 @@ mod tests {
             latent_dim: 3,
             channels: 1,
             condition: crate::model::arch::Condition::None,
+            design: crate::model::arch::Design::DCGAN,
         };
         let architecture = dimensions.generator();
         let mut points = Points::of(3, vec![1.0, 2.0, 3.0, -1.0, 0.0, 0.5]);

@@ -9,6 +9,8 @@ mod names;
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 /// Image sizes, in pixels a side, for which there is a network.
 pub const IMAGE_SIZES: [usize; 5] = [32, 64, 128, 256, 512];
@@ -171,6 +173,8 @@ pub struct Architecture {
     pub role: Role,
     /// In the order of the forward pass; at least one.
     pub blocks: Vec<Block>,
+    /// Whether each weight is divided by its largest singular value ([`Norm::Spectral`]).
+    pub spectral_norm: bool,
 }
 
 /// What both networks are told of an image that is wanted, or shown.
@@ -188,6 +192,47 @@ pub enum Condition {
     Picture(usize),
 }
 
+/// Whose layers the networks have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Those of DCGAN (arXiv 1511.06434).
+    #[default]
+    Dcgan,
+}
+
+/// How the discriminator's blocks are normalised, but for those that never are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Norm {
+    /// Batch norm, all but the first and the last block.
+    #[default]
+    Batch,
+    /// Each weight by its largest singular value (Miyato et al. 2018, arXiv 1802.05957), the last block's too.
+    Spectral,
+    /// Not at all.
+    None,
+}
+
+/// Which networks of a size these are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Design {
+    /// Whose layers they have.
+    #[serde(default)]
+    pub family: Family,
+    /// How the discriminator is normalised.
+    #[serde(default)]
+    pub norm: Norm,
+}
+
+impl Design {
+    /// Those of the paper and of pytorch/examples.
+    pub const DCGAN: Self = Self {
+        family: Family::Dcgan,
+        norm: Norm::Batch,
+    };
+}
+
 /// What determines both networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dimensions {
@@ -201,6 +246,8 @@ pub struct Dimensions {
     pub channels: usize,
     /// What the networks are told.
     pub condition: Condition,
+    /// Which networks.
+    pub design: Design,
 }
 
 /// Outputs of a discriminator at most that knows y.
@@ -221,6 +268,7 @@ impl std::fmt::Display for Dimensions {
             latent_dim,
             channels,
             condition,
+            design: _,
         } = self;
         write!(f, "{image_size} px, width {width}, latent {latent_dim}, ")?;
         match channels {
@@ -354,13 +402,15 @@ impl Dimensions {
     pub fn discriminator(&self) -> Architecture {
         use Activation::{LeakyRelu, None};
         let Condition::Picture(picture) = self.condition else {
-            return self.predictor(1 + self.labels());
+            return self.classifying(1 + self.labels(), self.design.norm);
         };
         let channels = self.channels + picture;
         let image = Shape::new(self.image_size, self.image_size, channels);
         let mut net = Builder::new(Role::Discriminator, image);
+        net.spectral_norm = self.design.norm == Norm::Spectral;
+        let norm = self.design.norm == Norm::Batch;
         for (level, width) in self.widths().into_iter().take(PATCH_LEVELS).enumerate() {
-            net.block(Convolution::Down, width, level > 0, LeakyRelu);
+            net.block(Convolution::Down, width, norm && level > 0, LeakyRelu);
         }
         net.block(Convolution::Down, 1, false, None);
         net.finish()
@@ -369,11 +419,17 @@ impl Dimensions {
     /// The discriminator's layers with as many outputs: what tells attributes or classes of an image (logits), or its
     /// latent vector.
     pub fn predictor(&self, outputs: usize) -> Architecture {
+        self.classifying(outputs, Norm::Batch)
+    }
+
+    fn classifying(&self, outputs: usize, norm: Norm) -> Architecture {
         use Activation::{LeakyRelu, None};
         let image = Shape::new(self.image_size, self.image_size, self.channels);
         let mut net = Builder::new(Role::Discriminator, image);
+        net.spectral_norm = norm == Norm::Spectral;
         for (level, width) in self.widths().into_iter().enumerate() {
-            net.block(Convolution::Down, width, level > 0, LeakyRelu);
+            let norm = norm == Norm::Batch && level > 0;
+            net.block(Convolution::Down, width, norm, LeakyRelu);
         }
         net.block(Convolution::Collapse, outputs, false, None);
         net.finish()
@@ -386,6 +442,7 @@ struct Builder {
     blocks: Vec<Block>,
     /// Of the next block.
     skip: Option<usize>,
+    spectral_norm: bool,
 }
 
 impl Builder {
@@ -395,6 +452,7 @@ impl Builder {
             shape,
             blocks: Vec::new(),
             skip: None,
+            spectral_norm: false,
         }
     }
 
@@ -431,6 +489,7 @@ impl Builder {
         Architecture {
             role: self.role,
             blocks: self.blocks,
+            spectral_norm: self.spectral_norm,
         }
     }
 }
@@ -489,6 +548,7 @@ impl Architecture {
         Self {
             role: self.role,
             blocks: self.blocks[range].to_vec(),
+            spectral_norm: self.spectral_norm,
         }
     }
 

@@ -243,6 +243,7 @@ fn unet(front: &str, shapes: &Shapes) -> Result<Found> {
         latent_dim: 0,
         channels,
         condition: Condition::Picture(picture),
+        design: crate::model::arch::Design::DCGAN,
     };
     dimensions.check()?;
     let architecture = dimensions.generator();

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::model::arch::{Architecture, Condition, Dimensions, Role};
+use crate::model::arch::{Architecture, Condition, Design, Dimensions, Role};
 use crate::model::layout::FilterLayout;
 use crate::model::tensor_file::Shapes;
 use crate::random::{Purpose, Stream};
@@ -396,6 +396,7 @@ pub fn dimensions(shapes: &Shapes, role: Role) -> Result<Dimensions> {
             (Role::Discriminator, 2..) => Condition::Labels(last[0] - 1),
             _ => Condition::None,
         },
+        design: Design::DCGAN,
     };
     // One that answers in patches sees image and picture.
     let dimensions = match role {
@@ -421,6 +422,7 @@ mod tests {
             latent_dim: 10,
             channels: 3,
             condition: crate::model::arch::Condition::None,
+            design: crate::model::arch::Design::DCGAN,
         }
     }
 

@@ -24,7 +24,7 @@ use crate::evaluate::Metric;
 use crate::evaluate::metrics::Aim;
 use crate::files;
 use crate::gan::step::Settings;
-use crate::model::arch::{Condition, Dimensions};
+use crate::model::arch::{Condition, Design, Dimensions, Family, Norm};
 use crate::text;
 
 /// What only concerns how far a run goes, where its data lies and how it reports: may change when it is resumed.
@@ -185,6 +185,12 @@ options! {
     /// Channels of the images: 3 for RGB, 1 for grey, as the data set has them.
     #[serde(default = "rgb")]
     channels: usize,
+    /// Whose layers the networks have.
+    #[serde(default)]
+    arch: Family,
+    /// How the discriminator is normalised.
+    #[serde(default)]
+    d_norm: Norm,
     /// Channels of the layers next to the image.
     width: usize,
     /// Length of the noise z.
@@ -321,6 +327,8 @@ impl Config {
             init_from: None,
             image_size: 64,
             channels: 3,
+            arch: Family::Dcgan,
+            d_norm: Norm::Batch,
             width: 64,
             latent_dim: 100,
             batch_size: 128,
@@ -408,6 +416,10 @@ impl Config {
                 (0, 0) => Condition::None,
                 (0, channels) => Condition::Picture(channels),
                 (labels, _) => Condition::Labels(labels),
+            },
+            design: Design {
+                family: self.arch,
+                norm: self.d_norm,
             },
         }
     }

@@ -25,6 +25,7 @@ const REFERENCE: (Dimensions, u32) = (
         latent_dim: 100,
         channels: 3,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     },
     128,
 );
@@ -36,6 +37,7 @@ const TOY: (Dimensions, u32) = (
         latent_dim: 8,
         channels: 3,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     },
     2,
 );

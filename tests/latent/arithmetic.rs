@@ -145,6 +145,7 @@ fn directions(folder: &Path) -> String {
         latent_dim: 10,
         channels: 3,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let path = folder.join("d.safetensors");
     fs::write(&path, file.to_bytes(&dimensions.generator()).unwrap()).unwrap();

@@ -438,6 +438,7 @@ fn a_classifier_of_other_images_does_not_fit() {
         latent_dim: 9,
         channels,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let fits = |of: Option<(data::Kind, Option<&Path>)>| about.check_fits(&dimensions(64, 3), of);
     fits(None).unwrap();

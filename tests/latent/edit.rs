@@ -106,6 +106,7 @@ fn steps_lead_to_what_is_wanted() {
         latent_dim: 12,
         channels: 3,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let dict = StateDict::initial(&dimensions.generator(), 8);
     let cpu = Cpu::<f32>::new();
@@ -180,6 +181,7 @@ fn learnt() -> &'static Path {
                 latent_dim: 10,
                 channels: 3,
                 condition: dcgan_cuda::model::arch::Condition::None,
+                design: dcgan_cuda::model::arch::Design::DCGAN,
             };
             let bytes = file.to_bytes(&dimensions.generator()).unwrap();
             fs::write(folder.path().join("d.safetensors"), bytes).unwrap();

@@ -38,6 +38,7 @@ fn sefa_is_that_of_numpy() {
         latent_dim: 9,
         channels: 3,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let mut dict = StateDict::initial(&dimensions.generator(), 1);
     for (name, from) in [
@@ -117,6 +118,7 @@ fn find_writes_sheets_and_directions_that_come_again() {
         latent_dim: 10,
         channels: 3,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let found = |name: &str| {
         let path = folder.path().join(name).join("found.safetensors");

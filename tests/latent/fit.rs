@@ -27,6 +27,7 @@ pub fn classifier(image_size: usize) -> Classifier {
         latent_dim: 1,
         channels: 3,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     Classifier {
         about: Description {

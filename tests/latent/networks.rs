@@ -106,6 +106,7 @@ fn learns(networks: &dyn Networks) {
         latent_dim: 1,
         channels: 1,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let architecture = dimensions.predictor(2);
     let initial = StateDict::initial(&architecture, 3);

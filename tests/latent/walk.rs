@@ -133,6 +133,7 @@ fn what_cannot_be_walked_is_refused_and_nothing_is_written() {
         latent_dim: 11,
         channels: 3,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let points = dcgan_cuda::latent::points::Points::of_seed(11, 0, 2);
     let file = dcgan_cuda::latent::files::LatentFile {

@@ -60,6 +60,7 @@ fn unet<T: Real>(file: &TensorFile, bound: f64) {
         latent_dim: 3,
         channels: 3,
         condition: Condition::Picture(1),
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let architecture = dimensions.generator();
     let (n, backend) = (2, Cpu::<T>::new());

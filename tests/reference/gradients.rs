@@ -185,6 +185,7 @@ fn block(
     let out = convolution.output_side(side);
     Architecture {
         role: Role::Discriminator,
+        spectral_norm: false,
         blocks: vec![Block {
             convolution,
             input: Shape::new(side, side, c),
@@ -236,6 +237,7 @@ fn whole_networks() {
         latent_dim: 5,
         channels: 3,
         condition: Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let smooth = |mut architecture: Architecture| {
         for block in &mut architecture.blocks {

@@ -241,6 +241,7 @@ fn replay<T: Real>(name: &str) {
         latent_dim: number("latent_dim") as usize,
         channels: 3,
         condition: dcgan_cuda::model::arch::Condition::None,
+        design: dcgan_cuda::model::arch::Design::DCGAN,
     };
     let batch = number("batch_size") as usize;
     let steps = number("steps") as u64;

@@ -19,6 +19,7 @@ const DIMENSIONS: Dimensions = Dimensions {
     latent_dim: 10,
     channels: 3,
     condition: dcgan_cuda::model::arch::Condition::None,
+    design: dcgan_cuda::model::arch::Design::DCGAN,
 };
 
 /// Both networks as a training has them: running statistics that are not those of a new network.

@@ -473,6 +473,7 @@ mod tests {
             latent_dim: 7,
             channels: 3,
             condition: crate::model::arch::Condition::None,
+            design: crate::model::arch::Design::DCGAN,
         };
         let unet = Dimensions {
             condition: crate::model::arch::Condition::Picture(1),

@@ -48,6 +48,7 @@ impl SizeArgs {
             }),
             channels: 3,
             condition,
+            design: crate::model::arch::Design::DCGAN,
         };
         dimensions.check()?;
         ensure!(self.batch_size > 0, "--batch-size must be at least 1");

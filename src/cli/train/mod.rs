@@ -298,6 +298,8 @@ impl Args {
             image_size: self.image_size,
             // As the data set has them.
             channels: None,
+            arch: None,
+            d_norm: None,
             width: self.width,
             latent_dim: self.condition.z_input.or(self.latent_dim),
             batch_size: self.batch_size,

@@ -7,6 +7,7 @@ fn dims(image_size: usize, width: usize) -> Dimensions {
         latent_dim: 100,
         channels: 3,
         condition: Condition::None,
+        design: crate::model::arch::Design::DCGAN,
     }
 }
 

@@ -28,7 +28,7 @@ use crate::evaluate::metrics::Aim;
 use crate::files::{open_regular, write_atomically};
 use crate::gan::step::Gan;
 use crate::hex::hex;
-use crate::model::arch::{Condition, Dimensions, Role};
+use crate::model::arch::{Condition, Design, Dimensions, Role};
 use crate::model::{StateDict, params::TensorFile};
 use crate::text;
 use crate::train::report::Window;
@@ -106,6 +106,9 @@ pub struct State {
     /// Channels of the picture that an image is made of; left out where there is none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub picture: usize,
+    /// Which networks of these dimensions; left out where they are the paper's.
+    #[serde(default, skip_serializing_if = "is_dcgan")]
+    pub design: Design,
     /// What the labels are, which lies in a file of its own.
     #[serde(skip)]
     pub conditions: Option<Arc<Conditions>>,
@@ -144,8 +147,8 @@ impl State {
     /// A state whose checksums are still to be filled in.
     pub fn new(step: u64, seed: u64, dimensions: &Dimensions) -> Self {
         Self {
-            format: match dimensions.condition {
-                Condition::None => 1,
+            format: match (dimensions.condition, dimensions.design) {
+                (Condition::None, Design::DCGAN) => 1,
                 _ => FORMAT,
             },
             step,
@@ -157,6 +160,7 @@ impl State {
             channels: dimensions.channels,
             labels: dimensions.labels(),
             picture: dimensions.picture(),
+            design: dimensions.design,
             conditions: None,
             discriminator_steps: Steps::default(),
             generator_steps: Steps::default(),
@@ -197,6 +201,7 @@ impl State {
                 (0, channels) => Condition::Picture(channels),
                 (labels, _) => Condition::Labels(labels),
             },
+            design: self.design,
         }
     }
 
@@ -223,6 +228,10 @@ pub fn identity(
         text += &sha256(&network_file(dict)?);
     }
     Ok(sha256(text.as_bytes())[..32].to_string())
+}
+
+fn is_dcgan(design: &Design) -> bool {
+    *design == Design::DCGAN
 }
 
 fn is_zero(count: &usize) -> bool {

@@ -236,6 +236,7 @@ impl Args {
             latent_dim: 1,
             channels,
             condition: crate::model::arch::Condition::None,
+            design: crate::model::arch::Design::DCGAN,
         }
     }
 
