@@ -51,7 +51,7 @@ pub fn check(config: &Config) -> Result<()> {
         config.steps
     );
     ensure!(
-        config.settings().is_reference(),
+        config.settings().is_recordable(),
         "--record writes down an iteration of the reference, one step of D and one of G: leave out --d-steps, --g-steps, \
          --balance, --pretrain-d, --label-smoothing, --instance-noise and --lr-decay"
     );

@@ -4,4 +4,5 @@
 
 mod conditions_pytorch;
 mod gradients;
+mod objectives;
 mod parity_pytorch;

@@ -16,6 +16,7 @@ pub mod conv_transpose2d;
 pub mod conv_wgrad;
 pub mod extractor;
 pub mod gemm;
+pub mod gradient_penalty;
 pub mod instance_noise;
 pub mod l1_loss;
 pub mod latent;

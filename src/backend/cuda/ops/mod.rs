@@ -13,6 +13,7 @@ pub mod conv2d;
 pub mod conv_bias_relu;
 pub mod conv_transpose2d;
 pub mod conv_wgrad;
+pub mod gradient_penalty;
 pub mod instance_noise;
 pub mod l1_loss;
 pub mod latent;
