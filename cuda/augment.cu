@@ -188,41 +188,49 @@ __device__ __forceinline__ void augment(const T* from, T* to, const Extent& exte
                 if (i >= c) values[i] = 0.0f;
             }
             store_vector(to + index * extent.stored, values);
-            // What lies behind the image's channels, where those are not all.
-            for (int first = V; first < static_cast<int>(extent.stored); first += V) {
-                const uint32_t source = there[u] ? index + further : 0;
-                load_vector(from + source * extent.stored + first, values);
+        }
+    }
+
+    // Vectors behind that of the image's channels, where a picture has some: moved and cut with it.
+#pragma unroll 1
+    for (uint32_t first = V; first < extent.stored; first += V) {
+        Pixel at = begin;
+#pragma unroll 1
+        for (uint32_t index = threadIdx.x; index < pixels; index += THREADS) {
+            const bool there = comes(at);
+            float values[V];
+            load_vector(from + (there ? index + further : 0) * extent.stored + first, values);
 #pragma unroll
-                for (int i = 0; i < V; ++i) {
-                    if (!there[u] || first + i >= c) values[i] = 0.0f;
-                }
-                store_vector(to + index * extent.stored + first, values);
+            for (int i = 0; i < V; ++i) {
+                if (!there || first + i >= extent.c) values[i] = 0.0f;
             }
+            store_vector(to + index * extent.stored + first, values);
+            at.advance(step, extent.w);
         }
     }
 }
 
 }  // namespace
 
-#define AUGMENT(T)                                                                                                    \
-    KERNEL(augment_nhwc_##T, THREADS,                                                                                 \
-           (const T* x, T* y, const T* second_x, T* second_y, uint32_t h, uint32_t w, uint32_t stored, uint32_t c,    \
-            uint32_t channels, uint32_t color, uint32_t translation, uint32_t cutout, uint64_t seed,                  \
-            uint32_t purpose, const uint64_t* iteration, uint32_t first_block)) {                                     \
-        await_previous();                                                                                             \
-        let_next_start();                                                                                             \
-        const bool second = blockIdx.y == 1;                                                                          \
-        augment<T, false>(second ? second_x : x, second ? second_y : y, {h, w, stored, c, channels}, color != 0,      \
-                          translation != 0, cutout != 0, seed, purpose, iteration, first_block);                      \
-    }                                                                                                                 \
-    KERNEL(augment_backward_nhwc_##T, THREADS,                                                                        \
-           (const T* dy, T* dx, uint32_t h, uint32_t w, uint32_t stored, uint32_t c, uint32_t channels,               \
-            uint32_t color, uint32_t translation, uint32_t cutout, uint64_t seed, uint32_t purpose,                   \
-            const uint64_t* iteration, uint32_t first_block)) {                                                       \
-        await_previous();                                                                                             \
-        let_next_start();                                                                                             \
-        augment<T, true>(dy, dx, {h, w, stored, c, channels}, color != 0, translation != 0, cutout != 0, seed,        \
-                         purpose, iteration, first_block);                                                            \
+#define AUGMENT(T)                                                                                                  \
+    KERNEL_OCCUPANCY(augment_nhwc_##T, THREADS, 2,                                                                  \
+           (const T* x, T* y, const T* second_x, T* second_y, uint32_t h, uint32_t w, uint32_t stored, uint32_t c,  \
+            uint32_t channels, uint32_t color, uint32_t translation, uint32_t cutout, uint64_t seed,                \
+            uint32_t purpose, const uint64_t* iteration, uint32_t first_block)) {                                   \
+        await_previous();                                                                                           \
+        let_next_start();                                                                                           \
+        const bool second = blockIdx.y == 1;                                                                        \
+        augment<T, false>(second ? second_x : x, second ? second_y : y, {h, w, stored, c, channels}, color != 0,    \
+                          translation != 0, cutout != 0, seed, purpose, iteration, first_block);                    \
+    }                                                                                                               \
+    KERNEL_OCCUPANCY(augment_backward_nhwc_##T, THREADS, 2,                                                         \
+           (const T* dy, T* dx, uint32_t h, uint32_t w, uint32_t stored, uint32_t c, uint32_t channels,             \
+            uint32_t color, uint32_t translation, uint32_t cutout, uint64_t seed, uint32_t purpose,                 \
+            const uint64_t* iteration, uint32_t first_block)) {                                                     \
+        await_previous();                                                                                           \
+        let_next_start();                                                                                           \
+        augment<T, true>(dy, dx, {h, w, stored, c, channels}, color != 0, translation != 0, cutout != 0, seed,      \
+                         purpose, iteration, first_block);                                                          \
     }
 AUGMENT(f32)
 AUGMENT(f16)
