@@ -102,6 +102,25 @@ pub(super) fn check_distance(maps: [(usize, Shape); 4]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses batches that [`Backend::augment`] cannot take, those `from` and those `to` which, with `channels` of an image.
+pub(super) fn check_augmented(
+    channels: usize,
+    from: &[(usize, Shape)],
+    to: &[(usize, Shape)],
+) -> Result<()> {
+    let fit = |(from, to): (&(usize, Shape), &(usize, Shape))| from.0 >= to.0 && from.1 == to.1;
+    ensure!(
+        (1..=2).contains(&from.len())
+            && from.len() == to.len()
+            && from.iter().zip(to).all(fit)
+            && to
+                .iter()
+                .all(|one| *one == to[0] && (1..=one.1.c).contains(&channels)),
+        "{from:?} cannot be augmented to {to:?}, as images of {channels} channels"
+    );
+    Ok(())
+}
+
 /// Length of the noise in a row of noise and labels.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ mod fuse;
 mod kernel_choices;
 mod maps;
 mod metrics;
+mod pass;
 mod snapshot;
 
 use std::ops::Range;
@@ -25,7 +26,7 @@ use anyhow::Result;
 use crate::model::plan::{Filter, Plan};
 use crate::model::{Activation, Architecture, Shape, StateDict};
 use crate::random::Purpose;
-pub use augment::Augment;
+pub use augment::{Augment, Changes, NUMBERS};
 pub use balance::{Ahead, Balance, Band, InstanceNoise, Schedule};
 pub use criterion::{Criterion, GanLoss};
 pub use device::{Conv, DeviceError, Precision};
@@ -33,46 +34,10 @@ pub use extractor::Extractor;
 pub use fuse::Fuse;
 pub use kernel_choices::KernelChoices;
 pub use maps::{Channels, Targets};
-use maps::{check_distance, check_parts, latent_dim};
+use maps::{check_augmented, check_distance, check_parts, latent_dim};
 pub use metrics::{Counters, Loss, LossScale, Metrics, SLOTS, SURE, Slot, Steps};
+pub use pass::{Statistics, Upstream, Want};
 pub use snapshot::{Arrived, Snapshot, Taken};
-
-/// How batch norm normalises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statistics {
-    /// Normalises by mean and (biased) variance of each input on its own, moving the running ones: PyTorch's `train()`.
-    Batch,
-    /// As `Batch`, but the running ones stay.
-    BatchOnly,
-    /// Normalises by the running ones: PyTorch's `eval()`.
-    Running,
-}
-
-/// Which gradients a backward pass computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// Gradients of the parameters.
-    Weights,
-    /// Gradient of the input.
-    Input,
-    /// Gradients of the parameters and of the input.
-    Both,
-    /// Gradient of what has become the input by this activation: that of the input times f′. The activation can be
-    /// differentiated by its output.
-    BehindInput(Activation),
-}
-
-/// What a backward pass starts from.
-pub enum Upstream<'a, B> {
-    /// The loss last computed.
-    Loss,
-    /// The same as far as it goes through the first input, whose maps alone go back: what is given back are theirs.
-    FirstLoss,
-    /// The gradient of the output.
-    Output(&'a B),
-    /// The gradient of what becomes the output by the last block's activation; that block has no batch norm.
-    Sum(&'a B),
-}
 
 impl Use {
     /// Whether it has gradients.
@@ -85,18 +50,6 @@ impl State {
     /// Whether the buffers of batch norm belong to it.
     pub fn has_buffers(self) -> bool {
         matches!(self, Self::Parameters | Self::Average)
-    }
-}
-
-impl Want {
-    /// Whether gradients of the parameters are among them.
-    pub fn weights(self) -> bool {
-        matches!(self, Self::Weights | Self::Both)
-    }
-
-    /// Whether the gradient of the input is among them.
-    pub fn input(self) -> bool {
-        self != Self::Weights
     }
 }
 
@@ -360,31 +313,38 @@ pub trait Backend {
         noisy: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// TEMPORARY
+    /// augmented ← T(images), each pair of the two a batch, for [`Purpose::Augment`]: every image changed as `augment` says
+    /// by the numbers of its own that [`Augment::numbers`] has for the iteration that `progress` is in. Batch k of the call
+    /// is part k + the last of `stream`, and one of `augmented.n` images. The first `channels` channels are the image's;
+    /// those behind them are a picture, which moves and is cut with it but keeps its colours.
+    ///
+    /// # Errors
+    /// Where there are not one or two pairs, buffers of a pair are of different shapes, one is of fewer images or the two
+    /// of different ones, or the device fails.
     fn augment(
         &self,
-        _augment: &Augment,
-        _channels: usize,
-        _stream: (u64, usize),
-        _progress: &Self::Progress,
-        _images: &[&Self::Buffer],
-        _augmented: &mut [Self::Buffer],
-    ) -> Result<()> {
-        anyhow::bail!("TEMPORARY")
-    }
+        augment: &Augment,
+        channels: usize,
+        stream: (u64, usize),
+        progress: &Self::Progress,
+        images: &[&Self::Buffer],
+        augmented: &mut [Self::Buffer],
+    ) -> Result<()>;
 
-    /// TEMPORARY
+    /// to ← Tᵀ(gradient), T without what it adds: from the gradient of what [`Self::augment`] made in this iteration, as
+    /// the batch with the part of `stream`, that of its `to.n` images.
+    ///
+    /// # Errors
+    /// Where `gradient` is of another shape or of fewer maps, or the device fails.
     fn augment_backward(
         &self,
-        _augment: &Augment,
-        _channels: usize,
-        _stream: (u64, usize),
-        _progress: &Self::Progress,
-        _gradient: &Self::Buffer,
-        _to: &mut Self::Buffer,
-    ) -> Result<()> {
-        anyhow::bail!("TEMPORARY")
-    }
+        augment: &Augment,
+        channels: usize,
+        stream: (u64, usize),
+        progress: &Self::Progress,
+        gradient: &Self::Buffer,
+        to: &mut Self::Buffer,
+    ) -> Result<()>;
 
     /// to ← the channels `first`, and behind them those of `second`; together as many as `to` has, of as many maps.
     ///

@@ -9,6 +9,7 @@
 
 mod activation;
 mod adam;
+mod augment;
 mod balance;
 mod batch;
 mod batch_norm;

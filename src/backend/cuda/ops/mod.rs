@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod adam;
+pub mod augment;
 pub mod balance;
 pub mod batch;
 pub mod batch_norm;
