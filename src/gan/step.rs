@@ -165,6 +165,19 @@ pub(super) struct Shows<B: Backend> {
     pub gradient: Option<B::Buffer>,
 }
 
+/// What is changed in an iteration of one step of each network, and by which part of the stream: `augment/d_real` and so on.
+pub fn augmented(settings: &Settings) -> Vec<(&'static str, usize)> {
+    let mut all = vec![
+        ("augment/d_real", 0),
+        ("augment/d_fake", 1),
+        ("augment/g_fake", 2),
+    ];
+    if settings.loss.of_g().is_of_pairs() {
+        all.push(("augment/g_real", 3));
+    }
+    all
+}
+
 /// What D is compiled for.
 fn use_of_d(settings: &Settings) -> Use {
     match settings.penalties.is_any() {

@@ -24,6 +24,7 @@ mod conv_wgrad;
 #[path = "../emulation/mod.rs"]
 mod emulation;
 mod emulation_itself;
+mod gradient_penalty;
 mod instance_noise;
 mod l1_loss;
 mod latent;

@@ -70,7 +70,7 @@ fn losses<T: Real>(bound: f64) {
     ] {
         let (mut d, [real, fake]) = of_case::<T>(&file, "plain", &architecture);
         let mut progress = backend.progress(1).unwrap();
-        let mut compared = |got: &[f32], name: &str| {
+        let compared = |got: &[f32], name: &str| {
             let want = &file.floats[name].data;
             // What has no parts is D's loss, whoever's images.
             let want: Vec<f64> = got

@@ -463,7 +463,8 @@ impl<T: Real> Network for CpuNetwork<T> {
             let values = self.values(entry, state)?;
             Ok(values.iter().map(|v| v.f64() as f32).collect())
         })?;
-        dict.batches_tracked = buffers.then_some(self.batches_tracked);
+        let normed = self.layers.iter().any(|layer| layer.norm.is_some());
+        dict.batches_tracked = (buffers && normed).then_some(self.batches_tracked);
         Ok(dict)
     }
 
