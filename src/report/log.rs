@@ -29,6 +29,8 @@ const COLUMNS: &[&str] = &[
     "loss_d_fake",
     "loss_g",
     "distance",
+    "r1_norm",
+    "r2_norm",
     "d_real_accuracy",
     "d_fake_accuracy",
     "d_real",

@@ -14,6 +14,7 @@ use super::tensorboard::Events;
 use super::watch::Seen;
 use crate::backend::{Metrics, Slot};
 use crate::files;
+use crate::gan::step::Penalties;
 use crate::model::arch::Role;
 use crate::output::{print_error_line, print_line};
 use crate::text;
@@ -36,6 +37,13 @@ pub struct Window {
     /// Distance of images made of pictures from the truth; likewise, and where there are no pictures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     distance: Option<f64>,
+    /// Iterations with penalties, and mean ‖∇D‖² at real and at generated images in them; likewise.
+    #[serde(default, skip_serializing_if = "is_unpenalised")]
+    penalised: (u64, [Option<f64>; 2]),
+}
+
+fn is_unpenalised(penalised: &(u64, [Option<f64>; 2])) -> bool {
+    penalised.0 == 0
 }
 
 fn is_unset(norms: &[Option<f64>; 2]) -> bool {
@@ -43,8 +51,8 @@ fn is_unset(norms: &[Option<f64>; 2]) -> bool {
 }
 
 impl Window {
-    /// Adds what an iteration left.
-    pub fn add(&mut self, metrics: &Metrics) {
+    /// Adds what an iteration of a run with these penalties left.
+    pub fn add(&mut self, metrics: &Metrics, penalties: &Penalties) {
         let first = self.count == 0;
         let add = |sum: &mut Option<f64>, value: f32| {
             let total = if first { Some(0.0) } else { *sum };
@@ -71,6 +79,22 @@ impl Window {
             add(&mut self.distance, distance);
         }
         self.count += 1;
+        if penalties.in_iteration(metrics.iteration) {
+            let (count, sums) = &mut self.penalised;
+            let first = *count == 0;
+            *count += 1;
+            for (sum, slot) in sums.iter_mut().zip([Slot::RealPenalty, Slot::FakePenalty]) {
+                let value = f64::from(metrics.losses[slot as usize].loss);
+                let total = if first { Some(0.0) } else { *sum };
+                *sum = total.map(|t| t + value).filter(|t| t.is_finite());
+            }
+        }
+    }
+
+    /// Mean ‖∇D‖² at real images, and at generated ones, over iterations with penalties.
+    fn gradients(&self) -> [Option<f64>; 2] {
+        let (count, sums) = self.penalised;
+        sums.map(|sum| sum.filter(|_| count > 0).map(|s| s / count as f64))
     }
 
     fn distance(&self) -> Option<f64> {
@@ -102,6 +126,11 @@ struct Line {
     /// Mean |G − truth| where images are made of pictures, of values from −1 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     distance: Option<f64>,
+    /// Mean ‖∇D‖² at real and at generated images, where D's gradients cost it something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r1_norm: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r2_norm: Option<f64>,
     /// Share of real images with D(x) > 1/2, of fakes with D(G(z)) ≤ 1/2.
     d_real_accuracy: Option<f64>,
     d_fake_accuracy: Option<f64>,
@@ -195,6 +224,7 @@ pub struct Reporter {
     batch: u64,
     /// Learning rates of D and of G, as given.
     rates: [f64; 2],
+    penalties: Penalties,
     start: Instant,
     last: (Instant, u64),
 }
@@ -243,6 +273,7 @@ impl Reporter {
             steps: config.steps,
             batch: config.images_per_step() as u64,
             rates: [config.lr_d, config.lr_g],
+            penalties: config.settings().penalties,
             start: Instant::now(),
             last: (Instant::now(), step),
         })
@@ -278,6 +309,7 @@ impl Reporter {
         let [loss_d_real, d_real, d_real_accuracy] = window.mean(Slot::Real);
         let [loss_d_fake, d_fake, d_fake_accuracy] = window.mean(Slot::Fake);
         let [loss_g, d_fake_after, _] = window.mean(Slot::Generator);
+        let [r1_norm, r2_norm] = window.gradients();
         let line = Line {
             step,
             epoch: epochs,
@@ -286,6 +318,8 @@ impl Reporter {
             loss_d_fake,
             loss_g,
             distance: window.distance(),
+            r1_norm: self.penalties.r1.gt(&0.0).then_some(r1_norm).flatten(),
+            r2_norm: self.penalties.r2.gt(&0.0).then_some(r2_norm).flatten(),
             d_real_accuracy,
             d_fake_accuracy,
             d_real,

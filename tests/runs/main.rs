@@ -13,6 +13,7 @@ mod loss_scale;
 #[cfg(target_os = "linux")]
 mod memory;
 mod metrics;
+mod objectives;
 mod pictures;
 mod resume;
 #[cfg(unix)]

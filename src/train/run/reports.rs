@@ -55,7 +55,7 @@ impl<B: Backend> Training<'_, B> {
             return Ok(());
         };
         for metrics in &all {
-            self.window.add(metrics);
+            self.window.add(metrics, &self.gan.settings().penalties);
             self.latest = Some(*metrics);
         }
         let (Some(interval), Some(metrics)) = (report, self.latest) else {

@@ -1,0 +1,196 @@
+//! What D and G are trained by, and presets of it: resumed to the bit, shown before it begins, refused where it makes no
+//! sense.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::tempdir;
+
+use crate::training::*;
+
+/// D without batch norm, changed images and penalties, not in every iteration.
+const FEW: &[&str] = &[
+    "--preset",
+    "few",
+    "--penalty-every",
+    "3",
+    "--flip",
+    "--hold-out",
+    "0.1",
+    "--instance-noise",
+    "0.1",
+    "--instance-noise-steps",
+    "9",
+];
+const PAIRS: &[&str] = &["--loss", "relativistic", "--g-steps", "2", "--d-steps", "2"];
+const HINGE: &[&str] = &[
+    "--loss",
+    "hinge",
+    "--augment",
+    "color",
+    "--condition",
+    "attributes=Male,Looking_Right,No_Beard",
+];
+
+#[test]
+fn other_objectives_go_on_where_they_were() {
+    for objective in [FEW, PAIRS, HINGE] {
+        let root = tempdir().unwrap();
+        let (whole, parts) = (root.path().join("whole"), root.path().join("parts"));
+        let steps = |steps| [objective, &["--steps", steps]].concat();
+        train_tiny(&whole, &steps("11"));
+        // In the midst of a report, and of the iterations between two penalties.
+        train_tiny(&parts, &steps("5"));
+        resume(&parts, &["--steps", "8"]);
+        resume(&parts, &["--steps", "11"]);
+        same_result(&whole, &parts, 11);
+        let penalised = objective == FEW;
+        for line in log(&parts) {
+            for name in ["r1_norm", "r2_norm"] {
+                assert_eq!(line[name].is_f64(), penalised, "{objective:?}: {line}");
+            }
+        }
+    }
+    // Whoever resumes it with something else is told.
+    let root = tempdir().unwrap();
+    let run = root.path().join("run");
+    train_tiny(&run, &[FEW, &["--steps", "2"]].concat());
+    for (option, value, part) in [
+        ("--r1", "3", "--r1 was"),
+        ("--loss", "hinge", "--loss was relativistic, not hinge"),
+        (
+            "--augment",
+            "none",
+            "--augment was color,translation,cutout, not none",
+        ),
+        ("--penalty-every", "2", "--penalty-every was 3, not 2"),
+        ("--d-norm", "batch", "--d-norm was none, not batch"),
+    ] {
+        let resumed = train(&run, &["--quiet", "--resume", option, value]);
+        refuses(&resumed, 1, &[part, "--init-from"]);
+    }
+    // What was decided stays so.
+    resume(&run, &["--augment", "auto", "--steps", "3"]);
+}
+
+/// The options as `--dry-run` shows them, and what was noted.
+fn dry_run(args: &[&str]) -> (Value, String) {
+    let root = tempdir().unwrap();
+    let mut args = tiny(args);
+    args.retain(|arg| *arg != "--quiet");
+    args.push("--dry-run");
+    let output = train(&root.path().join("run"), &args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let (open, close) = (text.find("{\n").unwrap(), text.rfind("\n}").unwrap());
+    let config = serde_json::from_str(&text[open..close + 2]).unwrap();
+    (config, stderr(&output))
+}
+
+#[test]
+fn a_preset_is_shown_resolved_and_options_hold_against_it() {
+    let (config, notes) = dry_run(&["--preset", "few"]);
+    assert_eq!(config["preset"], "few");
+    assert_eq!(config["d_norm"], "none");
+    assert_eq!(config["loss"], "relativistic");
+    assert_eq!(config["augment"], "color,translation,cutout");
+    assert!(config["r1"].as_f64().unwrap() > 0.0);
+    assert!(!notes.contains("note:"), "{notes}");
+    let (config, notes) = dry_run(&["--preset", "few", "--loss", "bce", "--r1", "0"]);
+    assert_eq!(
+        (&config["loss"], &config["r1"]),
+        (&"bce".into(), &0.0.into())
+    );
+    assert_eq!(config["d_norm"], "none");
+    let note = "note: --loss bce holds, as given, not relativistic as --preset few has it";
+    assert!(notes.contains(note), "{notes}");
+    assert!(notes.contains("note: --r1 0.0 holds"), "{notes}");
+    let (config, notes) = dry_run(&["--preset", "classic", "--d-norm", "none"]);
+    assert_eq!(config["d_norm"], "none");
+    assert!(
+        notes.contains("--d-norm none holds, as given, not batch"),
+        "{notes}"
+    );
+    // Few images are changed, and many are not.
+    let (config, _) = dry_run(&["--preset", "modern"]);
+    assert_eq!(config["augment"], "color,translation,cutout");
+    let (config, _) = dry_run(&["--preset", "modern", "--synthetic-count", "20000"]);
+    assert_eq!(config["augment"], "none");
+    let (config, _) = dry_run(&["--augment", "auto"]);
+    assert_eq!(config["augment"], "color,translation,cutout");
+}
+
+/// The classic preset is the run without one, to the bit.
+#[test]
+fn the_classic_preset_is_what_holds_without() {
+    let root = tempdir().unwrap();
+    let run = |name: &str| root.path().join(name);
+    train_tiny(&run("plain"), &["--steps", "3"]);
+    let off = ["--preset", "classic", "--augment", "none", "--r1", "0"];
+    train_tiny(&run("classic"), &[&off[..], &["--steps", "3"]].concat());
+    let all =
+        |run: &Path| TENSOR_FILES.map(|file| fs::read(checkpoint(run, 3).join(file)).unwrap());
+    assert!(all(&run("plain")) == all(&run("classic")));
+    assert_eq!(log(&run("plain")), log(&run("classic")));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let root = tempdir().unwrap();
+    let run = root.path().join("run");
+    for (args, code, parts) in [
+        (
+            &["--r1", "1"][..],
+            1,
+            &["--r1", "batch norm", "--d-norm none", "--spectral-norm"][..],
+        ),
+        (
+            &["--preset", "few", "--d-norm", "batch"],
+            1,
+            &["--r1", "batch norm"],
+        ),
+        (
+            &["--r2=-1", "--d-norm", "none"],
+            1,
+            &["--r2 -1 is out of range"],
+        ),
+        (
+            &["--r1", "nan", "--d-norm", "none"],
+            1,
+            &["--r1 NaN is out of range"],
+        ),
+        (
+            &["--penalty-every", "0"],
+            1,
+            &["--penalty-every 0", "1 to 1000"],
+        ),
+        (
+            &["--augment", "blur"],
+            2,
+            &["blur", "color, translation, cutout", "auto"],
+        ),
+        (&["--augment", "color,"], 2, &["color, translation, cutout"]),
+        (
+            &["--loss", "wasserstein"],
+            2,
+            &["bce", "hinge", "relativistic"],
+        ),
+        (&["--preset", "best"], 2, &["classic", "modern", "few"]),
+        (&["--arch", "resnet"], 2, &["dcgan"]),
+        (
+            &["--spectral-norm", "--d-norm", "none"],
+            2,
+            &["--spectral-norm", "--d-norm"],
+        ),
+        (
+            &["--loss", "hinge", "--label-smoothing", "0.1"],
+            1,
+            &["--label-smoothing", "--loss bce"],
+        ),
+    ] {
+        let args = tiny(&[args, &["--steps", "1"]].concat());
+        refuses(&train(&run, &args), code, parts);
+        assert!(!run.exists(), "{args:?}");
+    }
+}
