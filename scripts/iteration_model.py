@@ -480,6 +480,14 @@ class Model:
         us = NODE_US + max(SMALL_US, self.traffic(size)) + self.cycles(LAST_BLOCK)
         return self.row(n, f"{n.blocks} images of {h} x {w}", us, "memory, latency", "rest", size)
 
+    def penalty(self, n: Node) -> Row:
+        """Squares of the discriminator's gradients, read once, or a sum of gradients of weights."""
+        add = n.base == "gradient_penalty_add"
+        threads = n.grid[0] * 256 * 4
+        size = threads * 16 * (3 if add else 1)
+        us = NODE_US + max(SMALL_US, self.traffic(size)) + (0.0 if add else self.cycles(LAST_BLOCK))
+        return self.row(n, f"{threads} vectors", us, "memory" if add else "memory, latency", "rest", size)
+
     def advance(self, n: Node) -> Row:
         return self.row(n, "", NODE_US, "latency", "rest", 0)
 
@@ -504,6 +512,7 @@ class Model:
         (r"bce_loss", loss),
         (r"concatenate(_part_gradient)?|l1_loss", maps),
         (r"augment(_backward)?", augment),
+        (r"gradient_penalty_(norm|add)", penalty),
         (r"progress_advance|balance_rates", advance),
     ]
 

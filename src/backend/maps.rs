@@ -27,11 +27,11 @@ pub struct Targets<'a, B> {
 }
 
 impl<B> Targets<'_, B> {
-    /// How many inputs' losses are reported from the slot `first` on: with the generator's goes nobody else's.
+    /// How many inputs' losses are reported from the slot `first` on: that of generated images is nobody's but in D's step.
     pub(super) fn reported(&self, first: Slot) -> usize {
         match (self.criterion, first) {
             (Criterion::Sum, _) => 0,
-            (_, Slot::Generator) => 1,
+            (Criterion::Relativistic, Slot::HeldOut | Slot::Seen) | (_, Slot::Generator) => 1,
             _ => self.values.len(),
         }
     }

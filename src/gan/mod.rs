@@ -1,6 +1,7 @@
 //! The GAN itself: the training iteration, its batches, and what wants a trained generator.
 
 pub mod batches;
+pub mod examine;
 pub mod grid;
 pub mod sampler;
 pub mod sheet;

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::update::Update;
 use crate::backend::{
-    Adam, Ahead, Augment, Backend, Balance, Batch, Counters, Criterion, GanLoss, Images,
-    InstanceNoise, Metrics, Network, Progress, Schedule, Slot, State, Statistics, Targets, Use,
+    Adam, Ahead, Augment, Backend, Balance, Batch, Counters, GanLoss, Images, InstanceNoise,
+    Metrics, Network, Progress, Schedule, State, Use,
 };
 use crate::model::arch::Dimensions;
 use crate::model::{Shape, StateDict};
@@ -211,10 +211,10 @@ pub struct Gan<B: Backend> {
     /// Where there is a picture.
     pictures: Option<Pictures<B>>,
     /// Where D is to be examined: images that it is not trained on, and images that it is.
-    examined: Option<[B::Buffer; 2]>,
+    pub(super) examined: Option<[B::Buffer; 2]>,
     /// Their labels, where there are any.
-    examined_labels: Option<[B::Buffer; 2]>,
-    dimensions: Dimensions,
+    pub(super) examined_labels: Option<[B::Buffer; 2]>,
+    pub(super) dimensions: Dimensions,
     settings: Settings,
     /// Of iterations without and with penalties.
     recordings: [B::Recording; 2],
@@ -393,7 +393,15 @@ impl<B: Backend> Gan<B> {
             (self.settings.d_steps, self.settings.g_steps) == (1, 1),
             "one batch is given, and an iteration takes several"
         );
-        let mut update = Update {
+        let (mut update, progress) = self.update(backend);
+        update.run(None, progress)?;
+        self.iterations += 1;
+        Ok(())
+    }
+
+    /// What an iteration works on, and where it is.
+    pub(super) fn update<'a>(&'a mut self, backend: &'a B) -> (Update<'a, B>, &'a mut B::Progress) {
+        let update = Update {
             backend,
             g: &mut self.generator,
             d: &mut self.discriminator,
@@ -405,56 +413,7 @@ impl<B: Backend> Gan<B> {
             dimensions: &self.dimensions,
             penalised: self.settings.penalties.in_iteration(self.iterations),
         };
-        update.run(None, &mut self.progress)?;
-        self.iterations += 1;
-        Ok(())
-    }
-
-    /// Shows D a batch of images that it is not trained on, `held_out`, and one of those that it is trained on, `seen`,
-    /// changed and with instance noise as all that it sees; its losses, binary cross entropy whatever it is trained by, go into the metrics of the iteration that comes next
-    /// ([`Slot::HeldOut`], [`Slot::Seen`]). Nothing of training changes. Waits on some devices.
-    ///
-    /// # Errors
-    /// Where this was not announced to [`Gan::new`], these are no batches, or the device fails.
-    pub fn examine(&mut self, backend: &B, held_out: &Shown, seen: &Shown) -> Result<()> {
-        let Settings {
-            d_steps, g_steps, ..
-        } = self.settings;
-        let [a, b] = self.examined.as_mut().context("no room to examine D")?;
-        backend.write(&held_out.images, a)?;
-        backend.write(&seen.images, b)?;
-        let labels = match &mut self.examined_labels {
-            Some([of_a, of_b]) => {
-                backend.write(&held_out.labels, of_a)?;
-                backend.write(&seen.labels, of_b)?;
-                Some([&*of_a, &*of_b])
-            }
-            None => None,
-        };
-        let targets = Targets {
-            criterion: Criterion::Bce,
-            values: &[1.0, 1.0],
-            labels: labels.as_ref().map(|labels| &labels[..]),
-        };
-        let settings = &self.settings;
-        let (channels, seed) = (self.dimensions.channels, settings.seed);
-        // D is used to both, and at a loss without.
-        let mut shown = [&*a, &*b];
-        if let Some(augmented) = &mut self.shows.augmented {
-            let stream = (seed, 2 * (d_steps + g_steps));
-            let (augment, progress) = (&settings.augment, &self.progress);
-            backend.augment(augment, channels, stream, progress, &shown, augmented)?;
-            shown = augmented.each_ref();
-        }
-        if let (Some(noise), Some([noisy_a, noisy_b])) = (&settings.noise, &mut self.shows.noisy) {
-            let part = |index: usize| (seed, 2 * d_steps + g_steps + index);
-            backend.add_noise(noise, part(0), &self.progress, shown[0], noisy_a)?;
-            backend.add_noise(noise, part(1), &self.progress, shown[1], noisy_b)?;
-            shown = [&*noisy_a, &*noisy_b];
-        }
-        let slots = (&mut self.progress, Slot::HeldOut);
-        let d = &mut self.discriminator;
-        d.forward_with_loss(&shown, Statistics::BatchOnly, &targets, slots)
+        (update, &mut self.progress)
     }
 
     /// Sets where training is; it goes on from there.
@@ -484,15 +443,6 @@ impl<B: Backend> Gan<B> {
         let all = self.progress.take_metrics(true)?.unwrap_or_default();
         all.last().copied().context("there was no iteration yet")
     }
-}
-
-/// A batch of images to examine D by.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Shown {
-    /// f32 NCHW in [−1, 1].
-    pub images: Vec<f32>,
-    /// `[n][labels]`.
-    pub labels: Vec<f32>,
 }
 
 /// Writes a batch for measurements and self-tests, which need any images; none is mirrored, and of the labels one in three

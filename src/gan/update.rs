@@ -38,7 +38,7 @@ impl<B: Backend> Update<'_, B> {
                 let (backend, real) = (self.backend, &mut *self.real);
                 backend.load_batch(feed, progress, step, real, noisy.then_some(noise))?;
             }
-            self.generate()?;
+            self.generate(Statistics::Batch)?;
             self.step_of_d(step, progress)?;
         }
         for step in 0..g_steps {
@@ -49,7 +49,7 @@ impl<B: Backend> Update<'_, B> {
                     let noise = (&mut *self.z, self.dimensions.latent_dim);
                     self.backend.draw_latent(stream, progress, noise)?;
                 }
-                self.generate()?;
+                self.generate(Statistics::Batch)?;
             }
             self.step_of_g(step, progress)?;
         }
@@ -62,9 +62,9 @@ impl<B: Backend> Update<'_, B> {
     }
 
     /// G's images: of z, or of the pictures of the batch.
-    fn generate(&mut self) -> Result<()> {
+    pub fn generate(&mut self, statistics: Statistics) -> Result<()> {
         let Some(pictures) = &mut self.pictures else {
-            return self.g.forward(&[&*self.z], Statistics::Batch);
+            return self.g.forward(&[&*self.z], statistics);
         };
         let (image, latent_dim) = (self.dimensions.channels, self.dimensions.latent_dim);
         let picture = Channels {
@@ -77,7 +77,7 @@ impl<B: Backend> Update<'_, B> {
         });
         let Pictures { seen, fake, .. } = &mut **pictures;
         self.backend.concatenate(&picture, z.as_ref(), seen)?;
-        self.g.forward(&[&*seen], Statistics::Batch)?;
+        self.g.forward(&[&*seen], statistics)?;
         let made = Channels {
             maps: self.g.output(),
             range: 0..image,
@@ -108,10 +108,14 @@ impl<B: Backend> Update<'_, B> {
             labels,
         };
         let fake = pictures.as_ref().map_or(g.output(), |p| &p.fake);
-        let parts = [2 * step, 2 * step + 1];
-        let how = (*settings, dimensions.channels, 2 * step, parts);
+        let how = How {
+            settings,
+            channels: dimensions.channels,
+            change: 2 * step,
+            noise: [2 * step, 2 * step + 1],
+        };
         let mut shown = [&**real, fake];
-        shows.change(*backend, how, progress, &mut shown)?;
+        shows.change(*backend, &how, progress, &mut shown)?;
         let slots = (&mut *progress, Slot::Real);
         d.forward_with_loss(&shown, Statistics::Batch, &targets, slots)?;
         if !settings.schedule.is_constant() {
@@ -158,12 +162,16 @@ impl<B: Backend> Update<'_, B> {
         let through = shows.is_nothing() && pictures.is_none();
         let fake = pictures.as_ref().map_or(g.output(), |p| &p.fake);
         let change = 2 * d_steps + 2 * step;
-        // Behind D's examination, that of the real ones.
-        let parts = [2 * d_steps + step, 2 * d_steps + g_steps + 2 + step];
-        let how = (*settings, dimensions.channels, change, parts);
+        let how = How {
+            settings,
+            channels: dimensions.channels,
+            change,
+            // Behind D's examination, that of the real ones.
+            noise: [2 * d_steps + step, 2 * d_steps + g_steps + 4 + step],
+        };
         let mut shown = [fake, &**real];
         let shown = &mut shown[..inputs];
-        shows.change(*backend, how, progress, shown)?;
+        shows.change(*backend, &how, progress, shown)?;
         let slots = (&mut *progress, Slot::Generator);
         d.forward_with_loss(shown, Statistics::Batch, &targets, slots)?;
         if through {
@@ -193,26 +201,53 @@ impl<B: Backend> Update<'_, B> {
     }
 }
 
+/// How what D sees is changed.
+pub(super) struct How<'a> {
+    pub settings: &'a Settings,
+    /// Those of images.
+    pub channels: usize,
+    /// The part of the iteration's stream of changes that is the first batch's; the other's comes behind it.
+    pub change: usize,
+    /// Those of its noise.
+    pub noise: [usize; 2],
+}
+
+impl<'a> How<'a> {
+    /// Of D's examination, or of number `index` of two.
+    pub fn of(settings: &'a Settings, dimensions: &Dimensions, index: usize) -> Self {
+        let Settings {
+            d_steps, g_steps, ..
+        } = *settings;
+        let noise = 2 * d_steps + g_steps + 2 * index;
+        Self {
+            settings,
+            channels: dimensions.channels,
+            change: 2 * (d_steps + g_steps + index),
+            noise: [noise, noise + 1],
+        }
+    }
+}
+
 impl<B: Backend> Shows<B> {
     /// Whether D sees images as they are.
     fn is_nothing(&self) -> bool {
         self.noisy.is_none() && self.augmented.is_none()
     }
 
-    /// Takes what D sees of them for the images `shown`, one or two batches whose first `channels` are those of images:
-    /// changed as part `change` of the iteration and the one behind it say, then with the noise of its `parts`.
-    fn change<'a>(
+    /// Takes what D sees of them for the images `shown`, one or two batches: changed, then with noise.
+    pub fn change<'a>(
         &'a mut self,
         backend: &B,
-        (settings, channels, change, parts): (&Settings, usize, usize, [usize; 2]),
+        how: &How<'_>,
         progress: &B::Progress,
         shown: &mut [&'a B::Buffer],
     ) -> Result<()> {
-        let batches = shown.len();
+        let (settings, batches) = (how.settings, shown.len());
         if let Some(augmented) = &mut self.augmented {
             let to = &mut augmented[..batches];
-            let stream = (settings.seed, change);
-            backend.augment(&settings.augment, channels, stream, progress, shown, to)?;
+            let stream = (settings.seed, how.change);
+            let (augment, channels) = (&settings.augment, how.channels);
+            backend.augment(augment, channels, stream, progress, shown, to)?;
             for (shown, augmented) in shown.iter_mut().zip(augmented.iter()) {
                 *shown = augmented;
             }
@@ -220,7 +255,7 @@ impl<B: Backend> Shows<B> {
         if let (Some(noise), Some(noisy)) = (&settings.noise, &mut self.noisy) {
             // One that is alone lies where the generated images do.
             let at = noisy.len() - batches;
-            let all = shown.iter_mut().zip(&mut noisy[at..]).zip(parts);
+            let all = shown.iter_mut().zip(&mut noisy[at..]).zip(how.noise);
             for ((shown, noisy), part) in all {
                 let stream = (settings.seed, part);
                 backend.add_noise(noise, stream, progress, shown, noisy)?;

@@ -2,7 +2,7 @@
 
 use crate::data::condition::Table;
 use crate::data::{Dataset, HoldOut};
-use crate::gan::step::Shown;
+use crate::gan::examine::Shown;
 use crate::model::Shape;
 use crate::model::layout::nhwc_to_nchw;
 use crate::random::{Purpose, Stream};

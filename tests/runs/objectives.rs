@@ -33,23 +33,55 @@ const HINGE: &[&str] = &[
     "attributes=Male,Looking_Right,No_Beard",
 ];
 
+/// Pairs of held-out images and generated ones, of labels and of pictures.
+const LABELS: &[&str] = &[
+    "--preset",
+    "few",
+    "--hold-out",
+    "0.2",
+    "--condition",
+    "attributes=Male,Looking_Right,No_Beard",
+];
+const EDGES: &[&str] = &[
+    "--preset",
+    "few",
+    "--hold-out",
+    "0.2",
+    "--condition",
+    "edges",
+];
+
 #[test]
 fn other_objectives_go_on_where_they_were() {
-    for objective in [FEW, PAIRS, HINGE] {
+    for objective in [FEW, PAIRS, HINGE, LABELS, EDGES] {
         let root = tempdir().unwrap();
         let (whole, parts) = (root.path().join("whole"), root.path().join("parts"));
-        let steps = |steps| [objective, &["--steps", steps]].concat();
-        train_tiny(&whole, &steps("11"));
+        let train_for = |run: &Path, steps: &'static str| {
+            let mut args = tiny(&[objective, &["--steps", steps]].concat());
+            // Of pictures there need be no noise.
+            let latent = args.iter().position(|arg| *arg == "--latent-dim");
+            if let Some(at) = latent.filter(|_| objective.contains(&"edges")) {
+                args.drain(at..at + 2);
+            }
+            succeeds(&train(run, &args));
+        };
+        train_for(&whole, "11");
         // In the midst of a report, and of the iterations between two penalties.
-        train_tiny(&parts, &steps("5"));
+        train_for(&parts, "5");
         resume(&parts, &["--steps", "8"]);
         resume(&parts, &["--steps", "11"]);
         same_result(&whole, &parts, 11);
-        let penalised = objective == FEW;
+        let penalised = objective.contains(&"few");
         for line in log(&parts) {
-            for name in ["r1_norm", "r2_norm"] {
-                assert_eq!(line[name].is_f64(), penalised, "{objective:?}: {line}");
+            let held_out = objective.contains(&"--hold-out");
+            for name in ["held_out_accuracy", "held_out_d", "seen_accuracy", "seen_d"] {
+                assert_eq!(line[name].is_f64(), held_out, "{objective:?}: {line}");
             }
+        }
+        for name in ["r1_norm", "r2_norm"] {
+            // Where an interval had an iteration with penalties.
+            let told = log(&parts).iter().any(|line| line[name].is_f64());
+            assert_eq!(told, penalised, "{objective:?} {name}");
         }
     }
     // Whoever resumes it with something else is told.
