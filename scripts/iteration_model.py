@@ -488,7 +488,7 @@ class Model:
         (r"conv_wgrad_reduce", reduce),
         (r"batch_norm_(statistics|apply|backward_reduce|backward_apply)", batch_norm),
         (r"batch_norm_(backward_)?finalize", finalize),
-        (r"(relu|leaky_relu|tanh)_(forward|backward)", activation),
+        (r"(relu|leaky_relu|leaky_relu_tenth|tanh)_(forward|backward)", activation),
         (r"adam(_finite|_check|_average)?", adam),
         (r"adam_finish", adam_finish),
         (r"batch|latent|batch_and_latent", small),
