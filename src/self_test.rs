@@ -206,7 +206,11 @@ fn run<B: Backend>(
 ) -> Result<Left> {
     let dimensions = Dimensions {
         image_size: 32,
-        width,
+        // Of fewer channels next to the image none might get through the ReLU.
+        width: match design.family {
+            Family::Dcgan => width,
+            Family::Sndcgan => width.max(8),
+        },
         latent_dim: 8,
         channels: 3,
         condition,
