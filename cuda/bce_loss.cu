@@ -1,5 +1,11 @@
-// Binary cross entropy on logits: loss, its gradient, D(x) and accuracy in one pass.
+// Binary cross entropy on logits, and what may take its place: loss, its gradient, D(x) and accuracy in one pass.
 //
+// By `criterion` (src/backend/criterion.rs), for targets y; s is 1 where y > 1/2, else −1:
+//   hinge          loss = 1/n Σ max(0, 1 − s·x)          gradient = loss_scale · (−s where 1 − s·x > 0) / n
+//   linear         loss = 1/n Σ −s·x                     gradient = −loss_scale · s / n
+//   relativistic   cross entropy of x − x', x' the other segment's logit at the same place
+//   sum            gradient = √loss_scale · y, which is taken twice by what follows; nothing is left in the ring
+//   cross entropy:
 //   loss = 1/n Σ max(x, 0) − x·y + log(1 + e^−|x|)     probability = 1/n Σ σ(x)
 //   accuracy = 1/n |{x > 0 ⇔ y > 1/2}|                 certainty = 1/n |{x > SURE if y > 1/2, else x < −SURE}|
 //   gradient = loss_scale · (σ(x) − y) / n
@@ -9,7 +15,7 @@
 // With `label_count` labels y an image, x = l₀ + Σ yⱼ·lⱼ, the row's outputs l, and ∂l₀ = gradient, ∂lⱼ = gradient·yⱼ.
 // Layout: logit i at logits[i·stored], its gradient likewise; the places behind it and those of labels are zero in
 // gradient. y of segment s in rows of `label_stored` from labels_s on; null where there are none.
-// ring[iteration % slots].losses[first + s] = (loss, probability, accuracy, certainty); nothing else of the ring is written.
+// ring[iteration % slots].losses[first + s], s < reported, = (loss, probability, accuracy, certainty); nothing else of the ring is written.
 // `loss_scale` (1 but for f16) and `iteration` are read from the device.
 // Types: T in memory, f32 terms, f64 sums in a fixed order. Launch: `segments` blocks of THREADS.
 // Bound: launch latency (256 logits).
@@ -28,11 +34,12 @@ constexpr int THREADS = 256;
     KERNEL_OCCUPANCY(bce_loss_nhwc_##T, THREADS, 2,                                                                \
            (const T* logits, uint32_t n, uint32_t stored, float target0, float target1, const float* loss_scale,   \
             T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots, uint32_t first,                 \
-            const T* labels0, const T* labels1, uint32_t label_stored, uint32_t label_count)) {                    \
+            const T* labels0, const T* labels1, uint32_t label_stored, uint32_t label_count, uint32_t criterion,    \
+           uint32_t reported)) {                                                                                   \
         await_previous();                                                                                          \
         let_next_start();                                                                                          \
         const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first,                 \
-                           labels0, labels1, label_stored, label_count};                                           \
+                           labels0, labels1, label_stored, label_count, criterion, reported};                      \
         const float target[] = {blockIdx.x == 0 ? target0 : target1};                                              \
         bce_loss<THREADS>(of, blockIdx.x, 1, target);                                                              \
     }

@@ -479,6 +479,14 @@ class Model:
         us = NODE_US + max(SMALL_US, self.traffic(size)) + (self.cycles(LAST_BLOCK) if n.base == "l1_loss" else 0.0)
         return self.row(n, f"{threads} vectors", us, "memory", "rest", size)
 
+    def augment(self, n: Node) -> Row:
+        """A block an image: it is read twice, the second time from L1 or L2, and written once."""
+        h, w, stored = n.numbers[:3]
+        size = 2 * n.blocks * h * w * stored * n.size
+        # Numbers, sum, and the pass behind it, one after the other.
+        us = NODE_US + max(SMALL_US, self.traffic(size)) + self.cycles(LAST_BLOCK)
+        return self.row(n, f"{n.blocks} images of {h} x {w}", us, "memory, latency", "rest", size)
+
     def advance(self, n: Node) -> Row:
         return self.row(n, "", NODE_US, "latency", "rest", 0)
 
@@ -502,6 +510,7 @@ class Model:
         (r"logits_(loss|backward)", logits),
         (r"bce_loss", loss),
         (r"concatenate(_part_gradient)?|l1_loss", maps),
+        (r"augment(_backward)?", augment),
         (r"progress_advance|balance_rates", advance),
     ]
 

@@ -209,6 +209,7 @@ what another PyTorch computes. Everything was computed in f64 from inputs that a
 {iterations}
 | `blocks.safetensors` | one group of tensors a case, below |
 | `conditions.safetensors` | likewise, what only conditional networks have |
+| `augment.safetensors` | by `scripts/make_augment_fixture.py`: images augmented as DiffAugment does it, names `<changes>/n_c_h_w/<tensor>`: images `x`, seven `numbers` an image, `y`, and the gradients `dy` that comes in and `dx` that goes out |
 | `unet_32px_w2.safetensors` | a U-Net (`UnetGenerator` of `scripts/reference_dcgan.py`) at 32 px, width 2, of pictures of one channel and latent dimension 3, in train mode: its input `picture` [2, 1, 32, 32] and `z` [2, 3], its state_dict `before/…`, its images `y` [2, 3, 32, 32], the gradient `dy` that comes in, those of the weights `grad/…`, and its buffers `after/…` |
 | `sample_32px_w4/` | `generator.safetensors` (a state_dict, running statistics not the initial ones), `latents.safetensors` (`z` [5, 16]), `images.safetensors` (`images` [5, 3, 32, 32] in eval mode) |
 

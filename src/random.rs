@@ -32,6 +32,8 @@ pub enum Purpose {
     Seen = 11,
     /// Conditions: which of them a run keeps (`step` 0), and which its images are made for (`step` 1 and up).
     Condition = 12,
+    /// What images are augmented by before D sees them; `step` is the iteration.
+    Augment = 13,
 }
 
 /// One Philox4x32-10 block: four independent uniform u32 for one counter and key.

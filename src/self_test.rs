@@ -20,8 +20,8 @@ use crate::backend::cuda::parameter::Parameter;
 use crate::backend::cuda::{Cuda, Options};
 use crate::backend::extractor::Pixels;
 use crate::backend::{
-    Backend, Band, Conv, Counters, Feed, Fuse, InstanceNoise, KernelChoices, LossScale, Network,
-    Precision, Schedule, State, Statistics, Use,
+    Augment, Backend, Band, Conv, Counters, Feed, Fuse, InstanceNoise, KernelChoices, LossScale,
+    Network, Precision, Schedule, State, Statistics, Use,
 };
 use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
@@ -175,11 +175,13 @@ fn names() -> impl Iterator<Item = &'static str> {
     names.into_iter()
 }
 
-/// What an iteration left: losses, gradients, and images of the generator's average; and noise by itself.
+/// What an iteration left: losses, gradients, and images of the generator's average; noise, and augmented images with the
+/// gradient back, by themselves.
 struct Left {
     losses: [f32; 3],
     gradients: [StateDict; 2],
     noise: Vec<f32>,
+    augmented: [Vec<f32>; 3],
     images: Vec<f32>,
 }
 
@@ -263,15 +265,12 @@ fn run<B: Backend>(
     let noise = (&mut z, dimensions.latent_dim);
     backend.draw_latent((1, Purpose::Sample, 0), &gan.progress, noise)?;
     let noise = backend.read(&z, batch)?;
+    let augmented = augmented(backend, &gan.progress, batch)?;
     let mut picture = backend.buffer(batch, generator.input())?;
     let seen = match condition {
         Condition::None | Condition::Labels(_) => &gan.z,
         Condition::Picture(_) => {
-            let values = 0..batch * generator.input().len();
-            let values: Vec<f32> = values
-                .map(|i| (i * 7919 % 251) as f32 / 125.0 - 1.0)
-                .collect();
-            backend.write(&values, &mut picture)?;
+            backend.write(&some_values(batch * generator.input().len()), &mut picture)?;
             &picture
         }
     };
@@ -280,8 +279,35 @@ fn run<B: Backend>(
         losses: metrics.iteration_losses(),
         gradients,
         noise,
+        augmented,
         images: backend.read(sampler.output(), batch)?,
     })
+}
+
+/// Values between −1 and 1.
+fn some_values(count: usize) -> Vec<f32> {
+    let value = |i: usize| (i * 7919 % 251) as f32 / 125.0 - 1.0;
+    (0..count).map(value).collect()
+}
+
+/// Two batches of images with a picture behind them, augmented; and the first of them, taken for a gradient, back.
+fn augmented<B: Backend>(backend: &B, progress: &B::Progress, n: usize) -> Result<[Vec<f32>; 3]> {
+    let shape = Shape::new(20, 24, 4);
+    let [mut first, mut second, mut gradient] = backend.buffers(n, shape)?;
+    let mut made = backend.buffers::<2>(n, shape)?;
+    let values = some_values(2 * n * shape.len());
+    let (of_first, of_second) = values.split_at(n * shape.len());
+    backend.write(of_first, &mut first)?;
+    backend.write(of_second, &mut second)?;
+    let (all, stream) = (Augment::ALL, (1, 2));
+    backend.augment(&all, 3, stream, progress, &[&first, &second], &mut made)?;
+    backend.augment_backward(&all, 3, stream, progress, &first, &mut gradient)?;
+    let [first, second] = made;
+    Ok([
+        backend.read(&first, n)?,
+        backend.read(&second, n)?,
+        backend.read(&gradient, n)?,
+    ])
 }
 
 fn iteration(cuda: &Cuda, precision: Precision, width: usize) -> Result<()> {
@@ -330,6 +356,13 @@ fn compare(
         error <= gradient_bound,
         "noise differs by {error:.1e}, relative"
     );
+    for (got, want) in got.augmented.iter().zip(&want.augmented) {
+        let error = relative_error(got, want);
+        ensure!(
+            error <= gradient_bound / 10.0,
+            "augmented images or their gradient differ by {error:.1e}, relative"
+        );
+    }
     let error = relative_error(&got.images, &want.images);
     ensure!(
         error <= gradient_bound,

@@ -17,10 +17,11 @@ use std::sync::OnceLock;
 use dcgan_cuda::backend::cpu::Cpu;
 use dcgan_cuda::backend::cuda::driver::kernels::KERNELS;
 use dcgan_cuda::backend::{Adam, Backend, Counters, Network, Slot, State};
-use dcgan_cuda::gan::step::{Gan, Settings};
-use dcgan_cuda::model::arch::{Condition, Dimensions};
+use dcgan_cuda::gan::step::{Gan, Penalties, Settings};
+use dcgan_cuda::model::arch::{Condition, Design, Dimensions};
 use dcgan_cuda::model::params::TensorFile;
 use dcgan_cuda::model::{StateDict, Tensor};
+use dcgan_cuda::train::augment::AugmentArg;
 use tempfile::TempDir;
 use training::{TENSOR_FILES, checked, checkpoint, contents, log, refuses, stderr, succeeds};
 
@@ -191,6 +192,8 @@ struct Errors {
     median: f64,
     worst: f64,
     buffers: f64,
+    /// Of mean ‖∇D‖², against itself.
+    norm: f64,
     /// Of an update, against itself.
     update: f64,
     /// Iterations in which a network's step was left out, since a gradient was not finite.
@@ -198,10 +201,18 @@ struct Errors {
     compared: usize,
 }
 
+/// What the metadata name, or the default.
+fn named<T: Default + serde::de::DeserializeOwned>(file: &TensorFile, name: &str) -> T {
+    let text = file.metadata.get(name);
+    text.map(|text| serde_json::from_value(text.as_str().into()).unwrap())
+        .unwrap_or_default()
+}
+
 /// Holds every recorded iteration to the CPU backend in f64, from its recorded state.
 fn replay(path: &Path) -> Errors {
     let file = TensorFile::read(path).unwrap();
-    let number = |name: &str| file.metadata[name].parse::<f64>().unwrap();
+    let given = |name: &str| Some(file.metadata.get(name)?.parse::<f64>().unwrap());
+    let number = |name: &str| given(name).unwrap();
     let dimensions = Dimensions {
         image_size: number("image_size") as usize,
         width: number("width") as usize,
@@ -213,7 +224,10 @@ fn replay(path: &Path) -> Errors {
             Some("picture") => Condition::Picture(number("picture") as usize),
             Some(other) => panic!("condition {other}"),
         },
-        design: dcgan_cuda::model::arch::Design::DCGAN,
+        design: Design {
+            family: named(&file, "arch"),
+            norm: named(&file, "d_norm"),
+        },
     };
     let l1 = match dimensions.picture() {
         0 => Settings::REFERENCE.l1,
@@ -230,6 +244,17 @@ fn replay(path: &Path) -> Errors {
         generator: adam("lr_g"),
         ema: 0.0,
         l1,
+        loss: named(&file, "loss"),
+        seed: number("seed") as u64,
+        augment: match file.metadata.get("augment") {
+            Some(names) => names.parse::<AugmentArg>().unwrap().of(0),
+            None => Settings::REFERENCE.augment,
+        },
+        penalties: Penalties {
+            r1: given("r1").unwrap_or(0.0),
+            r2: given("r2").unwrap_or(0.0),
+            every: given("penalty_every").unwrap_or(1.0) as u64,
+        },
         ..Settings::REFERENCE
     };
     let of = |network: &str| match network {
@@ -264,7 +289,10 @@ fn replay(path: &Path) -> Errors {
             .write(State::Parameters, &before("G"))
             .unwrap();
         // The optimiser goes on from what the recorded run's has seen, which may have left steps out.
-        let mut counters = Counters::default();
+        let mut counters = Counters {
+            iteration: step,
+            ..Counters::default()
+        };
         for (name, network) in [("D", &mut gan.discriminator), ("G", &mut gan.generator)] {
             let (mut first, mut second) = (before(name), before(name));
             for dict in [&mut first, &mut second] {
@@ -337,6 +365,15 @@ fn replay(path: &Path) -> Errors {
             continue;
         }
         errors.compared += 1;
+        for (name, slot) in [
+            ("norm_real", Slot::RealPenalty),
+            ("norm_fake", Slot::FakePenalty),
+        ] {
+            if let Some(got) = file.floats.get(&format!("{prefix}{name}")) {
+                let (got, want) = (got.data[0], losses[slot as usize].loss);
+                raise(&mut errors.norm, f64::from(((got - want) / want).abs()));
+            }
+        }
         if dimensions.picture() > 0 {
             let (got, want) = (get("loss_l1").data[0], losses[Slot::Distance as usize].loss);
             raise(&mut errors.loss, f64::from((got - want).abs()));
@@ -401,6 +438,8 @@ fn out_of_bounds(errors: &Errors, bounds: &Bounds) -> Vec<String> {
         ("median gradient", errors.median, bounds.median),
         ("worst gradient", errors.worst, bounds.worst),
         ("buffers", errors.buffers, bounds.buffers),
+        // A sum of squares of gradients behind four blocks.
+        ("norm of D's gradients", errors.norm, bounds.median),
         // A step is of f32 in every type; from the second moment's root to the product some ten roundings.
         ("update", errors.update, 1e-6),
     ]
@@ -489,7 +528,6 @@ fn every_iteration_with_a_condition_agrees_with_the_cpu() {
     if skipped() {
         return;
     }
-    let folder = TempDir::new().unwrap();
     for (precision, steps, fuse, condition) in [
         ("fp32", "3", "all", EDGES),
         ("fp32", "3", "all", LARGE_EDGES),
@@ -503,29 +541,74 @@ fn every_iteration_with_a_condition_agrees_with_the_cpu() {
         ("bf16", "3", "none", CLASSES),
         ("fp16", "9", "all", ATTRIBUTES),
     ] {
-        let name = format!(
-            "{}-{precision}-{fuse}",
-            folder.path().read_dir().unwrap().count()
-        );
-        let record = folder.path().join(format!("{name}.safetensors"));
-        let args = [
-            "--precision",
-            precision,
-            "--width",
-            "8",
-            "--fuse",
-            fuse,
-            "--steps",
-            steps,
-        ];
-        let record_to = ["--record", record.to_str().unwrap()];
-        let more = [&args[..], &record_to, condition].concat();
-        train(&folder.path().join(&name), &more, &[]);
-        let errors = replay(&record);
-        println!("{name}: {errors:?}");
-        let wrong = out_of_bounds(&errors, &bounds(precision));
-        assert!(wrong.is_empty(), "{name}: {}", wrong.join(", "));
-        assert!(errors.compared >= 3, "{name}: {errors:?}");
+        agrees_with_the_cpu(precision, steps, fuse, condition);
+    }
+}
+
+/// A run of these options, at least three iterations of which can be compared.
+fn agrees_with_the_cpu(precision: &str, steps: &str, fuse: &str, options: &[&str]) {
+    let folder = TempDir::new().unwrap();
+    let name = format!("{precision}-{fuse}-{}", options.join(" "));
+    let record = folder.path().join("record.safetensors");
+    let args = [
+        "--precision",
+        precision,
+        "--width",
+        "8",
+        "--fuse",
+        fuse,
+        "--steps",
+        steps,
+    ];
+    let record_to = ["--record", record.to_str().unwrap()];
+    let more = [&args[..], &record_to, options].concat();
+    train(&folder.path().join("run"), &more, &[]);
+    let errors = replay(&record);
+    println!("{name}: {errors:?}");
+    let wrong = out_of_bounds(&errors, &bounds(precision));
+    assert!(wrong.is_empty(), "{name}: {}", wrong.join(", "));
+    assert!(errors.compared >= 3, "{name}: {errors:?}");
+}
+
+/// D without batch norm, images changed, and both penalties.
+const FEW: &[&str] = &["--preset", "few"];
+/// Penalties of generated images alone, in every second iteration, of what answers for labels.
+const HINGE: &[&str] = &[
+    "--d-norm",
+    "none",
+    "--loss",
+    "hinge",
+    "--r2",
+    "0.5",
+    "--penalty-every",
+    "2",
+    "--condition",
+    "attributes=Male,Looking_Right,No_Beard",
+];
+/// Penalties of patches, changed images and their pictures.
+const FEW_EDGES: &[&str] = &["--preset", "few", "--condition", "edges", "--seed", "6"];
+/// Pairs with batch norm, whose statistics are each input's own.
+const PAIRS: &[&str] = &["--loss", "relativistic", "--augment", "translation,cutout"];
+
+/// As every_iteration_agrees_with_the_cpu, with other losses, changed images and penalties.
+#[test]
+fn every_iteration_of_other_objectives_agrees_with_the_cpu() {
+    if skipped() {
+        return;
+    }
+    for (precision, steps, fuse, objective) in [
+        ("fp32", "4", "all", FEW),
+        ("fp32", "3", "none", FEW),
+        ("bf16", "4", "all", FEW),
+        ("fp16", "9", "all", FEW),
+        ("fp32", "4", "all", HINGE),
+        ("bf16", "4", "none", HINGE),
+        ("fp32", "3", "all", FEW_EDGES),
+        ("bf16", "3", "all", FEW_EDGES),
+        ("fp32", "3", "all", PAIRS),
+        ("bf16", "4", "all", PAIRS),
+    ] {
+        agrees_with_the_cpu(precision, steps, fuse, objective);
     }
 }
 
@@ -538,6 +621,18 @@ fn conditions_come_with_their_images() {
     }
     for condition in [CLASSES, ATTRIBUTES, EDGES_AND_NOISE] {
         in_every_order(condition);
+    }
+}
+
+/// So it is with other objectives, penalties in every second iteration among them.
+#[test]
+fn objectives_are_the_same_in_every_order() {
+    if skipped() {
+        return;
+    }
+    let twice: &[&str] = &["--preset", "few", "--penalty-every", "2"];
+    for objective in [twice, PAIRS] {
+        in_every_order(objective);
     }
 }
 

@@ -33,8 +33,9 @@ struct Progress {
 struct Metrics {
     uint64_t iteration;
     // Of real and fake images, of the generator, and of held-out and training images: loss, probability, accuracy,
-    // certainty. Behind them the distance of generated images from what they should be, as a loss.
-    float losses[6][4];
+    // certainty. Behind them the distance of generated images from what they should be, and the
+    // squared norms of the discriminator's gradients at real and fake images, each as a loss.
+    float losses[8][4];
     // Of each network: taken, skipped, left out.
     uint64_t steps[2][3];
     // Of each network, after its step.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 
+use super::{Criterion, Slot};
 use crate::model::Shape;
 
 /// Some channels of a batch of maps.
@@ -16,6 +17,8 @@ pub struct Channels<'a, B> {
 
 /// What the logits of a forward pass are compared with.
 pub struct Targets<'a, B> {
+    /// By what.
+    pub criterion: Criterion,
     /// One an input: 1 real, 0 fake, or in between.
     pub values: &'a [f32],
     /// One an input, where D knows y: maps of one pixel whose last channels are y, one number for each output behind the
@@ -24,6 +27,25 @@ pub struct Targets<'a, B> {
 }
 
 impl<B> Targets<'_, B> {
+    /// How many inputs' losses are reported from the slot `first` on: with the generator's goes nobody else's.
+    pub(super) fn reported(&self, first: Slot) -> usize {
+        match (self.criterion, first) {
+            (Criterion::Sum, _) => 0,
+            (_, Slot::Generator) => 1,
+            _ => self.values.len(),
+        }
+    }
+
+    /// Refuses what the criterion does not compare.
+    pub(super) fn check(&self) -> Result<()> {
+        ensure!(
+            self.criterion != Criterion::Relativistic || self.values.len() == 2,
+            "pairs of {} inputs",
+            self.values.len()
+        );
+        Ok(())
+    }
+
     /// Refuses labels that are not those of logits of the shape `output` for inputs of `each` maps, or that are missing;
     /// `extent` gives maps and shape of a buffer.
     pub(super) fn check_labels(
@@ -76,6 +98,25 @@ pub(super) fn check_distance(maps: [(usize, Shape); 4]) -> Result<()> {
     ensure!(
         maps.into_iter().all(fit) && gradient == images,
         "{maps:?} cannot be compared"
+    );
+    Ok(())
+}
+
+/// Refuses batches that [`Backend::augment`] cannot take, those `from` and those `to` which, with `channels` of an image.
+pub(super) fn check_augmented(
+    channels: usize,
+    from: &[(usize, Shape)],
+    to: &[(usize, Shape)],
+) -> Result<()> {
+    let fit = |(from, to): (&(usize, Shape), &(usize, Shape))| from.0 >= to.0 && from.1 == to.1;
+    ensure!(
+        (1..=2).contains(&from.len())
+            && from.len() == to.len()
+            && from.iter().zip(to).all(fit)
+            && to
+                .iter()
+                .all(|one| *one == to[0] && (1..=one.1.c).contains(&channels)),
+        "{from:?} cannot be augmented to {to:?}, as images of {channels} channels"
     );
     Ok(())
 }

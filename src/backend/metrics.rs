@@ -69,10 +69,14 @@ pub enum Slot {
     Seen = 4,
     /// Only its loss: mean |x − t| of generated images x and what they should be, where there is a picture.
     Distance = 5,
+    /// Only its loss: mean ‖∇D‖² at real images, where it was penalised.
+    RealPenalty = 6,
+    /// The same at generated images.
+    FakePenalty = 7,
 }
 
 /// How many losses an iteration has room for, by [`Slot`].
-pub const SLOTS: usize = 6;
+pub const SLOTS: usize = 8;
 
 /// What a network's gradients are multiplied by, so that f16 holds them; divided out again by Adam.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]

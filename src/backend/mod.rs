@@ -8,117 +8,42 @@
 mod augment;
 mod balance;
 pub mod cpu;
+mod criterion;
 pub mod cuda;
+mod device;
 pub mod extractor;
 mod fuse;
 mod kernel_choices;
 mod maps;
 mod metrics;
+mod pass;
 mod snapshot;
 
-use std::fmt;
 use std::ops::Range;
 
 use anyhow::Result;
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 
 use crate::model::plan::{Filter, Plan};
 use crate::model::{Activation, Architecture, Shape, StateDict};
 use crate::random::Purpose;
-pub use augment::Augment;
+pub use augment::{Augment, Changes, NUMBERS};
 pub use balance::{Ahead, Balance, Band, InstanceNoise, Schedule};
+pub use criterion::{Criterion, GanLoss};
+pub use device::{Conv, DeviceError, Precision};
 pub use extractor::Extractor;
 pub use fuse::Fuse;
 pub use kernel_choices::KernelChoices;
 pub use maps::{Channels, Targets};
-use maps::{check_distance, check_parts, latent_dim};
+use maps::{check_augmented, check_distance, check_parts, latent_dim};
 pub use metrics::{Counters, Loss, LossScale, Metrics, SLOTS, SURE, Slot, Steps};
+pub use pass::{Statistics, Upstream, Want};
 pub use snapshot::{Arrived, Snapshot, Taken};
 
-/// Type in which activations and weights are stored and multiplied; sums are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-// clap would print a comment of each.
-#[allow(missing_docs)]
-pub enum Precision {
-    Bf16,
-    Fp16,
-    Fp32,
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bf16 => "bf16",
-            Self::Fp16 => "fp16",
-            Self::Fp32 => "fp32",
-        })
+impl Use {
+    /// Whether it has gradients.
+    pub fn is_training(self) -> bool {
+        self != Self::Inference
     }
-}
-
-/// Which convolution kernels may be chosen from, on a device that has a choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Conv {
-    /// This program's own.
-    Ours,
-    /// cuDNN's and cuBLAS's, where they have one.
-    Cudnn,
-    /// The fastest of both.
-    Auto,
-}
-
-/// The device failed, not the numbers or the program's input: the cause in the chain of an error of a backend.
-#[derive(Debug)]
-pub struct DeviceError {
-    /// What failed, and what people can do about it.
-    pub message: String,
-    /// Whether it lacked memory: then the same again would end in the same.
-    pub out_of_memory: bool,
-}
-
-impl fmt::Display for DeviceError {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for DeviceError {}
-
-/// How batch norm normalises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statistics {
-    /// Normalises by mean and (biased) variance of each input on its own, moving the running ones: PyTorch's `train()`.
-    Batch,
-    /// As `Batch`, but the running ones stay.
-    BatchOnly,
-    /// Normalises by the running ones: PyTorch's `eval()`.
-    Running,
-}
-
-/// Which gradients a backward pass computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// Gradients of the parameters.
-    Weights,
-    /// Gradient of the input.
-    Input,
-    /// Gradients of the parameters and of the input.
-    Both,
-    /// Gradient of what has become the input by this activation: that of the input times f′. The activation can be
-    /// differentiated by its output.
-    BehindInput(Activation),
-}
-
-/// What a backward pass starts from.
-pub enum Upstream<'a, B> {
-    /// The loss last computed.
-    Loss,
-    /// The gradient of the output.
-    Output(&'a B),
-    /// The gradient of what becomes the output by the last block's activation; that block has no batch norm.
-    Sum(&'a B),
 }
 
 impl State {
@@ -128,23 +53,13 @@ impl State {
     }
 }
 
-impl Want {
-    /// Whether gradients of the parameters are among them.
-    pub fn weights(self) -> bool {
-        matches!(self, Self::Weights | Self::Both)
-    }
-
-    /// Whether the gradient of the input is among them.
-    pub fn input(self) -> bool {
-        self != Self::Weights
-    }
-}
-
 /// Whether a network is going to be trained: if not, it holds no gradients and no moments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// Forward, backward and steps of the optimiser.
     Training,
+    /// The same, and penalties on the gradient of its input ([`Network::penalise`]).
+    Penalised,
     /// Forward alone.
     Inference,
 }
@@ -398,6 +313,39 @@ pub trait Backend {
         noisy: &mut Self::Buffer,
     ) -> Result<()>;
 
+    /// augmented ← T(images), each pair of the two a batch, for [`Purpose::Augment`]: every image changed as `augment` says
+    /// by the numbers of its own that [`Augment::numbers`] has for the iteration that `progress` is in. Batch k of the call
+    /// is part k + the last of `stream`, and one of `augmented.n` images. The first `channels` channels are the image's;
+    /// those behind them are a picture, which moves and is cut with it but keeps its colours.
+    ///
+    /// # Errors
+    /// Where there are not one or two pairs, buffers of a pair are of different shapes, one is of fewer images or the two
+    /// of different ones, or the device fails.
+    fn augment(
+        &self,
+        augment: &Augment,
+        channels: usize,
+        stream: (u64, usize),
+        progress: &Self::Progress,
+        images: &[&Self::Buffer],
+        augmented: &mut [Self::Buffer],
+    ) -> Result<()>;
+
+    /// to ← Tᵀ(gradient), T without what it adds: from the gradient of what [`Self::augment`] made in this iteration, as
+    /// the batch with the part of `stream`, that of its `to.n` images.
+    ///
+    /// # Errors
+    /// Where `gradient` is of another shape or of fewer maps, or the device fails.
+    fn augment_backward(
+        &self,
+        augment: &Augment,
+        channels: usize,
+        stream: (u64, usize),
+        progress: &Self::Progress,
+        gradient: &Self::Buffer,
+        to: &mut Self::Buffer,
+    ) -> Result<()>;
+
     /// to ← the channels `first`, and behind them those of `second`; together as many as `to` has, of as many maps.
     ///
     /// # Errors
@@ -522,9 +470,10 @@ pub trait Network {
     /// Where it has another shape or less room.
     fn write_to(&mut self, output: Self::Buffer) -> Result<()>;
 
-    /// The loss of the logits just computed: binary cross entropy, mean(max(x, 0) − x·t + ln(1 + e^−|x|)) over each
-    /// input's logits x, `targets` t one an input, in f32, as `torch.nn.BCEWithLogitsLoss`. A logit is the output of each
-    /// pixel, or with labels y, l₀ + Σ yᵢ·lᵢ of the outputs l of an image. The losses go into the metrics of this iteration from slot `first` on. Keeps the
+    /// The loss of the logits just computed, by the criterion of `targets`; binary cross entropy is mean(max(x, 0) − x·t +
+    /// ln(1 + e^−|x|)) over each input's logits x, targets t one an input, in f32, as `torch.nn.BCEWithLogitsLoss`. A logit is the output of each
+    /// pixel, or with labels y, l₀ + Σ yᵢ·lᵢ of the outputs l of an image. The losses go into the metrics of this iteration from slot `first` on, where that is
+    /// the generator's the first input's alone. Keeps the
     /// gradient of their sum for [`Self::backward`], times the loss scale of the network that is to take a step: the
     /// generator where `first` is its slot, else the discriminator.
     ///
@@ -559,6 +508,21 @@ pub trait Network {
     /// # Errors
     /// Where a gradient that is given has fewer maps than the last forward pass.
     fn backward(&mut self, upstream: Upstream<'_, Self::Buffer>, want: Want) -> Result<()>;
+
+    /// Adds to the gradients of the parameters that of Σ wₖ/2·mean‖∇D‖² over the inputs k of the last forward pass, w their
+    /// `weights`, ∇D the gradient of the sum of an image's logits by the image (R1 and R2: Mescheder et al. 2018, arXiv
+    /// 1801.04406); exact, since D is piecewise linear without batch norm. Behind a [`Self::backward`] of the same forward
+    /// pass that has made gradients of the parameters. mean‖∇D‖² of the inputs goes into the metrics of this iteration from
+    /// [`Slot::RealPenalty`] on, of those with a weight.
+    ///
+    /// # Errors
+    /// Where there is batch norm, the network was not compiled for penalties, or `labels`, those of [`Targets`], do not fit.
+    fn penalise(
+        &mut self,
+        weights: &[f64],
+        labels: Option<&[&Self::Buffer]>,
+        progress: &mut Self::Progress,
+    ) -> Result<()>;
 
     /// Gradient of the input, or of what is behind it, of the last backward pass that wanted it, with the shape of all
     /// inputs together.

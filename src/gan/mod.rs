@@ -6,3 +6,4 @@ pub mod sampler;
 pub mod sheet;
 pub mod step;
 pub mod triples;
+mod update;

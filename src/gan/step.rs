@@ -2,16 +2,45 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::update::Update;
 use crate::backend::{
-    Adam, Ahead, Backend, Balance, Batch, Channels, Counters, Images, InstanceNoise, Metrics,
-    Network, Progress, Schedule, Slot, State, Statistics, Targets, Upstream, Use, Want,
+    Adam, Ahead, Augment, Backend, Balance, Batch, Counters, Criterion, GanLoss, Images,
+    InstanceNoise, Metrics, Network, Progress, Schedule, Slot, State, Statistics, Targets, Use,
 };
 use crate::model::arch::Dimensions;
 use crate::model::{Shape, StateDict};
-use crate::random::Purpose;
 
 /// Iterations of which the metrics are kept: [`Gan::send_metrics`] is due before there are more.
 pub const KEPT_METRICS: u64 = 256;
+
+/// Penalties on D's gradients by what it sees ([`Network::penalise`]).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Penalties {
+    /// R1's γ, on real images; 0 for none.
+    pub r1: f64,
+    /// R2's, on generated images; 0 for none.
+    pub r2: f64,
+    /// Iterations from one that is penalised to the next, and what the weights are multiplied by to make up for it ("lazy
+    /// regularization", Karras et al. 2020, arXiv 1912.04958, section 3.1); at least 1.
+    pub every: u64,
+}
+
+impl Penalties {
+    /// Whether there are any.
+    pub fn is_any(&self) -> bool {
+        self.r1 > 0.0 || self.r2 > 0.0
+    }
+
+    /// Whether there are any in `iteration`.
+    pub fn in_iteration(&self, iteration: u64) -> bool {
+        self.is_any() && iteration.is_multiple_of(self.every)
+    }
+
+    /// The weights of real and of generated images in an iteration that is penalised.
+    pub fn weights(&self) -> [f64; 2] {
+        [self.r1, self.r2].map(|gamma| gamma * self.every as f64)
+    }
+}
 
 /// How a [`Gan`] is trained, from its first iteration to the last.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,7 +61,13 @@ pub struct Settings {
     /// What D is to say of real images: 1, or less to smooth labels one-sidedly (Salimans et al. 2016, arXiv 1606.03498,
     /// section 3.4).
     pub real_target: f32,
-    /// Noise on all that D sees.
+    /// What both networks are trained by.
+    pub loss: GanLoss,
+    /// What is changed at random of all that D sees.
+    pub augment: Augment,
+    /// What D's gradients cost it.
+    pub penalties: Penalties,
+    /// Noise on all that D sees, behind the changes.
     pub noise: Option<InstanceNoise>,
     /// How the learning rates go.
     pub schedule: Schedule,
@@ -59,6 +94,17 @@ impl Settings {
             d_steps: 1,
             g_steps: 1,
             real_target: 1.0,
+            loss: GanLoss::Bce,
+            augment: Augment {
+                color: false,
+                translation: false,
+                cutout: false,
+            },
+            penalties: Penalties {
+                r1: 0.0,
+                r2: 0.0,
+                every: 1,
+            },
             noise: None,
             schedule: Schedule {
                 decay_end: 0,
@@ -69,15 +115,18 @@ impl Settings {
         }
     };
 
-    /// Whether an iteration is that of the reference: only learning rates, Adam's settings, the average and the weight of
-    /// the distance may differ.
-    pub fn is_reference(&self) -> bool {
+    /// Whether an iteration is one step of D and one of G at constant rates, on images without noise and targets of 0 and 1:
+    /// what a record describes.
+    pub fn is_recordable(&self) -> bool {
         let Self {
             discriminator,
             generator,
             ema,
             seed,
             l1,
+            loss,
+            augment,
+            penalties,
             ..
         } = *self;
         *self
@@ -87,6 +136,9 @@ impl Settings {
                 ema,
                 seed,
                 l1,
+                loss,
+                augment,
+                penalties,
                 ..Self::REFERENCE
             }
     }
@@ -94,13 +146,44 @@ impl Settings {
 
 /// What lies between the networks where the condition is a picture. The batch of real images has the pictures behind
 /// the images' channels.
-struct Pictures<B: Backend> {
+pub(super) struct Pictures<B: Backend> {
     /// What G sees: the picture, and z behind it.
-    seen: B::Buffer,
+    pub seen: B::Buffer,
     /// What G made, and the picture behind it.
-    fake: B::Buffer,
+    pub fake: B::Buffer,
     /// Gradient of G's output.
-    gradient: B::Buffer,
+    pub gradient: B::Buffer,
+}
+
+/// What D sees instead, where something is changed of it.
+pub(super) struct Shows<B: Backend> {
+    /// Where there is instance noise: two batches with it.
+    pub noisy: Option<[B::Buffer; 2]>,
+    /// Where there are changes: two batches with them.
+    pub augmented: Option<[B::Buffer; 2]>,
+    /// Likewise: the gradient of what G made, or of that and the picture.
+    pub gradient: Option<B::Buffer>,
+}
+
+/// What is changed in an iteration of one step of each network, and by which part of the stream: `augment/d_real` and so on.
+pub fn augmented(settings: &Settings) -> Vec<(&'static str, usize)> {
+    let mut all = vec![
+        ("augment/d_real", 0),
+        ("augment/d_fake", 1),
+        ("augment/g_fake", 2),
+    ];
+    if settings.loss.of_g().is_of_pairs() {
+        all.push(("augment/g_real", 3));
+    }
+    all
+}
+
+/// What D is compiled for.
+fn use_of_d(settings: &Settings) -> Use {
+    match settings.penalties.is_any() {
+        true => Use::Penalised,
+        false => Use::Training,
+    }
 }
 
 /// Shape of a row of noise and labels.
@@ -124,8 +207,7 @@ pub struct Gan<B: Backend> {
     pub progress: B::Progress,
     /// The batches of the coming iterations.
     pub feed: B::Feed,
-    /// Where the settings ask for instance noise: real and generated images with it.
-    noisy: Option<[B::Buffer; 2]>,
+    shows: Shows<B>,
     /// Where there is a picture.
     pictures: Option<Pictures<B>>,
     /// Where D is to be examined: images that it is not trained on, and images that it is.
@@ -134,7 +216,8 @@ pub struct Gan<B: Backend> {
     examined_labels: Option<[B::Buffer; 2]>,
     dimensions: Dimensions,
     settings: Settings,
-    recording: B::Recording,
+    /// Of iterations without and with penalties.
+    recordings: [B::Recording; 2],
     /// Iterations asked for.
     iterations: u64,
 }
@@ -162,6 +245,7 @@ impl<B: Backend> Gan<B> {
                 .transpose()
         };
         let [real, fake] = backend.buffers(batch, d.input())?;
+        let changed = settings.augment.is_any();
         let mut generator = backend.compile(&g, batch, Use::Training)?;
         let pictures = match dimensions.picture() {
             0 => {
@@ -177,7 +261,7 @@ impl<B: Backend> Gan<B> {
         let mut gan = Self {
             generator,
             // Real and fake go through the discriminator together.
-            discriminator: backend.compile(&d, 2 * batch, Use::Training)?,
+            discriminator: backend.compile(&d, 2 * batch, use_of_d(settings))?,
             real,
             z: backend.buffer(batch, z_shape(dimensions))?,
             pictures,
@@ -188,14 +272,20 @@ impl<B: Backend> Gan<B> {
                 dimensions.labels(),
                 slots,
             )?,
-            noisy: pair(settings.noise.is_some())?,
+            shows: Shows {
+                noisy: pair(settings.noise.is_some())?,
+                augmented: pair(changed)?,
+                gradient: changed
+                    .then(|| backend.buffer(batch, d.input()))
+                    .transpose()?,
+            },
             examined: pair(examined)?,
             examined_labels: (examined && dimensions.labels() > 0)
                 .then(|| backend.buffers(batch, Shape::new(1, 1, dimensions.labels())))
                 .transpose()?,
             dimensions: *dimensions,
             settings: *settings,
-            recording: B::Recording::default(),
+            recordings: Default::default(),
             iterations: 0,
         };
         let initial = StateDict::initial(&g, settings.seed);
@@ -221,11 +311,12 @@ impl<B: Backend> Gan<B> {
         examined: bool,
     ) -> u64 {
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
-        let networks =
-            backend.bytes(&g, batch, Use::Training) + backend.bytes(&d, 2 * batch, Use::Training);
-        let pairs = u64::from(settings.noise.is_some()) + u64::from(examined);
+        let networks = backend.bytes(&g, batch, Use::Training)
+            + backend.bytes(&d, 2 * batch, use_of_d(settings));
+        let changed = u64::from(settings.augment.is_any());
+        let pairs = u64::from(settings.noise.is_some()) + u64::from(examined) + changed;
         let buffers = backend.buffer_bytes(batch, z_shape(dimensions))
-            + (1 + 2 * pairs) * backend.buffer_bytes(batch, d.input());
+            + (1 + 2 * pairs + changed) * backend.buffer_bytes(batch, d.input());
         let buffers = match dimensions.picture() {
             0 => buffers,
             _ => {
@@ -264,14 +355,16 @@ impl<B: Backend> Gan<B> {
             z,
             progress,
             feed,
-            noisy,
+            shows,
             pictures,
             settings,
             dimensions,
-            recording,
+            recordings,
             iterations,
             ..
         } = self;
+        let penalised = settings.penalties.in_iteration(*iterations);
+        let recording = &mut recordings[usize::from(penalised)];
         backend.replay(recording, feed, *iterations, &mut |feed| {
             let mut update = Update {
                 backend,
@@ -279,10 +372,11 @@ impl<B: Backend> Gan<B> {
                 d: &mut *discriminator,
                 real: &mut *real,
                 z: &mut *z,
-                noisy: noisy.as_mut(),
+                shows: &mut *shows,
                 pictures: pictures.as_mut(),
                 settings: &*settings,
                 dimensions: &*dimensions,
+                penalised,
             };
             update.run(Some(feed), progress)
         })?;
@@ -305,10 +399,11 @@ impl<B: Backend> Gan<B> {
             d: &mut self.discriminator,
             real: &mut self.real,
             z: &mut self.z,
-            noisy: self.noisy.as_mut(),
+            shows: &mut self.shows,
             pictures: self.pictures.as_mut(),
             settings: &self.settings,
             dimensions: &self.dimensions,
+            penalised: self.settings.penalties.in_iteration(self.iterations),
         };
         update.run(None, &mut self.progress)?;
         self.iterations += 1;
@@ -316,7 +411,7 @@ impl<B: Backend> Gan<B> {
     }
 
     /// Shows D a batch of images that it is not trained on, `held_out`, and one of those that it is trained on, `seen`,
-    /// with instance noise where there is any; its losses go into the metrics of the iteration that comes next
+    /// changed and with instance noise as all that it sees; its losses, binary cross entropy whatever it is trained by, go into the metrics of the iteration that comes next
     /// ([`Slot::HeldOut`], [`Slot::Seen`]). Nothing of training changes. Waits on some devices.
     ///
     /// # Errors
@@ -337,25 +432,29 @@ impl<B: Backend> Gan<B> {
             None => None,
         };
         let targets = Targets {
+            criterion: Criterion::Bce,
             values: &[1.0, 1.0],
             labels: labels.as_ref().map(|labels| &labels[..]),
         };
-        let d = &mut self.discriminator;
-        match (&self.settings.noise, &mut self.noisy) {
-            // D is used to it, and at a loss without.
-            (Some(noise), Some([noisy_a, noisy_b])) => {
-                let part = |index: usize| (self.settings.seed, 2 * d_steps + g_steps + index);
-                backend.add_noise(noise, part(0), &self.progress, a, noisy_a)?;
-                backend.add_noise(noise, part(1), &self.progress, b, noisy_b)?;
-                let shown = [&*noisy_a, &*noisy_b];
-                let slots = (&mut self.progress, Slot::HeldOut);
-                d.forward_with_loss(&shown, Statistics::BatchOnly, &targets, slots)
-            }
-            _ => {
-                let slots = (&mut self.progress, Slot::HeldOut);
-                d.forward_with_loss(&[&*a, &*b], Statistics::BatchOnly, &targets, slots)
-            }
+        let settings = &self.settings;
+        let (channels, seed) = (self.dimensions.channels, settings.seed);
+        // D is used to both, and at a loss without.
+        let mut shown = [&*a, &*b];
+        if let Some(augmented) = &mut self.shows.augmented {
+            let stream = (seed, 2 * (d_steps + g_steps));
+            let (augment, progress) = (&settings.augment, &self.progress);
+            backend.augment(augment, channels, stream, progress, &shown, augmented)?;
+            shown = augmented.each_ref();
         }
+        if let (Some(noise), Some([noisy_a, noisy_b])) = (&settings.noise, &mut self.shows.noisy) {
+            let part = |index: usize| (seed, 2 * d_steps + g_steps + index);
+            backend.add_noise(noise, part(0), &self.progress, shown[0], noisy_a)?;
+            backend.add_noise(noise, part(1), &self.progress, shown[1], noisy_b)?;
+            shown = [&*noisy_a, &*noisy_b];
+        }
+        let slots = (&mut self.progress, Slot::HeldOut);
+        let d = &mut self.discriminator;
+        d.forward_with_loss(&shown, Statistics::BatchOnly, &targets, slots)
     }
 
     /// Sets where training is; it goes on from there.
@@ -410,167 +509,5 @@ pub fn fill_pixels(batch: Batch<'_>) {
     batch.flips.fill(0);
     for (i, label) in batch.labels.iter_mut().enumerate() {
         *label = i8::from(i % 3 == 0);
-    }
-}
-
-/// What an iteration works on.
-struct Update<'a, B: Backend> {
-    backend: &'a B,
-    g: &'a mut B::Network,
-    d: &'a mut B::Network,
-    real: &'a mut B::Buffer,
-    z: &'a mut B::Buffer,
-    noisy: Option<&'a mut [B::Buffer; 2]>,
-    pictures: Option<&'a mut Pictures<B>>,
-    settings: &'a Settings,
-    dimensions: &'a Dimensions,
-}
-
-impl<B: Backend> Update<'_, B> {
-    /// D on real and on fake images, one Adam step of D; then G through the new D, one Adam step of G; each as often as
-    /// the settings say. On what `feed` has, or on what is there.
-    fn run(&mut self, feed: Option<&B::Feed>, progress: &mut B::Progress) -> Result<()> {
-        let Settings {
-            d_steps, g_steps, ..
-        } = *self.settings;
-        let noisy = self.dimensions.latent_dim + self.dimensions.labels() > 0;
-        for step in 0..d_steps {
-            if let Some(feed) = feed {
-                let noise = (self.latent(step), &mut *self.z);
-                let (backend, real) = (self.backend, &mut *self.real);
-                backend.load_batch(feed, progress, step, real, noisy.then_some(noise))?;
-            }
-            self.generate()?;
-            self.step_of_d(step, progress)?;
-        }
-        for step in 0..g_steps {
-            // The first one's images are those of the last step of D.
-            if step > 0 {
-                if noisy {
-                    let stream = self.latent(d_steps + step - 1);
-                    let noise = (&mut *self.z, self.dimensions.latent_dim);
-                    self.backend.draw_latent(stream, progress, noise)?;
-                }
-                self.generate()?;
-            }
-            self.step_of_g(step, progress)?;
-        }
-        Ok(())
-    }
-
-    /// The stream of noise number `part` of an iteration.
-    fn latent(&self, part: usize) -> (u64, Purpose, usize) {
-        (self.settings.seed, Purpose::Latent, part)
-    }
-
-    /// G's images: of z, or of the pictures of the batch.
-    fn generate(&mut self) -> Result<()> {
-        let Some(pictures) = &mut self.pictures else {
-            return self.g.forward(&[&*self.z], Statistics::Batch);
-        };
-        let (image, latent_dim) = (self.dimensions.channels, self.dimensions.latent_dim);
-        let picture = Channels {
-            maps: &*self.real,
-            range: image..image + self.dimensions.picture(),
-        };
-        let z = (latent_dim > 0).then_some(Channels {
-            maps: &*self.z,
-            range: 0..latent_dim,
-        });
-        let Pictures { seen, fake, .. } = &mut **pictures;
-        self.backend.concatenate(&picture, z.as_ref(), seen)?;
-        self.g.forward(&[&*seen], Statistics::Batch)?;
-        let made = Channels {
-            maps: self.g.output(),
-            range: 0..image,
-        };
-        self.backend.concatenate(&made, Some(&picture), fake)
-    }
-
-    fn step_of_d(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
-        let Self {
-            backend,
-            g,
-            d,
-            real,
-            z,
-            noisy,
-            pictures,
-            settings,
-            dimensions,
-        } = self;
-        let _range = nvtx::range!("D step");
-        // The images of this batch and those that are made of its labels.
-        let labels = [&**z, &**z];
-        let targets = Targets {
-            values: &[settings.real_target, 0.0],
-            labels: (dimensions.labels() > 0).then_some(&labels[..]),
-        };
-        let fake = pictures.as_ref().map_or(g.output(), |p| &p.fake);
-        let shown = match (&settings.noise, noisy) {
-            (Some(noise), Some([noisy_real, noisy_fake])) => {
-                let part = |index: usize| (settings.seed, 2 * step + index);
-                backend.add_noise(noise, part(0), progress, real, noisy_real)?;
-                backend.add_noise(noise, part(1), progress, fake, noisy_fake)?;
-                [&*noisy_real, &*noisy_fake]
-            }
-            _ => [&**real, fake],
-        };
-        let slots = (&mut *progress, Slot::Real);
-        d.forward_with_loss(&shown, Statistics::Batch, &targets, slots)?;
-        if !settings.schedule.is_constant() {
-            progress.set_rates(&settings.schedule)?;
-        }
-        d.backward(Upstream::Loss, Want::Weights)?;
-        d.update(&settings.discriminator, 0.0, false, progress)
-    }
-
-    fn step_of_g(&mut self, step: usize, progress: &mut B::Progress) -> Result<()> {
-        let Self {
-            backend,
-            g,
-            d,
-            real,
-            z,
-            noisy,
-            pictures,
-            settings,
-            dimensions,
-        } = self;
-        let _range = nvtx::range!("G step");
-        let labels = [&**z];
-        let targets = Targets {
-            values: &[1.0],
-            labels: (dimensions.labels() > 0).then_some(&labels[..]),
-        };
-        // What D sees is what G has put out, where there is no noise on it and no picture beside it: then D's backward
-        // pass may as well go through G's last activation.
-        let through = settings.noise.is_none() && pictures.is_none();
-        let fake = pictures.as_ref().map_or(g.output(), |p| &p.fake);
-        let shown = match (&settings.noise, noisy) {
-            (Some(noise), Some([_, noisy_fake])) => {
-                let part = (settings.seed, 2 * settings.d_steps + step);
-                backend.add_noise(noise, part, progress, fake, noisy_fake)?;
-                &*noisy_fake
-            }
-            _ => fake,
-        };
-        let slots = (&mut *progress, Slot::Generator);
-        d.forward_with_loss(&[shown], Statistics::Batch, &targets, slots)?;
-        if through {
-            d.backward(Upstream::Loss, Want::BehindInput(g.last_activation()))?;
-            g.backward(Upstream::Sum(d.input_gradient()), Want::Weights)?;
-        } else if let Some(pictures) = pictures {
-            d.backward(Upstream::Loss, Want::Input)?;
-            let others = [&**real, d.input_gradient()];
-            let gradient = &mut pictures.gradient;
-            backend.l1_loss(settings.l1, g.output(), others, progress, gradient)?;
-            g.backward(Upstream::Output(gradient), Want::Weights)?;
-        } else {
-            d.backward(Upstream::Loss, Want::Input)?;
-            g.backward(Upstream::Output(d.input_gradient()), Want::Weights)?;
-        }
-        let last = step + 1 == settings.g_steps;
-        g.update(&settings.generator, settings.ema, last, progress)
     }
 }

@@ -105,8 +105,9 @@ impl StateDict {
             Role::Generator => 0,
             Role::Discriminator => 1000,
         };
+        let normed = architecture.blocks.iter().any(|block| block.batch_norm);
         let mut dict = Self {
-            batches_tracked: Some(0),
+            batches_tracked: normed.then_some(0),
             ..Self::default()
         };
         for (index, tensor) in entries(architecture).into_iter().enumerate() {

@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::augment::AugmentArg;
 use super::balance::{BalanceBand, BalanceMode, LrDecay, PretrainD, StopRule};
+use super::preset::Preset;
 use super::watch::Limits;
-use crate::backend::{Adam, Ahead, Conv, Fuse, InstanceNoise, Precision, Schedule};
+use crate::backend::{Adam, Ahead, Conv, Fuse, GanLoss, InstanceNoise, Precision, Schedule};
 use crate::data::any_path;
 use crate::data::condition::ConditionArg;
 use crate::data::{
@@ -23,7 +25,7 @@ use crate::data::{
 use crate::evaluate::Metric;
 use crate::evaluate::metrics::Aim;
 use crate::files;
-use crate::gan::step::Settings;
+use crate::gan::step::{Penalties, Settings};
 use crate::model::arch::{Condition, Design, Dimensions, Family, Norm};
 use crate::text;
 
@@ -95,6 +97,10 @@ fn no_pretraining() -> PretrainD {
 }
 
 fn one() -> usize {
+    1
+}
+
+fn one_step() -> u64 {
     1
 }
 
@@ -215,6 +221,24 @@ options! {
     flip: bool,
     /// The seed of all random numbers.
     seed: u64,
+    /// What the options were set by together, if they were; those given beside it hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    preset: Option<Preset>,
+    /// What both networks are trained by.
+    #[serde(default)]
+    loss: GanLoss,
+    /// What is changed at random of all that D sees.
+    #[serde(default)]
+    augment: AugmentArg,
+    /// R1's γ: what D's gradients at real images cost it.
+    #[serde(default)]
+    r1: f64,
+    /// R2's γ: the same at generated images.
+    #[serde(default)]
+    r2: f64,
+    /// Iterations from one in which they do to the next.
+    #[serde(default = "one_step")]
+    penalty_every: u64,
     /// Share of the images that are held out of training, at most [`HoldOut::MOST`] of them; 0 for none.
     #[serde(default)]
     hold_out: f64,
@@ -342,6 +366,12 @@ impl Config {
             ema,
             flip: false,
             seed,
+            preset: None,
+            loss: GanLoss::Bce,
+            augment: AugmentArg::NONE,
+            r1: 0.0,
+            r2: 0.0,
+            penalty_every: 1,
             hold_out: 0.0,
             pretrain_d: no_pretraining(),
             d_steps,
@@ -377,6 +407,9 @@ impl Config {
     pub fn new(given: Given, precision: Precision, gpu: bool) -> Self {
         let dataset = given.dataset.unwrap_or(Kind::Synthetic);
         let mut base = Self::defaults(dataset, precision, gpu);
+        if let Some(Some(preset)) = given.preset {
+            base = preset.over(base);
+        }
         if let Some(Some(condition)) = &given.condition
             && let Some(picture) = condition.picture()
         {
@@ -453,6 +486,13 @@ impl Config {
             d_steps: self.d_steps,
             g_steps: self.g_steps,
             real_target: (1.0 - self.label_smoothing) as f32,
+            loss: self.loss,
+            augment: self.augment.of(usize::MAX),
+            penalties: Penalties {
+                r1: self.r1,
+                r2: self.r2,
+                every: self.penalty_every,
+            },
             noise: (self.instance_noise > 0.0).then(|| InstanceNoise {
                 sigma: self.instance_noise,
                 end: self.instance_noise_steps.unwrap_or(self.steps),

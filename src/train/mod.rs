@@ -1,5 +1,6 @@
 //! Training: the loop ([`run`]) around the iteration ([`crate::gan::step`]), written once for every backend.
 
+pub mod augment;
 pub mod balance;
 pub mod checkpoint;
 pub mod config;
@@ -7,6 +8,7 @@ mod examine;
 pub mod memory;
 pub mod metrics;
 mod pending;
+pub mod preset;
 pub mod record;
 pub mod report;
 pub mod resume;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::config::Config;
-use crate::backend::{Backend, LossScale, Network, Progress, Slot, State};
+use crate::backend::{Augment, Backend, LossScale, NUMBERS, Network, Progress, Slot, State};
 use crate::files;
-use crate::gan::step::Gan;
+use crate::gan::step::{Gan, augmented};
 use crate::model::arch::{Condition, Role};
 use crate::model::params::entries;
 use crate::model::{StateDict, Tensor, params::TensorFile};
@@ -23,8 +23,8 @@ pub fn bytes(config: &Config, steps: u64) -> u64 {
     // Of the name and what holds it, a tensor.
     const TENSOR: u64 = 256;
     let dimensions = config.dimensions();
-    // Labels; the picture and the distance.
-    let (mut numbers, mut tensors) = (0, 7);
+    // Labels; the picture and the distance; norms; numbers of changes.
+    let (mut numbers, mut tensors) = (4 * config.batch_size as u64 * NUMBERS as u64, 13);
     for architecture in [dimensions.generator(), dimensions.discriminator()] {
         for entry in entries(&architecture) {
             numbers += 2 * entry.shape.iter().product::<usize>() as u64;
@@ -51,9 +51,9 @@ pub fn check(config: &Config) -> Result<()> {
         config.steps
     );
     ensure!(
-        config.settings().is_reference(),
-        "--record writes down an iteration of the reference, one step of D and one of G: leave out --d-steps, --g-steps, \
-         --balance, --pretrain-d, --label-smoothing, --instance-noise and --lr-decay"
+        config.settings().is_recordable(),
+        "--record writes down an iteration of one step of D and one of G: leave out --d-steps, --g-steps, --balance, \
+         --pretrain-d, --label-smoothing, --instance-noise and --lr-decay"
     );
     Ok(())
 }
@@ -93,7 +93,25 @@ impl Recorder {
         ] {
             file.metadata.insert(name.to_string(), value);
         }
-        // Those without a condition are as they were before there was one.
+        // Those of the reference are as they were before there was anything else.
+        let classic = Config::defaults(config.dataset, config.precision, false);
+        let [is, was] = [config, &classic].map(serde_json::to_value);
+        let (is, was) = (is?, was?);
+        for name in [
+            "arch",
+            "d_norm",
+            "loss",
+            "augment",
+            "r1",
+            "r2",
+            "penalty_every",
+        ] {
+            if is[name] != was[name] {
+                let text = is[name].as_str().map(str::to_string);
+                let text = text.unwrap_or_else(|| is[name].to_string());
+                file.metadata.insert(name.to_string(), text);
+            }
+        }
         if let Some(condition) = match config.dimensions().condition {
             Condition::None => None,
             Condition::Labels(_) => Some("labels"),
@@ -131,7 +149,8 @@ impl Recorder {
         self.networks(gan, State::Parameters, &prefix)
     }
 
-    /// Takes what the iteration left: `real` `[n][c][h][w]`, `z` `[n][latent_dim]`, and where there are any `y`
+    /// Takes what the iteration left, and what was drawn for it: `augment/…` `[n][7]`, the numbers of each image that
+    /// [`Augment::changes`] takes, and mean ‖∇D‖² as `norm_real` and `norm_fake`, where there are any; and `real` `[n][c][h][w]`, `z` `[n][latent_dim]`, and where there are any `y`
     /// `[n][labels]` or `picture` `[n][channels][h][w]`, f32, the losses, and `grad/D/…` and `grad/G/…`, with the loss scale divided out. Waits.
     ///
     /// # Errors
@@ -177,6 +196,27 @@ impl Recorder {
         if picture > 0 {
             let value = Tensor::scalar(losses[Slot::Distance as usize].loss);
             self.file.floats.insert(format!("{prefix}loss_l1"), value);
+        }
+        let settings = config.settings();
+        if settings.penalties.in_iteration(self.step) {
+            let weights = settings.penalties.weights();
+            for (name, slot, weight) in [
+                ("norm_real", Slot::RealPenalty, weights[0]),
+                ("norm_fake", Slot::FakePenalty, weights[1]),
+            ] {
+                if weight > 0.0 {
+                    let value = Tensor::scalar(losses[slot as usize].loss);
+                    self.file.floats.insert(format!("{prefix}{name}"), value);
+                }
+            }
+        }
+        if settings.augment.is_any() {
+            for (name, part) in augmented(&settings) {
+                let numbers = Augment::numbers((settings.seed, part), self.step, n);
+                let data = numbers.as_flattened().to_vec();
+                let tensor = Tensor::new(&[n, NUMBERS], data);
+                self.file.floats.insert(format!("{prefix}{name}"), tensor);
+            }
         }
         self.networks(gan, State::Gradients, &format!("{prefix}grad/"))?;
         self.step += 1;

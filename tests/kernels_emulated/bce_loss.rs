@@ -1,7 +1,8 @@
 //! `cuda/bce_loss.cu` against the CPU backend in f64.
 
 use bytemuck::Zeroable;
-use dcgan_cuda::backend::cpu::bce_loss::{bce_with_labels, bce_with_logits};
+use dcgan_cuda::backend::Criterion;
+use dcgan_cuda::backend::cpu::bce_loss::{Logits, bce_with_labels, bce_with_logits, loss};
 use dcgan_cuda::backend::cuda::progress::Entry;
 
 use crate::emulation::{Launch, Memory, TYPES, Type, assert_close};
@@ -29,8 +30,14 @@ fn launch_bce(
     .buffer(scale)
 }
 
-fn without_labels(launch: Launch) -> Launch {
-    launch.null().null().value(0u32).value(0u32)
+/// With the criterion's number and how many segments are reported.
+fn by(launch: Launch, criterion: Criterion, reported: usize) -> Launch {
+    launch.value(criterion as u32).value(reported as u32)
+}
+
+fn without_labels(launch: Launch, segments: usize) -> Launch {
+    let launch = launch.null().null().value(0u32).value(0u32);
+    by(launch, Criterion::Bce, segments)
 }
 
 /// With labels of each image behind noise; each segment has some of its own.
@@ -75,7 +82,8 @@ fn labels_agree_with_the_reference() {
                 let launch = launch.buffer(&out[0]).buffer(&out[1]).buffer(&counter);
                 let launch = launch.value(2u32).value(0u32);
                 let launch = launch.buffer(&label_memory[0]).buffer(&label_memory[1]);
-                vec![launch.value(each as u32).value(labels as u32)]
+                let launch = launch.value(each as u32).value(labels as u32);
+                vec![by(launch, Criterion::Bce, segments)]
             });
             let entry: Entry = bytemuck::pod_read_unaligned(&entries(&out[1])[1]);
             let gradient = out[0].read(t);
@@ -126,7 +134,7 @@ fn agrees_with_the_reference() {
                 let launch = launch_bce(t, &memory, n, stored, segments, &scale_memory);
                 let launch = launch.buffer(&out[0]).buffer(&out[1]).buffer(&counter);
                 let launch = launch.value(slots as u32).value(first as u32);
-                vec![without_labels(launch)]
+                vec![without_labels(launch, segments)]
             });
             // Only its own losses of its own entry are written.
             let mut rest = entries(&out[1]);
@@ -163,8 +171,112 @@ fn agrees_with_the_reference() {
         let launch = launch_bce(t, &bad, 3, 1, 1, &scale).buffer(&gradient);
         let launch = launch.buffer(&ring).buffer(&iteration);
         let launch = launch.value(1u32).value(0u32);
-        without_labels(launch).run(1).unwrap();
+        without_labels(launch, 1).run(1).unwrap();
         let loss = ring.values::<Entry>()[0].losses[0][0];
         assert!(loss.is_nan(), "the loss hides a NaN");
+    }
+}
+
+/// Every criterion, on two segments with labels and without, of which one or two are reported.
+#[test]
+fn every_criterion_agrees_with_the_reference() {
+    let cases = [
+        (1usize, 0usize, 2usize),
+        (300, 0, 1),
+        (7, 3, 2),
+        (257, 2, 1),
+    ];
+    for t in TYPES {
+        for (criterion, (n, labels, reported)) in Criterion::ALL
+            .into_iter()
+            .flat_map(|criterion| cases.map(|case| (criterion, case)))
+        {
+            let (segments, width) = (2, 1 + labels);
+            let stored = width.next_multiple_of(t.vector());
+            let each = labels.max(1).next_multiple_of(t.vector());
+            // Margins on both sides, and one just on it.
+            let mut outputs = normal(t, segments * n * width, 5);
+            outputs[0] = 1.0;
+            let y = normal(t, segments * n * labels, 6);
+            let mut spread = vec![f64::NAN; segments * n * stored];
+            for (to, from) in spread.chunks_mut(stored).zip(outputs.chunks(width)) {
+                to[..width].copy_from_slice(from);
+            }
+            let rows: Vec<_> = (0..segments)
+                .map(|segment| {
+                    let mut rows = vec![f64::NAN; n * each];
+                    if labels > 0 {
+                        let of = y[segment * n * labels..].chunks(labels);
+                        for (to, from) in rows.chunks_mut(each).zip(of) {
+                            to[..labels].copy_from_slice(from);
+                        }
+                    }
+                    Memory::typed(t, &rows)
+                })
+                .collect();
+            let scale = 16.0;
+            let (memory, scales) = (Memory::typed(t, &spread), Memory::of(&[scale as f32]));
+            let counter = Memory::of(&[0u64]);
+            let reported = if criterion == Criterion::Sum {
+                0
+            } else {
+                reported
+            };
+            let targets = match criterion {
+                Criterion::Bce | Criterion::Sum => [0.75f32, 0.25],
+                _ => [1.0, 0.0],
+            };
+            let sizes = [segments * n * stored * t.size(), size_of::<Entry>()];
+            let out = run_twice(&sizes, |out| {
+                let name = format!("bce_loss_nhwc_{}", t.suffix());
+                let launch = Launch::new(name, (segments, 1, 1), 256);
+                let launch = launch.buffer(&memory).value(n as u32).value(stored as u32);
+                let launch = launch.value(targets[0]).value(targets[1]).buffer(&scales);
+                let launch = launch.buffer(&out[0]).buffer(&out[1]).buffer(&counter);
+                let launch = launch.value(1u32).value(2u32);
+                let launch = match labels {
+                    0 => launch.null().null().value(0u32).value(0u32),
+                    _ => launch
+                        .buffer(&rows[0])
+                        .buffer(&rows[1])
+                        .value(each as u32)
+                        .value(labels as u32),
+                };
+                vec![by(launch, criterion, reported)]
+            });
+            let what = format!("{t:?} {criterion:?} {n} {labels}");
+            let mut rest = entries(&out[1]);
+            let entry: Entry = bytemuck::pod_read_unaligned(&rest[0]);
+            rest[0][8 + 16 * 2..8 + 16 * (2 + reported)].fill(0xff);
+            assert!(untouched(&rest[0]), "{what}: more of the ring was written");
+            let of = |segment: usize| Logits {
+                outputs: &outputs[segment * n * width..(segment + 1) * n * width],
+                labels: (labels > 0)
+                    .then(|| (&y[segment * n * labels..(segment + 1) * n * labels], labels)),
+            };
+            let gradient = out[0].read(t);
+            for segment in 0..segments {
+                let mut want = vec![f64::NAN; n * width];
+                let both = (&of(segment), &of(1 - segment));
+                let loss = loss(criterion, both, targets[segment], &mut want);
+                let factor = if criterion == Criterion::Sum {
+                    4.0
+                } else {
+                    scale
+                };
+                let rows = &gradient[segment * n * stored..(segment + 1) * n * stored];
+                let mut got = Vec::new();
+                for row in rows.chunks(stored) {
+                    got.extend(row[..width].iter().map(|g| g / factor));
+                    assert!(row[width..].iter().all(|&pad| pad == 0.0));
+                }
+                assert_close(&format!("{what}, gradient"), &got, &want, t.tolerance());
+                if segment < reported {
+                    let got = entry.losses[2 + segment].map(f64::from);
+                    let want = [loss.loss, loss.probability, loss.accuracy, loss.certainty];
+                    assert_close(&what, &got, &want.map(f64::from), 1e-5);
+                }
+            }
+        }
     }
 }

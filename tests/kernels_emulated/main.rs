@@ -9,6 +9,7 @@
 
 mod activation;
 mod adam;
+mod augment;
 mod balance;
 mod batch;
 mod batch_norm;
@@ -23,6 +24,7 @@ mod conv_wgrad;
 #[path = "../emulation/mod.rs"]
 mod emulation;
 mod emulation_itself;
+mod gradient_penalty;
 mod instance_noise;
 mod l1_loss;
 mod latent;

@@ -2,7 +2,7 @@
 
 use dcgan_cuda::backend::cpu::{Buffer, Cpu, CpuNetwork};
 use dcgan_cuda::backend::{
-    Backend, Network, Slot, State, Statistics, Targets, Upstream, Use, Want,
+    Backend, Criterion, Network, Slot, State, Statistics, Targets, Upstream, Use, Want,
 };
 use dcgan_cuda::model::arch::{Condition, Design, Dimensions, Family, Norm, Role};
 use dcgan_cuda::model::{Activation, Architecture, Block, Convolution, Shape, StateDict, Tensor};
@@ -95,6 +95,7 @@ fn check(
     if gan_loss {
         let mut progress = backend.progress(1).unwrap();
         let targets = Targets {
+            criterion: Criterion::Bce,
             values: &targets,
             labels: (labels > 0).then_some(&label_refs[..]),
         };

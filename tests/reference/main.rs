@@ -2,6 +2,8 @@
 //!
 //! One executable, so that what these tests share is compiled and linked once.
 
+mod augment_pytorch;
 mod conditions_pytorch;
 mod gradients;
+mod objectives;
 mod parity_pytorch;

@@ -64,13 +64,24 @@ impl<T: Real> Layer<T> {
 
     /// The convolution alone, for `n` maps.
     pub fn convolve(&mut self, n: usize, input: &[T]) {
-        let output = if self.norm.is_some() {
+        let normed = self.norm.is_some();
+        let output = if normed {
             &mut self.convolved
         } else {
             &mut self.output.data
         };
-        let output = &mut output[..n * self.block.output.len()];
+        let mut output = std::mem::take(output);
         let input = &input[..n * self.block.input.len()];
+        self.convolve_to(input, &mut output[..n * self.block.output.len()]);
+        if normed {
+            self.convolved = output;
+        } else {
+            self.output.data = output;
+        }
+    }
+
+    /// The convolution of other maps than those of the last forward pass.
+    pub fn convolve_to(&self, input: &[T], output: &mut [T]) {
         if self.block.convolution.is_transposed() {
             scatter(&self.geometry, input, &self.weight.weight, output);
         } else {
@@ -119,25 +130,45 @@ impl<T: Real> Layer<T> {
                     first = at.end;
                 }
             }
-            None if activation == Activation::None => {}
-            None => {
-                let chunks = gradient
-                    .par_chunks_mut(CHUNK)
-                    .zip(self.output.data.par_chunks(CHUNK));
-                chunks.for_each(|(gradient, y)| backward(activation, y, gradient));
-            }
+            None => self.derivative(gradient),
         }
+    }
+
+    /// `gradient` times the activation's derivative where the last forward pass has left it.
+    pub fn derivative(&self, gradient: &mut [T]) {
+        let activation = self.block.activation;
+        if activation == Activation::None {
+            return;
+        }
+        let chunks = gradient
+            .par_chunks_mut(CHUNK)
+            .zip(self.output.data.par_chunks(CHUNK));
+        chunks.for_each(|(gradient, y)| backward(activation, y, gradient));
     }
 
     /// Gradient of the weight, from this block's input and the gradient of its convolution.
     pub fn weight_backward(&mut self, n: usize, input: &[T], gradient: &[T]) {
+        let mut to = std::mem::take(&mut self.weight.gradient);
+        self.weight_of(n, input, gradient, &mut to);
+        self.weight.gradient = to;
+    }
+
+    /// The same into `to`, for `n` maps.
+    pub fn weight_of(&self, n: usize, input: &[T], gradient: &[T], to: &mut [T]) {
         let input = &input[..n * self.block.input.len()];
+        let gradient = &gradient[..n * self.block.output.len()];
         let (large, small) = if self.block.convolution.is_transposed() {
             (gradient, input)
         } else {
             (input, gradient)
         };
-        weight_gradient(&self.geometry, large, small, &mut self.weight.gradient);
+        weight_gradient(&self.geometry, large, small, to);
+    }
+
+    /// Adds `extra` to the gradient of the weight.
+    pub fn add_gradient(&mut self, extra: &[T]) {
+        let to = self.weight.gradient.iter_mut();
+        to.zip(extra).for_each(|(to, &extra)| *to += extra);
     }
 
     /// Gradient of the input, from that of the convolution.

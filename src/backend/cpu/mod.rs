@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod adam;
+pub mod augment;
 pub mod balance;
 pub mod batch;
 pub mod batch_norm;
@@ -16,6 +17,7 @@ pub mod conv_transpose2d;
 pub mod conv_wgrad;
 pub mod extractor;
 pub mod gemm;
+pub mod gradient_penalty;
 pub mod instance_noise;
 pub mod l1_loss;
 pub mod latent;
@@ -32,9 +34,9 @@ use std::ops::Range;
 use anyhow::{Result, bail, ensure};
 
 use crate::backend::{
-    self, Backend, Batch, Channels, Counters, Fill, Images, InstanceNoise, Loss, Metrics,
-    Network as _, NoiseOf, SLOTS, Schedule, Slot, State, Taken, Use, check_distance, check_parts,
-    latent_dim,
+    self, Augment, Backend, Batch, Channels, Counters, Fill, Images, InstanceNoise, Loss, Metrics,
+    Network as _, NoiseOf, SLOTS, Schedule, Slot, State, Taken, Use, check_augmented,
+    check_distance, check_parts, latent_dim,
 };
 use crate::model::plan::{Filter, Plan};
 use crate::model::{Activation, Architecture, Shape};
@@ -389,6 +391,45 @@ impl<T: Real> Backend for Cpu<T> {
             &images.data[..length],
             &mut noisy.data,
         );
+        Ok(())
+    }
+
+    fn augment(
+        &self,
+        augment: &Augment,
+        channels: usize,
+        (seed, first): (u64, usize),
+        progress: &Progress,
+        images: &[&Buffer<T>],
+        augmented: &mut [Buffer<T>],
+    ) -> Result<()> {
+        let extent = |buffer: &Buffer<T>| (buffer.n, buffer.shape);
+        let from: Vec<_> = images.iter().map(|&images| extent(images)).collect();
+        let to: Vec<_> = augmented.iter().map(extent).collect();
+        check_augmented(channels, &from, &to)?;
+        let iteration = progress.counters.iteration;
+        for (batch, (images, to)) in images.iter().zip(augmented).enumerate() {
+            let numbers = Augment::numbers((seed, first + batch), iteration, to.n);
+            let extent = (to.shape, channels);
+            augment::forward(*augment, &numbers, extent, &images.data, &mut to.data);
+        }
+        Ok(())
+    }
+
+    fn augment_backward(
+        &self,
+        augment: &Augment,
+        channels: usize,
+        stream: (u64, usize),
+        progress: &Progress,
+        gradient: &Buffer<T>,
+        to: &mut Buffer<T>,
+    ) -> Result<()> {
+        let extent = |buffer: &Buffer<T>| (buffer.n, buffer.shape);
+        check_augmented(channels, &[extent(gradient)], &[extent(to)])?;
+        let numbers = Augment::numbers(stream, progress.counters.iteration, to.n);
+        let extent = (to.shape, channels);
+        augment::backward(*augment, &numbers, extent, &gradient.data, &mut to.data);
         Ok(())
     }
 

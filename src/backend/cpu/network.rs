@@ -5,14 +5,15 @@ use rayon::prelude::*;
 
 use super::activation::backward;
 use super::batch_norm::BatchNorm;
-use super::bce_loss::{bce_with_labels, bce_with_logits};
+use super::bce_loss::{Logits, loss};
 use super::concatenate::part_gradient;
 use super::conv2d::Geometry;
+use super::gradient_penalty::Penalty;
 use super::layer::{CHUNK, Layer};
 use super::parameter::Parameter;
 use super::{Buffer, Progress, Real};
 use crate::backend::{
-    Adam, Network, Slot, State, Statistics, Targets, Upstream, Use, Want, ema_decay,
+    Adam, Network, SLOTS, Slot, State, Statistics, Targets, Upstream, Use, Want, ema_decay,
 };
 use crate::model::layout::FilterLayout;
 use crate::model::params::{self, Entry};
@@ -23,18 +24,20 @@ const LAYOUT: FilterLayout = FilterLayout::Rsck;
 
 /// A generator or discriminator on the CPU, computed in `T`, with its parameters, gradients, moments and activations.
 pub struct CpuNetwork<T> {
-    architecture: Architecture,
+    pub(super) architecture: Architecture,
     batch: usize,
-    layers: Vec<Layer<T>>,
+    pub(super) layers: Vec<Layer<T>>,
     /// The inputs of the last forward pass, one after the other.
     input: Buffer<T>,
-    input_gradient: Buffer<T>,
+    pub(super) input_gradient: Buffer<T>,
     /// Gradient of the loss with respect to the logits.
     loss_gradient: Vec<T>,
     /// Gradients of the maps between blocks, in turns.
-    gradients: [Vec<T>; 2],
+    pub(super) gradients: [Vec<T>; 2],
+    /// Where there are to be penalties.
+    pub(super) penalty: Option<Penalty<T>>,
     /// Maps in each input of the last forward pass.
-    inputs: Vec<usize>,
+    pub(super) inputs: Vec<usize>,
     batches_tracked: u64,
     usage: Use,
 }
@@ -45,10 +48,19 @@ fn largest_map(architecture: &Architecture) -> usize {
     outputs.max().unwrap_or(0)
 }
 
+/// Elements of the largest weight.
+fn largest_weight(architecture: &Architecture) -> usize {
+    let weights = architecture
+        .blocks
+        .iter()
+        .map(|b| Geometry::of(b).weights());
+    weights.max().unwrap_or(0)
+}
+
 /// Bytes of memory that [`CpuNetwork::new`] allocates.
 pub fn bytes<T>(architecture: &Architecture, batch: usize, usage: Use) -> u64 {
     let (copies, kept) = match usage {
-        Use::Training => (5, batch as u64),
+        Use::Training | Use::Penalised => (5, batch as u64),
         Use::Inference => (1, 0),
     };
     let (batch, mut elements) = (batch as u64, 0);
@@ -66,6 +78,10 @@ pub fn bytes<T>(architecture: &Architecture, batch: usize, usage: Use) -> u64 {
             elements += (batch + kept) * block.input.len() as u64;
         }
     }
+    if usage == Use::Penalised {
+        let maps = architecture.blocks.iter().map(|b| b.output.len() as u64);
+        elements += batch * maps.sum::<u64>() + largest_weight(architecture) as u64;
+    }
     let input = architecture.input().len() as u64;
     elements += (batch + kept) * input;
     elements += kept * (architecture.output().len() + 2 * largest_map(architecture)) as u64;
@@ -76,7 +92,7 @@ impl<T: Real> CpuNetwork<T> {
     /// A network for at most `batch` maps in all inputs together. Parameters, buffers and maps are NaN until they are
     /// written, moments zero.
     pub fn new(architecture: &Architecture, batch: usize, usage: Use) -> Self {
-        let training = usage == Use::Training;
+        let training = usage.is_training();
         let kept = if training { batch } else { 0 };
         let layers: Vec<Layer<T>> = architecture
             .blocks
@@ -114,6 +130,14 @@ impl<T: Real> CpuNetwork<T> {
                 vec![T::nan(); kept * largest],
                 vec![T::nan(); kept * largest],
             ],
+            penalty: (usage == Use::Penalised).then(|| Penalty {
+                outputs: architecture
+                    .blocks
+                    .iter()
+                    .map(|b| vec![T::nan(); batch * b.output.len()])
+                    .collect(),
+                weight: vec![T::nan(); largest_weight(architecture)],
+            }),
             inputs: Vec::new(),
             batches_tracked: 0,
             architecture: architecture.clone(),
@@ -162,7 +186,7 @@ impl<T: Real> CpuNetwork<T> {
 
     fn trained(&self) -> Result<()> {
         ensure!(
-            self.usage == Use::Training,
+            self.usage.is_training(),
             "this network was compiled for inference only"
         );
         Ok(())
@@ -264,10 +288,11 @@ impl<T: Real> Network for CpuNetwork<T> {
         first: Slot,
     ) -> Result<()> {
         self.trained()?;
-        let losses = &mut progress.metrics().losses;
         let values = targets.values;
+        targets.check()?;
+        let reported = targets.reported(first);
         ensure!(
-            values.len() == self.inputs.len() && first as usize + values.len() <= losses.len(),
+            values.len() == self.inputs.len() && first as usize + reported <= SLOTS,
             "{} targets for {} inputs",
             values.len(),
             self.inputs.len()
@@ -277,30 +302,40 @@ impl<T: Real> Network for CpuNetwork<T> {
         let length = output.len();
         let logits = &self.layers[self.layers.len() - 1].output.data;
         let mut start = 0;
-        for (index, (&target, &n)) in values.iter().zip(&self.inputs).enumerate() {
-            let at = start..start + n * length;
-            let (logits, gradient) = (&logits[at.clone()], &mut self.loss_gradient[at.clone()]);
-            losses[first as usize + index] = match targets.labels {
-                None => bce_with_logits(logits, target, gradient),
-                Some(labels) => {
-                    let channels = labels[index].shape.c;
-                    let labels = &labels[index].data[..n * channels];
-                    bce_with_labels(logits, (labels, channels), target, gradient)
-                }
-            };
-            start = at.end;
+        let of_inputs = self.inputs.iter().enumerate().map(|(index, &n)| {
+            let outputs = &logits[start..start + n * length];
+            start += n * length;
+            let labels = targets.labels.map(|labels| {
+                let channels = labels[index].shape.c;
+                (&labels[index].data[..n * channels], channels)
+            });
+            Logits { outputs, labels }
+        });
+        let of_inputs: Vec<_> = of_inputs.collect();
+        let mut gradients = &mut self.loss_gradient[..];
+        for (index, (&target, of)) in values.iter().zip(&of_inputs).enumerate() {
+            let (gradient, rest) = gradients.split_at_mut(of.outputs.len());
+            gradients = rest;
+            let other = &of_inputs[of_inputs.len() - 1 - index];
+            let loss = loss(targets.criterion, (of, other), target, gradient);
+            if index < reported {
+                progress.metrics().losses[first as usize + index] = loss;
+            }
         }
         Ok(())
     }
 
     fn backward(&mut self, upstream: Upstream<'_, Buffer<T>>, want: Want) -> Result<()> {
         self.trained()?;
+        if matches!(upstream, Upstream::FirstLoss) {
+            self.inputs.truncate(1);
+        }
         let n: usize = self.inputs.iter().sum();
         let (weights, wants_input) = (want.weights(), want.input());
         let [current, next] = &mut self.gradients;
         let length = n * self.architecture.output().len();
         let (given, activated) = match upstream {
-            Upstream::Loss => (&self.loss_gradient, true),
+            Upstream::Loss | Upstream::FirstLoss => (&self.loss_gradient, true),
             Upstream::Output(gradient) => (&gradient.data, true),
             Upstream::Sum(gradient) => (&gradient.data, false),
         };
@@ -370,6 +405,15 @@ impl<T: Real> Network for CpuNetwork<T> {
         Ok(())
     }
 
+    fn penalise(
+        &mut self,
+        weights: &[f64],
+        labels: Option<&[&Buffer<T>]>,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        self.add_penalty(weights, labels, progress)
+    }
+
     fn input_gradient(&self) -> &Buffer<T> {
         &self.input_gradient
     }
@@ -419,7 +463,8 @@ impl<T: Real> Network for CpuNetwork<T> {
             let values = self.values(entry, state)?;
             Ok(values.iter().map(|v| v.f64() as f32).collect())
         })?;
-        dict.batches_tracked = buffers.then_some(self.batches_tracked);
+        let normed = self.layers.iter().any(|layer| layer.norm.is_some());
+        dict.batches_tracked = (buffers && normed).then_some(self.batches_tracked);
         Ok(dict)
     }
 
@@ -484,7 +529,7 @@ mod tests {
             dimensions.discriminator(),
             unet.generator(),
         ] {
-            for usage in [Use::Training, Use::Inference] {
+            for usage in [Use::Training, Use::Penalised, Use::Inference] {
                 let network = CpuNetwork::<f32>::new(&architecture, 5, usage);
                 let parameter = |p: &Parameter<f32>| {
                     let lens = [&p.weight, &p.gradient, &p.m, &p.v, &p.average];
@@ -503,6 +548,9 @@ mod tests {
                 let all = network.layers.iter().map(layer).sum::<usize>()
                     + maps
                     + network.loss_gradient.len()
+                    + network.penalty.as_ref().map_or(0, |penalty| {
+                        penalty.outputs.iter().map(Vec::len).sum::<usize>() + penalty.weight.len()
+                    })
                     + a.len()
                     + b.len();
                 assert_eq!(bytes::<f32>(&architecture, 5, usage), 4 * all as u64);

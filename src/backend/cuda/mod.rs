@@ -8,10 +8,12 @@ pub mod conv;
 pub mod driver;
 pub mod extractor;
 pub mod feed;
+mod loss;
 pub mod network;
 pub mod ops;
 pub mod parameter;
 mod passes;
+mod penalty;
 pub mod progress;
 mod rows;
 mod sizes;
@@ -29,8 +31,8 @@ use anyhow::{Context, Result, ensure};
 use cudarc::driver::{CudaGraph, profiler_start, profiler_stop};
 
 use crate::backend::{
-    Backend, Channels, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, NoiseOf, Precision,
-    State, Taken, Use, check_distance, check_parts, latent_dim,
+    Augment, Backend, Channels, Conv, Extractor, Fuse, InstanceNoise, KernelChoices, NoiseOf,
+    Precision, State, Taken, Use, check_augmented, check_distance, check_parts, latent_dim,
 };
 use crate::model::arch::Role;
 use crate::model::layout::{nchw_to_nhwc, nhwc_to_nchw};
@@ -44,7 +46,7 @@ use feed::Feed;
 pub use network::CudaNetwork;
 use ops::concatenate::{self, Part};
 use ops::latent::Noise;
-use ops::{batch, instance_noise, l1_loss, latent};
+use ops::{augment, batch, instance_noise, l1_loss, latent};
 use progress::Progress;
 use snapshot::Snapshot;
 
@@ -117,6 +119,25 @@ impl Buffer {
             extent: [self.n, latent_dim, self.stored().c],
             labels,
         })
+    }
+
+    /// What it holds once it is augmented, with the numbers of `stream` in the iteration that `progress` is in.
+    fn augmented<'a>(
+        &self,
+        augment: &'a Augment,
+        channels: usize,
+        stream: (u64, usize),
+        progress: &Progress,
+    ) -> augment::Images<'a> {
+        augment::Images {
+            n: self.n,
+            shape: self.shape,
+            stored: self.stored().c,
+            channels,
+            augment,
+            stream,
+            iteration: progress.iteration(),
+        }
     }
 
     fn new(device: &Rc<Device>, precision: Precision, n: usize, shape: Shape) -> Result<Self> {
@@ -416,6 +437,41 @@ impl Backend for Cuda {
             maps,
             (count, channels),
         )
+    }
+
+    fn augment(
+        &self,
+        augment: &Augment,
+        channels: usize,
+        stream: (u64, usize),
+        progress: &Progress,
+        images: &[&Buffer],
+        augmented: &mut [Buffer],
+    ) -> Result<()> {
+        let extent = |buffer: &Buffer| (buffer.n, buffer.shape);
+        let from: Vec<_> = images.iter().map(|&images| extent(images)).collect();
+        let to: Vec<_> = augmented.iter().map(extent).collect();
+        check_augmented(channels, &from, &to)?;
+        let what = augmented[0].augmented(augment, channels, stream, progress);
+        let spans = images.iter().zip(&*augmented);
+        let spans: Vec<_> = spans.map(|(from, to)| [from.span(), to.span()]).collect();
+        augment::forward(&self.device, self.options.precision, &what, &spans)
+    }
+
+    fn augment_backward(
+        &self,
+        augment: &Augment,
+        channels: usize,
+        stream: (u64, usize),
+        progress: &Progress,
+        gradient: &Buffer,
+        to: &mut Buffer,
+    ) -> Result<()> {
+        let extent = |buffer: &Buffer| (buffer.n, buffer.shape);
+        check_augmented(channels, &[extent(gradient)], &[extent(to)])?;
+        let what = to.augmented(augment, channels, stream, progress);
+        let spans = [gradient.span(), to.span()];
+        augment::backward(&self.device, self.options.precision, &what, spans)
     }
 
     fn concatenate(

@@ -16,10 +16,10 @@ use crate::backend::cuda::conv::epilogue::Then;
 use crate::backend::cuda::conv::shape::{ConvShape, Pass};
 use crate::backend::cuda::driver::{Branch, Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::adam::{self, Tensors};
-use crate::backend::cuda::ops::batch_norm::{BatchNorm, Extent, SEGMENTS, Workspace};
-use crate::backend::cuda::ops::bce_loss;
+use crate::backend::cuda::ops::batch_norm::{BatchNorm, Extent, Workspace};
 use crate::backend::cuda::ops::cast;
 use crate::backend::cuda::parameter::{Kept, Parameter};
+use crate::backend::cuda::penalty::Penalty;
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::rows::Rows;
 use crate::backend::cuda::sizes::{
@@ -106,6 +106,8 @@ pub struct CudaNetwork {
     /// Where they are put, if they do not lie like that.
     joined: Option<Buffer>,
     pub(super) backward: Option<Backward>,
+    /// Where there are to be penalties.
+    pub(super) penalty: Option<Penalty>,
     /// What batch norm sums in.
     pub(super) sums: Workspace,
     /// Inputs of the last forward pass, maps in each, and how batch norm normalised.
@@ -131,7 +133,7 @@ impl CudaNetwork {
         batch: usize,
         usage: Use,
     ) -> Result<Self> {
-        let training = usage == Use::Training;
+        let training = usage.is_training();
         let precision = options.precision;
         let map = |shape: Shape| {
             let elements = batch * stored(shape, precision).len();
@@ -210,6 +212,9 @@ impl CudaNetwork {
             input: None,
             joined: None,
             backward,
+            penalty: (usage == Use::Penalised)
+                .then(|| Penalty::new(device, &options, architecture, batch))
+                .transpose()?,
             sums: Workspace::new(device, needs)?,
             chosen: RefCell::default(),
             inputs: 0,
@@ -348,20 +353,6 @@ impl CudaNetwork {
         }
     }
 
-    /// Where y of each input is, at the end of its rows.
-    fn labels(&self, labels: &[&Buffer]) -> Result<bce_loss::Labels> {
-        let count = self.architecture.output().c - 1;
-        let (first, last) = (labels[0], labels[labels.len() - 1]);
-        ensure!(first.shape == last.shape, "labels of two shapes");
-        let size = self.options.precision.size();
-        let from = |labels: &Buffer| labels.span().after((first.shape.c - count) * size);
-        Ok(bce_loss::Labels {
-            rows: [from(first)?, from(last)?],
-            stored: first.stored().c,
-            count,
-        })
-    }
-
     /// Rounds the weights for the convolutions.
     fn cast(&self) -> Result<()> {
         for layer in &self.layers {
@@ -444,38 +435,8 @@ impl Network for CudaNetwork {
         progress: &mut Progress,
         first: Slot,
     ) -> Result<()> {
-        let backward = self.trained()?;
-        let output = self.architecture.output();
-        let values = targets.values;
-        ensure!(
-            values.len() == self.inputs,
-            "{} targets for {} inputs",
-            values.len(),
-            self.inputs
-        );
-        let each = [self.each; SEGMENTS];
-        let each = &each[..self.inputs];
-        targets.check_labels(output, each, |map| (map.n, map.shape))?;
-        let labels = targets
-            .labels
-            .map(|labels| self.labels(labels))
-            .transpose()?;
-        let scaled = scaled_for(first);
-        let _range = self.operation("bce_loss");
-        let maps = (self.output().span(), backward.loss_gradient.span());
-        bce_loss::bce_with_logits(
-            &self.device,
-            self.options.precision,
-            maps,
-            (
-                self.each * output.h * output.w,
-                self.output().stored().c,
-                values,
-            ),
-            labels.as_ref(),
-            (progress, scaled.index()),
-            first,
-        )
+        let gradient = self.trained()?.loss_gradient.span();
+        self.loss_of(targets, gradient, (progress, scaled_for(first)), first)
     }
 
     fn forward_with_loss(
@@ -486,7 +447,7 @@ impl Network for CudaNetwork {
         (progress, first): (&mut Progress, Slot),
     ) -> Result<()> {
         if self.options.fuse.logits && logits_block(&self.architecture).is_some() {
-            return self.run_with_loss((inputs, statistics), targets.values, progress, first);
+            return self.run_with_loss((inputs, statistics), targets, progress, first);
         }
         self.forward(inputs, statistics)?;
         self.bce_with_logits(targets, progress, first)
@@ -494,6 +455,15 @@ impl Network for CudaNetwork {
 
     fn backward(&mut self, upstream: Upstream<'_, Buffer>, want: Want) -> Result<()> {
         self.run_backward(upstream, want)
+    }
+
+    fn penalise(
+        &mut self,
+        weights: &[f64],
+        labels: Option<&[&Buffer]>,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        self.run_penalise(weights, labels, progress)
     }
 
     fn input_gradient(&self) -> &Buffer {

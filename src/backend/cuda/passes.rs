@@ -17,10 +17,11 @@ use crate::backend::cuda::driver::{Branch, Span};
 use crate::backend::cuda::network::{CudaNetwork, Layer, place, scaled_for};
 use crate::backend::cuda::ops::activation;
 use crate::backend::cuda::ops::batch_norm::{SEGMENTS, how};
+use crate::backend::cuda::ops::bce_loss::By;
 use crate::backend::cuda::ops::logits::{self, Input, Loss, WeightGradient};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::sizes::logits_shape;
-use crate::backend::{Fuse, Slot, State, Statistics, Upstream, Want};
+use crate::backend::{Fuse, Slot, State, Statistics, Targets, Upstream, Want};
 use crate::model::Activation;
 
 impl Layer {
@@ -45,7 +46,7 @@ impl CudaNetwork {
     pub(super) fn run_with_loss(
         &mut self,
         (inputs, statistics): (&[&Buffer], Statistics),
-        targets: &[f32],
+        targets: &Targets<'_, Buffer>,
         progress: &mut Progress,
         first: Slot,
     ) -> Result<()> {
@@ -56,15 +57,19 @@ impl CudaNetwork {
         let backward = self.trained()?;
         let work = backward.logits.as_ref().context("no logits")?;
         ensure!(
-            targets.len() == self.inputs,
+            targets.values.len() == self.inputs,
             "{} targets for {} inputs",
-            targets.len(),
+            targets.values.len(),
             self.inputs
         );
         let (_range, _operation) = (self.range(last, "forward"), self.operation("logits"));
         let layer = &self.layers[last];
         let loss = Loss {
-            targets,
+            by: By {
+                criterion: targets.criterion,
+                reported: targets.reported(first),
+            },
+            targets: targets.values,
             gradient: backward.loss_gradient.span(),
             arrived: work.losses.span(),
             progress,
@@ -182,11 +187,14 @@ impl CudaNetwork {
         want: Want,
     ) -> Result<()> {
         let mut unchecked = false;
+        if matches!(upstream, Upstream::FirstLoss) {
+            self.inputs = 1;
+        }
         let backward = self.trained()?;
         // Where the gradient of the current layer's output is, and whether it is that of what the layer's activation
         // was given, with batch norm's sums over it.
         let (mut at, mut behind) = match upstream {
-            Upstream::Loss => (backward.loss_gradient.span(), false),
+            Upstream::Loss | Upstream::FirstLoss => (backward.loss_gradient.span(), false),
             Upstream::Output(gradient) => (gradient.span(), false),
             Upstream::Sum(gradient) => (gradient.span(), true),
         };
@@ -201,7 +209,7 @@ impl CudaNetwork {
         let (mut current, mut latest, mut layers) = (0, None, self.layers.len());
         if self.with_loss {
             ensure!(
-                matches!(upstream, Upstream::Loss),
+                matches!(upstream, Upstream::Loss | Upstream::FirstLoss),
                 "the forward pass has ended in a loss"
             );
             let to = gradients[current].span();
@@ -336,7 +344,13 @@ impl CudaNetwork {
 
     /// The gradient of layer `index`'s input into `to`. Whether it is that of what the activation of the layer below was
     /// given, with batch norm's sums over it; that of the input as `want` says.
-    fn gradient_below(&self, index: usize, gradient: Span, to: Span, want: Want) -> Result<bool> {
+    pub(super) fn gradient_below(
+        &self,
+        index: usize,
+        gradient: Span,
+        to: Span,
+        want: Want,
+    ) -> Result<bool> {
         let (device, precision, fuse) = (&self.device, self.options.precision, self.options.fuse);
         let layer = &self.layers[index];
         if layer.joined.is_some() {

@@ -7,6 +7,7 @@ use crate::backend::cuda::ops::adam::Tensors;
 use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, SEGMENTS, Workspace};
 use crate::backend::cuda::ops::logits;
 use crate::backend::cuda::parameter::Parameter;
+use crate::backend::cuda::penalty;
 use crate::backend::cuda::{Options, stored};
 use crate::backend::{Conv, Precision, Use};
 use crate::model::{Activation, Architecture, Block, Shape};
@@ -129,7 +130,7 @@ pub fn bytes(
     batch: usize,
     usage: Use,
 ) -> u64 {
-    let training = usage == Use::Training;
+    let training = usage.is_training();
     let size = options.precision.size() as u64;
     let precision = options.precision;
     let map = |shape: Shape| (batch * stored(shape, precision).len()) as u64 * size;
@@ -156,6 +157,10 @@ pub fn bytes(
         let cuts = logits_cuts(architecture, precision, batch);
         let work = cuts.iter().map(|cut| cut.needs().iter().sum::<usize>());
         all += work.max().unwrap_or(0) as u64;
+    }
+    if usage == Use::Penalised {
+        let (outputs, weight) = penalty::sizes(architecture, precision, batch);
+        all += (outputs.iter().sum::<usize>() + weight) as u64;
     }
     all += sums_needed(device, precision, architecture, batch)
         .iter()

@@ -3,6 +3,7 @@
 mod balance;
 mod condition;
 mod describe;
+mod objective;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use clap::{Args as ClapArgs, value_parser};
 
 use self::balance::BalanceArgs;
 use self::condition::{ConditionArgs, image_bytes};
+use self::objective::ObjectiveArgs;
 use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
 use crate::cli::features::{self, FeatureArgs};
@@ -27,6 +29,7 @@ use crate::evaluate::Metric;
 use crate::evaluate::metrics::Aim;
 use crate::latent::networks::On;
 use crate::text;
+use crate::train::augment::AugmentArg;
 use crate::train::checkpoint;
 use crate::train::config::{Config, EPOCHS, Given};
 use crate::train::memory::{When, enough_memory, residency};
@@ -115,6 +118,9 @@ pub struct Args {
     /// Of all random numbers: same seed, same device, same result [default: 0]
     #[arg(long)]
     seed: Option<u64>,
+
+    #[command(flatten)]
+    objective: ObjectiveArgs,
 
     #[command(flatten)]
     balance: BalanceArgs,
@@ -278,6 +284,7 @@ impl Args {
     /// What was given.
     fn given(&self) -> Given {
         let (data, compute, balance) = (&self.data, &self.compute, &self.balance);
+        let objective = &self.objective;
         Given {
             dataset: self.dataset,
             data: data.source.data.clone().map(Some),
@@ -298,8 +305,8 @@ impl Args {
             image_size: self.image_size,
             // As the data set has them.
             channels: None,
-            arch: None,
-            d_norm: None,
+            arch: objective.arch,
+            d_norm: objective.d_norm(),
             width: self.width,
             latent_dim: self.condition.z_input.or(self.latent_dim),
             batch_size: self.batch_size,
@@ -313,6 +320,12 @@ impl Args {
             ema: self.ema,
             flip: self.flip.then_some(true),
             seed: self.seed,
+            preset: objective.preset.map(Some),
+            loss: objective.loss,
+            augment: objective.augment(self.resume.is_some()),
+            r1: objective.r1,
+            r2: objective.r2,
+            penalty_every: objective.penalty_every,
             hold_out: balance.hold_out(self.resume.is_some()),
             stop: balance.stop.map(Some),
             stop_band: balance.stop_band,
@@ -437,6 +450,10 @@ impl OnBackend for Job<'_> {
         let resumed = self.resumed.is_some();
         let (labels, notes) = condition::labels(config, source.as_ref(), resumed)?;
         self.args.quiet.note(&notes);
+        if !resumed {
+            self.args.objective.note(config, &self.args.quiet)?;
+        }
+        config.augment = AugmentArg::These(config.augment.of(source.len()));
         config.check()?;
         if let (None, Some(folder)) = (&self.resumed, &config.init_from) {
             condition::check_start(config, folder)?;

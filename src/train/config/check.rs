@@ -3,7 +3,9 @@
 use anyhow::{Result, ensure};
 
 use super::Config;
+use crate::backend::GanLoss;
 use crate::evaluate::Metric;
+use crate::model::arch::Norm;
 
 /// Images of a set that are compared, at most.
 const MOST_COMPARED: usize = 16384;
@@ -77,6 +79,25 @@ impl Config {
             (0.0..=10.0).contains(&self.instance_noise),
             "--instance-noise {} is out of range: use 0 to 10, such as 0.1",
             self.instance_noise
+        );
+        for (name, gamma) in [("--r1", self.r1), ("--r2", self.r2)] {
+            ensure!(
+                (0.0..=1e6).contains(&gamma),
+                "{name} {gamma} is out of range: use 0 to 1000000, such as 1"
+            );
+            ensure!(
+                gamma == 0.0 || self.d_norm != Norm::Batch,
+                "{name} is exact for a discriminator without batch norm alone: use --d-norm none or --spectral-norm with it"
+            );
+        }
+        ensure!(
+            (1..=1000).contains(&self.penalty_every),
+            "--penalty-every {} is out of range: use 1 to 1000, such as 4",
+            self.penalty_every
+        );
+        ensure!(
+            self.label_smoothing == 0.0 || self.loss == GanLoss::Bce,
+            "--label-smoothing is for --loss bce: the others have no labels to smooth"
         );
         for (name, value) in [("--d-steps", self.d_steps), ("--g-steps", self.g_steps)] {
             ensure!(

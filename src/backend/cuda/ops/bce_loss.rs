@@ -1,10 +1,10 @@
-//! Launches `cuda/bce_loss.cu`: binary cross entropy on logits, its gradient, D(x) and accuracy.
+//! Launches `cuda/bce_loss.cu`: the loss of logits, binary cross entropy by default, its gradient, D(x) and accuracy.
 
 use anyhow::{Result, ensure};
 
 use crate::backend::cuda::driver::{Device, Span};
 use crate::backend::cuda::progress::Progress;
-use crate::backend::{Precision, SLOTS, Slot};
+use crate::backend::{Criterion, Precision, SLOTS, Slot};
 
 /// y of the images of each batch.
 #[derive(Clone, Copy, Debug)]
@@ -17,21 +17,31 @@ pub struct Labels {
     pub count: usize,
 }
 
+/// By what logits are compared with their targets, and of how many inputs the losses go into the metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct By {
+    /// By what.
+    pub criterion: Criterion,
+    /// Of how many.
+    pub reported: usize,
+}
+
 /// For each of one or two batches of `n` logits x, one behind the other, and its target y of `targets` (0 to 1):
 ///
 /// loss = 1/n Σ max(x, 0) − x·y + log(1 + e^−|x|), in nats;  gradient = loss scale · (σ(x) − y) / n
 ///
 /// `logits` and `gradient` are n rows of `stored` elements of the storage type for each batch; the first of a row is the
-/// logit, and the others of the gradient become zero. With `labels` y, a row is l₀, l₁ …, the logit l₀ + Σ yᵢ·lᵢ, and the
+/// logit, and the others of the gradient become zero; other criteria are those of [`Criterion`]. With `labels` y, a row is l₀, l₁ …, the logit l₀ + Σ yᵢ·lᵢ, and the
 /// gradient that of the row. Terms are f32, sums f64 in a fixed order.
 /// Loss, mean of σ(x), accuracy and certainty, f32, go into the metrics of this iteration from `first` on. The loss scale is that
 /// of the network with the role `scaled` (0 discriminator, 1 generator).
 ///
 /// # Errors
 /// Where there are no or too many targets, a span is too short, or the driver refuses the launch.
-pub fn bce_with_logits(
+pub fn loss(
     device: &Device,
     precision: Precision,
+    by: By,
     (logits, gradient): (Span, Span),
     (n, stored, targets): (usize, usize, &[f32]),
     labels: Option<&Labels>,
@@ -40,8 +50,10 @@ pub fn bce_with_logits(
 ) -> Result<()> {
     let segments = targets.len();
     ensure!(
-        (1..=2).contains(&segments) && first as usize + segments <= SLOTS,
-        "{segments} losses from {first:?} on"
+        (1..=2).contains(&segments)
+            && first as usize + by.reported <= SLOTS
+            && (segments == 2 || !by.criterion.is_of_pairs()),
+        "{segments} losses, {by:?}, from {first:?} on"
     );
     let kernel = format!("bce_loss_nhwc_{}", precision.suffix());
     let bytes = segments * n * stored * precision.size();
@@ -79,6 +91,7 @@ pub fn bce_with_logits(
                 .value(count as u32)
         }
     };
+    let launch = launch.value(by.criterion as u32).value(by.reported as u32);
     // SAFETY: the arguments are those of cuda/bce_loss.cu: segments·n logits and gradients, a ring of `slots` entries
     // with `SLOTS` losses each, n rows of labels where there are any.
     unsafe { launch.run() }

@@ -6,6 +6,7 @@ use bytemuck::Zeroable;
 
 use crate::backend::cuda::driver::{Device, Span};
 use crate::backend::cuda::ops::batch_norm::{NormArrays, SEGMENTS, Sums};
+use crate::backend::cuda::ops::bce_loss::By;
 use crate::backend::cuda::progress::Progress;
 use crate::backend::{Precision, SLOTS, Slot};
 use crate::model::Activation;
@@ -129,6 +130,8 @@ pub struct Input {
 
 /// What the loss behind the logits takes.
 pub struct Loss<'a> {
+    /// What it is.
+    pub by: By,
     /// One f32 for each input, 0 to 1.
     pub targets: &'a [f32],
     /// Of the storage type, as the logits: becomes the loss's gradient, in places beyond the first of a row 0.
@@ -144,7 +147,7 @@ pub struct Loss<'a> {
 }
 
 /// `logit[n] = Σ_e y[n][e]·w[e]` with y = f(γx̂ + β), rounded as if it had been stored; then, with a loss, what
-/// [`bce_with_logits`](super::bce_loss::bce_with_logits) does for each input, in the same launch.
+/// [`bce_with_logits`](super::bce_loss::loss) does for each input, in the same launch.
 ///
 /// `weight` is `[stored][4][4][c]`, of which the first row counts, `logits` `[segments·n][stored]`, both of the storage
 /// type; the places of `logits` beyond the first of a row become 0. Sums are f32 in a fixed order, rounded once.
@@ -182,7 +185,9 @@ pub fn forward(
         Some(loss) => {
             let (targets, first) = (loss.targets, loss.first as usize);
             ensure!(
-                targets.len() == shape.segments && first + shape.segments <= SLOTS,
+                targets.len() == shape.segments
+                    && first + loss.by.reported <= SLOTS
+                    && (shape.segments == 2 || !loss.by.criterion.is_of_pairs()),
                 "{} losses of {} inputs from {:?} on",
                 targets.len(),
                 shape.segments,
@@ -198,6 +203,8 @@ pub fn forward(
                 .span(loss.progress.iteration(), 8)?
                 .value(loss.progress.slots as u32)
                 .value(first as u32)
+                .value(loss.by.criterion as u32)
+                .value(loss.by.reported as u32)
         }
         None => launch
             .null()
@@ -207,6 +214,8 @@ pub fn forward(
             .null()
             .null()
             .null()
+            .value(0u32)
+            .value(0u32)
             .value(0u32)
             .value(0u32),
     };

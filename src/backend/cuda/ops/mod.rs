@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod adam;
+pub mod augment;
 pub mod balance;
 pub mod batch;
 pub mod batch_norm;
@@ -13,6 +14,7 @@ pub mod conv2d;
 pub mod conv_bias_relu;
 pub mod conv_transpose2d;
 pub mod conv_wgrad;
+pub mod gradient_penalty;
 pub mod instance_noise;
 pub mod l1_loss;
 pub mod latent;
