@@ -1,4 +1,4 @@
-// Convolution 4×4, forward; the same arithmetic is the data gradient of the transposed convolution.
+// Convolution 4×4 or 3×3, forward; the same arithmetic is the data gradient of the transposed convolution.
 //
 //   small[n,i,j,k] = e( Σ_{r,s,c} large[n, stride·i − pad + r, stride·j − pad + s, c] · w[k,r,s,c] )
 //
@@ -6,8 +6,9 @@
 // e is an epilogue (convolution.cuh): an activation, batch norm's sums, the backward pass of an activation, or that of
 // an activation and batch norm's sums; `other` is then y or x of that layer, laid out as `small`.
 // Layout: large and small NHWC, w [k][r][s][c], c and k multiples of VECTOR<T> (8, in f32 4), all aligned to 16 bytes.
-// Any stride and padding (2 and 1 in the network, 1 and 0 in its 4×4 → 1×1 layer). `small` is overwritten. The n maps
-// are `segments` inputs, one behind the other, whose sums are kept apart: no tile has rows of two.
+// Any stride and padding (2 and 1 in the network, 1 and 0 in its 4×4 → 1×1 layer, 1 and 1 with 3×3). `small` is
+// overwritten. The n maps are `segments` inputs, one behind the other, whose sums are kept apart: no tile has rows of
+// two.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), one rounding to T.
 // Kernels: conv2d_fprop_nhwc_{f32,f16,bf16}_{128x64,64x32}, and in halves 128x128, and with wgmma (warpgroup_gemm.cuh)
 // 256x128_wgmma, 128x128_wgmma and 128x64_wgmma.
@@ -15,7 +16,7 @@
 // M/segments, tiles of N first, so that they share A in L2; dynamic shared memory of large tiles alone. Where splits
 // > 1 each sums a part of K of `depth`, a multiple of a stage, and the last block of a tile to arrive finishes it
 // (implicit_gemm.cuh). sums.chunks = ceil(rows/tile M).
-// Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8: there memory.
+// Bound: arithmetic (2·taps·n·hs·ws·k·c FLOP), except for c ≤ 8: there memory.
 // Neighbours: behind the activation or batch norm of the layer before; the rest of its own batch norm or the loss
 // follows.
 #include "convolution.cuh"
@@ -59,7 +60,7 @@ __device__ __forceinline__ void conv2d_fprop(const T* large, const T* w, T* smal
                                              const Epilogue<T>& epilogue, uint32_t segments, float* partial,
                                              uint32_t* arrived, uint32_t depth_of_split, uint32_t group) {
     constexpr int THREADS = TileOf<T, M, N, WARPGROUP>::THREADS;
-    const uint32_t pixels = shape.n * shape.small_h * shape.small_w, depth = 16 * shape.c;
+    const uint32_t pixels = shape.n * shape.small_h * shape.small_w, depth = taps(shape) * shape.c;
     const uint32_t rows = pixels / segments;
     const uint32_t tiles_n = (shape.k + N - 1) / N, tiles_m = (rows + M - 1) / M;
     const uint32_t tile_n = blockIdx.x % tiles_n, tile_m = blockIdx.x / tiles_n;

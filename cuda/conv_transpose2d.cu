@@ -1,4 +1,4 @@
-// Transposed convolution 4×4, forward; the same arithmetic is the data gradient of the convolution.
+// Transposed convolution 4×4 or 3×3, forward; the same arithmetic is the data gradient of the convolution.
 //
 //   large[n,h,w,c] = e( Σ_{i,j,r,s: stride·i − pad + r = h, stride·j − pad + s = w} Σ_k small[n,i,j,k] · w[k,r,s,c] )
 //
@@ -10,6 +10,8 @@
 // once, N = (p,q,c), over the 3×3 neighbours that they share, K = (di,dj,k) with a = p − di, b = q − dj; of its weights
 // 20 of 36 are zero, and it still takes a quarter of the products of four tiles that are nearly empty.
 // stride 1, pad 0, 1×1 → 4×4: a plain GEMM with M = n, N = (r,s,c), K = k.
+// stride 1, pad 1, 3×3 (hl = hs, wl = ws): an implicit GEMM with M = (n,i,j), N = c, K = (r,s,k):
+//   large[n,i,j,c] = e( Σ_{r,s} Σ_k small[n, i+1−r, j+1−s, k] · w[k,r,s,c] )
 // e is an epilogue (convolution.cuh): an activation, batch norm's sums, the backward pass of an activation, or that of
 // an activation and batch norm's sums; `other` is then y or x of that layer, laid out as `large`. `_parities` has the
 // first and third.
@@ -25,7 +27,7 @@
 // multiple of a stage, and the last block of a tile to arrive finishes it (implicit_gemm.cuh). For sums.chunks =
 // ceil(rows/tile M)·parities; of the 1×1 layer
 // ceil(rows/tile M)·16, where c must be a multiple of tile N.
-// Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8 and the 1×1 layer: there memory.
+// Bound: arithmetic (2·taps·n·hs·ws·k·c FLOP), except for c ≤ 8 and the 1×1 layer: there memory.
 // Neighbours: behind the activation or batch norm of the layer before; the rest of its own batch norm or the loss
 // follows.
 #include "convolution.cuh"
@@ -49,7 +51,9 @@ struct SmallMap {
     const T* base;
     Convolution shape;
     uint32_t pixels, depth;
+    // Where the taps begin, and how many there are in a row, 2 or 3.
     int p, q;
+    uint32_t across;
 
     __device__ __forceinline__ Outer outer(uint32_t m) const {
         if (m >= pixels) return {base, OUTSIDE, OUTSIDE};
@@ -59,8 +63,8 @@ struct SmallMap {
     }
     __device__ __forceinline__ Inner inner(uint32_t k) const {
         if (k >= depth) return {OUTSIDE, OUTSIDE, 0};
-        const uint32_t tap = over_k(shape, k);
-        return {p - static_cast<int>(tap / 2), q - static_cast<int>(tap % 2), k - tap * shape.k};
+        const uint32_t tap = over_k(shape, k), a = tap * (across == 3 ? 86 : 128) >> 8, b = tap - a * across;
+        return {p - static_cast<int>(a), q - static_cast<int>(b), k - tap * shape.k};
     }
     __device__ __forceinline__ const T* at(const Outer& pixel, const Inner& tap) const {
         const uint32_t i = pixel.i + tap.i, j = pixel.j + tap.j;
@@ -69,7 +73,7 @@ struct SmallMap {
     }
 };
 
-// B: [a, b, k][c], or [k][r, s, c] for the 1×1 layer.
+// B: [a, b, k][c], or [k][r, s, c] for the 1×1 layer, or [r, s, k][c] for 3×3.
 template <typename T>
 struct Weight {
     static constexpr Along ALONG = Along::OUTER;
@@ -78,14 +82,14 @@ struct Weight {
     const T* base;
     Convolution shape;
     uint32_t columns, depth;
-    int p, q;
+    // Of a parity the first of its taps, 4·(1 − p) + 1 − q, and from one row of them to the next beyond two taps; else 0.
+    uint32_t first, skipped;
 
     __device__ __forceinline__ Outer outer(uint32_t n) const { return n; }
     __device__ __forceinline__ Inner inner(uint32_t k) const {
         if (k >= depth) return nullptr;
         const uint32_t tap = over_k(shape, k);
-        const uint32_t r = 2 * (tap / 2) + 1 - p, s = 2 * (tap % 2) + 1 - q;
-        const uint32_t row = (k - tap * shape.k) * 16 + (shape.stride == 1 ? 0 : 4 * r + s);
+        const uint32_t row = (k - tap * shape.k) * taps(shape) + tap * shape.stride + tap / 2 * skipped + first;
         return base + uint64_t{row} * shape.c;
     }
     __device__ __forceinline__ const T* at(Outer n, Inner row) const {
@@ -150,26 +154,27 @@ __device__ __forceinline__ void conv_transpose2d_fprop(const T* small, const T* 
                                                        const Epilogue<T>& epilogue, uint32_t segments, float* partial,
                                                        uint32_t* arrived, uint32_t depth_of_split, uint32_t group) {
     constexpr int THREADS = TileOf<T, M, N, WARPGROUP>::THREADS;
-    const bool whole = shape.stride == 1;
+    const bool same = shape.side == 3, whole = shape.stride == 1 && !same;
     const uint32_t pixels = shape.n * shape.small_h * shape.small_w, rows = pixels / segments;
-    const uint32_t columns = whole ? 16 * shape.c : shape.c, depth = whole ? shape.k : 4 * shape.k;
-    const uint32_t tiles_n = (columns + N - 1) / N, parities = whole ? 1 : 4, tiles_m = (rows + M - 1) / M;
+    const uint32_t columns = whole ? 16 * shape.c : shape.c, depth = (same ? 9 : whole ? 1 : 4) * shape.k;
+    const uint32_t tiles_n = (columns + N - 1) / N, parities = whole || same ? 1 : 4, tiles_m = (rows + M - 1) / M;
     const uint32_t tile_n = blockIdx.x % tiles_n, tile = blockIdx.x / tiles_n, parity = tile % parities;
     const uint32_t segment = tile / parities / tiles_m, tile_m = tile / parities % tiles_m;
     const uint32_t first_m = segment * rows + tile_m * M, end_m = (segment + 1) * rows, first_n = tile_n * N;
-    const uint32_t p = parity / 2, q = parity % 2;
-    const SmallMap<T> a{small, shape, pixels, depth, static_cast<int>(p), static_cast<int>(q)};
-    const Weight<T> b{w, shape, columns, depth, static_cast<int>(p), static_cast<int>(q)};
+    const uint32_t p = same ? 1 : parity / 2, q = same ? 1 : parity % 2;
+    const SmallMap<T> a{small, shape, pixels, depth, static_cast<int>(p), static_cast<int>(q), same ? 3u : 2u};
+    const bool by_parity = parities == 4;
+    const Weight<T> b{w, shape, columns, depth, by_parity ? 5 - 4 * p - q : 0, by_parity ? 4u : 0u};
     const uint32_t first_k = blockIdx.z * depth_of_split;
     float* const sums = tile_of_product<T, M, N, WARPGROUP>(a, b, first_m, first_n, first_k,
                                                             min(depth, first_k + depth_of_split));
     if (!sum_of_splits<M, N, THREADS>(sums, {partial, arrived, blockIdx.x, blockIdx.z, gridDim.z, group})) return;
     const auto at = [&](uint32_t m, uint32_t n) -> T* {
         if (m >= end_m) return nullptr;
-        return whole ? large + (uint64_t{m} * columns + n) : large_pixel(large, shape, m, p, q) + n;
+        return by_parity ? large_pixel(large, shape, m, p, q) + n : large + (uint64_t{m} * columns + n);
     };
     const uint32_t tap = whole ? over_c(shape, first_n) : 0, channel = first_n - tap * shape.c;
-    const Chunk chunk = {segment, whole ? 16 * tile_m + tap : 4 * tile_m + parity, channel, channel / N,
+    const Chunk chunk = {segment, whole ? 16 * tile_m + tap : parities * tile_m + parity, channel, channel / N,
                          min(uint32_t{M}, end_m - first_m)};
     finish_tile<T, M, N, THREADS>(sums, large, epilogue, chunk, first_m, first_n, columns, at);
 }
@@ -183,7 +188,7 @@ __device__ __forceinline__ void conv_transpose2d_parities(const T* small, const 
     static_assert(COLUMNS <= N);
     const uint32_t pixels = shape.n * shape.small_h * shape.small_w, depth = 9 * shape.k;
     const uint32_t first_m = blockIdx.x * M;
-    const Neighbours<T> a{{small, shape, pixels, depth, 0, 0}};
+    const Neighbours<T> a{{small, shape, pixels, depth, 0, 0, 3}};
     const ParityWeight<T> b{w, shape, depth};
     const uint32_t first_k = blockIdx.z * depth_of_split;
     float* const sums = multiply_tile<T, M, N, false>(a, b, first_m, 0, first_k,

@@ -6,15 +6,15 @@
 // split over blockIdx.z: split z sums the `depth` pixels from z·depth on, and the last block of a tile to arrive adds
 // the splits up (implicit_gemm.cuh).
 // Layout: small and large NHWC, whichever of the two is the gradient; dw [k][r][s][c]; k and c multiples of VECTOR<T>
-// (8, in f32 4), all aligned to 16 bytes. Any stride and padding. Overwritten. What loss scale the gradient carries
+// (8, in f32 4), all aligned to 16 bytes. 4×4 or 3×3, any stride and padding. Overwritten. What loss scale the gradient carries
 // stays in.
 // `not_finite`, unless null, becomes 1 where an element of dw is not a finite number.
 // Types: T in memory, f32 accumulation (mma.sync; T = f32: FMA), f32 out.
 // Kernels: conv_wgrad_nhwc_{f32,f16,bf16}_{128x64,64x32,64x128}, and in halves 128x128, and with wgmma
-// (warpgroup_gemm.cuh) 256x128_wgmma, 128x128_wgmma and 128x64_wgmma; 64x128 is for images: k = 64, 16·c = 128.
-// Launch: (ceil(16·c/tile N), ceil(k/tile M), splits) blocks of the tile's threads; dynamic shared memory of
+// (warpgroup_gemm.cuh) 256x128_wgmma, 128x128_wgmma and 128x64_wgmma; 64x128 is for images: k = 64, taps·c = 128 or less.
+// Launch: (ceil(taps·c/tile N), ceil(k/tile M), splits) blocks of the tile's threads; dynamic shared memory of
 // large tiles alone; depth ≥ 1, splits = ceil(pixels/depth); partial [tiles][splits][tile M·tile N] where splits > 1.
-// Bound: arithmetic (2·16·n·hs·ws·k·c FLOP), except for c ≤ 8; and 8·splits bytes an element for the sums.
+// Bound: arithmetic (2·taps·n·hs·ws·k·c FLOP), except for c ≤ 8; and 8·splits bytes an element for the sums.
 // Neighbours: adam.cu reads dw.
 #include "convolution.cuh"
 #include "dependency.cuh"
@@ -59,7 +59,7 @@ __device__ __forceinline__ void conv_wgrad(const T* small, const T* large, float
     constexpr int THREADS = TileOf<T, M, N, WARPGROUP>::THREADS;
     const uint32_t first = blockIdx.z * depth_of_split;
     const uint32_t end = min(shape.n * shape.small_h * shape.small_w, first + depth_of_split);
-    const uint32_t columns = 16 * shape.c, first_m = blockIdx.y * M, first_n = blockIdx.x * N;
+    const uint32_t columns = taps(shape) * shape.c, first_m = blockIdx.y * M, first_n = blockIdx.x * N;
     const SmallMap<T> a{small, end, shape.k};
     const LargeMap<T> b(large, shape, end);
     float* const tile = tile_of_product<T, M, N, WARPGROUP>(a, b, first_m, first_n, first, end);

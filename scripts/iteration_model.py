@@ -218,8 +218,13 @@ class Shape:
         return self.n * self.large_h * self.large_w * self.c
 
     @property
+    def taps(self) -> int:
+        """3×3 where both maps are of one size, else 4×4."""
+        return 9 if (self.stride, self.pad) == (1, 1) else 16
+
+    @property
     def weights(self) -> int:
-        return 16 * self.k * self.c
+        return self.taps * self.k * self.c
 
     def __str__(self) -> str:
         return f"n{self.n} {self.small_h}x{self.small_w}x{self.k} - {self.large_h}x{self.large_w}x{self.c}"
@@ -290,10 +295,12 @@ class Model:
         else:
             split = 1 << 31
         if kind == "gather":
-            whole = 16 * shape.c
+            whole = shape.taps * shape.c
         elif kind == "wgrad":
             whole = shape.pixels
         elif "parities" in n.name:
+            whole = 9 * shape.k
+        elif shape.taps == 9:
             whole = 9 * shape.k
         else:
             # Where the small map is one pixel, each pixel of the large one meets it through one tap.
@@ -305,7 +312,7 @@ class Model:
         tile_m, tile_n = map(int, re.search(r"_(\d+)x(\d+)", n.name).groups())
         steps = ceil(self.depth(n, shape, kind), 32)
         splits = n.grid[2]
-        flop = 2 * 16 * shape.pixels * shape.k * shape.c
+        flop = 2 * shape.taps * shape.pixels * shape.k * shape.c
         size = n.size * (shape.small + shape.large + (0 if kind == "wgrad" else shape.weights))
         if kind == "wgrad":
             size += 4 * shape.weights
@@ -329,7 +336,7 @@ class Model:
         us += NODE_US + (self.traffic(another) if another else 0.0)
         if splits > 1 and not self.reduces:
             us += self.cycles(LAST_BLOCK + ceil(splits, 4) * HBM_LATENCY * self.faster)
-        one_pixel = shape.small_h * shape.small_w == 1
+        one_pixel = shape.small_h * shape.small_w == 1 and shape.taps == 16
         if one_pixel and kind == "gather" and shape.k <= 8:
             group = "collapse"
         else:
@@ -504,7 +511,7 @@ class Model:
         (r"conv_wgrad_reduce", reduce),
         (r"batch_norm_(statistics|apply|backward_reduce|backward_apply)", batch_norm),
         (r"batch_norm_(backward_)?finalize", finalize),
-        (r"(relu|leaky_relu|tanh)_(forward|backward)", activation),
+        (r"(relu|leaky_relu|leaky_relu_tenth|tanh)_(forward|backward)", activation),
         (r"adam(_finite|_check|_average)?", adam),
         (r"adam_finish", adam_finish),
         (r"batch|latent|batch_and_latent", small),

@@ -38,6 +38,7 @@ ACTIVATIONS = {  # by the names of `Activation` in src/model/arch.rs
     "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
     "relu": F.relu,
     "tanh": torch.tanh,
+    "leaky_relu_tenth": lambda x: F.leaky_relu(x, 0.1),
 }
 
 
@@ -81,6 +82,12 @@ class Blocks:
             self.backward(f"conv_transpose_s2/{case}", y, x=x, w=weight)
             x = self.normal(n, c, 1, 1)
             self.backward(f"conv_transpose_s1/{case}", F.conv_transpose2d(x, weight), x=x, w=weight)
+
+    def convolutions_3x3(self) -> None:
+        for n, c, k, h, w in CONVOLUTIONS:
+            weight = self.normal(k, c, 3, 3, scale=0.2)
+            x = self.normal(n, c, h // 2, w)
+            self.backward(f"conv_same/n{n}_c{c}_k{k}", F.conv2d(x, weight, padding=1), x=x, w=weight)
 
     def batch_norm(self) -> None:
         for n, c, h, w in ((1, 3, 5, 3), (3, 1, 3, 3), (3, 5, 1, 1), (3, 5, 7, 4)):
@@ -218,7 +225,8 @@ go out:
 | `conv_transpose_s2`, `conv_transpose_s1`, likewise | the same | the same |
 | `batch_norm_train` (eps 1e-5, momentum 0.1) | `n_c_h_w` | `x weight bias running_mean running_var y dy dx dweight dbias running_mean_after running_var_after` |
 | `batch_norm_eval` | the same | without the last two |
-| {activations} (slope 0.2 of `leaky_relu`) | `n_c` | `x y dy dx`; x holds 0 and −0 |
+| `conv_same` (3×3, stride 1, padding 1) | the same | the same |
+| {activations} (slopes 0.2 of `leaky_relu`, 0.1 of `leaky_relu_tenth`) | `n_c` | `x y dy dx`; x holds 0 and −0 |
 | `bce_with_logits` (mean over the batch) | `n<batch>_target<0 or 1>` | `x` logits, `y` the loss, `dx` its gradient |
 
 `conditions.safetensors`:
@@ -243,6 +251,7 @@ def make(folder: Path, seed: int) -> None:
     blocks.batch_norm()
     blocks.activations()
     blocks.loss()
+    blocks.convolutions_3x3()
     save_file({name: t.contiguous() for name, t in blocks.tensors.items()}, folder / "blocks.safetensors")
     conditions = Blocks(seed)
     conditions.loss_with_labels()

@@ -25,7 +25,7 @@ use crate::backend::{
 };
 use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
-use crate::model::arch::{Condition, Dimensions};
+use crate::model::arch::{Condition, Design, Dimensions, Family, Norm};
 use crate::model::plan::{Filter, Layer, Plan, Pool, Window};
 use crate::model::{Activation, Shape, StateDict};
 use crate::numeric::relative_error;
@@ -185,18 +185,38 @@ struct Left {
     images: Vec<f32>,
 }
 
-/// What networks are told: nothing, labels, a picture.
-const CONDITIONS: [Condition; 3] = [Condition::None, Condition::Labels(5), Condition::Picture(1)];
+/// Networks that are told nothing, labels, a picture; and those of SNDCGAN, whose convolutions are 3×3 too.
+const NETWORKS: [(Condition, Design); 4] = [
+    (Condition::None, Design::DCGAN),
+    (Condition::Labels(5), Design::DCGAN),
+    (Condition::Picture(1), Design::DCGAN),
+    (
+        Condition::None,
+        Design {
+            family: Family::Sndcgan,
+            norm: Norm::Batch,
+        },
+    ),
+];
 
 /// One iteration, and a few images by running statistics.
-fn run<B: Backend>(backend: &B, condition: Condition, width: usize, scale: f32) -> Result<Left> {
+fn run<B: Backend>(
+    backend: &B,
+    (condition, design): (Condition, Design),
+    width: usize,
+    scale: f32,
+) -> Result<Left> {
     let dimensions = Dimensions {
         image_size: 32,
-        width,
+        // Of fewer channels next to the image none might get through the ReLU.
+        width: match design.family {
+            Family::Dcgan => width,
+            Family::Sndcgan => width.max(8),
+        },
         latent_dim: 8,
         channels: 3,
         condition,
-        design: crate::model::arch::Design::DCGAN,
+        design,
     };
     let batch = 3;
     // Everything that is off by default, so that its kernels are tried.
@@ -295,9 +315,14 @@ fn iteration(cuda: &Cuda, precision: Precision, width: usize) -> Result<()> {
         Precision::Fp16 => 128.0,
         _ => 1.0,
     };
-    for condition in CONDITIONS {
-        compare(cuda, precision, (condition, width, scale))
-            .with_context(|| format!("with {condition:?} for a condition"))?;
+    for networks in NETWORKS {
+        compare(cuda, precision, (networks, width, scale)).with_context(|| {
+            let (condition, design) = networks;
+            format!(
+                "networks of {:?} with {condition:?} for a condition",
+                design.family
+            )
+        })?;
     }
     Ok(())
 }
@@ -305,10 +330,10 @@ fn iteration(cuda: &Cuda, precision: Precision, width: usize) -> Result<()> {
 fn compare(
     cuda: &Cuda,
     precision: Precision,
-    (condition, width, scale): (Condition, usize, f32),
+    (networks, width, scale): ((Condition, Design), usize, f32),
 ) -> Result<()> {
-    let got = run(cuda, condition, width, scale)?;
-    let want = run(&Cpu::<f32>::new(), condition, width, 1.0)?;
+    let got = run(cuda, networks, width, scale)?;
+    let want = run(&Cpu::<f32>::new(), networks, width, 1.0)?;
     let (loss_bound, gradient_bound) = bounds(precision);
     for (got, want) in got.losses.iter().zip(want.losses) {
         let error = (got - want).abs();

@@ -20,7 +20,7 @@ use cudarc::driver::{result, sys};
 use dcgan_cuda::backend::Precision;
 use dcgan_cuda::backend::cpu::conv_transpose2d::scatter;
 use dcgan_cuda::backend::cpu::conv_wgrad::weight_gradient;
-use dcgan_cuda::backend::cpu::conv2d::{Geometry, TAPS, gather};
+use dcgan_cuda::backend::cpu::conv2d::{Geometry, gather};
 use dcgan_cuda::backend::cuda::conv::cublas::{self, Cublas};
 use dcgan_cuda::backend::cuda::conv::cudnn::{self, Algorithm, Cudnn, CudnnConvolution};
 use dcgan_cuda::backend::cuda::conv::shape::{ConvShape, Pass};
@@ -397,6 +397,7 @@ fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
         c,
         stride: 2,
         pad: 1,
+        side: 4,
     }
 }
 
@@ -407,6 +408,17 @@ fn collapsing(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
         large_w: w + 3,
         stride: 1,
         pad: 0,
+        ..halving(n, (h, w), c, k)
+    }
+}
+
+/// 3×3, stride 1, padding 1: maps of one size.
+fn keeping(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
+    ConvShape {
+        large_h: h,
+        large_w: w,
+        stride: 1,
+        side: 3,
         ..halving(n, (h, w), c, k)
     }
 }
@@ -448,11 +460,12 @@ impl Case {
         let geometry = Geometry {
             small: shape(convolution.small_h, convolution.small_w, k),
             large: shape(convolution.large_h, convolution.large_w, c),
+            side: convolution.side as usize,
             stride: convolution.stride as usize,
             pad: convolution.pad as usize,
         };
         // The CPU keeps [r][s][c][k].
-        let cpu_weight = transposed(&weight, TAPS * c as usize);
+        let cpu_weight = transposed(&weight, convolution.taps() * c as usize);
         let mut down = vec![f64::NAN; small.len()];
         gather(&geometry, &large, &cpu_weight, &mut down);
         let mut up = vec![f64::NAN; large.len()];
@@ -494,6 +507,8 @@ fn cases() -> Vec<ConvShape> {
         collapsing(1, (1, 1), 3, 5),
         collapsing(7, (1, 1), 24, 1),
         collapsing(130, (1, 1), 5, 8),
+        keeping(3, (4, 3), 12, 20),
+        keeping(1, (1, 1), 3, 5),
     ]
 }
 

@@ -31,7 +31,7 @@ struct Handle {
     void* stream = nullptr;
 };
 
-// Of a map [n, h, w, c], or of weights [k, 4, 4, c] with k as n.
+// Of a map [n, h, w, c], or of weights [k, r, s, c] with k as n.
 struct Map {
     static constexpr unsigned MAGIC = 0xcd000002;
     unsigned magic = MAGIC;
@@ -113,15 +113,15 @@ void for_each_product(const Work& w, Visit visit) {
     for (int n = 0; n < s.n; n++)
         for (int i = 0; i < s.h; i++)
             for (int j = 0; j < s.w; j++)
-                for (int r = 0; r < 4; r++)
-                    for (int t = 0; t < 4; t++) {
+                for (int r = 0; r < w.filter.h; r++)
+                    for (int t = 0; t < w.filter.w; t++) {
                         const int y = i * w.stride - w.pad + r, x = j * w.stride - w.pad + t;
                         if (y < 0 || y >= l.h || x < 0 || x >= l.w) continue;
                         const size_t small = ((size_t(n) * s.h + i) * s.w + j) * s.c;
                         const size_t large = ((size_t(n) * l.h + y) * l.w + x) * l.c;
                         for (int k = 0; k < s.c; k++)
                             for (int c = 0; c < l.c; c++)
-                                visit(small + k, large + c, ((size_t(k) * 4 + r) * 4 + t) * l.c + c);
+                                visit(small + k, large + c, ((size_t(k) * w.filter.h + r) * w.filter.w + t) * l.c + c);
                     }
 }
 
@@ -241,7 +241,7 @@ EXPORT int cudnnSetTensor4dDescriptor(Map* map, int format, int type, int n, int
 EXPORT int cudnnCreateFilterDescriptor(Filter** filter) { return create(filter); }
 EXPORT int cudnnDestroyFilterDescriptor(Filter* filter) { return destroy(filter); }
 EXPORT int cudnnSetFilter4dDescriptor(Filter* filter, int type, int format, int k, int c, int h, int w) {
-    REQUIRE(alive(filter) && format == NHWC && known(type) && k > 0 && c > 0 && h == 4 && w == 4);
+    REQUIRE(alive(filter) && format == NHWC && known(type) && k > 0 && c > 0 && (h == 3 || h == 4) && w == h);
     filter->type = type, filter->n = k, filter->h = h, filter->w = w, filter->c = c;
     return SUCCESS;
 }

@@ -21,6 +21,7 @@ const Known KNOWN[] = {
     {"activation none", ACTIVATION_none},
     ACTIVATIONS(ACTIVATION)
     {"LEAKY_SLOPE", LEAKY_SLOPE},
+    {"TENTH_SLOPE", TENTH_SLOPE},
     {"SURE", SURE},
     {"LEAST_LOSS_SCALE", LEAST_LOSS_SCALE},
     {"MOST_LOSS_SCALE", MOST_LOSS_SCALE},
@@ -106,6 +107,8 @@ const Known KNOWN[] = {
     FIELD(Convolution, c),
     FIELD(Convolution, stride),
     FIELD(Convolution, pad),
+    FIELD(Convolution, side),
+    FIELD(Convolution, over_side),
     FIELD(Convolution, multipliers),
     FIELD(Convolution, shifts),
 

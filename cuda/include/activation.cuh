@@ -5,6 +5,8 @@ namespace {
 
 // Slope of LeakyReLU below zero.
 constexpr float LEAKY_SLOPE = 0.2f;
+// Of SNDCGAN's.
+constexpr float TENTH_SLOPE = 0.1f;
 
 // Every activation but none: its name, its number, y = f(x), and f'(x) from y. The names and numbers are those of
 // `Activation` in src/model/arch.rs. NaN goes through f: fmaxf would hide it. At a kink f' is that of the negative
@@ -12,7 +14,8 @@ constexpr float LEAKY_SLOPE = 0.2f;
 #define ACTIVATIONS(ACTIVATION)                                                              \
     ACTIVATION(relu, 1, x < 0.0f ? 0.0f : x, y > 0.0f ? 1.0f : 0.0f)                         \
     ACTIVATION(leaky_relu, 2, x < 0.0f ? x * LEAKY_SLOPE : x, y > 0.0f ? 1.0f : LEAKY_SLOPE) \
-    ACTIVATION(tanh, 3, tanhf(x), 1.0f - y * y)
+    ACTIVATION(tanh, 3, tanhf(x), 1.0f - y * y)                                              \
+    ACTIVATION(leaky_relu_tenth, 4, x < 0.0f ? x * TENTH_SLOPE : x, y > 0.0f ? 1.0f : TENTH_SLOPE)
 
 #define ACTIVATION_NUMBER(NAME, NUMBER, F, DERIVATIVE) ACTIVATION_##NAME = NUMBER,
 enum Activation : int { ACTIVATION_none = 0, ACTIVATIONS(ACTIVATION_NUMBER) };

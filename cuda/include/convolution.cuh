@@ -1,7 +1,7 @@
 // What the three convolution kernels share: the geometry, the large map seen through the taps, and what becomes of a
 // tile on its way to memory.
 //
-// Every 4×4 convolution here lies between a *large* map (input of a convolution, output of a transposed one) and a
+// Every convolution here, 4×4 or 3×3, lies between a *large* map (input of a convolution, output of a transposed one) and a
 // *small* one. Both are NHWC, with channels in whole vectors of 16 bytes. Weights are [k][r][s][c]: k channels of the
 // small map, c of the large one, tap (r, s): the small pixel (i, j) meets the large pixels (stride·i − pad + r,
 // stride·j − pad + s).
@@ -19,6 +19,8 @@ struct Convolution {
     // The large map.
     uint32_t large_h, large_w, c;
     uint32_t stride, pad;
+    // Rows, and columns, of the kernel, 4 or 3; and 256/side, rounded up, to divide by it.
+    uint32_t side, over_side;
     // Division by small_h, small_w, k and c: see quotient().
     uint32_t multipliers[4];
     uint8_t shifts[4];
@@ -64,6 +66,11 @@ __device__ __forceinline__ uint32_t over_c(const Convolution& s, uint32_t n) {
     return quotient(n, s.multipliers[3], s.shifts[3]);
 }
 
+// The row of a tap of the kernel, of fewer than 128: side or more behind the last.
+__device__ __forceinline__ uint32_t over_side(const Convolution& s, uint32_t tap) { return tap * s.over_side >> 8; }
+// Elements of the weights for each channel of both maps.
+__device__ __forceinline__ uint32_t taps(const Convolution& s) { return s.side * s.side; }
+
 // The matrix [pixel of the small map][r, s, c] of what each small pixel meets in the large map.
 template <typename T>
 struct Columns {
@@ -94,8 +101,9 @@ struct Columns {
     }
     __device__ __forceinline__ Tap tap(uint32_t index) const {
         const uint32_t tap = over_c(shape, index);
-        if (tap >= 16) return {OUTSIDE, OUTSIDE, 0};
-        return {static_cast<int>(tap / 4), static_cast<int>(tap % 4), index - tap * shape.c};
+        const uint32_t r = over_side(shape, tap), s = tap - r * shape.side;
+        if (r >= shape.side) return {OUTSIDE, OUTSIDE, 0};
+        return {static_cast<int>(r), static_cast<int>(s), index - tap * shape.c};
     }
     __device__ __forceinline__ const T* element(const Pixel& pixel, const Tap& tap) const {
         const uint32_t h = pixel.h + tap.r, w = pixel.w + tap.s;

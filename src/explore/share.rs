@@ -43,6 +43,7 @@ pub fn page(generator: &Generator, directions: &[Direction]) -> Result<Shared> {
         } = folded;
         blocks.push(json!({
             "expand": block.convolution == Convolution::Expand,
+            "same": block.convolution == Convolution::Same,
             "side": block.input.h,
             "from": block.input.c,
             "to": block.output.c,
@@ -50,7 +51,8 @@ pub fn page(generator: &Generator, directions: &[Direction]) -> Result<Shared> {
             "scale": scale,
             "shift": shift,
         }));
-        for value in taps(&filter, block.input.c, block.output.c) {
+        let transposed = block.convolution.is_transposed();
+        for value in taps(&filter, (block.input.c, block.output.c), transposed) {
             match half {
                 true => blob.extend(f16::from_f32(value).to_le_bytes()),
                 false => blob.extend(value.to_le_bytes()),
@@ -97,10 +99,20 @@ pub fn page(generator: &Generator, directions: &[Direction]) -> Result<Shared> {
     })
 }
 
-/// A filter as PyTorch has it, `[c in][c out][4][4]`, as `[4][4][c in][c out]`: the innermost loop goes over outputs.
-fn taps(filter: &[f32], from: usize, to: usize) -> impl Iterator<Item = f32> + '_ {
-    (0..16).flat_map(move |tap| {
-        (0..from).flat_map(move |i| (0..to).map(move |o| filter[(i * to + o) * 16 + tap]))
+/// A filter as PyTorch has it, `[c in][c out][4][4]` where it is `transposed`, else `[c out][c in][3][3]`, as
+/// `[r][s][c in][c out]`: the innermost loop goes over outputs.
+fn taps(
+    filter: &[f32],
+    (from, to): (usize, usize),
+    transposed: bool,
+) -> impl Iterator<Item = f32> + '_ {
+    let count = filter.len() / (from * to).max(1);
+    let at = move |i: usize, o: usize| match transposed {
+        true => i * to + o,
+        false => o * from + i,
+    };
+    (0..count).flat_map(move |tap| {
+        (0..from).flat_map(move |i| (0..to).map(move |o| filter[at(i, o) * count + tap]))
     })
 }
 

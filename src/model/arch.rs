@@ -2,9 +2,10 @@
 //!
 //! The reference is the DCGAN of pytorch/examples; the paper is arXiv 1511.06434. No pooling, no biases; batch norm on
 //! all but the generator's last and the discriminator's first and last blocks. With a picture for a condition, the
-//! generator is the U-Net of Isola et al. 2017 (arXiv 1611.07004), of the same blocks.
+//! generator is the U-Net of Isola et al. 2017 (arXiv 1611.07004), of the same blocks. `sndcgan.rs` has the other family.
 
 mod names;
+mod sndcgan;
 
 use std::ops::Range;
 
@@ -20,6 +21,8 @@ pub const CHANNEL_CAP: usize = 1024;
 
 /// Slope of the discriminator's LeakyReLU for negative inputs.
 pub const LEAKY_SLOPE: f64 = 0.2;
+/// That of SNDCGAN's.
+pub const TENTH_SLOPE: f64 = 0.1;
 
 /// The shape of one feature map of an NHWC batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +52,7 @@ impl Shape {
     }
 }
 
-/// A convolution or transposed convolution, by what it does to the map. The kernel is always 4×4.
+/// A convolution or transposed convolution, by what it does to the map. The kernel is 4×4, or 3×3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Convolution {
     /// A convolution of stride 2 and padding 1: half the height and width.
@@ -60,6 +63,8 @@ pub enum Convolution {
     Up,
     /// A transposed convolution of stride 1 without padding: 1×1 to 4×4.
     Expand,
+    /// A 3×3 convolution of stride 1 and padding 1: the same height and width.
+    Same,
 }
 
 impl Convolution {
@@ -68,11 +73,20 @@ impl Convolution {
         matches!(self, Self::Up | Self::Expand)
     }
 
+    /// Rows, and columns, of the kernel.
+    pub const fn kernel(self) -> usize {
+        match self {
+            Self::Same => 3,
+            _ => 4,
+        }
+    }
+
     /// `(stride, padding)`.
     pub const fn stride_padding(self) -> (usize, usize) {
         match self {
             Self::Down | Self::Up => (2, 1),
             Self::Collapse | Self::Expand => (1, 0),
+            Self::Same => (1, 1),
         }
     }
 
@@ -83,6 +97,7 @@ impl Convolution {
             Self::Collapse => input - 3,
             Self::Up => input * 2,
             Self::Expand => input + 3,
+            Self::Same => input,
         }
     }
 }
@@ -123,6 +138,8 @@ activations! {
     LeakyRelu = 2, "leaky_relu";
     /// y = tanh x.
     Tanh = 3, "tanh";
+    /// y = x for x > 0, else [`TENTH_SLOPE`]·x.
+    LeakyReluTenth = 4, "leaky_relu_tenth";
 }
 
 /// Convolution, then batch norm if any, then the activation: the unit that a backend may fuse.
@@ -199,6 +216,8 @@ pub enum Family {
     /// Those of DCGAN (arXiv 1511.06434).
     #[default]
     Dcgan,
+    /// Those of SNDCGAN (arXiv 1802.05957, 1807.04720), with 3×3 convolutions between D's that halve, and for G's last.
+    Sndcgan,
 }
 
 /// How the discriminator's blocks are normalised, but for those that never are.
@@ -238,7 +257,7 @@ impl Design {
 pub struct Dimensions {
     /// Pixels a side, one of [`IMAGE_SIZES`].
     pub image_size: usize,
-    /// Channels of the layer next to the image; doubled towards 4×4, up to [`CHANNEL_CAP`].
+    /// Channels of the layer next to the image; doubled with every halving towards 4×4, up to [`CHANNEL_CAP`].
     pub width: usize,
     /// Length of `z`; may be 0 where there is a picture.
     pub latent_dim: usize,
@@ -268,8 +287,11 @@ impl std::fmt::Display for Dimensions {
             latent_dim,
             channels,
             condition,
-            design: _,
+            design,
         } = self;
+        if design.family == Family::Sndcgan {
+            f.write_str("SNDCGAN, ")?;
+        }
         write!(f, "{image_size} px, width {width}, latent {latent_dim}, ")?;
         match channels {
             1 => f.write_str("grey"),
@@ -322,6 +344,10 @@ impl Dimensions {
             "{} image channels are not supported: use 1 to 4",
             self.channels
         );
+        ensure!(
+            self.design.family == Family::Dcgan || self.picture() == 0,
+            "an SNDCGAN takes no picture for a condition: the generator that does is DCGAN's (--arch dcgan)"
+        );
         Ok(())
     }
 
@@ -352,6 +378,9 @@ impl Dimensions {
     /// [z, y] (1×1) → 4×4 → … → image, ReLU between, tanh at the end; of a picture, a U-Net.
     pub fn generator(&self) -> Architecture {
         use Activation::{Relu, Tanh};
+        if self.design.family == Family::Sndcgan {
+            return self.sndcgan_generator();
+        }
         if let Condition::Picture(channels) = self.condition {
             return self.unet(channels);
         }
@@ -401,6 +430,9 @@ impl Dimensions {
     /// with a picture, image and picture → … → a logit a patch.
     pub fn discriminator(&self) -> Architecture {
         use Activation::{LeakyRelu, None};
+        if self.design.family == Family::Sndcgan {
+            return self.sndcgan_discriminator();
+        }
         let Condition::Picture(picture) = self.condition else {
             return self.classifying(1 + self.labels(), self.design.norm);
         };
@@ -505,17 +537,19 @@ impl Block {
         }
     }
 
-    /// Shape of the weight as PyTorch keeps it: `[k, c, 4, 4]`, or `[c_in, c_out, 4, 4]` where transposed; both are
-    /// channels of the small map, channels of the large map, r, s.
+    /// Shape of the weight as PyTorch keeps it: `[k, c, 4, 4]`, or `[c_in, c_out, 4, 4]` where transposed (or 3, 3); both
+    /// are channels of the small map, channels of the large map, r, s.
     pub fn weight_shape(&self) -> [usize; 4] {
         let (small, large) = self.small_large();
-        [small.c, large.c, 4, 4]
+        let side = self.convolution.kernel();
+        [small.c, large.c, side, side]
     }
 
     /// Multiply-adds of one image, times two; padding is counted as work.
     pub fn flops(&self) -> u64 {
         let (small, large) = self.small_large();
-        2 * 16 * (small.len() * large.c) as u64
+        let taps = self.convolution.kernel().pow(2);
+        2 * (taps * small.len() * large.c) as u64
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::model::arch::{Architecture, Condition, Dimensions, Role};
+use crate::model::arch::{Architecture, Condition, Dimensions, Family, Role};
 use crate::model::params::{StateDict, check_shapes, convolutions, dimensions};
 use crate::model::tensor_file::{Shapes, Tensor, TensorFile};
 use crate::text::escaped;
@@ -319,11 +319,17 @@ fn difference(shapes: &Shapes) -> Result<()> {
     if let Some(name) = name_of(&|name, shape| name.ends_with(".weight") && shape.len() == 2) {
         bail!("it has a linear layer ({name}), and a DCGAN has convolutions only");
     }
-    if let Some((index, [_, _, h, w])) = convolutions.iter().find(|(_, s)| s[2..] != [4, 4]) {
-        bail!("its convolution main.{index} is {h}×{w}, and all of a DCGAN are 4×4");
-    }
     let role = role(shapes);
-    let Ok(dimensions) = dimensions(shapes, role) else {
+    let dimensions = dimensions(shapes, role);
+    let is_sndcgan = (dimensions.as_ref()).is_ok_and(|d| d.design.family == Family::Sndcgan);
+    let foreign = |size: &[usize]| size != [4, 4] && !(is_sndcgan && size == [3, 3]);
+    if let Some((index, [_, _, h, w])) = convolutions.iter().find(|(_, s)| foreign(&s[2..])) {
+        bail!(
+            "its convolution main.{index} is {h}×{w}, and all of a DCGAN are 4×4, those of an SNDCGAN 4×4 and 3×3, that \
+             next to the image among them"
+        );
+    }
+    let Ok(dimensions) = dimensions else {
         return Ok(());
     };
     let wanted: Vec<usize> = architecture(&dimensions, role)
@@ -341,9 +347,10 @@ fn difference(shapes: &Shapes) -> Result<()> {
     };
     ensure!(
         has == wanted,
-        "its convolutions are {}, and those of a DCGAN {} are {}: there are other layers between them (other \
-         normalisations or activations, upsampling, or no batch norm)",
+        "its convolutions are {}, and those of {} {} are {}: there are other layers between them (other normalisations or \
+         activations, upsampling, or no batch norm)",
         listed(&has),
+        if is_sndcgan { "an SNDCGAN" } else { "a DCGAN" },
         called(role),
         listed(&wanted)
     );

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::model::arch::{Architecture, Condition, Design, Dimensions, Role};
+use crate::model::arch::{Architecture, Condition, Design, Dimensions, Family, Norm, Role};
 use crate::model::layout::FilterLayout;
 use crate::model::tensor_file::Shapes;
 use crate::random::{Purpose, Stream};
@@ -27,7 +27,7 @@ pub struct StateDict {
 /// Which tensor of a block it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Weight of the convolution, `[k, c, 4, 4]`.
+    /// Weight of the convolution, `[k, c, 4, 4]` or `[k, c, 3, 3]`.
     Weight,
     /// γ of batch norm, `[c]`, as are the others.
     NormWeight,
@@ -365,9 +365,11 @@ pub fn convolutions(shapes: &Shapes) -> Vec<(usize, [usize; 4])> {
     all
 }
 
-/// The dimensions of the network of that role whose convolutions are among `shapes`; nothing else is looked at. A
-/// discriminator does not know the length of the noise: it is 1 then. It does know how many labels there are, and a
-/// generator does not: they are part of the noise then.
+/// The dimensions of the network of that role whose convolutions are among `shapes`; nothing else is looked at, but
+/// whether there is anything of batch norm. A discriminator does not know the length of the noise: it is 1 then. It does
+/// know how many labels there are, and a generator does not: they are part of the noise then. Neither knows of spectral
+/// norm, and a generator not how its discriminator is normalised: by batch norm then. The convolution next to the image
+/// is 3×3 in an SNDCGAN.
 ///
 /// # Errors
 /// Where there are too few or too many convolutions, or their sizes are no network's.
@@ -384,12 +386,29 @@ pub fn dimensions(shapes: &Shapes, role: Role) -> Result<Dimensions> {
     );
     let (_, first) = weights[0];
     let (_, last) = weights[weights.len() - 1];
-    let (width, latent_dim, channels) = match role {
-        Role::Generator => (last[0], first[0], last[1]),
-        Role::Discriminator => (first[0], 1, first[1]),
+    let next_to_image = match role {
+        Role::Generator => last,
+        Role::Discriminator => first,
     };
+    let family = match next_to_image[2..] {
+        [3, 3] => Family::Sndcgan,
+        _ => Family::Dcgan,
+    };
+    let (width, latent_dim, channels) = match (role, family) {
+        (Role::Generator, Family::Dcgan) => (last[0], first[0], last[1]),
+        (Role::Generator, Family::Sndcgan) => (last[1], first[0], last[0]),
+        (Role::Discriminator, _) => (first[0], 1, first[1]),
+    };
+    // How often the side doubles from 1 on, where these are as many as a network has.
+    let count = weights.len() as u32;
+    let doublings = match (role, family) {
+        (_, Family::Dcgan) => count + 1,
+        (Role::Generator, Family::Sndcgan) => count,
+        (Role::Discriminator, Family::Sndcgan) => count / 2 + 1,
+    };
+    let has_norm = shapes.values().any(|shape| shape.len() == 1);
     let dimensions = Dimensions {
-        image_size: 1usize.checked_shl(weights.len() as u32 + 1).unwrap_or(0),
+        image_size: 1usize.checked_shl(doublings).unwrap_or(0),
         width,
         latent_dim,
         channels,
@@ -397,15 +416,23 @@ pub fn dimensions(shapes: &Shapes, role: Role) -> Result<Dimensions> {
             (Role::Discriminator, 2..) => Condition::Labels(last[0] - 1),
             _ => Condition::None,
         },
-        design: Design::DCGAN,
+        design: Design {
+            family,
+            norm: match role {
+                Role::Discriminator if !has_norm => Norm::None,
+                _ => Norm::Batch,
+            },
+        },
     };
     // One that answers in patches sees image and picture.
     let dimensions = match role {
-        Role::Discriminator if weights.len() == 4 && channels > 4 => Dimensions {
-            channels: 3,
-            condition: Condition::Picture(channels - 3),
-            ..dimensions
-        },
+        Role::Discriminator if family == Family::Dcgan && count == 4 && channels > 4 => {
+            Dimensions {
+                channels: 3,
+                condition: Condition::Picture(channels - 3),
+                ..dimensions
+            }
+        }
         _ => dimensions,
     };
     dimensions.check()?;
@@ -437,6 +464,42 @@ mod tests {
         let back = StateDict::take_from(&back, "");
         assert_eq!(back, dict);
         assert_eq!(back.generator_dimensions().unwrap(), dims());
+    }
+
+    #[test]
+    fn a_file_tells_its_family_and_how_it_is_normalised() {
+        for family in [Family::Dcgan, Family::Sndcgan] {
+            for size in crate::model::arch::IMAGE_SIZES {
+                for norm in [Norm::Batch, Norm::None] {
+                    let dims = Dimensions {
+                        image_size: size,
+                        width: 2,
+                        condition: Condition::Labels(2),
+                        design: Design { family, norm },
+                        ..dims()
+                    };
+                    let shapes = |architecture: &Architecture| -> Shapes {
+                        let all = entries(architecture).into_iter();
+                        all.map(|entry| (entry.name, entry.shape)).collect()
+                    };
+                    let (g, d) = (dims.generator(), dims.discriminator());
+                    let found = dimensions(&shapes(&d), Role::Discriminator).unwrap();
+                    let latent_dim = 1;
+                    assert_eq!(found, Dimensions { latent_dim, ..dims });
+                    let found = dimensions(&shapes(&g), Role::Generator).unwrap();
+                    let told = Dimensions {
+                        latent_dim: dims.latent_dim + 2,
+                        condition: Condition::None,
+                        design: Design {
+                            family,
+                            norm: Norm::Batch,
+                        },
+                        ..dims
+                    };
+                    assert_eq!(found, told);
+                }
+            }
+        }
     }
 
     #[test]

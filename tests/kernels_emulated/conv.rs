@@ -41,6 +41,7 @@ pub fn halving(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
         c,
         stride: 2,
         pad: 1,
+        side: 4,
     }
 }
 
@@ -55,12 +56,24 @@ pub fn collapsing(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
     }
 }
 
+/// 3×3, stride 1, padding 1: maps of one size.
+pub fn keeping(n: u32, (h, w): (u32, u32), c: u32, k: u32) -> ConvShape {
+    ConvShape {
+        large_h: h,
+        large_w: w,
+        stride: 1,
+        side: 3,
+        ..halving(n, (h, w), c, k)
+    }
+}
+
 /// The same for the CPU backend.
 pub fn geometry(case: &ConvShape) -> Geometry {
     let shape = |h, w, c| Shape::new(h as usize, w as usize, c as usize);
     Geometry {
         small: shape(case.small_h, case.small_w, case.k),
         large: shape(case.large_h, case.large_w, case.c),
+        side: case.side as usize,
         stride: case.stride as usize,
         pad: case.pad as usize,
     }
@@ -86,6 +99,14 @@ fn cases() -> Vec<ConvShape> {
         collapsing(3, (1, 1), 128, 100),
         collapsing(130, (1, 1), 16, 8),
         collapsing(3, (2, 3), 8, 12),
+        keeping(1, (1, 1), 3, 5),
+        keeping(3, (4, 4), 8, 8),
+        keeping(7, (2, 5), 3, 24),
+        keeping(6, (3, 1), 20, 12),
+        keeping(2, (8, 8), 72, 64),
+        keeping(4, (7, 9), 24, 3),
+        keeping(2, (4, 4), 136, 16),
+        keeping(1, (32, 32), 8, 8),
     ]
 }
 
@@ -399,7 +420,11 @@ pub fn check_activations(mut check: impl FnMut(&ConvShape, Type, &mut Account)) 
     let mut account = Account::default();
     for t in TYPES {
         for _ in Activation::ALL {
-            for case in [collapsing(3, (1, 1), 8, 16), halving(2, (2, 2), 3, 8)] {
+            for case in [
+                collapsing(3, (1, 1), 8, 16),
+                halving(2, (2, 2), 3, 8),
+                keeping(2, (3, 2), 8, 8),
+            ] {
                 check(&case.stored(t.vector()), t, &mut account);
             }
         }

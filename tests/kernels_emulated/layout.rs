@@ -11,7 +11,7 @@ use dcgan_cuda::backend::cuda::progress::{AdamState, BalanceState, Block, Entry}
 use dcgan_cuda::backend::cuda::window::Window;
 use dcgan_cuda::backend::{LossScale, SURE};
 use dcgan_cuda::model::Activation;
-use dcgan_cuda::model::arch::LEAKY_SLOPE;
+use dcgan_cuda::model::arch::{LEAKY_SLOPE, TENTH_SLOPE};
 
 use crate::emulation::{gpu::only_emulated, known_to_the_headers};
 
@@ -37,6 +37,7 @@ fn host_and_device_know_the_same() {
         known.insert(format!("activation {}", activation.name()), number);
     }
     known.insert("LEAKY_SLOPE".into(), f64::from(LEAKY_SLOPE as f32));
+    known.insert("TENTH_SLOPE".into(), f64::from(TENTH_SLOPE as f32));
     known.insert("SURE".into(), SURE.into());
     known.insert("LEAST_LOSS_SCALE".into(), LossScale::LEAST.into());
     known.insert("MOST_LOSS_SCALE".into(), LossScale::MOST.into());
@@ -63,8 +64,8 @@ fn host_and_device_know_the_same() {
     layout!(known, batch_norm::Sums as "Sums":
         arrays, partial, groups, arrived, segments, chunks, rows, channels, group, how, over_rows);
     layout!(known, ConvShape as "Convolution":
-        n, small_h, small_w, k, large_h, large_w, c, stride, pad);
-    layout!(known, ConvArgument as "Convolution": multipliers, shifts);
+        n, small_h, small_w, k, large_h, large_w, c, stride, pad, side);
+    layout!(known, ConvArgument as "Convolution": over_side, multipliers, shifts);
     layout!(known, Window as "Window":
         in_h, in_w, c, out_h, out_w, kernel_h, kernel_w, stride, pad_h, pad_w);
     assert_eq!(known_to_the_headers(), known);

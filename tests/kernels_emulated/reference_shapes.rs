@@ -9,7 +9,7 @@ use bytemuck::Zeroable;
 use dcgan_cuda::backend::cuda::conv::cut::Cut;
 use dcgan_cuda::backend::cuda::conv::shape::{ConvArgument, ConvShape, Pass, Tile};
 use dcgan_cuda::backend::cuda::ops::batch_norm::Sums;
-use dcgan_cuda::model::arch::Dimensions;
+use dcgan_cuda::model::arch::{Design, Dimensions, Family, Norm};
 use half::{bf16, f16};
 
 use crate::conv::{Parts, precision, tiles};
@@ -41,6 +41,21 @@ const TOY: (Dimensions, u32) = (
     },
     2,
 );
+
+/// The same for SNDCGAN's networks.
+fn sndcgan((dimensions, batch): (Dimensions, u32)) -> (Dimensions, u32) {
+    let design = Design {
+        family: Family::Sndcgan,
+        norm: Norm::Spectral,
+    };
+    (
+        Dimensions {
+            design,
+            ..dimensions
+        },
+        batch,
+    )
+}
 
 /// Multiprocessors of an H100: there are two blocks of a weight gradient on each.
 const MULTIPROCESSORS: usize = 132;
@@ -134,7 +149,8 @@ impl Tensors {
             [s.small_h, s.small_w, s.k, s.large_h, s.large_w, s.c].map(|v| v as usize);
         let small = |n, i, j, k_| self.small[((n * small_h + i) * small_w + j) * k + k_];
         let large = |n, y, x, c_: usize| self.large[((n * large_h + y) * large_w + x) * c + c_];
-        let weight = |k_: usize, r, q, c_| self.weight[((k_ * 4 + r) * 4 + q) * c + c_];
+        let (side, taps) = (s.side as usize, s.taps());
+        let weight = |k_: usize, r, q, c_| self.weight[((k_ * side + r) * side + q) * c + c_];
         let product = |a: f32, b: f32| f64::from(a) * f64::from(b);
         // The large row or column that a small one meets with tap r.
         let met = |i: usize, r: usize, most: usize| {
@@ -150,7 +166,7 @@ impl Tensors {
                     row / small_w % small_h,
                     row % small_w,
                 );
-                for (r, q) in (0..16).map(|tap| (tap / 4, tap % 4)) {
+                for (r, q) in (0..taps).map(|tap| (tap / side, tap % side)) {
                     if let (Some(y), Some(x)) = (met(i, r, large_h), met(j, q, large_w)) {
                         for c_ in 0..c {
                             sum += product(large(n, y, x, c_), weight(k_, r, q, c_));
@@ -165,7 +181,7 @@ impl Tensors {
                     row / large_w % large_h,
                     row % large_w,
                 );
-                for (r, q) in (0..16).map(|tap| (tap / 4, tap % 4)) {
+                for (r, q) in (0..taps).map(|tap| (tap / side, tap % side)) {
                     let from = |large: usize, r: usize, most: usize| {
                         (0..most).find(|&i| met(i, r, usize::MAX) == Some(large))
                     };
@@ -177,7 +193,8 @@ impl Tensors {
                 }
             }
             Pass::Weights => {
-                let (k_, r, q, c_) = (at / (16 * c), at / (4 * c) % 4, at / c % 4, at % c);
+                let (k_, tap, c_) = (at / (taps * c), at / c % taps, at % c);
+                let (r, q) = (tap / side, tap % side);
                 for n in 0..s.n as usize {
                     for (i, y) in (0..small_h).filter_map(|i| Some((i, met(i, r, large_h)?))) {
                         for (j, x) in (0..small_w).filter_map(|j| Some((j, met(j, q, large_w)?))) {
@@ -267,7 +284,7 @@ fn check(s: &ConvShape) {
 
 #[test]
 fn at_toy_size() {
-    for shape in shapes(TOY) {
+    for shape in shapes(TOY).into_iter().chain(shapes(sndcgan(TOY))) {
         check(&shape);
     }
 }
@@ -278,7 +295,10 @@ fn at_their_size() {
     if !on_gpu() || under_compute_sanitizer() {
         return;
     }
-    for shape in shapes(REFERENCE) {
+    for shape in shapes(REFERENCE)
+        .into_iter()
+        .chain(shapes(sndcgan(REFERENCE)))
+    {
         check(&shape);
     }
 }
@@ -288,6 +308,10 @@ fn at_their_size() {
 fn grids_and_indices_of_the_reference_fit() {
     let all = shapes(REFERENCE);
     assert_eq!(all.len(), 10);
+    // Of SNDCGAN: D's halving ones are of other sizes too, and there are D's five and G's last of 3×3.
+    let theirs = shapes(sndcgan(REFERENCE));
+    assert_eq!(theirs.iter().filter(|s| s.is_same()).count(), 6);
+    let all: Vec<_> = all.into_iter().chain(theirs).collect();
     let indices = |count: usize| u32::try_from(2 * count).is_ok();
     for s in all {
         for pass in PASSES {
@@ -300,8 +324,8 @@ fn grids_and_indices_of_the_reference_fit() {
         // Rows and columns of the products, and their depth; elements of one image, and of the weights.
         let (small, large) = (s.small_pixels(), s.large_len() / s.c as usize);
         assert!(indices(small) && indices(large), "{s:?}");
-        let (n, k) = (s.n as usize, 16 * s.k as usize);
-        assert!(indices(16 * s.c as usize) && indices(k), "{s:?}");
+        let (n, k) = (s.n as usize, s.taps() * s.k as usize);
+        assert!(indices(s.taps() * s.c as usize) && indices(k), "{s:?}");
         assert!(
             indices(s.small_len() / n) && indices(s.large_len() / n),
             "{s:?}"

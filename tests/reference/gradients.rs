@@ -4,7 +4,7 @@ use dcgan_cuda::backend::cpu::{Buffer, Cpu, CpuNetwork};
 use dcgan_cuda::backend::{
     Backend, Criterion, Network, Slot, State, Statistics, Targets, Upstream, Use, Want,
 };
-use dcgan_cuda::model::arch::{Condition, Dimensions, Role};
+use dcgan_cuda::model::arch::{Condition, Design, Dimensions, Family, Norm, Role};
 use dcgan_cuda::model::{Activation, Architecture, Block, Convolution, Shape, StateDict, Tensor};
 use dcgan_cuda::random::{Purpose, Stream};
 
@@ -205,6 +205,7 @@ fn every_block_by_itself() {
         (Convolution::Collapse, 4),
         (Convolution::Up, 4),
         (Convolution::Expand, 1),
+        (Convolution::Same, 5),
     ] {
         for activation in Activation::ALL {
             for norm in [false, true] {
@@ -261,6 +262,24 @@ fn whole_networks() {
     let g = smooth(unet.generator());
     assert!(g.has_skips());
     check(&g, &[filled(3, g.input(), 1)], Statistics::BatchOnly, false);
+    // Those of SNDCGAN.
+    for norm in [Norm::Batch, Norm::None] {
+        let design = Design {
+            family: Family::Sndcgan,
+            norm,
+        };
+        let theirs = Dimensions {
+            design,
+            condition: Condition::Labels(2),
+            ..dimensions
+        };
+        theirs.check().unwrap();
+        let g = smooth(theirs.generator());
+        check(&g, &[filled(3, g.input(), 1)], Statistics::BatchOnly, false);
+        let d = smooth(theirs.discriminator());
+        let inputs = [filled(3, d.input(), 1), filled(3, d.input(), 2)];
+        check(&d, &inputs, Statistics::BatchOnly, true);
+    }
     // D that knows labels, and D that answers in patches.
     for condition in [Condition::Labels(3), Condition::Picture(2)] {
         let dimensions = Dimensions {

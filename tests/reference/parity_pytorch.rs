@@ -7,7 +7,7 @@ use dcgan_cuda::backend::cpu::batch_norm::BatchNorm;
 use dcgan_cuda::backend::cpu::bce_loss::bce_with_logits;
 use dcgan_cuda::backend::cpu::conv_transpose2d::scatter;
 use dcgan_cuda::backend::cpu::conv_wgrad::weight_gradient;
-use dcgan_cuda::backend::cpu::conv2d::{Geometry, TAPS, gather};
+use dcgan_cuda::backend::cpu::conv2d::{Geometry, gather};
 use dcgan_cuda::backend::cpu::{Cpu, Real};
 use dcgan_cuda::backend::{Adam, Backend, Network, State, Statistics};
 use dcgan_cuda::gan::sampler::Sampler;
@@ -61,11 +61,15 @@ pub fn nhwc<T: Real>(tensor: &Tensor) -> Vec<T> {
 
 /// `[k, c, r, s]` → `[r, s, c, k]`.
 fn rsck<T: Real>(tensor: &Tensor) -> Vec<T> {
-    let (k, c) = (tensor.shape[0], tensor.shape[1]);
+    let (k, c, taps) = (
+        tensor.shape[0],
+        tensor.shape[1],
+        tensor.shape[2..].iter().product::<usize>(),
+    );
     (0..tensor.data.len())
         .map(|i| {
             let (row, k0) = (i / k, i % k);
-            T::of(f64::from(tensor.data[(k0 * c + row % c) * TAPS + row / c]))
+            T::of(f64::from(tensor.data[(k0 * c + row % c) * taps + row / c]))
         })
         .collect()
 }
@@ -105,6 +109,7 @@ fn convolutions<T: Real>(block: &str, transposed: bool, stride: usize, pad: usiz
         let geometry = Geometry {
             small,
             large,
+            side: get("w").shape[2],
             stride,
             pad,
         };
@@ -137,6 +142,7 @@ fn convolutions_agree_with_pytorch() {
     for (block, transposed, stride, pad) in [
         ("conv_s2", false, 2, 1),
         ("conv_s1", false, 1, 0),
+        ("conv_same", false, 1, 1),
         ("conv_transpose_s2", true, 2, 1),
         ("conv_transpose_s1", true, 1, 0),
     ] {

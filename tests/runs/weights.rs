@@ -7,7 +7,8 @@ use std::process::Output;
 
 use crate::training::*;
 use dcgan_cuda::model::Tensor;
-use dcgan_cuda::model::arch::Dimensions;
+use dcgan_cuda::model::arch::{Design, Dimensions, Family, Norm, Role};
+use dcgan_cuda::model::foreign;
 use dcgan_cuda::model::params::{StateDict, TensorFile};
 use dcgan_cuda::train::checkpoint::Checkpoint;
 use sha2::{Digest, Sha256};
@@ -193,6 +194,41 @@ fn one_file_may_hold_both_networks() {
     both.floats.extend(two.floats);
     write(&file, &both);
     refuses_to_sample(&file, &["several networks", "ema.main.", "generator.main."]);
+}
+
+#[test]
+fn an_sndcgan_is_told_from_its_shapes() {
+    let dimensions = Dimensions {
+        design: Design {
+            family: Family::Sndcgan,
+            norm: Norm::None,
+        },
+        ..DIMENSIONS
+    };
+    let (g, d) = (dimensions.generator(), dimensions.discriminator());
+    let mut both = TensorFile::default();
+    StateDict::initial(&g, 1).add_to("netG.", &mut both);
+    StateDict::initial(&d, 1).add_to("netD.", &mut both);
+    let found = foreign::networks(&both.shapes()).unwrap();
+    let of = |role: Role| found.iter().find(|network| network.role == role).unwrap();
+    assert_eq!(found.len(), 2);
+    assert_eq!(of(Role::Generator).architecture(), g);
+    assert_eq!(of(Role::Discriminator).architecture(), d);
+    let root = tempdir().unwrap();
+    let file = root.path().join("both.safetensors");
+    write(&file, &both);
+    let (images, _) = images(&file, &[]);
+    assert_eq!(images.len(), 2 * 3 * 32 * 32);
+    assert!(images.iter().all(|v| v.is_finite()) && images.iter().any(|&v| v != 0.0));
+
+    // 3×3 where there is none.
+    let name = "netG.main.6.weight";
+    let shape = both.floats[name].shape.clone();
+    let other = Tensor::new(&[shape[0], shape[1], 3, 3], vec![0.5; shape[0] * shape[1] * 9]);
+    both.floats.insert(name.into(), other);
+    both.floats.retain(|name, _| name.starts_with("netG."));
+    write(&file, &both);
+    refuses_to_sample(&file, &["main.6.weight has shape", "other dimensions"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{Real, widest};
 use crate::model::Activation;
-use crate::model::arch::LEAKY_SLOPE;
+use crate::model::arch::{LEAKY_SLOPE, TENTH_SLOPE};
 
 /// An activation as a type, so that loops over it have no branch inside: choose it outside, with
 /// `per_activation`.
@@ -25,6 +25,9 @@ pub struct LeakyRelu;
 /// y = tanh x.
 #[derive(Clone, Copy)]
 pub struct Tanh;
+/// y = x for x > 0, else [`TENTH_SLOPE`]·x.
+#[derive(Clone, Copy)]
+pub struct LeakyReluTenth;
 
 impl<T: Real> Function<T> for Identity {
     #[inline(always)]
@@ -79,6 +82,25 @@ impl<T: Real> Function<T> for Tanh {
     }
 }
 
+impl<T: Real> Function<T> for LeakyReluTenth {
+    #[inline(always)]
+    fn apply(self, x: T) -> T {
+        if x < T::zero() {
+            x * T::of(TENTH_SLOPE)
+        } else {
+            x
+        }
+    }
+    #[inline(always)]
+    fn derivative(self, y: T) -> T {
+        if y > T::zero() {
+            T::one()
+        } else {
+            T::of(TENTH_SLOPE)
+        }
+    }
+}
+
 /// `per_activation!(activation, f => body)`: the body with `f` bound to the [`Function`] of that
 /// [`Activation`](crate::model::Activation), compiled once for each.
 macro_rules! per_activation {
@@ -99,6 +121,10 @@ macro_rules! per_activation {
             }
             $crate::model::Activation::Tanh => {
                 let $f = functions::Tanh;
+                $body
+            }
+            $crate::model::Activation::LeakyReluTenth => {
+                let $f = functions::LeakyReluTenth;
                 $body
             }
         }

@@ -1,4 +1,4 @@
-//! Convolution 4×4, forward; the same arithmetic is the data gradient of the transposed convolution.
+//! Convolution 4×4 or 3×3, forward; the same arithmetic is the data gradient of the transposed convolution.
 //!
 //! `y[n,i,j,k] = Σ_{r,s,c} x[n, stride·i − pad + r, stride·j − pad + s, c] · w[r,s,c,k]`
 //!
@@ -20,14 +20,13 @@ pub struct Geometry {
     pub small: Shape,
     /// One map of the large side, c channels.
     pub large: Shape,
-    /// 2, or 1 where the small map is 1×1.
+    /// Rows, and columns, of the kernel: 4 or 3.
+    pub side: usize,
+    /// 2, or 1 where the small map is 1×1 or the kernel 3×3.
     pub stride: usize,
     /// Rows and columns of zeros around the large map.
     pub pad: usize,
 }
-
-/// Taps of the 4×4 kernel.
-pub const TAPS: usize = 16;
 
 impl Geometry {
     /// That of the convolution of `block`.
@@ -37,19 +36,25 @@ impl Geometry {
         Self {
             small,
             large,
+            side: block.convolution.kernel(),
             stride,
             pad,
         }
     }
 
-    /// Elements of the weight, 16·c·k.
+    /// Taps of the kernel.
+    pub fn taps(&self) -> usize {
+        self.side * self.side
+    }
+
+    /// Elements of the weight, taps·c·k.
     pub fn weights(&self) -> usize {
-        TAPS * self.large.c * self.small.c
+        self.taps() * self.large.c * self.small.c
     }
 
     /// Length of one row of columns: all taps of all channels of the large map.
     pub fn column(&self) -> usize {
-        TAPS * self.large.c
+        self.taps() * self.large.c
     }
 
     /// Whether the kernel covers the whole large map (4×4 to 1×1): then its columns are the map itself.
@@ -65,18 +70,31 @@ impl Geometry {
     /// Calls `run(first, length, offset)` for each run of taps that lies inside the large map, for the pixel `(i, j)`
     /// of the small one: elements `first..first + length` of the large image are elements `offset..` of the row.
     #[inline]
-    pub fn for_each_run(&self, i: usize, j: usize, mut run: impl FnMut(usize, usize, usize)) {
+    pub fn for_each_run(&self, i: usize, j: usize, run: impl FnMut(usize, usize, usize)) {
+        match self.side {
+            3 => self.for_each_run_of::<3>(i, j, run),
+            _ => self.for_each_run_of::<4>(i, j, run),
+        }
+    }
+
+    #[inline]
+    fn for_each_run_of<const SIDE: usize>(
+        &self,
+        i: usize,
+        j: usize,
+        mut run: impl FnMut(usize, usize, usize),
+    ) {
         let c = self.large.c;
         let left = (j * self.stride) as isize - self.pad as isize;
-        let s0 = (-left).clamp(0, 4) as usize;
-        let s1 = (self.large.w as isize - left).clamp(0, 4) as usize;
-        for r in 0..4 {
+        let s0 = (-left).clamp(0, SIDE as isize) as usize;
+        let s1 = (self.large.w as isize - left).clamp(0, SIDE as isize) as usize;
+        for r in 0..SIDE {
             let h = (i * self.stride + r) as isize - self.pad as isize;
             if h < 0 || h >= self.large.h as isize || s0 >= s1 {
                 continue;
             }
             let first = (h as usize * self.large.w + (left + s0 as isize) as usize) * c;
-            run(first, (s1 - s0) * c, (r * 4 + s0) * c);
+            run(first, (s1 - s0) * c, (r * SIDE + s0) * c);
         }
     }
 }

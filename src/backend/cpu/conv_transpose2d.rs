@@ -1,4 +1,4 @@
-//! Transposed convolution 4×4, forward; the same arithmetic is the data gradient of the convolution.
+//! Transposed convolution 4×4 or 3×3, forward; the same arithmetic is the data gradient of the convolution.
 //!
 //! `y[n, stride·i − pad + r, stride·j − pad + s, c] += Σ_k x[n,i,j,k] · w[r,s,c,k]`
 //!
@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::conv2d::{Geometry, TAPS};
+use super::conv2d::Geometry;
 use super::gemm::{Matrix, gemm};
 use super::{Real, widest};
 
@@ -68,7 +68,7 @@ fn add_columns<T: Real>(geometry: &Geometry, columns: &[T], large: &mut [T]) {
 fn expand<T: Real>(geometry: &Geometry, small: &[T], w: &[T], large: &mut [T]) {
     let (c, k, row) = (geometry.large.c, geometry.small.c, geometry.column());
     let n = small.len() / k;
-    let taps: Vec<Vec<T>> = (0..TAPS)
+    let taps: Vec<Vec<T>> = (0..geometry.taps())
         .into_par_iter()
         .map(|tap| {
             let mut out = vec![T::zero(); n * c];

@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use super::Real;
-use super::conv2d::{Geometry, TAPS, gather_columns};
+use super::conv2d::{Geometry, gather_columns};
 use super::gemm::{Matrix, gemm};
 
 /// Weight gradients smaller than this are summed over groups of images; larger ones are cut by tap.
@@ -65,7 +65,7 @@ fn by_images<T: Real>(geometry: &Geometry, large: &[T], small: &[T], dw: &mut [T
 fn by_taps<T: Real>(geometry: &Geometry, large: &[T], small: &[T], dw: &mut [T]) {
     let (c, k) = (geometry.large.c, geometry.small.c);
     let step = 4 * geometry.images_per_task();
-    dw.par_chunks_exact_mut(dw.len() / TAPS)
+    dw.par_chunks_exact_mut(dw.len() / geometry.taps())
         .enumerate()
         .for_each_init(Vec::new, |gathered, (tap, dw)| {
             let chunks = large
@@ -92,10 +92,11 @@ fn gather_tap<T: Real>(geometry: &Geometry, tap: usize, large: &[T], out: &mut [
     let Geometry {
         small,
         large: map,
+        side,
         stride,
         pad,
     } = *geometry;
-    let (r, s) = (tap / 4, tap % 4);
+    let (r, s) = (tap / side, tap % side);
     let images = large
         .chunks_exact(map.len())
         .zip(out.chunks_exact_mut(small.h * small.w * map.c));

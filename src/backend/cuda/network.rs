@@ -300,7 +300,7 @@ impl CudaNetwork {
                 let (small, large) = layer.block.small_large();
                 Rows {
                     k: [small.c, up(small.c)],
-                    parts: 16,
+                    parts: layer.block.convolution.kernel().pow(2),
                     c: [large.c, up(large.c)],
                 }
             }

@@ -122,7 +122,7 @@ const latent = {
     };
   },
 
-  // A generator of `blocks` with the bytes of their filters, [4][4][in][out] each: a function from z to RGBA.
+  // A generator of `blocks` with the bytes of their filters, [r][s][in][out] each: a function from z to RGBA.
   generator(blocks, bytes, half) {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const fromHalf = (bits) => {
@@ -134,7 +134,7 @@ const latent = {
     };
     let at = 0;
     const layers = blocks.map((block) => {
-      const filter = new Float32Array(16 * block.from * block.to);
+      const filter = new Float32Array((block.same ? 9 : 16) * block.from * block.to);
       for (let i = 0; i < filter.length; i++) {
         filter[i] = half ? fromHalf(view.getUint16(at, true)) : view.getFloat32(at, true);
         at += half ? 2 : 4;
@@ -153,9 +153,12 @@ const latent = {
     };
     // Output row 2y takes input rows y and y−1 by filter rows 1 and 3; 2y+1 takes y+1 and y by 0 and 2.
     const reach = [[[0, 1], [-1, 3]], [[1, 0], [0, 2]]];
+    // Where the map keeps its size, row y takes y−1, y and y+1 by 0, 1 and 2.
+    const around = [[-1, 0], [0, 1], [1, 2]];
     const run = (layer, input) => {
       const { from, to, filter, scale, shift } = layer;
-      const side = layer.expand ? 4 : 2 * layer.side;
+      const side = layer.expand ? 4 : layer.same ? layer.side : 2 * layer.side;
+      const across = layer.same ? 3 : 4;
       const output = new Float32Array(side * side * to);
       const sum = new Float32Array(to);
       for (let y = 0; y < side; y++) {
@@ -164,13 +167,13 @@ const latent = {
           if (layer.expand) {
             multiply(input, 0, from, to, filter, 4 * y + x, sum);
           } else {
-            for (const [dy, ky] of reach[y & 1]) {
-              const iy = (y >> 1) + dy;
+            for (const [dy, ky] of layer.same ? around : reach[y & 1]) {
+              const iy = (layer.same ? y : y >> 1) + dy;
               if (iy < 0 || iy >= layer.side) continue;
-              for (const [dx, kx] of reach[x & 1]) {
-                const ix = (x >> 1) + dx;
+              for (const [dx, kx] of layer.same ? around : reach[x & 1]) {
+                const ix = (layer.same ? x : x >> 1) + dx;
                 if (ix < 0 || ix >= layer.side) continue;
-                multiply(input, (iy * layer.side + ix) * from, from, to, filter, 4 * ky + kx, sum);
+                multiply(input, (iy * layer.side + ix) * from, from, to, filter, across * ky + kx, sum);
               }
             }
           }

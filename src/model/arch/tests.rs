@@ -151,3 +151,99 @@ fn every_size_ends_in_its_image_and_one_logit() {
     assert!(dims(48, 64).check().is_err());
     assert!(dims(64, 0).check().is_err());
 }
+
+#[test]
+fn the_32_px_sndcgan_is_that_of_kurach_et_al() {
+    let d = Dimensions {
+        design: Design {
+            family: Family::Sndcgan,
+            norm: Norm::None,
+        },
+        ..dims(32, 64)
+    };
+    d.check().unwrap();
+    let shapes = |net: &Architecture| -> Vec<_> {
+        let blocks = net.blocks.iter();
+        blocks.map(Block::weight_shape).collect()
+    };
+    let (g, d) = (d.generator(), d.discriminator());
+    assert_eq!(
+        shapes(&g),
+        [
+            [100, 512, 4, 4],
+            [512, 256, 4, 4],
+            [256, 128, 4, 4],
+            [128, 64, 4, 4],
+            [3, 64, 3, 3]
+        ]
+    );
+    assert_eq!(
+        shapes(&d),
+        [
+            [64, 3, 3, 3],
+            [128, 64, 4, 4],
+            [128, 128, 3, 3],
+            [256, 128, 4, 4],
+            [256, 256, 3, 3],
+            [512, 256, 4, 4],
+            [512, 512, 3, 3],
+            [1, 512, 4, 4]
+        ]
+    );
+    let last = |net: &Architecture| net.names().pop().unwrap();
+    // As nn.Sequential counts: convolution, batch norm, ReLU; convolution, LeakyReLU.
+    assert_eq!(last(&g), ("main.12".to_string(), None));
+    assert_eq!(last(&d), ("main.14".to_string(), None));
+    // 64·3·9, and so on, of 32² pixels, 16², …
+    let flops: u64 = d.blocks.iter().map(Block::flops).sum();
+    let products = 1024 * 27 * 64
+        + 256 * (1024 * 128 + 1152 * 128)
+        + 64 * (2048 * 256 + 2304 * 256)
+        + 16 * (4096 * 512 + 4608 * 512)
+        + 8192;
+    assert_eq!(flops, 2 * products);
+}
+
+#[test]
+fn there_is_an_sndcgan_of_every_size_but_of_pictures() {
+    for (size, norm) in IMAGE_SIZES.into_iter().zip([
+        Norm::Batch,
+        Norm::Spectral,
+        Norm::None,
+        Norm::Batch,
+        Norm::Spectral,
+    ]) {
+        let d = Dimensions {
+            condition: Condition::Labels(4),
+            design: Design {
+                family: Family::Sndcgan,
+                norm,
+            },
+            ..dims(size, 64)
+        };
+        d.check().unwrap();
+        let (g, net) = (d.generator(), d.discriminator());
+        assert_eq!(g.input(), Shape::new(1, 1, 104));
+        assert_eq!(g.output(), Shape::new(size, size, 3));
+        assert_eq!(net.input(), Shape::new(size, size, 3));
+        assert_eq!(net.output(), Shape::new(1, 1, 5));
+        assert_eq!(net.spectral_norm, norm == Norm::Spectral);
+        let widest = net.blocks.iter().map(|b| b.output.c).max();
+        assert_eq!(widest, Some(CHANNEL_CAP.min(16 * size)));
+        let (first, last) = (&net.blocks[0], &net.blocks[net.blocks.len() - 1]);
+        assert!(!first.batch_norm && !last.batch_norm && !g.blocks[g.blocks.len() - 1].batch_norm);
+        let normed = net.blocks.iter().filter(|b| b.batch_norm).count();
+        let expected = if norm == Norm::Batch {
+            net.blocks.len() - 2
+        } else {
+            0
+        };
+        assert_eq!(normed, expected);
+        assert!(d.to_string().starts_with("SNDCGAN, "), "{d}");
+        let of_picture = Dimensions {
+            condition: Condition::Picture(1),
+            ..d
+        };
+        assert!(of_picture.check().is_err());
+    }
+}

@@ -251,11 +251,13 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
     } else {
         (Place::of_file(&found_at)?, parent(&found_at))
     };
+    let mut norm = None;
     if let Some(sum) = &place.sum {
         let state = read_state(folder)?;
         if state.picture > 0 {
             return of_pictures(&place.path, sum, &state);
         }
+        norm = Some(state.design.norm);
     }
     let (found, file) = place.read().map_err(|error| no_checkpoint(path, error))?;
     let network = place.only(&found, Role::Generator)?;
@@ -282,6 +284,8 @@ pub fn load_generator(path: &Path, weights: Weights, buffers: Buffers) -> Result
         );
     }
     let mut dimensions = network.dimensions;
+    // How the discriminator beside it is normalised, which a generator does not know.
+    dimensions.design.norm = norm.unwrap_or(dimensions.design.norm);
     if let Some(conditions) = &conditions {
         let labels = conditions.names().len();
         ensure!(

@@ -18,10 +18,11 @@ use crate::text::shown;
 pub type Choices = BTreeMap<String, ConvKernel>;
 
 /// By what a choice is found again, as `Gather bf16 n128 32x32x64 64x64x3 s2 p1`: pass, type, maps, small map and large
-/// map (height × width × channels), stride, padding. Behind it comes what follows (`Then`).
+/// map (height × width × channels), stride, padding; and the kernel, where it is not 4×4. Behind it comes what follows
+/// (`Then`).
 pub(super) fn key(pass: Pass, s: &ConvShape, precision: Precision) -> String {
     format!(
-        "{pass:?} {} n{} {}x{}x{} {}x{}x{} s{} p{}",
+        "{pass:?} {} n{} {}x{}x{} {}x{}x{} s{} p{}{}",
         precision.suffix(),
         s.n,
         s.small_h,
@@ -31,7 +32,8 @@ pub(super) fn key(pass: Pass, s: &ConvShape, precision: Precision) -> String {
         s.large_w,
         s.c,
         s.stride,
-        s.pad
+        s.pad,
+        if s.is_same() { " 3x3" } else { "" }
     )
 }
 

@@ -64,7 +64,7 @@ pub(super) fn ours(
         (Pass::Scatter, tile) if tiles.contains(&Tile::Parities) => *tile != Tile::Parities,
         // Half empty, or half as many rows as there might be.
         (Pass::Gather, tile) if tile.extent().1 == 128 => shape.k <= 64,
-        (Pass::Scatter, tile) if tile.extent().1 == 128 && shape.stride == 2 => shape.c <= 64,
+        (Pass::Scatter, tile) if tile.extent().1 == 128 && !shape.is_matrix() => shape.c <= 64,
         (Pass::Weights, tile) if tile.extent().0 >= 128 => shape.k <= (tile.extent().0 / 2) as u32,
         (Pass::Weights, Tile::M64N128) => shape.k > 64,
         _ => false,

@@ -27,8 +27,9 @@ pub struct Cut {
 /// Terms of a sum: what the elements of a tile are sums of.
 fn depth(pass: Pass, shape: &ConvShape, tile: Tile) -> usize {
     match (pass, tile) {
-        (Pass::Gather, _) => 16 * shape.c as usize,
+        (Pass::Gather, _) => shape.taps() * shape.c as usize,
         (Pass::Scatter, Tile::Parities) => 9 * shape.k as usize,
+        (Pass::Scatter, _) if shape.is_same() => shape.taps() * shape.k as usize,
         (Pass::Scatter, _) if shape.stride == 1 => shape.k as usize,
         (Pass::Scatter, _) => 4 * shape.k as usize,
         (Pass::Weights, _) => shape.small_pixels(),
@@ -53,8 +54,8 @@ impl Cut {
             shape.n
         );
         ensure!(
-            pass != Pass::Scatter || shape.stride != 1 || (shape.small_h, shape.small_w) == (1, 1),
-            "a transposed convolution of stride 1 takes one pixel, not {}×{}",
+            pass != Pass::Scatter || shape.stride != 1 || shape.is_same() || shape.is_matrix(),
+            "a transposed convolution of stride 1 and 4×4 takes one pixel, not {}×{}",
             shape.small_h,
             shape.small_w
         );
@@ -67,6 +68,10 @@ impl Cut {
                 ([segments * rows * columns, 1], Some((rows, columns)))
             }
             (Pass::Scatter, Tile::Parities) => ([shape.small_pixels().div_ceil(m), 1], None),
+            (Pass::Scatter, _) if shape.is_same() => {
+                let columns = c.div_ceil(n);
+                ([segments * rows * columns, 1], Some((rows, columns)))
+            }
             (Pass::Scatter, _) if shape.stride == 1 => {
                 let chunks = (16 * rows, c / n);
                 let kept_apart = c.is_multiple_of(n).then_some(chunks);
@@ -77,7 +82,10 @@ impl Cut {
                 let chunks = (4 * rows, columns);
                 ([segments * rows * 4 * columns, 1], Some(chunks))
             }
-            (Pass::Weights, _) => ([(16 * c).div_ceil(n), k.div_ceil(m)], None),
+            (Pass::Weights, _) => {
+                let columns = shape.taps() * c;
+                ([columns.div_ceil(n), k.div_ceil(m)], None)
+            }
         };
         let whole = depth(pass, shape, tile);
         let mut part = whole.div_ceil(splits.max(1) as usize);

@@ -1,4 +1,4 @@
-//! The geometry of a 4×4 convolution, as our kernels, cuDNN and cuBLAS take it.
+//! The geometry of a 4×4 or 3×3 convolution, as our kernels, cuDNN and cuBLAS take it.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -20,7 +20,7 @@ pub enum Pass {
 }
 
 /// The sizes of a convolution for `n` maps: small map
-/// `[n][small_h][small_w][k]`, large map `[n][large_h][large_w][c]`, both NHWC, weights `[k][r][s][c]` with 4×4 taps.
+/// `[n][small_h][small_w][k]`, large map `[n][large_h][large_w][c]`, both NHWC, weights `[k][r][s][c]` of 4×4 or 3×3 taps.
 /// The small pixel (i, j) meets the large pixels (stride·i − pad + r, stride·j − pad + s).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -39,10 +39,12 @@ pub struct ConvShape {
     pub large_w: u32,
     /// Channels of the large map.
     pub c: u32,
-    /// 2, or 1 where the small map is 1×1.
+    /// 2, or 1 where the small map is 1×1 or the kernel 3×3.
     pub stride: u32,
     /// Rows and columns of zeros around the large map.
     pub pad: u32,
+    /// Rows, and columns, of the kernel: 4, or 3 where both maps are of one size.
+    pub side: u32,
 }
 
 impl ConvShape {
@@ -60,6 +62,7 @@ impl ConvShape {
             c: large.c as u32,
             stride: stride as u32,
             pad: pad as u32,
+            side: block.convolution.kernel() as u32,
         }
     }
 
@@ -73,9 +76,14 @@ impl ConvShape {
         }
     }
 
-    /// Elements of the weights, k·16·c.
+    /// Taps of the kernel.
+    pub fn taps(&self) -> usize {
+        (self.side * self.side) as usize
+    }
+
+    /// Elements of the weights, k·taps·c.
     pub fn weights(&self) -> usize {
-        self.k as usize * 16 * self.c as usize
+        self.k as usize * self.taps() * self.c as usize
     }
 
     /// Pixels of the small maps, n·small_h·small_w.
@@ -98,9 +106,14 @@ impl ConvShape {
         2 * self.small_pixels() as u64 * self.weights() as u64
     }
 
-    /// Whether the small map is 1×1: then every pass is a plain matrix product.
+    /// Whether the kernel is as large as the large map, and the small map 1×1: then every pass is a plain matrix product.
     pub fn is_matrix(&self) -> bool {
-        self.stride == 1 && self.small_h == 1 && self.small_w == 1
+        self.pad == 0 && self.stride == 1 && self.small_h == 1 && self.small_w == 1
+    }
+
+    /// Whether both maps are of one size: a 3×3 kernel of stride 1 with padding.
+    pub fn is_same(&self) -> bool {
+        self.side == 3
     }
 }
 
@@ -110,6 +123,8 @@ impl ConvShape {
 pub struct ConvArgument {
     /// The sizes.
     pub shape: ConvShape,
+    /// ⌈256/side⌉.
+    pub over_side: u32,
     /// ⌊2³²·(2^shift − d)/d⌋ + 1 for d = small_h, small_w, k and c.
     pub multipliers: [u32; 4],
     /// ⌈log₂ d⌉ of the same.
@@ -122,6 +137,7 @@ impl From<ConvShape> for ConvArgument {
         let shift = |d: u32| d.max(1).next_power_of_two().trailing_zeros();
         Self {
             shape,
+            over_side: 256u32.div_ceil(shape.side.max(1)),
             // Granlund and Montgomery 1994, "Division by invariant integers using multiplication", figure 4.1.
             multipliers: divisors.map(|d| {
                 let d = u64::from(d.max(1));

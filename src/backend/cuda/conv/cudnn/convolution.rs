@@ -95,12 +95,13 @@ impl CudnnConvolution {
             c,
             stride,
             pad,
+            side,
         } = *shape;
         Ok(Self {
             handle: Rc::clone(&cudnn.handle),
             small: Map::new(data, [n, small_h, small_w, k])?,
             large: Map::new(data, [n, large_h, large_w, c])?,
-            filter: Filter::new(data, [k, c])?,
+            filter: Filter::new(data, [k, c], side)?,
             operation: Operation::new(stride, pad)?,
             maths: match (precision, tf32) {
                 // The default would round factors to TF32 too.

@@ -190,16 +190,16 @@ impl Drop for Map {
 struct Filter(sys::cudnnFilterDescriptor_t);
 
 impl Filter {
-    fn new(data: sys::cudnnDataType_t, [k, c]: [u32; 2]) -> Result<Self> {
-        let [k, c] = [int(k)?, int(c)?];
+    fn new(data: sys::cudnnDataType_t, [k, c]: [u32; 2], side: u32) -> Result<Self> {
+        let [k, c, side] = [int(k)?, int(c)?, int(side)?];
         let mut descriptor = std::ptr::null_mut();
         // SAFETY: `descriptor` is written where the call succeeds, and destroyed by drop.
         unsafe {
             let status = sys::cudnnCreateFilterDescriptor(&mut descriptor);
             check(status, "describe weights")?;
             let filter = Self(descriptor);
-            let status =
-                sys::cudnnSetFilter4dDescriptor(filter.0, data, CUDNN_TENSOR_NHWC, k, c, 4, 4);
+            let format = CUDNN_TENSOR_NHWC;
+            let status = sys::cudnnSetFilter4dDescriptor(filter.0, data, format, k, c, side, side);
             check(status, "describe weights")?;
             Ok(filter)
         }
@@ -277,7 +277,8 @@ mod tests {
             sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
         ] {
             Map::new(data, [130, 4, 2, 3]).unwrap();
-            Filter::new(data, [1, 3]).unwrap();
+            Filter::new(data, [1, 3], 4).unwrap();
+            Filter::new(data, [1, 3], 3).unwrap();
         }
         let operation = Operation::new(2, 1).unwrap();
         for math in [CUDNN_DEFAULT_MATH, CUDNN_TENSOR_OP_MATH, CUDNN_FMA_MATH] {
