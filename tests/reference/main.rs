@@ -5,3 +5,4 @@
 mod conditions_pytorch;
 mod gradients;
 mod parity_pytorch;
+mod spectral_pytorch;

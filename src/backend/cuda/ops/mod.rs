@@ -19,3 +19,4 @@ pub mod latent;
 pub mod logits;
 pub mod pool;
 pub mod resize;
+pub mod spectral_norm;
