@@ -185,12 +185,19 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
     AdamTensor a = chunk.tensor;
     // c/σ of a weight with singular vectors; c is the same for all blocks.
     float along = 0.0f;
+    // Row and column of this thread's next four elements, and how far the four behind them are: no division in the loop.
+    uint32_t row = 0, column = 0, rows_on = 0, columns_on = 0;
     if (a.left != nullptr) {
         const float4 c = *reinterpret_cast<const float4*>(a.radial);
         static_assert(RADIAL_TERMS == 4);
         const float sum = (c.x + c.y) + (c.z + c.w);
         skip = skip || !isfinite(sum);
         along = sum / *a.sigma;
+        const uint32_t element = static_cast<uint32_t>(chunk.first) + 4 * threadIdx.x;
+        row = element / a.columns;
+        column = element - row * a.columns;
+        rows_on = 4 * THREADS / a.columns;
+        columns_on = 4 * THREADS - rows_on * a.columns;
     }
     const bool stay = skip || rate == 0.0f;
     const uint32_t elements = static_cast<uint32_t>(chunk.end - chunk.first);
@@ -237,11 +244,17 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
         if (a.left != nullptr) {
 #pragma unroll
             for (int i = 0; i < AT_ONCE; ++i) {
+                const bool inside = valid[i] != 0;
                 // Rows are whole fours: all of one, or none.
-                if (valid[i] < 4) continue;
-                const uint32_t element = static_cast<uint32_t>(chunk.first) + at[i], row = element / a.columns;
-                const float4 v = *reinterpret_cast<const float4*>(a.right + (element - row * a.columns));
-                const float of_row = along * a.left[row];
+                const float4 v = inside ? *reinterpret_cast<const float4*>(a.right + column) : make_float4(0, 0, 0, 0);
+                const float of_row = inside ? along * a.left[row] : 0.0f;
+                row += rows_on;
+                column += columns_on;
+                if (column >= a.columns) {
+                    column -= a.columns;
+                    ++row;
+                }
+                if (!inside) continue;
                 e.g[i][0] -= of_row * v.x;
                 e.g[i][1] -= of_row * v.y;
                 e.g[i][2] -= of_row * v.z;

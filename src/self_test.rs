@@ -25,7 +25,7 @@ use crate::backend::{
 };
 use crate::files;
 use crate::gan::step::{Gan, Settings, fill_pixels};
-use crate::model::arch::{Condition, Dimensions};
+use crate::model::arch::{Condition, Design, Dimensions, Norm};
 use crate::model::plan::{Filter, Layer, Plan, Pool, Window};
 use crate::model::{Activation, Shape, StateDict};
 use crate::numeric::relative_error;
@@ -183,18 +183,31 @@ struct Left {
     images: Vec<f32>,
 }
 
-/// What networks are told: nothing, labels, a picture.
-const CONDITIONS: [Condition; 3] = [Condition::None, Condition::Labels(5), Condition::Picture(1)];
+/// What networks are told: nothing, labels, a picture; and how D is normalised.
+const NETWORKS: [(Condition, Norm); 4] = [
+    (Condition::None, Norm::Batch),
+    (Condition::Labels(5), Norm::Batch),
+    (Condition::Picture(1), Norm::Batch),
+    (Condition::None, Norm::Spectral),
+];
 
 /// One iteration, and a few images by running statistics.
-fn run<B: Backend>(backend: &B, condition: Condition, width: usize, scale: f32) -> Result<Left> {
+fn run<B: Backend>(
+    backend: &B,
+    (condition, norm): (Condition, Norm),
+    width: usize,
+    scale: f32,
+) -> Result<Left> {
     let dimensions = Dimensions {
         image_size: 32,
         width,
         latent_dim: 8,
         channels: 3,
         condition,
-        design: crate::model::arch::Design::DCGAN,
+        design: Design {
+            norm,
+            ..Design::DCGAN
+        },
     };
     let batch = 3;
     // Everything that is off by default, so that its kernels are tried.
@@ -269,9 +282,9 @@ fn iteration(cuda: &Cuda, precision: Precision, width: usize) -> Result<()> {
         Precision::Fp16 => 128.0,
         _ => 1.0,
     };
-    for condition in CONDITIONS {
-        compare(cuda, precision, (condition, width, scale))
-            .with_context(|| format!("with {condition:?} for a condition"))?;
+    for (condition, norm) in NETWORKS {
+        compare(cuda, precision, ((condition, norm), width, scale))
+            .with_context(|| format!("with {condition:?} for a condition, norm {norm:?}"))?;
     }
     Ok(())
 }
@@ -279,10 +292,10 @@ fn iteration(cuda: &Cuda, precision: Precision, width: usize) -> Result<()> {
 fn compare(
     cuda: &Cuda,
     precision: Precision,
-    (condition, width, scale): (Condition, usize, f32),
+    (network, width, scale): ((Condition, Norm), usize, f32),
 ) -> Result<()> {
-    let got = run(cuda, condition, width, scale)?;
-    let want = run(&Cpu::<f32>::new(), condition, width, 1.0)?;
+    let got = run(cuda, network, width, scale)?;
+    let want = run(&Cpu::<f32>::new(), network, width, 1.0)?;
     let (loss_bound, gradient_bound) = bounds(precision);
     for (got, want) in got.losses.iter().zip(want.losses) {
         let error = (got - want).abs();
