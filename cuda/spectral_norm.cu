@@ -63,11 +63,24 @@ __device__ __forceinline__ SpectralLayer find_layer(const SpectralLayer* layers,
     return found[0];
 }
 
-// A row of W times v, in every lane of the warp.
+// A row of W times v, in every lane of the warp: TOGETHER fours of both are under way at a time.
 __device__ __forceinline__ float row_times(const float* row, const float* v, uint32_t columns) {
+    constexpr uint32_t TOGETHER = 4, STEP = 128;
     float sum = 0.0f;
-#pragma unroll 8
-    for (uint32_t j = 4 * (threadIdx.x % 32); j < columns; j += 128) sum += dot(four(row + j), four(v + j));
+    uint32_t j = 4 * (threadIdx.x % 32);
+#pragma unroll 1
+    for (; j + (TOGETHER - 1) * STEP < columns; j += TOGETHER * STEP) {
+        float4 a[TOGETHER], b[TOGETHER];
+#pragma unroll
+        for (uint32_t k = 0; k < TOGETHER; ++k) {
+            a[k] = four(row + j + k * STEP);
+            b[k] = four(v + j + k * STEP);
+        }
+#pragma unroll
+        for (uint32_t k = 0; k < TOGETHER; ++k) sum += dot(a[k], b[k]);
+    }
+#pragma unroll 1
+    for (; j < columns; j += STEP) sum += dot(four(row + j), four(v + j));
     return warp_sum(sum);
 }
 
@@ -130,11 +143,14 @@ KERNEL(spectral_norm_krsc_f32, THREADS,
         }
         __syncthreads();
         for (uint32_t j = 4 * threadIdx.x; j < a.columns; j += 4 * THREADS) {
-            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f), of[ROWS];
+            // All under way at a time.
 #pragma unroll
             for (uint32_t row = 0; row < ROWS; ++row) {
-                if (row < rows) add(sum, products[row], four(weight + uint64_t{row} * a.columns + j));
+                of[row] = row < rows ? four(weight + uint64_t{row} * a.columns + j) : sum;
             }
+#pragma unroll
+            for (uint32_t row = 0; row < ROWS; ++row) add(sum, products[row], of[row]);
             store_four(a.partial + uint64_t{slice} * a.columns + j, sum);
         }
         const uint32_t group = slice / GROUP, begin = group * GROUP, of_group = min(a.slices - begin, GROUP);

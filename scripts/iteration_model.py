@@ -472,6 +472,11 @@ class Model:
         us = NODE_US + max(SMALL_US, self.traffic(size)) + (self.cycles(LAST_BLOCK) if n.base == "l1_loss" else 0.0)
         return self.row(n, f"{threads} vectors", us, "memory", "rest", size)
 
+    def spectral_norm(self, n: Node) -> Row:
+        """A step of the power method. Its launch does not tell how long rows are: its time is that of latency."""
+        us = NODE_US + SMALL_US + 3 * self.cycles(LAST_BLOCK)
+        return self.row(n, f"{n.blocks} slices of rows", us, "latency", "rest", 0)
+
     def advance(self, n: Node) -> Row:
         return self.row(n, "", NODE_US, "latency", "rest", 0)
 
@@ -496,6 +501,7 @@ class Model:
         (r"bce_loss", loss),
         (r"concatenate(_part_gradient)?|l1_loss", maps),
         (r"progress_advance|balance_rates", advance),
+        (r"spectral_norm_krsc", spectral_norm),
     ]
 
     def predict(self, n: Node) -> Row:

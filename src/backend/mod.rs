@@ -123,7 +123,7 @@ pub enum Upstream<'a, B> {
 }
 
 impl State {
-    /// Whether the buffers of batch norm belong to it.
+    /// Whether the buffers of batch norm and of spectral norm belong to it.
     pub fn has_buffers(self) -> bool {
         matches!(self, Self::Parameters | Self::Average)
     }
@@ -166,7 +166,7 @@ pub struct Adam {
 /// What is read from or written to a network, in PyTorch's names and layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Weights and batch-norm buffers.
+    /// Weights and buffers: batch norm's, spectral norm's.
     Parameters,
     /// Exponential moving average of the weights, with the buffers of the last iteration.
     Average,
@@ -510,7 +510,8 @@ pub trait Network {
     fn forward(&mut self, inputs: &[&Self::Buffer], statistics: Statistics) -> Result<()>;
 
     /// What the last forward pass put out: the maps of all inputs, in order. The buffer has room for the whole batch
-    /// that the network was compiled for.
+    /// that the network was compiled for. Under spectral norm some backends divide by the singular values in the loss
+    /// alone: then these are the logits times their product.
     fn output(&self) -> &Self::Buffer;
 
     /// The activation that the output comes from.
@@ -558,7 +559,8 @@ pub trait Network {
     /// not wanted stay.
     ///
     /// # Errors
-    /// Where a gradient that is given has fewer maps than the last forward pass.
+    /// Where a gradient that is given has fewer maps than the last forward pass, or some backends would have to divide it
+    /// by singular values (spectral norm, and another start than the loss).
     fn backward(&mut self, upstream: Upstream<'_, Self::Buffer>, want: Want) -> Result<()>;
 
     /// Gradient of the input, or of what is behind it, of the last backward pass that wanted it, with the shape of all

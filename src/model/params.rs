@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::model::arch::{Architecture, Condition, Design, Dimensions, Role};
+use crate::model::arch::{Architecture, Condition, Design, Dimensions, Norm, Role};
 use crate::model::layout::FilterLayout;
 use crate::model::tensor_file::Shapes;
 use crate::random::{Purpose, Stream};
@@ -430,17 +430,28 @@ pub fn check_shapes(shapes: &Shapes, architecture: &Architecture, buffers: bool)
     Ok(())
 }
 
-/// The weights of convolutions among `shapes`, `main.N.weight` with four dimensions: N and the sizes, in order.
+/// What the weight of a convolution under spectral norm is called behind the convolution's name.
+pub const SPECTRAL_WEIGHT: &str = ".parametrizations.weight.original";
+
+/// The weights of convolutions among `shapes`, `main.N.weight` with four dimensions, or those under spectral norm: N and
+/// the sizes, in order.
 pub fn convolutions(shapes: &Shapes) -> Vec<(usize, [usize; 4])> {
     let mut all: Vec<_> = shapes
         .iter()
         .filter_map(|(name, shape)| {
-            let index = name.strip_prefix("main.")?.strip_suffix(".weight")?;
+            let name = name.strip_prefix("main.")?;
+            let index = name.strip_suffix(SPECTRAL_WEIGHT);
+            let index = index.or_else(|| name.strip_suffix(".weight"))?;
             Some((index.parse().ok()?, shape.as_slice().try_into().ok()?))
         })
         .collect();
     all.sort_unstable();
     all
+}
+
+/// Whether a weight among `shapes` is under spectral norm.
+pub fn is_spectral(shapes: &Shapes) -> bool {
+    shapes.keys().any(|name| name.ends_with(SPECTRAL_WEIGHT))
 }
 
 /// The dimensions of the network of that role whose convolutions are among `shapes`; nothing else is looked at. A
@@ -475,7 +486,13 @@ pub fn dimensions(shapes: &Shapes, role: Role) -> Result<Dimensions> {
             (Role::Discriminator, 2..) => Condition::Labels(last[0] - 1),
             _ => Condition::None,
         },
-        design: Design::DCGAN,
+        design: Design {
+            norm: match role {
+                Role::Discriminator if is_spectral(shapes) => Norm::Spectral,
+                _ => Norm::Batch,
+            },
+            ..Design::DCGAN
+        },
     };
     // One that answers in patches sees image and picture.
     let dimensions = match role {

@@ -3,7 +3,8 @@
 
 use dcgan_cuda::backend::cpu::{Cpu, Real};
 use dcgan_cuda::backend::{Backend, Network, State, Statistics, Upstream, Use, Want};
-use dcgan_cuda::model::arch::{Condition, Design, Dimensions, Norm};
+use dcgan_cuda::model::arch::{Condition, Design, Dimensions, Norm, Role};
+use dcgan_cuda::model::foreign::networks;
 use dcgan_cuda::model::params::{POWER_ITERATIONS, TensorFile};
 use dcgan_cuda::model::{Architecture, Shape, StateDict};
 
@@ -130,5 +131,29 @@ fn a_discriminator_without_vectors_is_refused() {
     assert!(
         message.contains("main.0.parametrizations.weight.0._u is missing"),
         "{message}"
+    );
+}
+
+/// A file of PyTorch's is a network of its own, whatever stands in front of its names, and nothing is made up for it.
+#[test]
+fn a_file_is_recognised() {
+    let file = read("spectral_32px_w2.safetensors");
+    let before = StateDict::take_from(&file, "before/");
+    let mut saved = TensorFile::default();
+    before.add_to("netD.", &mut saved);
+    let found = networks(&saved.shapes()).unwrap();
+    let [found] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!(found.role, Role::Discriminator);
+    assert_eq!(found.architecture(), architecture());
+    assert_eq!(found.take(&saved).unwrap().tensors, before.tensors);
+    saved
+        .floats
+        .remove("netD.main.2.parametrizations.weight.0._u");
+    let error = networks(&saved.shapes()).unwrap_err().to_string();
+    assert!(
+        error.contains("main.2.parametrizations.weight.0._u is missing"),
+        "{error}"
     );
 }
