@@ -14,6 +14,7 @@ mod fuse;
 mod kernel_choices;
 mod maps;
 mod metrics;
+mod precision;
 mod snapshot;
 
 use std::fmt;
@@ -34,28 +35,8 @@ pub use kernel_choices::KernelChoices;
 pub use maps::{Channels, Targets};
 use maps::{check_distance, check_parts, latent_dim};
 pub use metrics::{Counters, Loss, LossScale, Metrics, SLOTS, SURE, Slot, Steps};
+pub use precision::Precision;
 pub use snapshot::{Arrived, Snapshot, Taken};
-
-/// Type in which activations and weights are stored and multiplied; sums are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-// clap would print a comment of each.
-#[allow(missing_docs)]
-pub enum Precision {
-    Bf16,
-    Fp16,
-    Fp32,
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bf16 => "bf16",
-            Self::Fp16 => "fp16",
-            Self::Fp32 => "fp32",
-        })
-    }
-}
 
 /// Which convolution kernels may be chosen from, on a device that has a choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
