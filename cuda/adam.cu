@@ -8,6 +8,10 @@
 // lr is the learning rate times state.rate; a rate of 0 leaves the step out. Where `not_finite` is not 0 a gradient was
 // not a finite number, and the step is skipped. Either leaves all as it is but for the average.
 //
+// Of a weight with singular vectors (spectral_norm.cu) the gradient g̃ that the convolutions have made lacks its part
+// along them: gradient[k][j] ← g̃[k][j] − c/σ·u[k]·v[j], c the sum of RADIAL_TERMS numbers; that is written back. A c that
+// is not finite counts as such a gradient.
+//
 // adam_<T> is a whole step: the last block to arrive (arrival.cuh), when all have read the state, counts, moves the
 // loss scale, prepares the next step's corrections, reports to the ring, and ends the iteration if it is the last
 // step of one.
@@ -17,7 +21,7 @@
 // Layout: `tensors` describes each tensor; all arrays of one have `count` elements in the same order, 16-byte aligned.
 // Block b takes elements CHUNK·(b − first_block) and on of the tensor with the last first_block ≤ b.
 // Types: f32 state and gradient, T cast. Launch: Σ ceil(count / CHUNK) blocks of THREADS; adam_prepare one block.
-// Bound: memory; 28 bytes an element (4 read, 3 written, f32) + sizeof(T), and 8 for the average. At width 64, 64 px
+// Bound: memory; 28 bytes an element (4 read, 3 written, f32) + sizeof(T), 8 for the average, 4 with singular vectors. At width 64, 64 px
 // (6.3 M parameters in both networks): 219 MB an iteration in bf16.
 // Neighbours: behind the weight gradients and batch norm's; before the next forward pass, which reads `cast`.
 #include "adam.cuh"
@@ -120,10 +124,10 @@ struct Step {
 
 // Counts a step and moves the loss scale: a skipped step halves it, within its bounds. Then ring[iteration % slots]
 // gets the iteration and what `network` has come to. `squares` are the sums of the `blocks`. By a whole block.
-__device__ void finish(AdamState* state, uint32_t* not_finite, const double* squares, uint32_t blocks,
+__device__ void finish(AdamState* state, uint32_t* not_finite, bool skip, const double* squares, uint32_t blocks,
                        const Step& step) {
     STATIC_SHARED(float, corrections, [2]);
-    const bool skip = *not_finite != 0, leave_out = state->rate == 0.0f;
+    const bool leave_out = state->rate == 0.0f;
     const uint64_t taken = state->taken + (skip || leave_out ? 0 : 1);
     double sum = 0.0;
 #pragma unroll 4
@@ -165,7 +169,7 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
                      uint32_t* arrived, const Step& step) {
     // On their way while the tensor is looked for.
     const uint64_t iteration = *step.iteration;
-    const uint32_t skip = *not_finite;
+    bool skip = *not_finite != 0;
     const float loss_scale = state->loss_scale, rate = state->rate;
     const float correction1 = state->correction1, correction2 = state->correction2;
     // One thread a block divides: f64 is slow. The barrier is find_chunk's.
@@ -177,9 +181,25 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
         decays[0] = static_cast<float>(d);
         decays[1] = static_cast<float>(1.0 - d);
     });
-    const bool stay = skip != 0 || rate == 0.0f;
     // From the chunk's first element on, where 32 bits are enough.
     AdamTensor a = chunk.tensor;
+    // c/σ of a weight with singular vectors; c is the same for all blocks.
+    float along = 0.0f;
+    // Row and column of this thread's next four elements, and how far the four behind them are: no division in the loop.
+    uint32_t row = 0, column = 0, rows_on = 0, columns_on = 0;
+    if (a.left != nullptr) {
+        const float4 c = *reinterpret_cast<const float4*>(a.radial);
+        static_assert(RADIAL_TERMS == 4);
+        const float sum = (c.x + c.y) + (c.z + c.w);
+        skip = skip || !isfinite(sum);
+        along = sum / *a.sigma;
+        const uint32_t element = static_cast<uint32_t>(chunk.first) + 4 * threadIdx.x;
+        row = element / a.columns;
+        column = element - row * a.columns;
+        rows_on = 4 * THREADS / a.columns;
+        columns_on = 4 * THREADS - rows_on * a.columns;
+    }
+    const bool stay = skip || rate == 0.0f;
     const uint32_t elements = static_cast<uint32_t>(chunk.end - chunk.first);
     a.gradient += chunk.first;
     a.weight += chunk.first;
@@ -221,6 +241,27 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
 #pragma unroll
             for (int i = 0; i < AT_ONCE; ++i) load_some(a.average + at[i], valid[i], true, 0.0f, e.average[i]);
         }
+        if (a.left != nullptr) {
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; ++i) {
+                const bool inside = valid[i] != 0;
+                // Rows are whole fours: all of one, or none.
+                const float4 v = inside ? *reinterpret_cast<const float4*>(a.right + column) : make_float4(0, 0, 0, 0);
+                const float of_row = inside ? along * a.left[row] : 0.0f;
+                row += rows_on;
+                column += columns_on;
+                if (column >= a.columns) {
+                    column -= a.columns;
+                    ++row;
+                }
+                if (!inside) continue;
+                e.g[i][0] -= of_row * v.x;
+                e.g[i][1] -= of_row * v.y;
+                e.g[i][2] -= of_row * v.z;
+                e.g[i][3] -= of_row * v.w;
+                store_some(a.gradient + at[i], 4, true, e.g[i]);
+            }
+        }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
             if (valid[i] == 0) continue;
@@ -248,7 +289,7 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
     for (; begin < elements; begin += BATCH) batch(begin, std::false_type());
     const double total = block_sum<THREADS>(static_cast<double>(sum));
     if (threadIdx.x == 0) squares[blockIdx.x] = total;
-    if (last_to_arrive(arrived, gridDim.x)) finish(state, not_finite, squares, gridDim.x, step);
+    if (last_to_arrive(arrived, gridDim.x)) finish(state, not_finite, skip, squares, gridDim.x, step);
 }
 
 }  // namespace

@@ -13,6 +13,8 @@
 // One block a segment: segment s holds the logits s·n … s·n + n − 1 and has a target of its own, so that real and
 // fake images of one batch take one launch.
 // With `label_count` labels y an image, x = l₀ + Σ yⱼ·lⱼ, the row's outputs l, and ∂l₀ = gradient, ∂lⱼ = gradient·yⱼ.
+// Under spectral norm the logits are `scale` times what is there (spectral_norm.cu), ∂l is that of what is there, and
+// radial[s] = Σ l·∂l of segment s, which Adam takes (adam.cu); radial[1] = 0 where there is one segment. Else both are null.
 // Layout: logit i at logits[i·stored], its gradient likewise; the places behind it and those of labels are zero in
 // gradient. y of segment s in rows of `label_stored` from labels_s on; null where there are none.
 // ring[iteration % slots].losses[first + s], s < reported, = (loss, probability, accuracy, certainty); nothing else of the ring is written.
@@ -34,12 +36,13 @@ constexpr int THREADS = 256;
     KERNEL_OCCUPANCY(bce_loss_nhwc_##T, THREADS, 2,                                                                \
            (const T* logits, uint32_t n, uint32_t stored, float target0, float target1, const float* loss_scale,   \
             T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots, uint32_t first,                 \
-            const T* labels0, const T* labels1, uint32_t label_stored, uint32_t label_count, uint32_t criterion,    \
-           uint32_t reported)) {                                                                                   \
+            const T* labels0, const T* labels1, uint32_t label_stored, uint32_t label_count, uint32_t criterion,   \
+            uint32_t reported, const float* scale, float* radial)) {                                               \
         await_previous();                                                                                          \
         let_next_start();                                                                                          \
         const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first,                 \
-                           labels0, labels1, label_stored, label_count, criterion, reported};                      \
+                           labels0, labels1, label_stored, label_count, criterion, reported,                       \
+                           gridDim.x, scale, radial};                                                              \
         const float target[] = {blockIdx.x == 0 ? target0 : target1};                                              \
         bce_loss<THREADS>(of, blockIdx.x, 1, target);                                                              \
     }

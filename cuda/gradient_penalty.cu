@@ -5,6 +5,8 @@
 //   add    to[i] += from[i]
 //
 // g carries √(loss_scale · weight / n): the sum over the n images of segment s is loss_scale · weight · mean‖∇D‖².
+// radial[s] += Σ g², unless null: under spectral norm the penalty is of the second degree in each weight, and Adam takes
+// as much along its singular vectors (adam.cuh).
 // Layout: g [segments][elements], whole 16-byte vectors, whose channels behind the image's are 0; to, from f32, aligned to
 // 16 bytes. `partial` has room for a double a block; `arrived` is 0 between launches.
 // Types: T in memory, f32 squares of a vector, f64 sums in a fixed order. Launch: norm segments·blocks of THREADS, at most
@@ -29,7 +31,7 @@ template <typename T>
 __device__ __forceinline__ void gradient_penalty_norm(const T* g, uint64_t elements, uint32_t blocks, double weight0,
                                                       double weight1, const float* loss_scale, double* partial,
                                                       uint32_t* arrived, Metrics* ring, const uint64_t* iteration,
-                                                      uint32_t slots, uint32_t first) {
+                                                      uint32_t slots, uint32_t first, float* radial) {
     constexpr int V = VECTOR<T>;
     const uint32_t segment = blockIdx.x / blocks, block = blockIdx.x - segment * blocks;
     const T* const of = g + segment * elements;
@@ -59,7 +61,9 @@ __device__ __forceinline__ void gradient_penalty_norm(const T* g, uint64_t eleme
     }
     const double total = block_sums<THREADS>(sums);
     const double weight = threadIdx.x == 0 ? weight0 : weight1;
-    if (threadIdx.x >= gridDim.x / blocks || !(weight > 0.0)) return;
+    if (threadIdx.x >= gridDim.x / blocks) return;
+    if (radial != nullptr) radial[threadIdx.x] += static_cast<float>(total);
+    if (!(weight > 0.0)) return;
     const double factor = static_cast<double>(*loss_scale) * weight;
     ring[ring_slot(iteration, slots)].losses[first + threadIdx.x][0] = static_cast<float>(total / factor);
 }
@@ -70,11 +74,11 @@ __device__ __forceinline__ void gradient_penalty_norm(const T* g, uint64_t eleme
     KERNEL(gradient_penalty_norm_nhwc_##T, THREADS,                                                                  \
            (const T* g, uint64_t elements, uint32_t blocks, double weight0, double weight1, const float* loss_scale, \
             double* partial, uint32_t* arrived, Metrics* ring, const uint64_t* iteration, uint32_t slots,            \
-            uint32_t first)) {                                                                                       \
+            uint32_t first, float* radial)) {                                                                        \
         await_previous();                                                                                            \
         let_next_start();                                                                                            \
         gradient_penalty_norm(g, elements, blocks, weight0, weight1, loss_scale, partial, arrived, ring, iteration,  \
-                              slots, first);                                                                         \
+                              slots, first, radial);                                                                 \
     }
 GRADIENT_PENALTY(f32)
 GRADIENT_PENALTY(f16)

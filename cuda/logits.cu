@@ -374,11 +374,11 @@ __device__ __forceinline__ void logits_backward(const T* dl, const T* w, const T
            (const T* x, const BatchNormArrays* arrays, int activation, const T* w, T* logits, uint32_t c,        \
             uint32_t n, uint32_t stored, uint32_t segments, uint32_t* arrived, float target0, float target1,     \
             const float* loss_scale, T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots,      \
-            uint32_t first, uint32_t criterion, uint32_t reported)) {                                            \
+            uint32_t first, uint32_t criterion, uint32_t reported, const float* scale, float* radial)) {         \
         await_previous();                                                                                        \
         let_next_start();                                                                                        \
         const LossOf<T> of{logits, n, stored, loss_scale, gradient, ring, iteration, slots, first,               \
-                           nullptr, nullptr, 0, 0, criterion, reported};                                         \
+                           nullptr, nullptr, 0, 0, criterion, reported, segments, scale, radial};                \
         logits_loss(x, arrays, activation, w, logits, c, segments, arrived, of, target0, target1);               \
     }                                                                                                            \
     KERNEL_OCCUPANCY(logits_backward_nhwc_##T, THREADS, 2,                                                       \

@@ -495,6 +495,11 @@ class Model:
         us = NODE_US + max(SMALL_US, self.traffic(size)) + (0.0 if add else self.cycles(LAST_BLOCK))
         return self.row(n, f"{threads} vectors", us, "memory" if add else "memory, latency", "rest", size)
 
+    def spectral_norm(self, n: Node) -> Row:
+        """A step of the power method. Its launch does not tell how long rows are: its time is that of latency."""
+        us = NODE_US + SMALL_US + 3 * self.cycles(LAST_BLOCK)
+        return self.row(n, f"{n.blocks} slices of rows", us, "latency", "rest", 0)
+
     def advance(self, n: Node) -> Row:
         return self.row(n, "", NODE_US, "latency", "rest", 0)
 
@@ -521,6 +526,7 @@ class Model:
         (r"augment(_backward)?", augment),
         (r"gradient_penalty_(norm|add)", penalty),
         (r"progress_advance|balance_rates", advance),
+        (r"spectral_norm_krsc", spectral_norm),
     ]
 
     def predict(self, n: Node) -> Row:

@@ -18,8 +18,9 @@ from pathlib import Path
 try:
     import torch
     from safetensors.torch import load_file, save_file
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.nn import functional as F
+    from torch.nn.utils.parametrizations import spectral_norm
 except ImportError as error:
     sys.exit(f"error: {error}. This script needs PyTorch: pip install torch numpy safetensors")
 
@@ -173,6 +174,40 @@ def unet(path: Path, seed: int) -> None:
     save_file({name: t.contiguous() for name, t in tensors.items()}, path)
 
 
+def spectral(path: Path, seed: int) -> None:
+    """A discriminator with spectral_norm and three outputs: two steps in train mode, its gradients, and eval mode."""
+    torch.manual_seed(seed)
+    width, size, outputs = 2, 32, 3
+    layers: list[nn.Module] = []
+    channels = [3, width, 2 * width, 4 * width]
+    for c, k in zip(channels, channels[1:]):
+        layers += [spectral_norm(nn.Conv2d(c, k, 4, 2, 1, bias=False).double()), nn.LeakyReLU(0.2)]
+    layers.append(spectral_norm(nn.Conv2d(channels[-1], outputs, 4, 1, 0, bias=False).double()))
+    d = nn.Module()
+    d.main = nn.Sequential(*layers)
+    d.train()
+    with torch.no_grad():
+        for p in d.parameters():
+            p.mul_(3)
+        for buffer in d.buffers():
+            # Not the singular vectors of these weights, so that a step moves them.
+            buffer.copy_(F.normalize(buffer + 0.3 * torch.randn_like(buffer), dim=0))
+        round_to_f32(d)
+    tensors = snapshot("before", d.state_dict())
+    names, parameters = zip(*d.named_parameters())
+    for step in ["first", "second", "eval"]:
+        if step == "eval":
+            d.eval()
+        x, dy = torch.randn(4, 3, size, size), torch.randn(4, outputs)
+        images = x.double().requires_grad_()
+        y = d.main(images).flatten(1)
+        dx, *gradients = torch.autograd.grad(y, (images, *parameters), dy.double())
+        tensors |= {f"{step}/x": x, f"{step}/dy": dy, f"{step}/y": y.detach().float(), f"{step}/dx": dx.float()}
+        tensors |= snapshot(f"{step}/grad", dict(zip(names, gradients)))
+        tensors |= snapshot(f"{step}/after", dict(d.named_buffers()))
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path)
+
+
 def sample(folder: Path, seed: int) -> None:
     """A generator whose running statistics are not the initial ones, latents, and its images in eval mode."""
     torch.manual_seed(seed)
@@ -211,6 +246,7 @@ what another PyTorch computes. Everything was computed in f64 from inputs that a
 | `conditions.safetensors` | likewise, what only conditional networks have |
 | `augment.safetensors` | by `scripts/make_augment_fixture.py`: images augmented as DiffAugment does it, names `<changes>/n_c_h_w/<tensor>`: images `x`, seven `numbers` an image, `y`, and the gradients `dy` that comes in and `dx` that goes out |
 | `unet_32px_w2.safetensors` | a U-Net (`UnetGenerator` of `scripts/reference_dcgan.py`) at 32 px, width 2, of pictures of one channel and latent dimension 3, in train mode: its input `picture` [2, 1, 32, 32] and `z` [2, 3], its state_dict `before/…`, its images `y` [2, 3, 32, 32], the gradient `dy` that comes in, those of the weights `grad/…`, and its buffers `after/…` |
+| `spectral_32px_w2.safetensors` | a discriminator with `torch.nn.utils.parametrizations.spectral_norm` at 32 px, width 2, with 3 outputs: its state_dict `before/…`, and for two steps in train mode, `first/…` and `second/…`, and one in eval mode, `eval/…`, images `x` [4, 3, 32, 32], outputs `y` [4, 3], the gradient `dy` that comes in, that of the images `dx`, those of the weights `grad/…`, and its buffers `after/…` |
 | `sample_32px_w4/` | `generator.safetensors` (a state_dict, running statistics not the initial ones), `latents.safetensors` (`z` [5, 16]), `images.safetensors` (`images` [5, 3, 32, 32] in eval mode) |
 
 Iteration files have the format of `train --record`; weights, buffers and gradients are rounded to f32 before they are
@@ -258,6 +294,7 @@ def make(folder: Path, seed: int) -> None:
     conditions.l1_loss()
     save_file({name: t.contiguous() for name, t in conditions.tensors.items()}, folder / "conditions.safetensors")
     unet(folder / "unet_32px_w2.safetensors", seed)
+    spectral(folder / "spectral_32px_w2.safetensors", seed)
     sample(folder / "sample_32px_w4", seed)
     iterations = "\n".join(
         f"| `{name_of(s)}` | {s.steps} iteration{'s' * (s.steps > 1)} at {s.image_size} px, width {s.width}, latent "

@@ -185,8 +185,9 @@ struct Left {
     images: Vec<f32>,
 }
 
-/// Networks that are told nothing, labels, a picture; and those of SNDCGAN, whose convolutions are 3×3 too.
-const NETWORKS: [(Condition, Design); 4] = [
+/// Networks that are told nothing, labels, a picture; those of SNDCGAN, whose convolutions are 3×3 too, with spectral norm;
+/// and those whose D has neither norm, whose gradients cost it something.
+const NETWORKS: [(Condition, Design); 5] = [
     (Condition::None, Design::DCGAN),
     (Condition::Labels(5), Design::DCGAN),
     (Condition::Picture(1), Design::DCGAN),
@@ -194,7 +195,14 @@ const NETWORKS: [(Condition, Design); 4] = [
         Condition::None,
         Design {
             family: Family::Sndcgan,
-            norm: Norm::Batch,
+            norm: Norm::Spectral,
+        },
+    ),
+    (
+        Condition::None,
+        Design {
+            family: Family::Dcgan,
+            norm: Norm::None,
         },
     ),
 ];
@@ -318,10 +326,7 @@ fn iteration(cuda: &Cuda, precision: Precision, width: usize) -> Result<()> {
     for networks in NETWORKS {
         compare(cuda, precision, (networks, width, scale)).with_context(|| {
             let (condition, design) = networks;
-            format!(
-                "networks of {:?} with {condition:?} for a condition",
-                design.family
-            )
+            format!("networks of {design:?} with {condition:?} for a condition")
         })?;
     }
     Ok(())

@@ -4,6 +4,7 @@
 #include "batch_norm.cuh"
 #include "convolution.cuh"
 #include "progress.cuh"
+#include "spectral_norm.cuh"
 #include "window.cuh"
 
 namespace {
@@ -38,8 +39,26 @@ const Known KNOWN[] = {
     FIELD(AdamTensor, v),
     FIELD(AdamTensor, average),
     FIELD(AdamTensor, cast),
+    FIELD(AdamTensor, left),
+    FIELD(AdamTensor, right),
+    FIELD(AdamTensor, sigma),
+    FIELD(AdamTensor, radial),
     FIELD(AdamTensor, count),
     FIELD(AdamTensor, first_block),
+    FIELD(AdamTensor, columns),
+    {"RADIAL_TERMS", RADIAL_TERMS},
+
+    SIZE(SpectralLayer),
+    FIELD(SpectralLayer, weight),
+    FIELD(SpectralLayer, u),
+    FIELD(SpectralLayer, v),
+    FIELD(SpectralLayer, sigma),
+    FIELD(SpectralLayer, partial),
+    FIELD(SpectralLayer, arrived),
+    FIELD(SpectralLayer, rows),
+    FIELD(SpectralLayer, columns),
+    FIELD(SpectralLayer, first_block),
+    FIELD(SpectralLayer, slices),
 
     SIZE(AdamState),
     FIELD(AdamState, taken),

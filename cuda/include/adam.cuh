@@ -7,9 +7,14 @@
 // exact too.
 constexpr float LEAST_LOSS_SCALE = 1.0f / 16777216.0f, MOST_LOSS_SCALE = 16777216.0f;
 
+// What the gradient along the weights is the sum of: the loss's, a segment each (bce_loss.cuh), and places that others
+// may write, 0 where nobody does.
+constexpr uint32_t RADIAL_TERMS = 4;
+
 // One tensor of a network, by pointers: `Entry` of src/backend/cuda/ops/adam.rs.
 struct AdamTensor {
-    const float* gradient;
+    // Only of a tensor with singular vectors is it written.
+    float* gradient;
     float* weight;
     float* m;
     float* v;
@@ -17,9 +22,16 @@ struct AdamTensor {
     float* average;
     // The weight as the convolutions read it; null in f32.
     void* cast;
+    // Of a weight under spectral norm: u [rows], v [columns], σ, and RADIAL_TERMS numbers whose sum c is the gradient
+    // along each weight of the network, times the loss scale: the gradient lacks −c/σ·u·vᵀ. Null, all or none.
+    const float* left;
+    const float* right;
+    const float* sigma;
+    const float* radial;
     uint64_t count;
     uint32_t first_block;
-    uint32_t unused;
+    // Of rows of the weight, a multiple of 4; where there are singular vectors.
+    uint32_t columns;
 };
 
 // What Adam keeps of one network: `AdamState` of src/backend/cuda/progress.rs.

@@ -27,6 +27,12 @@ struct LossOf {
     // By what, and of how many segments the loss is left in the ring.
     uint32_t criterion;
     uint32_t reported;
+    // Segments of all blocks.
+    uint32_t segments;
+    // Where spectral norm leaves it to the loss: what the logits are to be multiplied by, and where c goes (adam.cuh), a
+    // place a segment; null else, the latter for penalties too.
+    const float* scale;
+    float* radial;
 };
 
 // Numbers of `Criterion` in src/backend/criterion.rs.
@@ -59,6 +65,8 @@ __device__ void bce_loss(const LossOf<T>& of, uint32_t begin, uint32_t segments,
     const uint32_t criterion = of.criterion;
     // A penalty takes the gradient twice.
     const float factor = criterion == CRITERION_SUM ? sqrtf(*of.loss_scale) : *of.loss_scale / static_cast<float>(n);
+    const float scale = of.scale != nullptr ? *of.scale : 1.0f;
+    double radial[SEGMENTS] = {};
     // Nobody waits for it behind the sums.
     const uint64_t iteration = of.iteration != nullptr ? *of.iteration : 0;
     // Of each: the loss, the probability, how many are right, and how many sure.
@@ -71,6 +79,7 @@ __device__ void bce_loss(const LossOf<T>& of, uint32_t begin, uint32_t segments,
         const T* const y = labels + uint64_t{image} * of.label_stored;
         float x = logit_of(of, segment, image);
         if (criterion == CRITERION_RELATIVISTIC) x -= logit_of(of, 1 - segment, image);
+        x *= scale;
         const float e = expf(-fabsf(x));
         // Not fmaxf, which would hide a NaN.
         const float positive = x < 0.0f ? 0.0f : x;
@@ -91,12 +100,29 @@ __device__ void bce_loss(const LossOf<T>& of, uint32_t begin, uint32_t segments,
                                  (target > 0.5f ? x > SURE : x < -SURE) ? 1.0 : 0.0};
 #pragma unroll
         for (uint32_t k = 0; k < 4 * SEGMENTS; ++k) sums[k] += k / 4 == which ? terms[k % 4] : 0.0;
-        const float gradient = slope * factor;
+        const float gradient = slope * factor * scale;
         of.gradient[at] = from_float<T>(gradient);
         for (uint32_t j = 0; j < of.label_count; ++j) {
             of.gradient[at + 1 + j] = from_float<T>(gradient * to_float(y[j]));
         }
+        if (of.radial != nullptr) {
+            double c = 0.0;
+            // As rounded as what the gradients of the weights are made of: then c is theirs exactly.
+            for (uint32_t j = 0; j <= of.label_count; ++j) {
+                c += static_cast<double>(to_float(of.gradient[at + j])) *
+                     static_cast<double>(to_float(__ldcg(of.logits + at + j)));
+            }
+#pragma unroll
+            for (uint32_t k = 0; k < SEGMENTS; ++k) radial[k] += k == which ? c : 0.0;
+        }
         for (uint32_t pad = 1 + of.label_count; pad < stored; ++pad) of.gradient[at + pad] = from_float<T>(0.0f);
+    }
+    if (of.radial != nullptr) {
+        const double c = block_sums<THREADS>(radial);
+        const uint32_t place = begin + threadIdx.x;
+        // One segment alone is all there is.
+        if (threadIdx.x < segments) of.radial[place] = static_cast<float>(c);
+        else if (place >= of.segments && place < 2) of.radial[place] = 0.0f;
     }
     const double sum = block_sums<THREADS>(sums);
     if (threadIdx.x >= 4 * segments) return;

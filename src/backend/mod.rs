@@ -47,7 +47,7 @@ impl Use {
 }
 
 impl State {
-    /// Whether the buffers of batch norm belong to it.
+    /// Whether the buffers of batch norm and of spectral norm belong to it.
     pub fn has_buffers(self) -> bool {
         matches!(self, Self::Parameters | Self::Average)
     }
@@ -80,7 +80,7 @@ pub struct Adam {
 /// What is read from or written to a network, in PyTorch's names and layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Weights and batch-norm buffers.
+    /// Weights and buffers: batch norm's, spectral norm's.
     Parameters,
     /// Exponential moving average of the weights, with the buffers of the last iteration.
     Average,
@@ -457,7 +457,8 @@ pub trait Network {
     fn forward(&mut self, inputs: &[&Self::Buffer], statistics: Statistics) -> Result<()>;
 
     /// What the last forward pass put out: the maps of all inputs, in order. The buffer has room for the whole batch
-    /// that the network was compiled for.
+    /// that the network was compiled for. Under spectral norm some backends divide by the singular values in the loss
+    /// alone: then these are the logits times their product.
     fn output(&self) -> &Self::Buffer;
 
     /// The activation that the output comes from.
@@ -506,7 +507,8 @@ pub trait Network {
     /// not wanted stay.
     ///
     /// # Errors
-    /// Where a gradient that is given has fewer maps than the last forward pass.
+    /// Where a gradient that is given has fewer maps than the last forward pass, or some backends would have to divide it
+    /// by singular values (spectral norm, and another start than the loss).
     fn backward(&mut self, upstream: Upstream<'_, Self::Buffer>, want: Want) -> Result<()>;
 
     /// Adds to the gradients of the parameters that of Σ wₖ/2·mean‖∇D‖² over the inputs k of the last forward pass, w their

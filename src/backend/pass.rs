@@ -2,14 +2,15 @@
 
 use crate::model::Activation;
 
-/// How batch norm normalises.
+/// How batch norm normalises, and whether spectral norm moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Statistics {
     /// Normalises by mean and (biased) variance of each input on its own, moving the running ones: PyTorch's `train()`.
+    /// Spectral norm takes a step of the power method first.
     Batch,
-    /// As `Batch`, but the running ones stay.
+    /// As `Batch`, but the running ones stay, and so do spectral norm's vectors.
     BatchOnly,
-    /// Normalises by the running ones: PyTorch's `eval()`.
+    /// Normalises by the running ones: PyTorch's `eval()`. Spectral norm is as in `BatchOnly`.
     Running,
 }
 

@@ -569,6 +569,14 @@ impl Architecture {
         self.blocks.iter().any(|block| block.skip.is_some())
     }
 
+    /// Whether its output is multiplied by a where one of its weights is, for a > 0.
+    pub fn is_homogeneous(&self) -> bool {
+        let blocks = self.blocks.iter();
+        blocks
+            .map(|block| (block.batch_norm, block.activation))
+            .all(|(norm, activation)| !norm && activation != Activation::Tanh)
+    }
+
     /// The block that reads the output of block `index` beside the one behind it, if any.
     pub fn skipped_to(&self, index: usize) -> Option<usize> {
         self.blocks

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::model::arch::{Architecture, Condition, Dimensions, Family, Role};
-use crate::model::params::{StateDict, check_shapes, convolutions, dimensions};
+use crate::model::params::{
+    Part, SPECTRAL_WEIGHT, StateDict, check_shapes, convolutions, dimensions, entries, is_spectral,
+};
 use crate::model::tensor_file::{Shapes, Tensor, TensorFile};
 use crate::text::escaped;
 
@@ -260,8 +262,9 @@ fn unet(front: &str, shapes: &Shapes) -> Result<Found> {
 /// Adds the running statistics that are missing to `shapes`: their names.
 fn add_missing(shapes: &mut Shapes, architecture: &Architecture) -> Vec<String> {
     let mut missing = Vec::new();
-    for entry in crate::model::params::entries(architecture) {
-        if !entry.part.is_learned() && !shapes.contains_key(&entry.name) {
+    for entry in entries(architecture) {
+        let is_statistic = matches!(entry.part, Part::RunningMean | Part::RunningVar);
+        if is_statistic && !shapes.contains_key(&entry.name) {
             shapes.insert(entry.name.clone(), entry.shape);
             missing.push(entry.name);
         }
@@ -287,6 +290,15 @@ fn role(shapes: &Shapes) -> Role {
     }
 }
 
+/// Whether a discriminator with spectral norm has such a tensor.
+fn is_of_spectral_norm(name: &str) -> bool {
+    let vectors = [
+        ".parametrizations.weight.0._u",
+        ".parametrizations.weight.0._v",
+    ];
+    name.ends_with(SPECTRAL_WEIGHT) || vectors.iter().any(|end| name.ends_with(end))
+}
+
 /// Refuses layers that a DCGAN does not have, by what they are.
 fn difference(shapes: &Shapes) -> Result<()> {
     let name_of = |matches: &dyn Fn(&str, &[usize]) -> bool| {
@@ -301,11 +313,12 @@ fn difference(shapes: &Shapes) -> Result<()> {
             .get(&format!("{layer}.weight"))
             .is_some_and(|s| s.len() == 4)
     };
+    let of_spectral = is_spectral(shapes) && role(shapes) == Role::Discriminator;
     if let Some(name) = name_of(&|name, _| {
         name.ends_with("_orig")
             || name.ends_with(".weight_g")
             || name.ends_with(".weight_v")
-            || name.contains(".parametrizations.")
+            || name.contains(".parametrizations.") && !(of_spectral && is_of_spectral_norm(name))
     }) {
         bail!(
             "it has spectral or weight normalisation ({name}), which a DCGAN does not have; take it off in PyTorch \

@@ -37,6 +37,11 @@ pub enum Part {
     RunningMean,
     /// Running unbiased variance of batch norm, a buffer.
     RunningVar,
+    /// The left singular vector of the weight `[k][c·r·s]` as the power iteration has it, `[k]`, a buffer of spectral
+    /// norm (Miyato et al. 2018, arXiv 1802.05957).
+    SpectralU,
+    /// The right one, `[c·r·s]`.
+    SpectralV,
 }
 
 impl Part {
@@ -57,13 +62,8 @@ pub struct Entry {
     pub block: usize,
     /// What it is there.
     pub part: Part,
-}
-
-impl Entry {
-    /// The sizes where this is the weight of a convolution.
-    fn filter(&self) -> Option<[usize; 4]> {
-        self.shape.as_slice().try_into().ok()
-    }
+    /// The sizes `[k, c, r, s]` where this is the weight of a convolution, or lies as a row of one.
+    filter: Option<[usize; 4]>,
 }
 
 /// The tensors of `architecture` in `state_dict` order, except `num_batches_tracked`.
@@ -71,12 +71,35 @@ pub fn entries(architecture: &Architecture) -> Vec<Entry> {
     let mut all = Vec::new();
     let blocks = architecture.blocks.iter().enumerate();
     for ((index, block), (convolution, norm)) in blocks.zip(architecture.names()) {
-        all.push(Entry {
-            name: format!("{convolution}.weight"),
-            shape: block.weight_shape().to_vec(),
+        let filter = block.weight_shape();
+        let [k, c, r, s] = filter;
+        let entry = |name: &str, shape: &[usize], part, filter| Entry {
+            name: format!("{convolution}.{name}"),
+            shape: shape.to_vec(),
             block: index,
-            part: Part::Weight,
-        });
+            part,
+            filter,
+        };
+        if architecture.spectral_norm {
+            let row = [1, c, r, s];
+            all.extend([
+                entry(
+                    "parametrizations.weight.original",
+                    &filter,
+                    Part::Weight,
+                    Some(filter),
+                ),
+                entry("parametrizations.weight.0._u", &[k], Part::SpectralU, None),
+                entry(
+                    "parametrizations.weight.0._v",
+                    &[c * r * s],
+                    Part::SpectralV,
+                    Some(row),
+                ),
+            ]);
+        } else {
+            all.push(entry("weight", &filter, Part::Weight, Some(filter)));
+        }
         if let Some(norm) = norm {
             for (suffix, part) in [
                 ("weight", Part::NormWeight),
@@ -89,6 +112,7 @@ pub fn entries(architecture: &Architecture) -> Vec<Entry> {
                     shape: vec![block.output.c],
                     block: index,
                     part,
+                    filter: None,
                 });
             }
         }
@@ -96,10 +120,41 @@ pub fn entries(architecture: &Architecture) -> Vec<Entry> {
     all
 }
 
+/// Steps of the power method that singular vectors start with.
+pub const POWER_ITERATIONS: usize = 15;
+
+/// What a vector's length is at least, where it is divided by it: `eps` of PyTorch's `normalize` in `spectral_norm`.
+pub const SPECTRAL_EPS: f64 = 1e-12;
+
+/// What [`POWER_ITERATIONS`] steps make of vectors u and v of any length: u ← Wv/‖Wv‖, v ← Wᵀu/‖Wᵀu‖ for the weight W
+/// `[u][v]`.
+fn singular_vectors(weight: &[f64], mut u: Vec<f64>, mut v: Vec<f64>) -> [Vec<f32>; 2] {
+    fn normalise(vector: &mut [f64]) {
+        let length = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
+        vector
+            .iter_mut()
+            .for_each(|x| *x /= length.max(SPECTRAL_EPS));
+    }
+    normalise(&mut v);
+    for _ in 0..POWER_ITERATIONS {
+        for (u, row) in u.iter_mut().zip(weight.chunks_exact(v.len())) {
+            *u = row.iter().zip(&v).map(|(w, v)| w * v).sum();
+        }
+        normalise(&mut u);
+        v.fill(0.0);
+        for (u, row) in u.iter().zip(weight.chunks_exact(v.len())) {
+            v.iter_mut().zip(row).for_each(|(v, w)| *v += u * w);
+        }
+        normalise(&mut v);
+    }
+    [u, v].map(|vector| vector.iter().map(|&x| x as f32).collect())
+}
+
 impl StateDict {
     /// Initial values of `architecture`, as the reference draws them: convolutions N(0, 0.02), batch-norm weights N(1,
-    /// 0.02) and biases 0, running mean 0 and variance 1. Tensor `t` of the generator draws from Philox step `t`, of
-    /// the discriminator from `1000 + t`.
+    /// 0.02) and biases 0, running mean 0 and variance 1; singular vectors N(0, 1), made as long as 1, and then
+    /// [`POWER_ITERATIONS`] of the power method, as `torch.nn.utils.parametrizations.spectral_norm` has it. Tensor `t` of
+    /// the generator draws from Philox step `t`, of the discriminator from `1000 + t`.
     pub fn initial(architecture: &Architecture, seed: u64) -> Self {
         let base = match architecture.role {
             Role::Generator => 0,
@@ -110,15 +165,39 @@ impl StateDict {
             batches_tracked: normed.then_some(0),
             ..Self::default()
         };
+        let (mut weight, mut u) = (Vec::new(), Default::default());
         for (index, tensor) in entries(architecture).into_iter().enumerate() {
             let mut data = vec![0.0; tensor.shape.iter().product()];
-            let norm = tensor.shape.len() == 1;
-            if tensor.name.ends_with(".weight") {
-                Stream::new(seed, Purpose::Initialise, base + index as u64).fill_normal(&mut data);
-                let mean = if norm { 1.0 } else { 0.0 };
-                data.iter_mut().for_each(|v| *v = mean + 0.02 * *v);
-            } else if tensor.name.ends_with(".running_var") {
-                data.fill(1.0);
+            let draw = |data: &mut [f32]| {
+                Stream::new(seed, Purpose::Initialise, base + index as u64).fill_normal(data);
+            };
+            match tensor.part {
+                Part::Weight | Part::NormWeight => {
+                    draw(&mut data);
+                    let mean = match tensor.part {
+                        Part::Weight => 0.0,
+                        _ => 1.0,
+                    };
+                    data.iter_mut().for_each(|v| *v = mean + 0.02 * *v);
+                    if tensor.part == Part::Weight {
+                        weight = data.iter().map(|&w| f64::from(w)).collect();
+                    }
+                }
+                // Behind their weight, u first.
+                Part::SpectralU | Part::SpectralV => {
+                    draw(&mut data);
+                    let drawn = data.iter().map(|&v| f64::from(v)).collect();
+                    if tensor.part == Part::SpectralU {
+                        u = (drawn, tensor.name, tensor.shape);
+                        continue;
+                    }
+                    let (left, name, shape) = std::mem::take(&mut u);
+                    let [left, right] = singular_vectors(&weight, left, drawn);
+                    dict.tensors.insert(name, Tensor::new(&shape, left));
+                    data = right;
+                }
+                Part::RunningVar => data.fill(1.0),
+                Part::NormBias | Part::RunningMean => {}
             }
             dict.tensors
                 .insert(tensor.name, Tensor::new(&tensor.shape, data));
@@ -171,7 +250,7 @@ impl StateDict {
                 continue;
             }
             let values = values(&entry)?;
-            let data = match entry.filter() {
+            let data = match entry.filter {
                 Some(shape) => layout.to_pytorch(shape, &values),
                 None => values,
             };
@@ -199,7 +278,7 @@ impl StateDict {
                 continue;
             }
             let data = &self.get(&entry.name)?.data;
-            match entry.filter() {
+            match entry.filter {
                 Some(shape) => take(&entry, &layout.from_pytorch(shape, data))?,
                 None => take(&entry, data)?,
             }
@@ -352,12 +431,18 @@ pub fn check_shapes(shapes: &Shapes, architecture: &Architecture, buffers: bool)
     Ok(())
 }
 
-/// The weights of convolutions among `shapes`, `main.N.weight` with four dimensions: N and the sizes, in order.
+/// What the weight of a convolution under spectral norm is called behind the convolution's name.
+pub const SPECTRAL_WEIGHT: &str = ".parametrizations.weight.original";
+
+/// The weights of convolutions among `shapes`, `main.N.weight` with four dimensions, or those under spectral norm: N and
+/// the sizes, in order.
 pub fn convolutions(shapes: &Shapes) -> Vec<(usize, [usize; 4])> {
     let mut all: Vec<_> = shapes
         .iter()
         .filter_map(|(name, shape)| {
-            let index = name.strip_prefix("main.")?.strip_suffix(".weight")?;
+            let name = name.strip_prefix("main.")?;
+            let index = name.strip_suffix(SPECTRAL_WEIGHT);
+            let index = index.or_else(|| name.strip_suffix(".weight"))?;
             Some((index.parse().ok()?, shape.as_slice().try_into().ok()?))
         })
         .collect();
@@ -365,11 +450,16 @@ pub fn convolutions(shapes: &Shapes) -> Vec<(usize, [usize; 4])> {
     all
 }
 
+/// Whether a weight among `shapes` is under spectral norm.
+pub fn is_spectral(shapes: &Shapes) -> bool {
+    shapes.keys().any(|name| name.ends_with(SPECTRAL_WEIGHT))
+}
+
 /// The dimensions of the network of that role whose convolutions are among `shapes`; nothing else is looked at, but
-/// whether there is anything of batch norm. A discriminator does not know the length of the noise: it is 1 then. It does
-/// know how many labels there are, and a generator does not: they are part of the noise then. Neither knows of spectral
-/// norm, and a generator not how its discriminator is normalised: by batch norm then. The convolution next to the image
-/// is 3×3 in an SNDCGAN.
+/// whether there is anything of batch norm or of spectral norm. A discriminator does not know the length of the noise: it
+/// is 1 then. It does know how many labels there are, and a generator does not: they are part of the noise then. A
+/// generator does not know how its discriminator is normalised: by batch norm then. The convolution next to the image is
+/// 3×3 in an SNDCGAN.
 ///
 /// # Errors
 /// Where there are too few or too many convolutions, or their sizes are no network's.
@@ -419,6 +509,7 @@ pub fn dimensions(shapes: &Shapes, role: Role) -> Result<Dimensions> {
         design: Design {
             family,
             norm: match role {
+                Role::Discriminator if is_spectral(shapes) => Norm::Spectral,
                 Role::Discriminator if !has_norm => Norm::None,
                 _ => Norm::Batch,
             },

@@ -178,7 +178,7 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                     cast: memory.cast.address(),
                     count: count as u64,
                     first_block: blocks as u32,
-                    unused: 0,
+                    ..Tensor::zeroed()
                 });
                 blocks += count.div_ceil(4096);
                 reference.push(parameter);
@@ -444,6 +444,109 @@ fn the_loss_scale_stays_within_its_bounds() {
             assert_eq!(got, want, "{factor:e}, {steady} steady, skip {skip}");
             // What Adam multiplies by, and a later halving, are numbers too.
             assert!((1.0 / got.factor).is_normal() && (got.factor / 2.0).is_normal());
+        }
+    }
+}
+
+/// A weight under spectral norm: its gradient is corrected before anything else, where it lies too, and a correction that
+/// is not finite is a gradient that is not.
+#[test]
+fn what_is_along_singular_vectors_is_taken() {
+    // The second has several blocks, and rows that begin within one.
+    let sizes = [(3usize, 36usize), (70, 132), (1, 4)];
+    // Of the loss, of both its segments, and of others.
+    let radial = [0.5f32, -0.125, 0.25, 3.0];
+    for t in TYPES {
+        for seed in SEEDS {
+            for bad in [None, Some(f32::NAN), Some(f32::INFINITY)] {
+                let mut terms = radial;
+                bad.into_iter().for_each(|bad| terms[3] = bad);
+                let terms = Memory::of(&terms);
+                let c: f64 = radial.iter().map(|&r| f64::from(r)).sum();
+                let scale = 8.0;
+                let (mut table, mut kept, mut blocks) = (Vec::new(), Vec::new(), 0);
+                for (i, &(rows, columns)) in sizes.iter().enumerate() {
+                    let count = rows * columns;
+                    let draw = |len, which| normal(Type::F32, len, 40 + 10 * i as u64 + which);
+                    let (gradient, u, v) = (draw(count, 0), draw(rows, 1), draw(columns, 2));
+                    let sigma = 0.5 + i as f64;
+                    let corrected: Vec<f64> = (0..count)
+                        .map(|e| gradient[e] - c / sigma * u[e / columns] * v[e % columns])
+                        .collect();
+                    let weight = initial(i, count);
+                    let mut reference: Parameter<f64> = Parameter::new(count, true);
+                    reference.weight.clone_from(&weight);
+                    reference.gradient = corrected.iter().map(|g| g / scale).collect();
+                    let f32s = |values: &[f64]| Memory::typed(Type::F32, values);
+                    let memory = [
+                        f32s(&gradient),
+                        f32s(&weight),
+                        f32s(&vec![0.0; count]),
+                        f32s(&vec![0.0; count]),
+                        f32s(&u),
+                        f32s(&v),
+                        f32s(&[sigma]),
+                    ];
+                    let [g, w, m, second, left, right, one] =
+                        memory.each_ref().map(Memory::address);
+                    table.push(Tensor {
+                        gradient: g,
+                        weight: w,
+                        m,
+                        v: second,
+                        left,
+                        right,
+                        sigma: one,
+                        radial: terms.address(),
+                        count: count as u64,
+                        first_block: blocks as u32,
+                        columns: columns as u32,
+                        ..Tensor::zeroed()
+                    });
+                    blocks += count.div_ceil(4096);
+                    kept.push((memory, reference, corrected, weight));
+                }
+                let state = AdamState {
+                    loss_scale: scale as f32,
+                    rate: 1.0,
+                    ..AdamState::zeroed()
+                };
+                let over = Over::new(&table, blocks, state, 5);
+                Launch::new("adam_prepare", (1, 1, 1), 32)
+                    .buffer(&over.state)
+                    .value(ADAM.beta1)
+                    .value(ADAM.beta2)
+                    .run(seed)
+                    .unwrap();
+                over.step(t, 0.0, 2, true).run(seed).unwrap();
+                let now = over.state();
+                if bad.is_some() {
+                    assert_eq!((now.taken, now.skipped), (0, 1));
+                    assert_eq!(f64::from(now.loss_scale), scale / 2.0);
+                    for (memory, _, _, weight) in &kept {
+                        assert_eq!(memory[1].read(Type::F32), *weight);
+                    }
+                    continue;
+                }
+                assert_eq!((now.taken, now.skipped), (1, 0));
+                let mut squares = 0.0;
+                for (memory, reference, corrected, start) in &mut kept {
+                    squares += reference.squares();
+                    reference.step(&ADAM, 1.0, 1);
+                    let read = |index: usize| memory[index].read(Type::F32);
+                    assert_close("gradient", &read(0), corrected, 1e-6);
+                    assert_close("m", &read(2), &reference.m, 1e-5);
+                    assert_close("v", &read(3), &reference.v, 1e-5);
+                    let change = |w: &[f64]| -> Vec<f64> {
+                        w.iter().zip(&*start).map(|(w, s)| w - s).collect()
+                    };
+                    let want = change(&reference.weight);
+                    assert_close("weight", &change(&read(1)), &want, 1e-5);
+                }
+                let entry = over.ring.values::<Entry>()[(5 % ADAM_SLOTS) as usize];
+                let norm = f64::from(entry.gradient_norm[1]);
+                assert_close("norm", &[norm], &[squares.sqrt()], 1e-6);
+            }
         }
     }
 }

@@ -37,7 +37,7 @@ fn by(launch: Launch, criterion: Criterion, reported: usize) -> Launch {
 
 fn without_labels(launch: Launch, segments: usize) -> Launch {
     let launch = launch.null().null().value(0u32).value(0u32);
-    by(launch, Criterion::Bce, segments)
+    by(launch, Criterion::Bce, segments).null().null()
 }
 
 /// With labels of each image behind noise; each segment has some of its own.
@@ -76,30 +76,51 @@ fn labels_agree_with_the_reference() {
             let label_memory = [of(0), of(segments - 1)];
             let (memory, scale) = (Memory::typed(t, &spread), Memory::of(&[8.0f32]));
             let counter = Memory::of(&[1u64]);
-            let sizes = [segments * n * stored * t.size(), 2 * size_of::<Entry>()];
+            // Outputs of weights that are not normalised yet: theirs are `factor` times these.
+            let factor = 0.625;
+            let factors = Memory::of(&[factor as f32]);
+            let normalised: Vec<f64> = outputs.iter().map(|x| factor * x).collect();
+            let sizes = [
+                segments * n * stored * t.size(),
+                2 * size_of::<Entry>(),
+                4 * 3,
+            ];
             let out = run_twice(&sizes, |out| {
                 let launch = launch_bce(t, &memory, n, stored, segments, &scale);
                 let launch = launch.buffer(&out[0]).buffer(&out[1]).buffer(&counter);
                 let launch = launch.value(2u32).value(0u32);
                 let launch = launch.buffer(&label_memory[0]).buffer(&label_memory[1]);
                 let launch = launch.value(each as u32).value(labels as u32);
-                vec![by(launch, Criterion::Bce, segments)]
+                let launch = by(launch, Criterion::Bce, segments);
+                vec![launch.buffer(&factors).buffer(&out[2])]
             });
             let entry: Entry = bytemuck::pod_read_unaligned(&entries(&out[1])[1]);
             let gradient = out[0].read(t);
             for segment in 0..segments {
                 let target = if segment == 0 { 1.0 } else { 0.0 };
                 let width = n * (1 + labels);
-                let outputs = &outputs[segment * width..(segment + 1) * width];
+                let of = segment * width..(segment + 1) * width;
+                let (raw, outputs) = (&outputs[of.clone()], &normalised[of]);
                 let y = &want_rows[segment * n * labels..(segment + 1) * n * labels];
                 let mut want = vec![f64::NAN; width];
                 let loss = bce_with_labels(outputs, (y, labels), target, &mut want);
                 let rows = &gradient[segment * n * stored..(segment + 1) * n * stored];
                 let mut got = Vec::new();
                 for row in rows.chunks(stored) {
-                    got.extend(row[..=labels].iter().map(|g| g / 8.0));
+                    got.extend(row[..=labels].iter().map(|g| g / 8.0 / factor));
                     assert!(row[labels + 1..].iter().all(|&pad| pad == 0.0));
                 }
+                // What was stored, times what was read.
+                let terms = got.iter().zip(raw).map(|(g, x)| 8.0 * factor * g * x);
+                let (sum, size) =
+                    terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+                let radial = out[2].values::<f32>().into_iter().map(f64::from);
+                let radial: Vec<f64> = radial.collect();
+                assert!(
+                    (radial[segment] - sum).abs() <= 1e-6 * size,
+                    "{radial:?} {sum}"
+                );
+                assert!(radial[2].is_nan() && (segments == 2 || radial[1] == 0.0));
                 assert_close("gradient", &got, &want, t.tolerance());
                 let losses = entry.losses[segment].map(f64::from);
                 let want =

@@ -27,26 +27,38 @@ fn norms_agree_with_sums_in_f64() {
             let (memory, scale) = (Memory::typed(t, &values), Memory::of(&[8.0f32]));
             let (partial, arrived) = (Memory::poisoned(8 * inputs * blocks), Memory::of(&[0u32]));
             let counter = Memory::of(&[5u64]);
-            let out = run_twice(&[2 * size_of::<Entry>()], |out| {
+            let out = run_twice(&[2 * size_of::<Entry>(), 8], |out| {
+                out[1].fill(bytemuck::bytes_of(&[0.5f32, 0.25]));
                 let name = format!("gradient_penalty_norm_nhwc_{}", t.suffix());
                 let launch = Launch::new(name, (inputs * blocks, 1, 1), 256).buffer(&memory);
                 let launch = launch.value(elements as u64).value(blocks as u32);
                 let launch = launch.value(weights[0]).value(weights[1]).buffer(&scale);
                 let launch = launch.buffer(&partial).buffer(&arrived).buffer(&out[0]);
                 let launch = launch.buffer(&counter).value(2u32);
-                vec![launch.value(Slot::RealPenalty as u32)]
+                let launch = launch.value(Slot::RealPenalty as u32);
+                // Once with spectral norm's sums and once without.
+                vec![match weights[1] == 0.5 {
+                    true => launch.buffer(&out[1]),
+                    false => launch.null(),
+                }]
             });
             assert_eq!(arrived.values::<u32>(), [0]);
             let mut rest = entries(&out[0]);
             let entry: Entry = bytemuck::pod_read_unaligned(&rest[1]);
+            let radial = out[1].values::<f32>();
             for input in 0..inputs {
                 let weight = weights[input];
+                let of = &values[input * elements..(input + 1) * elements];
+                let squares: f64 = of.iter().map(|v| v * v).sum();
+                let before = [0.5, 0.25][input];
+                let added = if weights[1] == 0.5 { squares } else { 0.0 };
+                let got = f64::from(radial[input]);
+                assert_close("radial", &[got], &[before + added], 1e-6);
                 if weight == 0.0 {
                     continue;
                 }
                 let slot = Slot::RealPenalty as usize + input;
-                let of = &values[input * elements..(input + 1) * elements];
-                let want = of.iter().map(|v| v * v).sum::<f64>() / (8.0 * weight);
+                let want = squares / (8.0 * weight);
                 assert_close("norm", &[f64::from(entry.losses[slot][0])], &[want], 1e-6);
                 rest[1][8 + 16 * slot..12 + 16 * slot].fill(0xff);
             }

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 
 use dcgan_cuda::backend::cpu::batch_norm::{EPS, MOMENTUM};
 use dcgan_cuda::backend::cuda::conv::shape::{ConvArgument, ConvShape};
-use dcgan_cuda::backend::cuda::ops::{adam, batch_norm};
+use dcgan_cuda::backend::cuda::ops::{adam, batch_norm, spectral_norm};
 
 use dcgan_cuda::backend::cuda::progress::{AdamState, BalanceState, Block, Entry};
 use dcgan_cuda::backend::cuda::window::Window;
@@ -51,7 +51,11 @@ fn host_and_device_know_the_same() {
         known.insert(name.into(), bit.into());
     }
     layout!(known, adam::Entry as "AdamTensor":
-        gradient, weight, m, v, average, cast, count, first_block);
+        gradient, weight, m, v, average, cast, left, right, sigma, radial,
+        count, first_block, columns);
+    known.insert("RADIAL_TERMS".into(), adam::RADIAL_TERMS as f64);
+    layout!(known, spectral_norm::Entry as "SpectralLayer":
+        weight, u, v, sigma, partial, arrived, rows, columns, first_block, slices);
     layout!(known, AdamState as "AdamState":
         taken, skipped, left_out, loss_scale, steady, correction1, correction2, rate);
     layout!(known, BalanceState as "BalanceState": accuracy, certainty, advantage, begun);

@@ -152,14 +152,25 @@ fn check_forward(layer: &Layer, criterion: Criterion) {
     let (slots, iteration) = (4u32, 4 * (1u64 << 31) + 3);
     let counter = Memory::of(&[iteration]);
     let bytes = shape.output() * t.size();
-    let out = run_twice(&[bytes, bytes, 4 * size_of::<Entry>()], |out| {
+    // Some as of weights that are not normalised yet: theirs are `factor` times these.
+    let factor = if layer.activation.is_none() {
+        0.625
+    } else {
+        1.0
+    };
+    let factors = Memory::of(&[factor as f32]);
+    let out = run_twice(&[bytes, bytes, 4 * size_of::<Entry>(), 4 * 3], |out| {
         let launch = layer.forward(&x, &norm, &w, &out[0]).buffer(&arrived);
         let launch = launch.value(1.0f32).value(0.0f32).buffer(&scales);
         let launch = launch.buffer(&out[1]).buffer(&out[2]).buffer(&counter);
         let launch = launch.value(slots).value(first as u32);
         // Of two, the second is reported where it is D's.
         let reported = if shape.n == 257 { 1 } else { shape.segments };
-        vec![launch.value(criterion as u32).value(reported as u32)]
+        let launch = launch.value(criterion as u32).value(reported as u32);
+        vec![match layer.activation {
+            None => launch.buffer(&factors).buffer(&out[3]),
+            Some(_) => launch.null().null(),
+        }]
     });
     assert_eq!(arrived.values::<u32>(), [0], "{what}");
     let logits = layer.firsts(&out[0]);
@@ -182,8 +193,9 @@ fn check_forward(layer: &Layer, criterion: Criterion) {
         let target = if segment == 0 { 1.0 } else { 0.0 };
         let mut want = vec![f64::NAN; shape.n];
         let others = (shape.segments - 1 - segment) * shape.n;
+        let normalised: Vec<f64> = logits.iter().map(|x| factor * x).collect();
         let of_segment = |range: std::ops::Range<usize>| Logits {
-            outputs: &logits[range],
+            outputs: &normalised[range],
             labels: None,
         };
         let both = (
@@ -191,7 +203,16 @@ fn check_forward(layer: &Layer, criterion: Criterion) {
             &of_segment(others..others + shape.n),
         );
         let loss = loss(criterion, both, target, &mut want);
-        let got: Vec<f64> = gradient[of].iter().map(|g| g / scale).collect();
+        let terms = gradient[of.clone()].iter().zip(&logits[of.clone()]);
+        let terms = terms.map(|(g, x)| g * x);
+        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+        let radial = out[3].values::<f32>().into_iter().map(f64::from);
+        let radial: Vec<f64> = radial.collect();
+        match layer.activation {
+            None => assert!((radial[segment] - sum).abs() <= 1e-6 * size, "{what}"),
+            Some(_) => assert!(radial.iter().all(|r| r.is_nan()), "{what}"),
+        }
+        let got: Vec<f64> = gradient[of].iter().map(|g| g / scale / factor).collect();
         // What is far below the smallest normal f16 has few digits: sure logits of a large batch.
         assert_close(&format!("gradient, {what}"), &got, &want, t.tolerance());
         if segment >= reported {
@@ -206,7 +227,7 @@ fn check_forward(layer: &Layer, criterion: Criterion) {
         let launch = layer.forward(&x, &norm, &w, &alone[0]).null();
         let launch = launch.value(1.0f32).value(0.0f32).null().null().null();
         let launch = launch.null().value(slots).value(first as u32);
-        vec![launch.value(0u32).value(0u32)]
+        vec![launch.value(0u32).value(0u32).null().null()]
     });
     assert_eq!(alone[0].bytes(), out[0].bytes(), "{what}");
 }

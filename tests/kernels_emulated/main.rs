@@ -35,6 +35,7 @@ mod pool;
 mod progress;
 mod reference_shapes;
 mod resize;
+mod spectral_norm;
 
 use std::fs;
 use std::path::Path;

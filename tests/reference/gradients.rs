@@ -27,6 +27,13 @@ fn filled(n: usize, shape: Shape, step: u64) -> Buffer<f64> {
 fn lively(architecture: &Architecture) -> StateDict {
     let mut dict = StateDict::initial(architecture, 7);
     for (index, (name, tensor)) in dict.tensors.iter_mut().enumerate() {
+        if name.contains("parametrizations") {
+            // The vectors are those of these weights.
+            if name.ends_with("original") {
+                tensor.data.iter_mut().for_each(|w| *w *= 10.0);
+            }
+            continue;
+        }
         let values = random(tensor.data.len(), 100 + index as u64);
         for (to, v) in tensor.data.iter_mut().zip(values) {
             *to = match name {
@@ -263,7 +270,7 @@ fn whole_networks() {
     assert!(g.has_skips());
     check(&g, &[filled(3, g.input(), 1)], Statistics::BatchOnly, false);
     // Those of SNDCGAN.
-    for norm in [Norm::Batch, Norm::None] {
+    for norm in [Norm::Batch, Norm::None, Norm::Spectral] {
         let design = Design {
             family: Family::Sndcgan,
             norm,
@@ -280,15 +287,21 @@ fn whole_networks() {
         let inputs = [filled(3, d.input(), 1), filled(3, d.input(), 2)];
         check(&d, &inputs, Statistics::BatchOnly, true);
     }
-    // D that knows labels, and D that answers in patches.
-    for condition in [Condition::Labels(3), Condition::Picture(2)] {
-        let dimensions = Dimensions {
-            condition,
-            image_size: 64,
-            ..dimensions
-        };
-        let d = smooth(dimensions.discriminator());
-        let inputs = [filled(3, d.input(), 1), filled(3, d.input(), 2)];
-        check(&d, &inputs, Statistics::BatchOnly, true);
+    // D that knows labels, and D that answers in patches; and those with spectral norm, whose vectors are constants.
+    for norm in [Norm::Batch, Norm::Spectral] {
+        for condition in [Condition::Labels(3), Condition::Picture(2)] {
+            let dimensions = Dimensions {
+                condition,
+                image_size: 64,
+                design: Design {
+                    norm,
+                    ..Design::DCGAN
+                },
+                ..dimensions
+            };
+            let d = smooth(dimensions.discriminator());
+            let inputs = [filled(3, d.input(), 1), filled(3, d.input(), 2)];
+            check(&d, &inputs, Statistics::BatchOnly, true);
+        }
     }
 }

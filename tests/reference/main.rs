@@ -7,3 +7,4 @@ mod conditions_pytorch;
 mod gradients;
 mod objectives;
 mod parity_pytorch;
+mod spectral_pytorch;

@@ -9,6 +9,7 @@ use super::conv_transpose2d::scatter;
 use super::conv_wgrad::weight_gradient;
 use super::conv2d::{Geometry, gather};
 use super::parameter::Parameter;
+use super::spectral_norm::SpectralNorm;
 use super::{Buffer, Real};
 use crate::backend::Statistics;
 use crate::model::arch::SKIP_ACTIVATION;
@@ -23,6 +24,8 @@ pub(super) struct Layer<T> {
     /// `[r, s, c, k]`, see [`super::conv2d`].
     pub weight: Parameter<T>,
     pub norm: Option<BatchNorm<T>>,
+    /// Where the weight is divided by its largest singular value.
+    pub spectral: Option<SpectralNorm<T>>,
     /// The convolution's output where batch norm needs it; empty without.
     pub convolved: Vec<T>,
     /// What the next block sees.
@@ -62,30 +65,41 @@ impl<T: Real> Layer<T> {
         part_gradient(&reader.joined[1], whole, y, gradient, true);
     }
 
+    /// The weight that the convolution multiplies by.
+    fn filter(&self) -> &[T] {
+        match &self.spectral {
+            Some(norm) => &norm.weight,
+            None => &self.weight.weight,
+        }
+    }
+
+    /// Makes what the convolution multiplies by of the weight.
+    pub fn normalise_weight(&mut self, statistics: Statistics) {
+        if let Some(norm) = &mut self.spectral {
+            norm.normalise(&self.weight.weight, statistics == Statistics::Batch);
+        }
+    }
+
     /// The convolution alone, for `n` maps.
     pub fn convolve(&mut self, n: usize, input: &[T]) {
-        let normed = self.norm.is_some();
-        let output = if normed {
-            &mut self.convolved
-        } else {
-            &mut self.output.data
+        let mut whole = match self.norm {
+            Some(_) => std::mem::take(&mut self.convolved),
+            None => std::mem::take(&mut self.output.data),
         };
-        let mut output = std::mem::take(output);
         let input = &input[..n * self.block.input.len()];
-        self.convolve_to(input, &mut output[..n * self.block.output.len()]);
-        if normed {
-            self.convolved = output;
-        } else {
-            self.output.data = output;
+        self.convolve_to(input, &mut whole[..n * self.block.output.len()]);
+        match self.norm {
+            Some(_) => self.convolved = whole,
+            None => self.output.data = whole,
         }
     }
 
     /// The convolution of other maps than those of the last forward pass.
     pub fn convolve_to(&self, input: &[T], output: &mut [T]) {
         if self.block.convolution.is_transposed() {
-            scatter(&self.geometry, input, &self.weight.weight, output);
+            scatter(&self.geometry, input, self.filter(), output);
         } else {
-            gather(&self.geometry, input, &self.weight.weight, output);
+            gather(&self.geometry, input, self.filter(), output);
         }
     }
 
@@ -163,6 +177,9 @@ impl<T: Real> Layer<T> {
             (input, gradient)
         };
         weight_gradient(&self.geometry, large, small, to);
+        if let Some(norm) = &self.spectral {
+            norm.backward(to);
+        }
     }
 
     /// Adds `extra` to the gradient of the weight.
@@ -174,19 +191,9 @@ impl<T: Real> Layer<T> {
     /// Gradient of the input, from that of the convolution.
     pub fn input_backward(&self, gradient: &[T], input_gradient: &mut [T]) {
         if self.block.convolution.is_transposed() {
-            gather(
-                &self.geometry,
-                gradient,
-                &self.weight.weight,
-                input_gradient,
-            );
+            gather(&self.geometry, gradient, self.filter(), input_gradient);
         } else {
-            scatter(
-                &self.geometry,
-                gradient,
-                &self.weight.weight,
-                input_gradient,
-            );
+            scatter(&self.geometry, gradient, self.filter(), input_gradient);
         }
     }
 }

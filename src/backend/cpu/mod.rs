@@ -27,6 +27,7 @@ pub mod parameter;
 pub mod pool;
 pub mod resize;
 mod snapshot;
+pub mod spectral_norm;
 
 use std::marker::PhantomData;
 use std::ops::Range;

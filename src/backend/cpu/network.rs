@@ -11,6 +11,7 @@ use super::conv2d::Geometry;
 use super::gradient_penalty::Penalty;
 use super::layer::{CHUNK, Layer};
 use super::parameter::Parameter;
+use super::spectral_norm::{self, SpectralNorm};
 use super::{Buffer, Progress, Real};
 use crate::backend::{
     Adam, Network, SLOTS, Slot, State, Statistics, Targets, Upstream, Use, Want, ema_decay,
@@ -72,8 +73,12 @@ pub fn bytes<T>(architecture: &Architecture, batch: usize, usage: Use) -> u64 {
             0
         };
         let convolved = if block.batch_norm { batch * map } else { 0 };
-        let weights = Geometry::of(block).weights() as u64 + 2 * norm;
-        elements += batch * map + convolved + copies * weights + 2 * norm;
+        let weights = Geometry::of(block).weights() as u64;
+        elements += batch * map + convolved + copies * (weights + 2 * norm) + 2 * norm;
+        if architecture.spectral_norm {
+            let k = block.small_large().0.c as u64;
+            elements += weights + weights / k + k + spectral_norm::KEPT as u64;
+        }
         if block.skip.is_some() {
             elements += (batch + kept) * block.input.len() as u64;
         }
@@ -111,6 +116,10 @@ impl<T: Real> CpuNetwork<T> {
                     norm: block
                         .batch_norm
                         .then(|| BatchNorm::new(block.output.c, training)),
+                    spectral: architecture.spectral_norm.then(|| {
+                        let k = geometry.small.c;
+                        SpectralNorm::new(geometry.weights() / k, k)
+                    }),
                     convolved: vec![T::nan(); normed],
                     output: Buffer::new(batch, block.output),
                     joined: [batch, kept].map(|n| match block.skip {
@@ -151,12 +160,15 @@ impl<T: Real> CpuNetwork<T> {
     fn values(&self, entry: &Entry, state: State) -> Result<&Vec<T>> {
         let layer = &self.layers[entry.block];
         let norm = layer.norm.as_ref().context("a block without batch norm");
+        let spectral = layer.spectral.as_ref().context("no spectral norm");
         Ok(match entry.part {
             params::Part::Weight => chosen(&layer.weight, state),
             params::Part::NormWeight => chosen(&norm?.weight, state),
             params::Part::NormBias => chosen(&norm?.bias, state),
             params::Part::RunningMean => &norm?.running_mean,
             params::Part::RunningVar => &norm?.running_var,
+            params::Part::SpectralU => &spectral?.u,
+            params::Part::SpectralV => &spectral?.v,
         })
     }
 
@@ -164,12 +176,15 @@ impl<T: Real> CpuNetwork<T> {
     fn values_mut(&mut self, entry: &Entry, state: State) -> Result<&mut Vec<T>> {
         let layer = &mut self.layers[entry.block];
         let norm = layer.norm.as_mut().context("a block without batch norm");
+        let spectral = layer.spectral.as_mut().context("no spectral norm");
         Ok(match entry.part {
             params::Part::Weight => chosen_mut(&mut layer.weight, state),
             params::Part::NormWeight => chosen_mut(&mut norm?.weight, state),
             params::Part::NormBias => chosen_mut(&mut norm?.bias, state),
             params::Part::RunningMean => &mut norm?.running_mean,
             params::Part::RunningVar => &mut norm?.running_var,
+            params::Part::SpectralU => &mut spectral?.u,
+            params::Part::SpectralV => &mut spectral?.v,
         })
     }
 
@@ -241,6 +256,7 @@ impl<T: Real> Network for CpuNetwork<T> {
         for index in 0..self.layers.len() {
             let (before, rest) = self.layers.split_at_mut(index);
             let layer = &mut rest[0];
+            layer.normalise_weight(statistics);
             layer.join(n, before);
             let joined = std::mem::take(&mut layer.joined[0]);
             let input = match layer.block.skip {
@@ -524,9 +540,17 @@ mod tests {
             condition: crate::model::arch::Condition::Picture(1),
             ..dimensions
         };
+        let spectral = Dimensions {
+            design: crate::model::arch::Design {
+                norm: crate::model::arch::Norm::Spectral,
+                ..dimensions.design
+            },
+            ..dimensions
+        };
         for architecture in [
             dimensions.generator(),
             dimensions.discriminator(),
+            spectral.discriminator(),
             unet.generator(),
         ] {
             for usage in [Use::Training, Use::Penalised, Use::Inference] {
@@ -541,7 +565,11 @@ mod tests {
                         learned + n.running_mean.len() + n.running_var.len()
                     });
                     let joined = l.joined[0].len() + l.joined[1].len();
-                    parameter(&l.weight) + norm + l.convolved.len() + l.output.data.len() + joined
+                    let spectral = l.spectral.as_ref().map_or(0, |n| {
+                        n.u.len() + n.v.len() + n.weight.len() + spectral_norm::KEPT
+                    });
+                    let maps = l.convolved.len() + l.output.data.len() + joined;
+                    parameter(&l.weight) + norm + spectral + maps
                 };
                 let [a, b] = &network.gradients;
                 let maps = network.input.data.len() + network.input_gradient.data.len();

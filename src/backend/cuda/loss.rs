@@ -6,7 +6,7 @@ use crate::backend::cuda::Buffer;
 use crate::backend::cuda::driver::Span;
 use crate::backend::cuda::network::CudaNetwork;
 use crate::backend::cuda::ops::batch_norm::SEGMENTS;
-use crate::backend::cuda::ops::bce_loss;
+use crate::backend::cuda::ops::bce_loss::{self, Homogeneous};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::{Slot, Targets};
 use crate::model::arch::Role;
@@ -27,11 +27,11 @@ impl CudaNetwork {
     }
 
     /// The loss of what the last forward pass has put out, and its gradient into `gradient`, times the loss scale of
-    /// `scaled`.
+    /// `scaled`; of `homogeneous` logits, if they are.
     pub(super) fn loss_of(
         &self,
         targets: &Targets<'_, Buffer>,
-        gradient: Span,
+        (gradient, homogeneous): (Span, Option<&Homogeneous>),
         (progress, scaled): (&mut Progress, Role),
         first: Slot,
     ) -> Result<()> {
@@ -63,7 +63,7 @@ impl CudaNetwork {
             by,
             (output.span(), gradient),
             (pixels, output.stored().c, values),
-            labels.as_ref(),
+            (labels.as_ref(), homogeneous),
             (progress, scaled.index()),
             first,
         )

@@ -19,8 +19,10 @@ mod rows;
 mod sizes;
 mod skips;
 pub mod snapshot;
+mod spectral;
 pub mod state;
 pub mod stopwatch;
+mod tensors;
 mod types;
 pub mod window;
 

@@ -18,18 +18,17 @@ use crate::backend::cuda::driver::{Branch, Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::adam::{self, Tensors};
 use crate::backend::cuda::ops::batch_norm::{BatchNorm, Extent, Workspace};
 use crate::backend::cuda::ops::cast;
+use crate::backend::cuda::ops::spectral_norm::SpectralNorm;
 use crate::backend::cuda::parameter::{Kept, Parameter};
 use crate::backend::cuda::penalty::Penalty;
 use crate::backend::cuda::progress::Progress;
-use crate::backend::cuda::rows::Rows;
 use crate::backend::cuda::sizes::{
-    copied, gradients_kept, largest_map, logits_block, logits_cuts, shapes, sums_needed,
+    copied, extents, gradients_kept, largest_map, logits_block, logits_cuts, shapes, sums_needed,
 };
 use crate::backend::cuda::{Buffer, Options, stored};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Targets, Upstream, Use, Want};
 use crate::model::arch::Role;
 use crate::model::layout::FilterLayout;
-use crate::model::params::{Entry, Part, entries};
 use crate::model::{Activation, Architecture, Block, Shape, StateDict};
 
 /// How the convolutions' weights lie.
@@ -69,6 +68,9 @@ pub(super) struct Backward {
     pub not_finite: Memory,
     /// Whether a library has made gradients since the last step, which does not look.
     pub unchecked: bool,
+    /// Whether the gradients of weights under spectral norm are as the convolutions have made them: Adam's step corrects
+    /// them.
+    pub uncorrected: bool,
     /// Where the last layer makes logits.
     pub logits: Option<LogitsWork>,
 }
@@ -110,6 +112,8 @@ pub struct CudaNetwork {
     pub(super) penalty: Option<Penalty>,
     /// What batch norm sums in.
     pub(super) sums: Workspace,
+    /// Where the weights count as divided by their largest singular values.
+    pub(super) spectral: Option<SpectralNorm>,
     /// Inputs of the last forward pass, maps in each, and how batch norm normalised.
     pub(super) inputs: usize,
     pub(super) each: usize,
@@ -168,6 +172,18 @@ impl CudaNetwork {
             })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
+        let spectral = match architecture.spectral_norm {
+            true => {
+                ensure!(
+                    architecture.is_homogeneous(),
+                    "spectral norm here is for networks without batch norm and tanh"
+                );
+                let spans = layers.iter().map(|layer| layer.weight.weight.span());
+                let weights: Vec<_> = spans.zip(extents(architecture, precision)).collect();
+                Some(SpectralNorm::new(device, &weights)?)
+            }
+            false => None,
+        };
         let largest = |_| Memory::new(device, largest_map(architecture, precision, batch));
         let branches = if options.fuse.branches {
             gradients_kept(&options)
@@ -184,9 +200,19 @@ impl CudaNetwork {
                 branches: (0..branches)
                     .map(|_| Branch::new(device))
                     .collect::<Result<_>>()?,
-                tensors: Tensors::new(device, parameters(&layers))?,
+                tensors: match &spectral {
+                    None => Tensors::new(device, parameters(&layers))?,
+                    // There is nothing but weights.
+                    Some(norm) => {
+                        let layers = layers.iter().enumerate();
+                        let all = layers.map(|(i, l)| Ok((&l.weight, Some(norm.rank_one(i)?))));
+                        let all = all.collect::<Result<Vec<_>>>()?;
+                        Tensors::with_rank_one(device, all.into_iter())?
+                    }
+                },
                 not_finite,
                 unchecked: false,
+                uncorrected: false,
                 logits: match logits_cuts(architecture, precision, batch)[..] {
                     [] => None,
                     ref cuts => {
@@ -216,6 +242,7 @@ impl CudaNetwork {
                 .then(|| Penalty::new(device, &options, architecture, batch))
                 .transpose()?,
             sums: Workspace::new(device, needs)?,
+            spectral,
             chosen: RefCell::default(),
             inputs: 0,
             each: 0,
@@ -279,47 +306,6 @@ impl CudaNetwork {
             _memory: Rc::clone(&buffer.memory),
         });
         Ok(())
-    }
-
-    /// The memory of the tensor `entry` that `state` means, and its sizes, as they are and as they are stored: rows of k
-    /// (1 for what is no weight of a convolution), and c in each of its parts.
-    fn memory(&self, entry: &Entry, state: State) -> Result<(&Memory, Rows)> {
-        let layer = &self.layers[entry.block];
-        let norm = layer.norm.as_ref().context("a block without batch norm");
-        let learned = |parameter| place(parameter, state);
-        let memory = match entry.part {
-            Part::Weight => learned(&layer.weight)?,
-            Part::NormWeight => learned(&norm?.weight)?,
-            Part::NormBias => learned(&norm?.bias)?,
-            Part::RunningMean => &norm?.running_mean,
-            Part::RunningVar => &norm?.running_var,
-        };
-        let up = |channels: usize| channels.next_multiple_of(self.options.precision.vector());
-        let rows = match entry.part {
-            Part::Weight => {
-                let (small, large) = layer.block.small_large();
-                Rows {
-                    k: [small.c, up(small.c)],
-                    parts: layer.block.convolution.kernel().pow(2),
-                    c: [large.c, up(large.c)],
-                }
-            }
-            _ => Rows {
-                k: [1, 1],
-                parts: 1,
-                c: [layer.block.output.c, up(layer.block.output.c)],
-            },
-        };
-        Ok((memory, rows))
-    }
-
-    /// The memory of all tensors that `state` means, in the order of [`StateDict::collect`].
-    pub(super) fn pieces(&self, state: State) -> Result<Vec<(&Memory, Rows)>> {
-        let all = entries(&self.architecture);
-        let meant = all
-            .iter()
-            .filter(|entry| state.has_buffers() || entry.part.is_learned());
-        meant.map(|entry| self.memory(entry, state)).collect()
     }
 
     /// Every batch norm, in order.
@@ -436,7 +422,9 @@ impl Network for CudaNetwork {
         first: Slot,
     ) -> Result<()> {
         let gradient = self.trained()?.loss_gradient.span();
-        self.loss_of(targets, gradient, (progress, scaled_for(first)), first)
+        let homogeneous = self.homogeneous()?;
+        let to = (gradient, homogeneous.as_ref());
+        self.loss_of(targets, to, (progress, scaled_for(first)), first)
     }
 
     fn forward_with_loss(
@@ -501,7 +489,7 @@ impl Network for CudaNetwork {
         let (how, report) = ((adam, average), (report, role));
         adam::step(&self.device, precision, tensors, how, state, report)?;
         if let Some(backward) = &mut self.backward {
-            backward.unchecked = false;
+            (backward.unchecked, backward.uncorrected) = (false, false);
         }
         Ok(())
     }
@@ -510,7 +498,12 @@ impl Network for CudaNetwork {
         let buffers = state.has_buffers();
         let mut dict = StateDict::collect(&self.architecture, buffers, LAYOUT, |entry| {
             let (memory, rows) = self.memory(entry, state)?;
-            Ok(rows.strip(&memory.download(rows.stored())?))
+            let mut values = memory.download(rows.stored())?;
+            let uncorrected = self.backward.as_ref().is_some_and(|b| b.uncorrected);
+            if let (State::Gradients, true, Some(norm)) = (state, uncorrected, &self.spectral) {
+                norm.correct(entry.block, &mut values)?;
+            }
+            Ok(rows.strip(&values))
         })?;
         if buffers {
             // The same for all layers: they see the same batches.

@@ -75,6 +75,7 @@ impl CudaNetwork {
             progress,
             scaled: scaled_for(first).index(),
             first,
+            homogeneous: self.homogeneous()?,
         };
         let (shape, input) = (self.logits_shape(), self.logits_input());
         let to = (layer.weight.read(), layer.output.span());
@@ -121,7 +122,8 @@ impl CudaNetwork {
         let n = inputs.len() * each;
         ensure!(n <= self.batch, "more than {} maps in one pass", self.batch);
         (self.inputs, self.each, self.statistics) = (inputs.len(), each, statistics);
-        self.join(inputs)
+        self.join(inputs)?;
+        self.find_singular_values()
     }
 
     /// The first `count` layers.
@@ -191,6 +193,10 @@ impl CudaNetwork {
             self.inputs = 1;
         }
         let backward = self.trained()?;
+        ensure!(
+            self.spectral.is_none() || matches!(upstream, Upstream::Loss),
+            "under spectral norm a backward pass begins with the loss"
+        );
         // Where the gradient of the current layer's output is, and whether it is that of what the layer's activation
         // was given, with batch norm's sums over it.
         let (mut at, mut behind) = match upstream {
@@ -257,6 +263,7 @@ impl CudaNetwork {
         latest.map_or(Ok(()), Branch::join)?;
         if let Some(backward) = &mut self.backward {
             backward.unchecked |= unchecked;
+            backward.uncorrected |= want.weights();
         }
         Ok(())
     }

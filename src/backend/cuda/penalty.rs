@@ -14,6 +14,7 @@ use crate::backend::cuda::conv::shape::Pass;
 use crate::backend::cuda::driver::{Device, Memory, Span};
 use crate::backend::cuda::network::{CudaNetwork, place};
 use crate::backend::cuda::ops::activation;
+use crate::backend::cuda::ops::bce_loss::Homogeneous;
 use crate::backend::cuda::ops::gradient_penalty;
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::sizes::shapes;
@@ -112,7 +113,12 @@ impl CudaNetwork {
                 labels,
             };
             let to = penalty.outputs[last].span();
-            self.loss_of(&targets, to, (progress, Role::Discriminator), Slot::Real)?;
+            // What Adam takes along the singular vectors is added below.
+            let homogeneous = self
+                .homogeneous()?
+                .map(|of| Homogeneous { radial: None, ..of });
+            let scaled = (&mut *progress, Role::Discriminator);
+            self.loss_of(&targets, (to, homogeneous.as_ref()), scaled, Slot::Real)?;
         }
         for index in (0..=last).rev() {
             let _range = self.range(index, "penalty backward");
@@ -128,7 +134,9 @@ impl CudaNetwork {
         }
         let mut t = backward.input_gradient.span();
         let elements = self.each * stored(self.architecture.input(), precision).len();
-        gradient_penalty::norm(device, precision, t, elements, weights, progress)?;
+        let radial = self.homogeneous()?.and_then(|of| of.radial);
+        let of = (t, elements, radial);
+        gradient_penalty::norm(device, precision, of, weights, progress)?;
         let mut unchecked = false;
         for index in 0..=last {
             let _range = self.range(index, "penalty forward");

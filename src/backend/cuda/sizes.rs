@@ -6,6 +6,7 @@ use crate::backend::cuda::driver::Device;
 use crate::backend::cuda::ops::adam::Tensors;
 use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, SEGMENTS, Workspace};
 use crate::backend::cuda::ops::logits;
+use crate::backend::cuda::ops::spectral_norm::{Extent, SpectralNorm};
 use crate::backend::cuda::parameter::Parameter;
 use crate::backend::cuda::penalty;
 use crate::backend::cuda::{Options, stored};
@@ -121,6 +122,21 @@ pub(super) fn sums_needed(
     most
 }
 
+/// The sizes of the weights of `architecture`, as they are stored.
+pub(super) fn extents(architecture: &Architecture, precision: Precision) -> Vec<Extent> {
+    let shapes = shapes(architecture, precision, 1);
+    let blocks = architecture.blocks.iter().zip(&shapes);
+    blocks
+        .map(|(block, shape)| {
+            let stored = shape.k as usize;
+            Extent {
+                rows: [block.small_large().0.c, stored],
+                columns: shape.weights() / stored,
+            }
+        })
+        .collect()
+}
+
 /// Bytes of the device that [`CudaNetwork::new`] allocates, and those that choosing its kernels takes for a while; more
 /// rather than less.
 pub fn bytes(
@@ -161,6 +177,9 @@ pub fn bytes(
     if usage == Use::Penalised {
         let (outputs, weight) = penalty::sizes(architecture, precision, batch);
         all += (outputs.iter().sum::<usize>() + weight) as u64;
+    }
+    if architecture.spectral_norm {
+        all += SpectralNorm::bytes(&extents(architecture, precision));
     }
     all += sums_needed(device, precision, architecture, batch)
         .iter()

@@ -240,6 +240,10 @@ pub(super) fn bytes(options: &Options, architecture: &Architecture, states: &[St
             };
             let c = super::stored(block.output, options.precision).c;
             all += 4 * (shape.weights() + norm * c) + (norm + 1) * ALIGNED;
+            if architecture.spectral_norm && state.has_buffers() {
+                let k = shape.k as usize;
+                all += 4 * (k + shape.weights() / k) + 2 * ALIGNED;
+            }
         }
     }
     all as u64

@@ -24,7 +24,7 @@ const STATE: usize = size_of::<AdamState>();
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Entry {
-    /// f32, multiplied by the loss scale.
+    /// f32, multiplied by the loss scale; written where there are singular vectors.
     pub gradient: u64,
     /// f32.
     pub weight: u64,
@@ -36,12 +36,39 @@ pub struct Entry {
     pub average: u64,
     /// The weight as the convolutions read it, f16 or bf16; 0 in f32.
     pub cast: u64,
+    /// [`RankOne::left`]; 0, as the next three, where there is none.
+    pub left: u64,
+    /// [`RankOne::right`].
+    pub right: u64,
+    /// [`RankOne::sigma`].
+    pub sigma: u64,
+    /// [`RankOne::radial`].
+    pub radial: u64,
     /// Elements.
     pub count: u64,
     /// The first block of a launch that works on this tensor.
     pub first_block: u32,
-    /// Fills the last eight bytes.
-    pub unused: u32,
+    /// [`RankOne::columns`].
+    pub columns: u32,
+}
+
+/// Numbers whose sum is the gradient along each weight, where there are singular vectors.
+pub const RADIAL_TERMS: usize = 4;
+
+/// What is taken from the gradient of a weight `[rows][columns]` under spectral norm, before anything else: c/σ·u·vᵀ.
+#[derive(Clone, Copy, Debug)]
+pub struct RankOne {
+    /// u, f32 `[rows]`.
+    pub left: Span,
+    /// v, f32 `[columns]`.
+    pub right: Span,
+    /// σ, f32.
+    pub sigma: Span,
+    /// f32, [`RADIAL_TERMS`] of them, whose sum is c: the same for all tensors of a network. Where it is not finite, the
+    /// step is skipped.
+    pub radial: Span,
+    /// A multiple of 4.
+    pub columns: usize,
 }
 
 /// All learned tensors of a network, for one launch: a list of `struct AdamTensor` on the device.
@@ -53,8 +80,9 @@ pub struct Tensors {
     arrived: Memory,
     count: usize,
     blocks: usize,
-    /// Of all tensors together.
+    /// Of all tensors together, and of those with singular vectors.
     elements: usize,
+    corrected: usize,
 }
 
 impl Tensors {
@@ -66,8 +94,21 @@ impl Tensors {
         device: &Rc<Device>,
         parameters: impl Iterator<Item = &'a Parameter>,
     ) -> Result<Self> {
+        Self::with_rank_one(device, parameters.map(|parameter| (parameter, None)))
+    }
+
+    /// The same of tensors, of which some are weights under spectral norm.
+    ///
+    /// # Errors
+    /// As of [`Self::new`].
+    pub fn with_rank_one<'a>(
+        device: &Rc<Device>,
+        parameters: impl Iterator<Item = (&'a Parameter, Option<RankOne>)>,
+    ) -> Result<Self> {
         let (mut entries, mut blocks, mut elements) = (Vec::new(), 0, 0);
-        for parameter in parameters {
+        let mut corrected = 0;
+        for (parameter, rank_one) in parameters {
+            let pointer = |of: fn(&RankOne) -> Span| rank_one.as_ref().map_or(0, |r| of(r).pointer);
             let Some(kept) = &parameter.training else {
                 continue;
             };
@@ -78,10 +119,17 @@ impl Tensors {
                 v: kept.v.span().pointer,
                 average: kept.average.span().pointer,
                 cast: parameter.cast.as_ref().map_or(0, |c| c.span().pointer),
+                left: pointer(|r| r.left),
+                right: pointer(|r| r.right),
+                sigma: pointer(|r| r.sigma),
+                radial: pointer(|r| r.radial),
                 count: parameter.count as u64,
                 first_block: blocks as u32,
-                unused: 0,
+                columns: rank_one.map_or(0, |r| r.columns as u32),
             });
+            if rank_one.is_some() {
+                corrected += parameter.count;
+            }
             blocks += parameter.count.div_ceil(CHUNK);
             elements += parameter.count;
         }
@@ -92,6 +140,7 @@ impl Tensors {
             arrived: Memory::zeroed(device, 4)?,
             blocks,
             elements,
+            corrected,
         })
     }
 
@@ -158,6 +207,8 @@ pub fn check(device: &Device, tensors: &Tensors, not_finite: Span) -> Result<()>
 /// and then, where `average` is above 0, average ← d·average + (1 − d)·w with d = min(`average`, (1 + t)/(10 + t)) for t =
 /// the iteration.
 ///
+/// The gradient of a weight with a [`RankOne`] is corrected by that first, also where it lies.
+///
 /// lr is that of `adam` times the rate in `state`. All of it is f32; the weights' copy for the convolutions is rounded to
 /// `precision`. Where `not_finite`, a u32, is not 0, everything but the average stays, the step counts as skipped and
 /// f16's loss scale is halved; after 2000 steps without that it is doubled; both within
@@ -206,7 +257,7 @@ pub fn step(
         .value(report.slots as u32)
         .value(role as u32)
         .value(u32::from(report.last))
-        .moving(moved * tensors.elements);
+        .moving(moved * tensors.elements + 4 * tensors.corrected);
     // SAFETY: the arguments are those of cuda/adam.cu. What the entries point to is of their `count`, and lives as long
     // as the network that made them; the ring has `slots` entries.
     unsafe { launch.run() }

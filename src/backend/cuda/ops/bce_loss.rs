@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::backend::cuda::driver::{Device, Span};
+use crate::backend::cuda::driver::{Device, Launch, Span};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::{Criterion, Precision, SLOTS, Slot};
 
@@ -26,13 +26,41 @@ pub struct By {
     pub reported: usize,
 }
 
+/// What the loss has to know where the logits are those of weights that have yet to be divided by their largest singular
+/// values.
+#[derive(Clone, Copy, Debug)]
+pub struct Homogeneous {
+    /// One f32: what the logits are to be multiplied by.
+    pub scale: Span,
+    /// f32, two: Σ of logits times their gradients as they are stored, a batch each; none for what adds to it otherwise.
+    pub radial: Option<Span>,
+}
+
+impl Launch<'_> {
+    /// The arguments of that, or nothing.
+    ///
+    /// # Errors
+    /// Where a span is too short.
+    pub(super) fn homogeneous(self, of: Option<&Homogeneous>) -> Result<Self> {
+        let Some(of) = of else {
+            return Ok(self.null().null());
+        };
+        let launch = self.span(of.scale, 4)?;
+        match of.radial {
+            Some(radial) => launch.span(radial, 8),
+            None => Ok(launch.null()),
+        }
+    }
+}
+
 /// For each of one or two batches of `n` logits x, one behind the other, and its target y of `targets` (0 to 1):
 ///
 /// loss = 1/n Σ max(x, 0) − x·y + log(1 + e^−|x|), in nats;  gradient = loss scale · (σ(x) − y) / n
 ///
 /// `logits` and `gradient` are n rows of `stored` elements of the storage type for each batch; the first of a row is the
-/// logit, and the others of the gradient become zero; other criteria are those of [`Criterion`]. With `labels` y, a row is l₀, l₁ …, the logit l₀ + Σ yᵢ·lᵢ, and the
-/// gradient that of the row. Terms are f32, sums f64 in a fixed order.
+/// logit, and the others of the gradient become zero; other criteria are those of [`Criterion`]. With `labels` y, a row is
+/// l₀, l₁ …, the logit l₀ + Σ yᵢ·lᵢ, and the gradient that of the row. Where they are `homogeneous`, x is the scale times
+/// what is there, and the gradient that of what is there. Terms are f32, sums f64 in a fixed order.
 /// Loss, mean of σ(x), accuracy and certainty, f32, go into the metrics of this iteration from `first` on. The loss scale is that
 /// of the network with the role `scaled` (0 discriminator, 1 generator).
 ///
@@ -44,7 +72,7 @@ pub fn loss(
     by: By,
     (logits, gradient): (Span, Span),
     (n, stored, targets): (usize, usize, &[f32]),
-    labels: Option<&Labels>,
+    (labels, homogeneous): (Option<&Labels>, Option<&Homogeneous>),
     (progress, scaled): (&mut Progress, usize),
     first: Slot,
 ) -> Result<()> {
@@ -92,6 +120,7 @@ pub fn loss(
         }
     };
     let launch = launch.value(by.criterion as u32).value(by.reported as u32);
+    let launch = launch.homogeneous(homogeneous)?;
     // SAFETY: the arguments are those of cuda/bce_loss.cu: segments·n logits and gradients, a ring of `slots` entries
     // with `SLOTS` losses each, n rows of labels where there are any.
     unsafe { launch.run() }

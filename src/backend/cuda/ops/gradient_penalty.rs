@@ -13,15 +13,15 @@ const VECTORS: usize = 4 * THREADS;
 
 /// Σ g²/(loss scale·wᵢ) over the `elements` of each input i of `weights` w, those of the storage type one behind the other in
 /// `gradient`, into the metrics of this iteration from [`Slot::RealPenalty`] on, of those with a weight; f32 squares, f64
-/// sums in a fixed order. The loss scale is the discriminator's.
+/// sums in a fixed order. The loss scale is the discriminator's. Σ g² of each input is added to its place of `radial`, two f32,
+/// where there is spectral norm: the penalty is of the second degree in each weight ([`Homogeneous`](super::bce_loss::Homogeneous)).
 ///
 /// # Errors
 /// Where there are no or too many inputs, a span is too short, or the driver refuses the launch.
 pub fn norm(
     device: &Device,
     precision: Precision,
-    gradient: Span,
-    elements: usize,
+    (gradient, elements, radial): (Span, usize, Option<Span>),
     weights: &[f64],
     progress: &mut Progress,
 ) -> Result<()> {
@@ -48,8 +48,12 @@ pub fn norm(
         .span(progress.iteration(), 8)?
         .value(progress.slots as u32)
         .value(Slot::RealPenalty as u32);
+    let launch = match radial {
+        Some(radial) => launch.span(radial, 8)?,
+        None => launch.null(),
+    };
     // SAFETY: the arguments are those of cuda/gradient_penalty.cu: `elements` an input, a double a block, a ring of `slots`
-    // entries.
+    // entries, a place of `radial` an input.
     unsafe { launch.run() }
 }
 

@@ -6,7 +6,7 @@ use bytemuck::Zeroable;
 
 use crate::backend::cuda::driver::{Device, Span};
 use crate::backend::cuda::ops::batch_norm::{NormArrays, SEGMENTS, Sums};
-use crate::backend::cuda::ops::bce_loss::By;
+use crate::backend::cuda::ops::bce_loss::{By, Homogeneous};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::{Precision, SLOTS, Slot};
 use crate::model::Activation;
@@ -144,6 +144,8 @@ pub struct Loss<'a> {
     pub scaled: usize,
     /// The first input's slot among the losses.
     pub first: Slot,
+    /// Under spectral norm.
+    pub homogeneous: Option<Homogeneous>,
 }
 
 /// `logit[n] = Σ_e y[n][e]·w[e]` with y = f(γx̂ + β), rounded as if it had been stored; then, with a loss, what
@@ -205,6 +207,7 @@ pub fn forward(
                 .value(first as u32)
                 .value(loss.by.criterion as u32)
                 .value(loss.by.reported as u32)
+                .homogeneous(loss.homogeneous.as_ref())?
         }
         None => launch
             .null()
@@ -217,7 +220,8 @@ pub fn forward(
             .value(0u32)
             .value(0u32)
             .value(0u32)
-            .value(0u32),
+            .value(0u32)
+            .homogeneous(None)?,
     };
     // SAFETY: the arguments are those of logits_loss in cuda/logits.cu: a map of 16·c an image, c statistics and weights
     // an input behind `arrays`, and segments·n logits and gradients; a ring of `slots` entries with `SLOTS` losses each.

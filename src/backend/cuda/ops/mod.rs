@@ -21,3 +21,4 @@ pub mod latent;
 pub mod logits;
 pub mod pool;
 pub mod resize;
+pub mod spectral_norm;
