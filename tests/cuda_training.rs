@@ -201,6 +201,11 @@ struct Errors {
     compared: usize,
 }
 
+/// Whether it is no learned tensor: batch norm's running statistics, and spectral norm's vectors.
+fn is_buffer(name: &str) -> bool {
+    name.contains("running") || name.ends_with("._u") || name.ends_with("._v")
+}
+
 /// What the metadata name, or the default.
 fn named<T: Default + serde::de::DeserializeOwned>(file: &TensorFile, name: &str) -> T {
     let text = file.metadata.get(name);
@@ -296,7 +301,7 @@ fn replay(path: &Path) -> Errors {
         for (name, network) in [("D", &mut gan.discriminator), ("G", &mut gan.generator)] {
             let (mut first, mut second) = (before(name), before(name));
             for dict in [&mut first, &mut second] {
-                dict.tensors.retain(|name, _| !name.contains("running"));
+                dict.tensors.retain(|name, _| !is_buffer(name));
                 dict.batches_tracked = None;
             }
             for (tensor, m) in &mut first.tensors {
@@ -348,7 +353,7 @@ fn replay(path: &Path) -> Errors {
             for (network, skip) in skips {
                 let moved = |(name, tensor): (&String, &Tensor)| {
                     let after = &file.floats[&format!("{next}{network}/{name}")];
-                    !name.contains("running") && after.data != tensor.data
+                    !is_buffer(name) && after.data != tensor.data
                 };
                 let moved = before(network).tensors.iter().any(moved);
                 assert_eq!(moved, !skip, "{prefix}{network}");
@@ -415,7 +420,7 @@ fn replay(path: &Path) -> Errors {
             }
             let want = network.read(State::Parameters).unwrap();
             for (tensor, want) in &want.tensors {
-                if tensor.contains("running") {
+                if is_buffer(tensor) {
                     raise(&mut errors.buffers, relative(&after.tensors[tensor], want));
                 }
             }
@@ -587,6 +592,24 @@ const HINGE: &[&str] = &[
 ];
 /// Penalties of patches, changed images and their pictures.
 const FEW_EDGES: &[&str] = &["--preset", "few", "--condition", "edges", "--seed", "6"];
+/// SNDCGAN's networks with spectral norm, images changed, and both penalties.
+const SNDCGAN: &[&str] = &[
+    "--arch",
+    "sndcgan",
+    "--preset",
+    "few",
+    "--spectral-norm",
+    "--penalty-every",
+    "2",
+];
+/// Spectral norm where D answers for labels.
+const SPECTRAL: &[&str] = &[
+    "--spectral-norm",
+    "--r1",
+    "1",
+    "--condition",
+    "attributes=Male,Looking_Right,No_Beard",
+];
 /// Pairs with batch norm, whose statistics are each input's own.
 const PAIRS: &[&str] = &["--loss", "relativistic", "--augment", "translation,cutout"];
 
@@ -605,6 +628,10 @@ fn every_iteration_of_other_objectives_agrees_with_the_cpu() {
         ("bf16", "4", "none", HINGE),
         ("fp32", "3", "all", FEW_EDGES),
         ("bf16", "3", "all", FEW_EDGES),
+        ("fp32", "3", "all", SNDCGAN),
+        ("bf16", "3", "all", SNDCGAN),
+        ("fp16", "9", "none", SPECTRAL),
+        ("fp32", "3", "all", SPECTRAL),
         ("fp32", "3", "all", PAIRS),
         ("bf16", "4", "all", PAIRS),
     ] {
@@ -640,7 +667,7 @@ fn objectives_are_the_same_in_every_order() {
         "--log-every",
         "2",
     ];
-    for objective in [twice, PAIRS] {
+    for objective in [twice, SPECTRAL, PAIRS] {
         in_every_order(objective);
     }
 }

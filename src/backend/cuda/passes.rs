@@ -194,7 +194,7 @@ impl CudaNetwork {
         }
         let backward = self.trained()?;
         ensure!(
-            self.spectral.is_none() || matches!(upstream, Upstream::Loss),
+            self.spectral.is_none() || matches!(upstream, Upstream::Loss | Upstream::FirstLoss),
             "under spectral norm a backward pass begins with the loss"
         );
         // Where the gradient of the current layer's output is, and whether it is that of what the layer's activation
