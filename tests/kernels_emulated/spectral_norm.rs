@@ -166,7 +166,7 @@ fn norm(values: &[f64]) -> f64 {
 fn many_steps_find_the_largest_singular_value() {
     let mut weight = Weight::new(0, [12, 12, 64], 1.0);
     let place = |i: usize, of: usize| {
-        if i % 2 == 0 {
+        if i.is_multiple_of(2) {
             (2.0 / of as f64).sqrt()
         } else {
             0.0
