@@ -4,6 +4,7 @@ pub mod batches;
 pub mod examine;
 pub mod grid;
 pub mod sampler;
+mod settings;
 pub mod sheet;
 pub mod step;
 pub mod triples;

@@ -2,12 +2,33 @@
 
 use anyhow::Result;
 
-use super::step::{Pictures, Settings, Shows};
+use super::settings::Settings;
 use crate::backend::{
     Backend, Channels, Network, NoiseOf, Progress, Slot, Statistics, Targets, Upstream, Want,
 };
 use crate::model::arch::Dimensions;
 use crate::random::Purpose;
+
+/// What lies between the networks where the condition is a picture. The batch of real images has the pictures behind
+/// the images' channels.
+pub(super) struct Pictures<B: Backend> {
+    /// What G sees: the picture, and z behind it.
+    pub seen: B::Buffer,
+    /// What G made, and the picture behind it.
+    pub fake: B::Buffer,
+    /// Gradient of G's output.
+    pub gradient: B::Buffer,
+}
+
+/// What D sees instead, where something is changed of it.
+pub(super) struct Shows<B: Backend> {
+    /// Where there is instance noise: two batches with it.
+    pub noisy: Option<[B::Buffer; 2]>,
+    /// Where there are changes: two batches with them.
+    pub augmented: Option<[B::Buffer; 2]>,
+    /// Likewise: the gradient of what G made, or of that and the picture.
+    pub gradient: Option<B::Buffer>,
+}
 
 /// What an iteration works on.
 pub(super) struct Update<'a, B: Backend> {

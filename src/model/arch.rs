@@ -4,14 +4,15 @@
 //! all but the generator's last and the discriminator's first and last blocks. With a picture for a condition, the
 //! generator is the U-Net of Isola et al. 2017 (arXiv 1611.07004), of the same blocks. `sndcgan.rs` has the other family.
 
+mod design;
 mod names;
 mod sndcgan;
 
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+
+pub use design::{Design, Family, Norm};
 
 /// Image sizes, in pixels a side, for which there is a network.
 pub const IMAGE_SIZES: [usize; 5] = [32, 64, 128, 256, 512];
@@ -207,49 +208,6 @@ pub enum Condition {
     /// A picture of that many channels, as large as the image. G makes the image of it; D sees the image and the picture
     /// behind it, and answers in patches (Isola et al. 2017, arXiv 1611.07004).
     Picture(usize),
-}
-
-/// Whose layers the networks have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// Those of DCGAN (arXiv 1511.06434).
-    #[default]
-    Dcgan,
-    /// Those of SNDCGAN (arXiv 1802.05957, 1807.04720), with 3×3 convolutions between D's that halve, and for G's last.
-    Sndcgan,
-}
-
-/// How the discriminator's blocks are normalised, but for those that never are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Norm {
-    /// Batch norm, all but the first and the last block.
-    #[default]
-    Batch,
-    /// Each weight by its largest singular value (Miyato et al. 2018, arXiv 1802.05957), the last block's too.
-    Spectral,
-    /// Not at all.
-    None,
-}
-
-/// Which networks of a size these are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Design {
-    /// Whose layers they have.
-    #[serde(default)]
-    pub family: Family,
-    /// How the discriminator is normalised.
-    #[serde(default)]
-    pub norm: Norm,
-}
-
-impl Design {
-    /// Those of the paper and of pytorch/examples.
-    pub const DCGAN: Self = Self {
-        family: Family::Dcgan,
-        norm: Norm::Batch,
-    };
 }
 
 /// What determines both networks.

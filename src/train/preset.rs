@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::augment::AugmentArg;
-use super::config::Config;
+use super::balance::LrDecay;
 use crate::backend::{Augment, GanLoss};
 use crate::model::arch::Norm;
 
@@ -20,84 +20,56 @@ pub enum Preset {
     Few,
 }
 
-/// The options that a preset may set, as `config.json` names them.
-const OPTIONS: [&str; 7] = [
-    "d_norm",
-    "loss",
-    "augment",
-    "r1",
-    "r2",
-    "penalty_every",
-    "lr_decay",
-];
+/// The options that a preset sets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Values {
+    /// How D is normalised.
+    pub d_norm: Norm,
+    /// What both networks are trained by.
+    pub loss: GanLoss,
+    /// What is changed at random of all that D sees.
+    pub augment: AugmentArg,
+    /// R1's γ.
+    pub r1: f64,
+    /// R2's γ.
+    pub r2: f64,
+    /// Iterations from one with penalties to the next.
+    pub penalty_every: u64,
+    /// D's learning rate.
+    pub lr_d: f64,
+    /// How the learning rates go over the run.
+    pub lr_decay: LrDecay,
+}
 
 impl Preset {
-    /// `config`, which has the values of [`Self::Classic`], with those of this one.
-    pub fn over(self, config: Config) -> Config {
-        let steadied = Config {
-            preset: Some(self),
+    /// What it sets; of the classic one, nothing is other than without.
+    pub fn values(self) -> Option<Values> {
+        let steadied = Values {
             d_norm: Norm::None,
-            loss: GanLoss::Relativistic,
-            r1: 1.0,
-            r2: 1.0,
+            loss: GanLoss::Bce,
+            augment: AugmentArg::Auto,
+            r1: 0.05,
+            r2: 0.0,
             penalty_every: 4,
-            ..config.clone()
+            lr_d: 1e-3,
+            lr_decay: LrDecay::None,
         };
         match self {
-            Self::Classic => Config {
-                preset: Some(self),
-                ..config
-            },
-            Self::Modern => Config {
-                augment: AugmentArg::Auto,
-                ..steadied
-            },
-            Self::Few => Config {
+            Self::Classic => None,
+            Self::Modern => Some(steadied),
+            Self::Few => Some(Values {
                 augment: AugmentArg::These(Augment::ALL),
                 ..steadied
-            },
+            }),
         }
     }
 
-    /// Where `config`, whose other options are those of `classic`, has something else than this preset: a line each.
-    ///
-    /// # Errors
-    /// When a value has no form in JSON.
-    pub fn contradicted(
-        self,
-        config: &Config,
-        classic: &Config,
-    ) -> Result<Vec<String>, serde_json::Error> {
-        let preset = serde_json::to_value(self.over(classic.clone()))?;
-        let config = serde_json::to_value(config)?;
-        let lines = OPTIONS.iter().filter_map(|name| {
-            let (is, would) = (config.get(name)?, preset.get(name)?);
-            (is != would).then(|| {
-                format!(
-                    "--{} {} holds, as given, not {} as --preset {} has it",
-                    name.replace('_', "-"),
-                    shown(is),
-                    shown(would),
-                    self.name()
-                )
-            })
-        });
-        Ok(lines.collect())
-    }
-
-    fn name(self) -> &'static str {
+    /// As it is given.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Classic => "classic",
             Self::Modern => "modern",
             Self::Few => "few",
         }
-    }
-}
-
-/// A value as a person would type it.
-fn shown(value: &serde_json::Value) -> String {
-    match value.as_str() {
-        Some(text) => text.to_string(),
-        None => value.to_string(),
     }
 }

@@ -24,6 +24,7 @@ pub mod latent;
 mod layer;
 pub mod network;
 pub mod parameter;
+mod penalty;
 pub mod pool;
 pub mod resize;
 mod snapshot;

@@ -60,12 +60,11 @@ impl CudaNetwork {
         bce_loss::loss(
             &self.device,
             self.options.precision,
-            by,
+            (by, first),
             (output.span(), gradient),
             (pixels, output.stored().c, values),
             (labels.as_ref(), homogeneous),
             (progress, scaled.index()),
-            first,
         )
     }
 }

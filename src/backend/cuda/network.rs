@@ -18,12 +18,13 @@ use crate::backend::cuda::driver::{Branch, Device, Memory, Span, read_one};
 use crate::backend::cuda::ops::adam::{self, Tensors};
 use crate::backend::cuda::ops::batch_norm::{BatchNorm, Extent, Workspace};
 use crate::backend::cuda::ops::cast;
+use crate::backend::cuda::ops::gradient_penalty::Penalty;
 use crate::backend::cuda::ops::spectral_norm::SpectralNorm;
 use crate::backend::cuda::parameter::{Kept, Parameter};
-use crate::backend::cuda::penalty::Penalty;
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::sizes::{
-    copied, extents, gradients_kept, largest_map, logits_block, logits_cuts, shapes, sums_needed,
+    copied, extents, gradients_kept, largest_map, logits_block, logits_cuts, penalty, shapes,
+    sums_needed,
 };
 use crate::backend::cuda::{Buffer, Options, stored};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Targets, Upstream, Use, Want};
@@ -239,7 +240,7 @@ impl CudaNetwork {
             joined: None,
             backward,
             penalty: (usage == Use::Penalised)
-                .then(|| Penalty::new(device, &options, architecture, batch))
+                .then(|| Penalty::new(device, penalty(architecture, precision, batch)))
                 .transpose()?,
             sums: Workspace::new(device, needs)?,
             spectral,

@@ -4,65 +4,21 @@
 //! weights come out as those of the loss, times the loss scale. The maps of the forward pass before give the activations'
 //! derivatives. Everything is on the main stream.
 
-use std::rc::Rc;
-
 use anyhow::{Context, Result, ensure};
 
 use crate::backend::cuda::Buffer;
 use crate::backend::cuda::conv::epilogue::{Epilogue, Then};
 use crate::backend::cuda::conv::shape::Pass;
-use crate::backend::cuda::driver::{Device, Memory, Span};
+use crate::backend::cuda::driver::Span;
 use crate::backend::cuda::network::{CudaNetwork, place};
 use crate::backend::cuda::ops::activation;
 use crate::backend::cuda::ops::bce_loss::Homogeneous;
 use crate::backend::cuda::ops::gradient_penalty;
 use crate::backend::cuda::progress::Progress;
-use crate::backend::cuda::sizes::shapes;
-use crate::backend::cuda::{Options, stored};
-use crate::backend::{Criterion, Precision, Slot, State, Targets, Want};
+use crate::backend::cuda::stored;
+use crate::backend::{Criterion, Slot, State, Targets, Want};
+use crate::model::Activation;
 use crate::model::arch::Role;
-use crate::model::{Activation, Architecture};
-
-/// What penalties need besides what training does.
-pub(super) struct Penalty {
-    /// The gradient of what each convolution puts out.
-    outputs: Vec<Memory>,
-    /// That of a weight, f32: room for the largest.
-    weight: Memory,
-}
-
-/// Bytes of each of [`Penalty::outputs`], and of [`Penalty::weight`].
-pub(super) fn sizes(
-    architecture: &Architecture,
-    precision: Precision,
-    batch: usize,
-) -> (Vec<usize>, usize) {
-    let map = |shape| batch * stored(shape, precision).len() * precision.size();
-    let outputs = architecture.blocks.iter().map(|b| map(b.output));
-    let weights = shapes(architecture, precision, batch);
-    let largest = weights.iter().map(|shape| 4 * shape.weights()).max();
-    (outputs.collect(), largest.unwrap_or(0))
-}
-
-impl Penalty {
-    /// Room for a network of `batch` maps.
-    ///
-    /// # Errors
-    /// Where there is not enough memory.
-    pub fn new(
-        device: &Rc<Device>,
-        options: &Options,
-        architecture: &Architecture,
-        batch: usize,
-    ) -> Result<Self> {
-        let (outputs, weight) = sizes(architecture, options.precision, batch);
-        let outputs = outputs.into_iter().map(|bytes| Memory::new(device, bytes));
-        Ok(Self {
-            outputs: outputs.collect::<Result<_>>()?,
-            weight: Memory::new(device, weight)?,
-        })
-    }
-}
 
 impl CudaNetwork {
     /// See [`Network::penalise`](crate::backend::Network::penalise).

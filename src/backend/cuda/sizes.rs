@@ -8,7 +8,6 @@ use crate::backend::cuda::ops::batch_norm::{self, BatchNorm, SEGMENTS, Workspace
 use crate::backend::cuda::ops::logits;
 use crate::backend::cuda::ops::spectral_norm::{Extent, SpectralNorm};
 use crate::backend::cuda::parameter::Parameter;
-use crate::backend::cuda::penalty;
 use crate::backend::cuda::{Options, stored};
 use crate::backend::{Conv, Precision, Use};
 use crate::model::{Activation, Architecture, Block, Shape};
@@ -94,6 +93,19 @@ pub(super) fn stored_block(block: &Block, precision: Precision) -> Block {
     }
 }
 
+/// Bytes of the gradient of what each convolution puts out, and of the largest weight's, which penalties need.
+pub(super) fn penalty(
+    architecture: &Architecture,
+    precision: Precision,
+    batch: usize,
+) -> (Vec<usize>, usize) {
+    let map = |shape| batch * stored(shape, precision).len() * precision.size();
+    let outputs = architecture.blocks.iter().map(|b| map(b.output));
+    let weights = shapes(architecture, precision, batch);
+    let largest = weights.iter().map(|shape| 4 * shape.weights()).max();
+    (outputs.collect(), largest.unwrap_or(0))
+}
+
 /// What batch norm's sums take at most, by its own launches and by our convolutions', bytes of sums and of counters.
 pub(super) fn sums_needed(
     device: &Device,
@@ -175,7 +187,7 @@ pub fn bytes(
         all += work.max().unwrap_or(0) as u64;
     }
     if usage == Use::Penalised {
-        let (outputs, weight) = penalty::sizes(architecture, precision, batch);
+        let (outputs, weight) = penalty(architecture, precision, batch);
         all += (outputs.iter().sum::<usize>() + weight) as u64;
     }
     if architecture.spectral_norm {

@@ -82,15 +82,20 @@ fn print_architecture(name: &str, architecture: &Architecture) {
             "conv2d"
         };
         let (stride, padding) = block.convolution.stride_padding();
+        let side = block.convolution.kernel();
         print_line(format!(
-            "  {name} 4×4 s{stride} p{padding}  {}×{}×{} → {}×{}×{}{}  {:?}",
+            "  {name} {side}×{side} s{stride} p{padding}  {}×{}×{} → {}×{}×{}{}  {:?}",
             block.input.h,
             block.input.w,
             block.input.c,
             block.output.h,
             block.output.w,
             block.output.c,
-            if block.batch_norm { "  batch norm" } else { "" },
+            match (block.batch_norm, architecture.spectral_norm) {
+                (true, _) => "  batch norm",
+                (_, true) => "  spectral norm",
+                _ => "",
+            },
             block.activation
         ));
     }

@@ -70,7 +70,7 @@ impl ObjectiveArgs {
             return Ok(());
         };
         let classic = Config::defaults(config.dataset, config.precision, false);
-        quiet.note(&preset.contradicted(config, &classic)?);
+        quiet.note(&config.against(preset, classic)?);
         Ok(())
     }
 }

@@ -69,12 +69,11 @@ impl Launch<'_> {
 pub fn loss(
     device: &Device,
     precision: Precision,
-    by: By,
+    (by, first): (By, Slot),
     (logits, gradient): (Span, Span),
     (n, stored, targets): (usize, usize, &[f32]),
     (labels, homogeneous): (Option<&Labels>, Option<&Homogeneous>),
     (progress, scaled): (&mut Progress, usize),
-    first: Slot,
 ) -> Result<()> {
     let segments = targets.len();
     ensure!(

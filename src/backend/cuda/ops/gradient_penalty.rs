@@ -1,8 +1,10 @@
 //! Launches `cuda/gradient_penalty.cu`: the norms of D's gradients by its input, and sums of gradients of weights.
 
+use std::rc::Rc;
+
 use anyhow::{Result, ensure};
 
-use crate::backend::cuda::driver::{Device, Span};
+use crate::backend::cuda::driver::{Device, Memory, Span};
 use crate::backend::cuda::progress::{Progress, SUMMED};
 use crate::backend::{Precision, Slot};
 use crate::model::arch::Role;
@@ -10,6 +12,28 @@ use crate::model::arch::Role;
 const THREADS: usize = 256;
 /// Vectors of 16 bytes that a block takes at a time.
 const VECTORS: usize = 4 * THREADS;
+
+/// What penalties need besides what training does.
+pub struct Penalty {
+    /// The gradient of what each convolution puts out.
+    pub outputs: Vec<Memory>,
+    /// That of a weight, f32: room for the largest.
+    pub weight: Memory,
+}
+
+impl Penalty {
+    /// Of so many bytes.
+    ///
+    /// # Errors
+    /// Where there is not enough memory.
+    pub fn new(device: &Rc<Device>, (outputs, weight): (Vec<usize>, usize)) -> Result<Self> {
+        let outputs = outputs.into_iter().map(|bytes| Memory::new(device, bytes));
+        Ok(Self {
+            outputs: outputs.collect::<Result<_>>()?,
+            weight: Memory::new(device, weight)?,
+        })
+    }
+}
 
 /// Σ g²/(loss scale·wᵢ) over the `elements` of each input i of `weights` w, those of the storage type one behind the other in
 /// `gradient`, into the metrics of this iteration from [`Slot::RealPenalty`] on, of those with a weight; f32 squares, f64
