@@ -224,7 +224,10 @@ fn an_sndcgan_is_told_from_its_shapes() {
     // 3×3 where there is none.
     let name = "netG.main.6.weight";
     let shape = both.floats[name].shape.clone();
-    let other = Tensor::new(&[shape[0], shape[1], 3, 3], vec![0.5; shape[0] * shape[1] * 9]);
+    let other = Tensor::new(
+        &[shape[0], shape[1], 3, 3],
+        vec![0.5; shape[0] * shape[1] * 9],
+    );
     both.floats.insert(name.into(), other);
     both.floats.retain(|name, _| name.starts_with("netG."));
     write(&file, &both);
