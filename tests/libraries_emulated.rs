@@ -575,7 +575,7 @@ fn cudnn_convolutions_agree() {
             }
         }
     }
-    assert_eq!(runs, 8 * 3 * (1 + 2 + 2 + 2));
+    assert_eq!(runs, 10 * 3 * (1 + 2 + 2 + 2));
 }
 
 #[test]
