@@ -24,7 +24,7 @@ use crate::backend::{
     Network, Precision, Schedule, State, Statistics, Use,
 };
 use crate::files;
-use crate::gan::step::{Gan, Settings, fill_pixels};
+use crate::gan::step::{Gan, Penalties, Settings, fill_pixels};
 use crate::model::arch::{Condition, Design, Dimensions, Family, Norm};
 use crate::model::plan::{Filter, Layer, Plan, Pool, Window};
 use crate::model::{Activation, Shape, StateDict};
@@ -185,8 +185,8 @@ struct Left {
     images: Vec<f32>,
 }
 
-/// Networks that are told nothing, labels, a picture; those of SNDCGAN, whose convolutions are 3×3 too, with spectral norm;
-/// and those whose D has neither norm, whose gradients cost it something.
+/// Networks that are told nothing, labels, a picture; those of SNDCGAN, whose convolutions are 3×3 too; and those whose D
+/// has spectral norm, and whose gradients cost it something.
 const NETWORKS: [(Condition, Design); 5] = [
     (Condition::None, Design::DCGAN),
     (Condition::Labels(5), Design::DCGAN),
@@ -195,14 +195,14 @@ const NETWORKS: [(Condition, Design); 5] = [
         Condition::None,
         Design {
             family: Family::Sndcgan,
-            norm: Norm::Spectral,
+            norm: Norm::Batch,
         },
     ),
     (
         Condition::None,
         Design {
             family: Family::Dcgan,
-            norm: Norm::None,
+            norm: Norm::Spectral,
         },
     ),
 ];
@@ -237,6 +237,12 @@ fn run<B: Backend>(
                 high: 0.5,
             }),
             ..Schedule::default()
+        },
+        // Where they are exact.
+        penalties: Penalties {
+            r1: if design.norm == Norm::Batch { 0.0 } else { 1.0 },
+            r2: 0.0,
+            every: 1,
         },
         ..Settings::REFERENCE
     };
