@@ -491,3 +491,49 @@ fn bench_kernels_has_every_launch() {
         }
     }
 }
+
+/// Changing what D sees costs three launches an iteration, with losses of pairs too, and spectral norm two.
+#[test]
+fn changed_images_and_spectral_norm_cost_few_launches() {
+    if skipped() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let kernels = |options: &str| {
+        let path = folder.path().join("trace");
+        let more = options.split_whitespace().map(str::to_owned);
+        let arguments: Vec<_> = REFERENCE
+            .map(str::to_owned)
+            .into_iter()
+            .chain(more)
+            .collect();
+        trace(&arguments, "132", &path);
+        let text = fs::read_to_string(&path).unwrap();
+        let graph = text
+            .lines()
+            .filter(|l| l.split(' ').nth(1) == Some("graph"));
+        let nodes = graph.last().unwrap().split(' ').nth(3).unwrap();
+        let nodes: usize = nodes.parse().unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        let last = lines
+            .iter()
+            .rposition(|l| l.split(' ').nth(1) == Some("graph"))
+            .unwrap();
+        let names = lines[last + 1..=last + nodes].iter();
+        let kernels: Vec<_> = names
+            .map(|l| l.split(' ').nth(2).unwrap_or("").to_owned())
+            .collect();
+        (nodes, kernels)
+    };
+    let of = |kernels: &[String], name: &str| kernels.iter().filter(|k| k.contains(name)).count();
+    let (plain, _) = kernels("--d-norm none");
+    let (nodes, launched) = kernels("--d-norm none --augment all");
+    assert_eq!(of(&launched, "augment"), 3);
+    // What D's gradient of its input meets on the way, G's last activation, is a launch of its own then.
+    assert!(nodes <= plain + 4, "{nodes} and {plain}");
+    let (nodes, launched) = kernels("--spectral-norm");
+    assert_eq!(of(&launched, "spectral_norm"), 2);
+    assert_eq!(nodes, plain + 2);
+    let (_, launched) = kernels("--d-norm none --augment all --loss relativistic");
+    assert_eq!(of(&launched, "augment"), 3);
+}

@@ -228,9 +228,9 @@ pub fn enough_for_iterations<B: Backend>(
     backend: &B,
     dimensions: &Dimensions,
     batch: usize,
+    settings: &Settings,
 ) -> Result<()> {
-    let settings = Settings::REFERENCE;
-    let needed = |batch| Gan::bytes(backend, dimensions, batch, SLOTS, &settings, false);
+    let needed = |batch| Gan::bytes(backend, dimensions, batch, SLOTS, settings, false);
     let (place, free) = match backend.is_host() {
         true => ("", memory::free().map(|f| (f.bytes, format!(" {}", f.by)))),
         false => (

@@ -21,7 +21,7 @@ use crate::cli::output::{check_json, print, print_error_line, write_json};
 use crate::cli::partial::{NO_RESULT, until_stopped};
 use crate::gan::batches::{Batches, SLOTS};
 use crate::gan::step::{Gan, Settings, fill_pixels};
-use crate::model::arch::Dimensions;
+use crate::model::arch::{Design, Dimensions};
 use crate::train::memory::enough_for_iterations;
 use crate::train::stop::Stop;
 
@@ -137,7 +137,7 @@ impl Kernels {
     /// # Errors
     /// When an option cannot be used, there is no GPU that can, or the result cannot be written.
     pub fn run(self) -> Result<ExitCode> {
-        let dimensions = self.sizes.dimensions()?;
+        let dimensions = self.sizes.dimensions(Design::DCGAN)?;
         if let Some(path) = &self.json {
             check_json(path)?;
         }
@@ -161,7 +161,8 @@ impl Kernels {
         for note in backend.notes() {
             print_error_line(note);
         }
-        enough_for_iterations(&backend, &dimensions, self.sizes.batch_size)?;
+        let settings = Settings::REFERENCE;
+        enough_for_iterations(&backend, &dimensions, self.sizes.batch_size, &settings)?;
         let stop = Stop::install()?;
         until_stopped(&stop, NO_RESULT, || {
             let report = self.measure(&backend, &dimensions, options.graph, precision, &stop)?;

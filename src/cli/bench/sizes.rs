@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::Args;
 
-use crate::model::arch::{Condition, Dimensions};
+use crate::model::arch::{Condition, Design, Dimensions};
 
 /// The sizes of a GAN on RGB images, and of a batch.
 #[derive(Args)]
@@ -29,11 +29,11 @@ pub struct SizeArgs {
 }
 
 impl SizeArgs {
-    /// The sizes of both networks.
+    /// The sizes of both networks of `design`.
     ///
     /// # Errors
     /// Where there is no such GAN, or a batch has no images.
-    pub fn dimensions(&self) -> Result<Dimensions> {
+    pub fn dimensions(&self, design: Design) -> Result<Dimensions> {
         let condition = match (self.labels, self.picture) {
             (Some(labels), _) => Condition::Labels(labels),
             (None, Some(channels)) => Condition::Picture(channels),
@@ -48,7 +48,7 @@ impl SizeArgs {
             }),
             channels: 3,
             condition,
-            design: crate::model::arch::Design::DCGAN,
+            design,
         };
         dimensions.check()?;
         ensure!(self.batch_size > 0, "--batch-size must be at least 1");

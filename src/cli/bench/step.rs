@@ -11,6 +11,7 @@ use super::packs::{noise_pack, temporary_folder};
 use super::sizes::SizeArgs;
 use crate::backend::{Backend, Feed, Precision};
 use crate::cli::device::{OnBackend, precision_on, with_backend};
+use crate::cli::objective::ObjectiveArgs;
 use crate::cli::options::ComputeArgs;
 use crate::cli::output::{check_json, print, write_json};
 use crate::cli::partial::{NO_RESULT, until_stopped};
@@ -44,6 +45,8 @@ pub struct Step {
     #[arg(long, value_enum, value_name = "WHERE")]
     data_residency: Option<Residency>,
     #[command(flatten)]
+    objective: ObjectiveArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
     /// Write the result as JSON as well; `-` prints it
     #[arg(long, value_name = "FILE")]
@@ -56,7 +59,8 @@ impl Step {
     /// # Errors
     /// When an option cannot be used, the device cannot, or the result cannot be written.
     pub fn run(self) -> Result<ExitCode> {
-        let dimensions = self.sizes.dimensions()?;
+        let (design, settings) = self.objective.iteration()?;
+        let dimensions = self.sizes.dimensions(design)?;
         ensure!(
             self.data_residency.is_none() || dimensions.condition == Condition::None,
             "--data-residency loads images without labels and pictures: leave out --labels and --picture"
@@ -84,6 +88,7 @@ impl Step {
         let work = Work {
             step: &self,
             dimensions,
+            settings,
             precision,
         };
         with_backend(&picked, options, || cuda.choices(), work)
@@ -92,12 +97,18 @@ impl Step {
     fn report<B: Backend>(
         &self,
         backend: &B,
-        dimensions: &Dimensions,
+        (dimensions, settings): (&Dimensions, &Settings),
         precision: Precision,
     ) -> Result<ExitCode> {
-        enough_for_iterations(backend, dimensions, self.sizes.batch_size)?;
+        enough_for_iterations(backend, dimensions, self.sizes.batch_size, settings)?;
         let Some(residency) = self.data_residency else {
-            return self.report_on(backend, dimensions, precision, None, &Stop::default());
+            return self.report_on(
+                backend,
+                (dimensions, settings),
+                precision,
+                None,
+                &Stop::default(),
+            );
         };
         // A signal takes the pack away again.
         let stop = Stop::install()?;
@@ -105,7 +116,13 @@ impl Step {
             let remedy = "set TMPDIR to a folder that can be written";
             let scratch = temporary_folder(None, remedy)?;
             let dataset = self.dataset(residency, scratch.path())?;
-            self.report_on(backend, dimensions, precision, Some(&dataset), &stop)
+            self.report_on(
+                backend,
+                (dimensions, settings),
+                precision,
+                Some(&dataset),
+                &stop,
+            )
         })
     }
 
@@ -113,7 +130,7 @@ impl Step {
     fn report_on<B: Backend>(
         &self,
         backend: &B,
-        dimensions: &Dimensions,
+        (dimensions, settings): (&Dimensions, &Settings),
         precision: Precision,
         dataset: Option<&Dataset>,
         stop: &Stop,
@@ -122,7 +139,7 @@ impl Step {
             resident: times,
             loaded,
             filling,
-        } = self.measure(backend, dimensions, dataset, stop)?;
+        } = self.measure(backend, (dimensions, settings), dataset, stop)?;
         let median = times[times.len() / 2].as_secs_f64();
         let images_per_sec = self.sizes.batch_size as f64 / median;
         let (g, d) = (dimensions.generator(), dimensions.discriminator());
@@ -226,7 +243,7 @@ impl Step {
     fn measure<B: Backend>(
         &self,
         backend: &B,
-        dimensions: &Dimensions,
+        (dimensions, settings): (&Dimensions, &Settings),
         dataset: Option<&Dataset>,
         stop: &Stop,
     ) -> Result<Times> {
@@ -235,7 +252,7 @@ impl Step {
             dimensions,
             self.sizes.batch_size,
             SLOTS,
-            &Settings::REFERENCE,
+            settings,
             false,
         )?;
         let mut batches = match dataset {
@@ -294,6 +311,7 @@ impl Step {
 struct Work<'a> {
     step: &'a Step,
     dimensions: Dimensions,
+    settings: Settings,
     precision: Precision,
 }
 
@@ -301,7 +319,8 @@ impl OnBackend for Work<'_> {
     type Output = ExitCode;
 
     fn run<B: Backend>(self, backend: &B) -> Result<ExitCode> {
-        self.step.report(backend, &self.dimensions, self.precision)
+        let gan = (&self.dimensions, &self.settings);
+        self.step.report(backend, gan, self.precision)
     }
 }
 

@@ -4,7 +4,6 @@ mod balance;
 mod condition;
 mod describe;
 mod given;
-mod objective;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,10 +14,10 @@ use clap::{Args as ClapArgs, value_parser};
 
 use self::balance::BalanceArgs;
 use self::condition::{ConditionArgs, image_bytes};
-use self::objective::ObjectiveArgs;
 use crate::backend::{Backend, KernelChoices, Precision};
 use crate::cli::device::{OnBackend, Picked, precision_on, with_backend};
 use crate::cli::features::{self, FeatureArgs};
+use crate::cli::objective::ObjectiveArgs;
 use crate::cli::options::{ComputeArgs, DataArgs, PackArgs, QuietArgs};
 use crate::cli::output::{all_printed, print_error_line, print_line};
 use crate::cli::{packs, sources};

@@ -1,11 +1,13 @@
-//! Options of `train` that say what both networks are, and what they are trained by.
+//! Options that say what both networks are, and what they are trained by: of `train`, and of what measures its iteration.
 
 use anyhow::Result;
 use clap::Args as ClapArgs;
 
-use crate::backend::GanLoss;
+use crate::backend::{GanLoss, Precision};
 use crate::cli::options::QuietArgs;
-use crate::model::arch::{Family, Norm};
+use crate::data::Kind;
+use crate::gan::step::Settings;
+use crate::model::arch::{Design, Family, Norm};
 use crate::train::augment::AugmentArg;
 use crate::train::config::Config;
 use crate::train::preset::Preset;
@@ -59,6 +61,30 @@ impl ObjectiveArgs {
     pub fn augment(&self, resumed: bool) -> Option<AugmentArg> {
         self.augment
             .filter(|augment| !(resumed && *augment == AugmentArg::Auto))
+    }
+
+    /// What an iteration of them is, on many images: which networks, and how they are trained.
+    ///
+    /// # Errors
+    /// Where the options contradict each other.
+    pub fn iteration(&self) -> Result<(Design, Settings)> {
+        let classic = Config::defaults(Kind::Synthetic, Precision::Fp32, false);
+        let config = match self.preset {
+            Some(preset) => classic.of_preset(preset),
+            None => classic,
+        };
+        let config = Config {
+            arch: self.arch.unwrap_or(config.arch),
+            d_norm: self.d_norm().unwrap_or(config.d_norm),
+            loss: self.loss.unwrap_or(config.loss),
+            augment: self.augment.unwrap_or(config.augment),
+            r1: self.r1.unwrap_or(config.r1),
+            r2: self.r2.unwrap_or(config.r2),
+            penalty_every: self.penalty_every.unwrap_or(config.penalty_every),
+            ..config
+        };
+        config.check()?;
+        Ok((config.dimensions().design, config.settings()))
     }
 
     /// Says where an option given beside a preset holds against it, once the images are known.
