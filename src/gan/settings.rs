@@ -2,7 +2,7 @@
 
 use crate::backend::{Adam, Ahead, Augment, GanLoss, InstanceNoise, Schedule};
 
-/// Penalties on D's gradients by what it sees ([`Network::penalise`]).
+/// Penalties on D's gradients by what it sees ([`Network::penalise`](crate::backend::Network::penalise)).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Penalties {
     /// R1's γ, on real images; 0 for none.
@@ -31,7 +31,7 @@ impl Penalties {
     }
 }
 
-/// How a [`Gan`] is trained, from its first iteration to the last.
+/// How a [`Gan`](super::step::Gan) is trained, from its first iteration to the last.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// The discriminator's optimiser.

@@ -16,7 +16,7 @@ use clap::Subcommand;
 #[derive(Subcommand)]
 pub enum Command {
     /// Throughput of the training iteration on random images that are already there.
-    Step(step::Step),
+    Step(Box<step::Step>),
     Kernels(Box<kernels::Kernels>),
     Data(Box<data::Args>),
 }
