@@ -509,16 +509,12 @@ fn changed_images_and_spectral_norm_cost_few_launches() {
             .collect();
         trace(&arguments, "132", &path);
         let text = fs::read_to_string(&path).unwrap();
-        let graph = text
-            .lines()
-            .filter(|l| l.split(' ').nth(1) == Some("graph"));
-        let nodes = graph.last().unwrap().split(' ').nth(3).unwrap();
-        let nodes: usize = nodes.parse().unwrap();
         let lines: Vec<_> = text.lines().collect();
         let last = lines
             .iter()
             .rposition(|l| l.split(' ').nth(1) == Some("graph"))
             .unwrap();
+        let nodes: usize = lines[last].split(' ').nth(3).unwrap().parse().unwrap();
         let names = lines[last + 1..=last + nodes].iter();
         let kernels: Vec<_> = names
             .map(|l| l.split(' ').nth(2).unwrap_or("").to_owned())
