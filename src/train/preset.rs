@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::augment::AugmentArg;
 use super::balance::LrDecay;
 use crate::backend::{Augment, GanLoss};
+use crate::gan::step::Settings;
 use crate::model::arch::Norm;
 
 /// Which options are set together; docs/quality.md says what each of them did.
@@ -44,22 +45,27 @@ pub struct Values {
 impl Preset {
     /// What it sets; of the classic one, nothing is other than without.
     pub fn values(self) -> Option<Values> {
-        let steadied = Values {
-            d_norm: Norm::None,
-            loss: GanLoss::Bce,
-            augment: AugmentArg::Auto,
-            r1: 0.05,
-            r2: 0.0,
-            penalty_every: 4,
-            lr_d: 1e-3,
-            lr_decay: LrDecay::None,
-        };
         match self {
             Self::Classic => None,
-            Self::Modern => Some(steadied),
+            Self::Modern => Some(Values {
+                d_norm: Norm::None,
+                loss: GanLoss::Relativistic,
+                augment: AugmentArg::Auto,
+                r1: 0.05,
+                r2: 0.05,
+                penalty_every: 4,
+                lr_d: 2e-3,
+                lr_decay: LrDecay::Linear,
+            }),
             Self::Few => Some(Values {
+                d_norm: Norm::Batch,
+                loss: GanLoss::Bce,
                 augment: AugmentArg::These(Augment::ALL),
-                ..steadied
+                r1: 0.0,
+                r2: 0.0,
+                penalty_every: 1,
+                lr_d: Settings::REFERENCE.discriminator.lr,
+                lr_decay: LrDecay::Linear,
             }),
         }
     }

@@ -10,9 +10,11 @@ use tempfile::tempdir;
 use crate::training::*;
 
 /// D without batch norm, changed images and penalties, not in every iteration.
-const FEW: &[&str] = &[
+const MODERN: &[&str] = &[
     "--preset",
-    "few",
+    "modern",
+    "--lr-decay",
+    "none",
     "--penalty-every",
     "3",
     "--flip",
@@ -36,7 +38,9 @@ const HINGE: &[&str] = &[
 /// Pairs of held-out images and generated ones, of labels and of pictures.
 const LABELS: &[&str] = &[
     "--preset",
-    "few",
+    "modern",
+    "--lr-decay",
+    "none",
     "--hold-out",
     "0.2",
     "--condition",
@@ -44,7 +48,9 @@ const LABELS: &[&str] = &[
 ];
 const EDGES: &[&str] = &[
     "--preset",
-    "few",
+    "modern",
+    "--lr-decay",
+    "none",
     "--hold-out",
     "0.2",
     "--condition",
@@ -53,7 +59,7 @@ const EDGES: &[&str] = &[
 
 #[test]
 fn other_objectives_go_on_where_they_were() {
-    for objective in [FEW, PAIRS, HINGE, LABELS, EDGES] {
+    for objective in [MODERN, PAIRS, HINGE, LABELS, EDGES] {
         let root = tempdir().unwrap();
         let (whole, parts) = (root.path().join("whole"), root.path().join("parts"));
         let train_for = |run: &Path, steps: &'static str| {
@@ -71,7 +77,7 @@ fn other_objectives_go_on_where_they_were() {
         resume(&parts, &["--steps", "8"]);
         resume(&parts, &["--steps", "11"]);
         same_result(&whole, &parts, 11);
-        let penalised = objective.contains(&"few");
+        let penalised = objective.contains(&"modern");
         for line in log(&parts) {
             let held_out = objective.contains(&"--hold-out");
             for name in ["held_out_accuracy", "held_out_d", "seen_accuracy", "seen_d"] {
@@ -87,7 +93,7 @@ fn other_objectives_go_on_where_they_were() {
     // Whoever resumes it with something else is told.
     let root = tempdir().unwrap();
     let run = root.path().join("run");
-    train_tiny(&run, &[FEW, &["--steps", "2"]].concat());
+    train_tiny(&run, &[MODERN, &["--steps", "2"]].concat());
     for (option, value, part) in [
         ("--r1", "3", "--r1 was"),
         ("--loss", "hinge", "--loss was relativistic, not hinge"),
@@ -124,18 +130,21 @@ fn dry_run(args: &[&str]) -> (Value, String) {
 fn a_preset_is_shown_resolved_and_options_hold_against_it() {
     let (config, notes) = dry_run(&["--preset", "few"]);
     assert_eq!(config["preset"], "few");
+    assert_eq!(config["augment"], "color,translation,cutout");
+    assert_eq!(config["lr_decay"], "linear");
+    assert!(!notes.contains("note:"), "{notes}");
+    let (config, notes) = dry_run(&["--preset", "modern"]);
     assert_eq!(config["d_norm"], "none");
     assert_eq!(config["loss"], "relativistic");
-    assert_eq!(config["augment"], "color,translation,cutout");
     assert!(config["r1"].as_f64().unwrap() > 0.0);
     assert!(!notes.contains("note:"), "{notes}");
-    let (config, notes) = dry_run(&["--preset", "few", "--loss", "bce", "--r1", "0"]);
+    let (config, notes) = dry_run(&["--preset", "modern", "--loss", "bce", "--r1", "0"]);
     assert_eq!(
         (&config["loss"], &config["r1"]),
         (&"bce".into(), &0.0.into())
     );
     assert_eq!(config["d_norm"], "none");
-    let note = "note: --loss bce holds, as given, not relativistic as --preset few has it";
+    let note = "note: --loss bce holds, as given, not relativistic as --preset modern has it";
     assert!(notes.contains(note), "{notes}");
     assert!(notes.contains("note: --r1 0.0 holds"), "{notes}");
     let (config, notes) = dry_run(&["--preset", "classic", "--d-norm", "none"]);
@@ -178,7 +187,7 @@ fn what_makes_no_sense_is_refused() {
             &["--r1", "batch norm", "--d-norm none", "--spectral-norm"][..],
         ),
         (
-            &["--preset", "few", "--d-norm", "batch"],
+            &["--preset", "modern", "--d-norm", "batch"],
             1,
             &["--r1", "batch norm"],
         ),
