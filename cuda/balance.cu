@@ -11,7 +11,7 @@
 // Layout: Progress and Metrics (progress.cuh); the ring has this iteration's losses of real and fake images.
 // Types: f32; every product is rounded on its own or fused as written, so that the CPU comes to the same bits.
 // Launch: one block of 32, of which one thread works. Bound: launch latency.
-// Neighbours: behind the discriminator's bce_loss.cu; before adam.cu of both networks.
+// Neighbours: behind the discriminator's gan_loss.cu; before adam.cu of both networks.
 #include "dependency.cuh"
 #include "kernel.cuh"
 #include "progress.cuh"

@@ -1,7 +1,7 @@
 // The discriminator's last layer: a 4×4 → 1×1 convolution with one output channel, with the loss behind it, and its
 // gradients, both through the batch norm and activation before it.
 //
-//   forward    y = f(γx̂ + β), rounded to T   logit[n] = Σ_e y[n][e]·w[e]   then the loss and its gradient: bce_loss.cu
+//   forward    y = f(γx̂ + β), rounded to T   logit[n] = Σ_e y[n][e]·w[e]   then the loss and its gradient: gan_loss.cu
 //   backward   g[n][e] = dl[n]·w[e]·f'(γx̂ + β)   Σg and Σg·x̂ for batch norm   dw[e] = Σ_n dl[n]·y[n][e]
 //
 // e runs over the 16·c elements of an image; y is never in memory. Where `arrays` (of batch norm) is null, x is y, and
@@ -24,7 +24,7 @@
 #include "activation.cuh"
 #include "arrival.cuh"
 #include "batch_norm.cuh"
-#include "bce_loss.cuh"
+#include "gan_loss.cuh"
 #include "dependency.cuh"
 #include "kernel.cuh"
 #include "reduce.cuh"
@@ -151,7 +151,7 @@ __device__ __forceinline__ void logits_loss(const T* x, const BatchNormArrays* a
     if (of.gradient == nullptr) return;
     if (!last_to_arrive(arrived, gridDim.x)) return;
     const float targets[] = {target0, target1};
-    bce_loss<THREADS>(of, 0, segments, targets);
+    gan_loss<THREADS>(of, 0, segments, targets);
 }
 
 // Where the gradient of the weights goes and what it takes, by pointers; `to` is null where it is not wanted.

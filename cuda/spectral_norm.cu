@@ -5,7 +5,7 @@
 //
 // Without `moves`, u and v stay, and σ = uᵀWv. ‖·‖ counts as EPS where it is less. Nothing is divided by σ here: without
 // batch norm and biases a network is homogeneous in each weight, so the loss multiplies its logits by `scale`
-// (bce_loss.cuh), and Adam takes what is along u·vᵀ from the gradients (adam.cu).
+// (gan_loss.cuh), and Adam takes what is along u·vᵀ from the gradients (adam.cu).
 //
 // Layout: weights [k][r][s][c] (KRSC) as rows of r·s·c `columns`, a multiple of 4; v likewise; u [k]. What is stored
 // behind channels is zero in W, and so it is in u and v.

@@ -521,7 +521,7 @@ class Model:
         (r"adam_finish", adam_finish),
         (r"batch|latent|batch_and_latent", small),
         (r"logits_(loss|backward)", logits),
-        (r"bce_loss", loss),
+        (r"(bce|gan)_loss", loss),
         (r"concatenate(_part_gradient)?|l1_loss", maps),
         (r"augment(_backward)?", augment),
         (r"gradient_penalty_(norm|add)", penalty),

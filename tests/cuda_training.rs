@@ -1332,7 +1332,7 @@ fn swapped_arguments_show() {
         (
             &["--fuse", "none"],
             &[
-                "bce_loss_nhwc_f32:3:4",
+                "gan_loss_nhwc_f32:3:4",
                 "batch_norm_backward_reduce_nhwc_f32:0:1",
                 "batch_norm_backward_reduce_nhwc_f32:2:3",
                 "leaky_relu_backward_nhwc_f32:0:1",
@@ -1347,12 +1347,12 @@ fn swapped_arguments_show() {
                 "concatenate_part_gradient_nhwc_f32:2:3",
                 "l1_loss_nhwc_f32:0:2",
                 "l1_loss_nhwc_f32:2:4",
-                "bce_loss_nhwc_f32:0:6",
+                "gan_loss_nhwc_f32:0:6",
             ],
         ),
         (
             &["--condition", "attributes=Male,Smiling"],
-            &["batch_nhwc_f32:13:20", "bce_loss_nhwc_f32:13:14"],
+            &["batch_nhwc_f32:13:20", "gan_loss_nhwc_f32:13:14"],
         ),
     ] {
         let run = Undisturbed::new(fuse);

@@ -7,7 +7,7 @@
 // exact too.
 constexpr float LEAST_LOSS_SCALE = 1.0f / 16777216.0f, MOST_LOSS_SCALE = 16777216.0f;
 
-// What the gradient along the weights is the sum of: the loss's, a segment each (bce_loss.cuh), and places that others
+// What the gradient along the weights is the sum of: the loss's, a segment each (gan_loss.cuh), and places that others
 // may write, 0 where nobody does.
 constexpr uint32_t RADIAL_TERMS = 4;
 

@@ -38,7 +38,7 @@ impl GanLoss {
 }
 
 /// What a logit x is compared with its target t by; s is 1 for a target above 1/2, else −1. The numbers are those by
-/// which the kernels know them (cuda/include/bce_loss.cuh).
+/// which the kernels know them (cuda/include/gan_loss.cuh).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Criterion {

@@ -480,14 +480,14 @@ pub trait Network {
     ///
     /// # Errors
     /// Where targets and inputs are not equally many, or there are not that many slots from `first` on.
-    fn bce_with_logits(
+    fn logits_loss(
         &mut self,
         targets: &Targets<'_, Self::Buffer>,
         progress: &mut Self::Progress,
         first: Slot,
     ) -> Result<()>;
 
-    /// [`Self::forward`], and [`Self::bce_with_logits`] of what it puts out, which may be done as one. A backward pass from
+    /// [`Self::forward`], and [`Self::logits_loss`] of what it puts out, which may be done as one. A backward pass from
     /// the loss is to follow, if any.
     ///
     /// # Errors
@@ -500,7 +500,7 @@ pub trait Network {
         (progress, first): (&mut Self::Progress, Slot),
     ) -> Result<()> {
         self.forward(inputs, statistics)?;
-        self.bce_with_logits(targets, progress, first)
+        self.logits_loss(targets, progress, first)
     }
 
     /// Gradients for the last forward pass, whose inputs must be as they were. They replace earlier ones; those that are

@@ -3,8 +3,8 @@
 use bytemuck::Zeroable;
 use dcgan_cuda::backend::Criterion;
 use dcgan_cuda::backend::cpu::activation::apply;
-use dcgan_cuda::backend::cpu::bce_loss::{Logits, loss};
 use dcgan_cuda::backend::cpu::conv2d::gather;
+use dcgan_cuda::backend::cpu::gan_loss::{Logits, loss};
 use dcgan_cuda::backend::cuda::ops::batch_norm::{BY_BATCH, Sums, WEIGHTS, Workspace};
 use dcgan_cuda::backend::cuda::ops::logits::{Cut, PIXELS, Shape};
 use dcgan_cuda::backend::cuda::progress::Entry;

@@ -13,7 +13,6 @@ mod augment;
 mod balance;
 mod batch;
 mod batch_norm;
-mod bce_loss;
 mod cast;
 mod concatenate;
 mod conv;
@@ -24,6 +23,7 @@ mod conv_wgrad;
 #[path = "../emulation/mod.rs"]
 mod emulation;
 mod emulation_itself;
+mod gan_loss;
 mod gradient_penalty;
 mod instance_noise;
 mod l1_loss;

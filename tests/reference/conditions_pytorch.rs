@@ -1,6 +1,6 @@
 //! What conditions add, against golden files made by PyTorch in f64: losses, and a U-Net with all of its gradients.
 
-use dcgan_cuda::backend::cpu::bce_loss::bce_with_labels;
+use dcgan_cuda::backend::cpu::gan_loss::bce_with_labels;
 use dcgan_cuda::backend::cpu::l1_loss::l1_loss;
 use dcgan_cuda::backend::cpu::{Cpu, Real};
 use dcgan_cuda::backend::{Backend, Channels, Network, State, Statistics, Upstream, Use, Want};

@@ -69,7 +69,7 @@ fn check(
         .collect();
     let label_refs: Vec<_> = label_maps.iter().collect();
     let targets: Vec<f32> = (0..inputs.len()).map(|i| (i % 2) as f32).collect();
-    // The loss in f64 from the logits: what `bce_with_logits` returns is rounded to f32.
+    // The loss in f64 from the logits: what `logits_loss` returns is rounded to f32.
     let loss = |net: &mut Net, inputs: &[Buffer<f64>]| -> f64 {
         let all: Vec<&Buffer<f64>> = inputs.iter().collect();
         net.forward(&all, statistics).unwrap();
@@ -106,7 +106,7 @@ fn check(
             values: &targets,
             labels: (labels > 0).then_some(&label_refs[..]),
         };
-        net.bce_with_logits(&targets, &mut progress, Slot::Real)
+        net.logits_loss(&targets, &mut progress, Slot::Real)
             .unwrap();
         net.backward(Upstream::Loss, Want::Both).unwrap();
     } else {

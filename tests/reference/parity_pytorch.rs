@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use dcgan_cuda::backend::cpu::activation::{backward, forward};
 use dcgan_cuda::backend::cpu::batch_norm::BatchNorm;
-use dcgan_cuda::backend::cpu::bce_loss::bce_with_logits;
 use dcgan_cuda::backend::cpu::conv_transpose2d::scatter;
 use dcgan_cuda::backend::cpu::conv_wgrad::weight_gradient;
 use dcgan_cuda::backend::cpu::conv2d::{Geometry, gather};
+use dcgan_cuda::backend::cpu::gan_loss::bce_with_logits;
 use dcgan_cuda::backend::cpu::{Cpu, Real};
 use dcgan_cuda::backend::{Adam, Backend, Network, State, Statistics};
 use dcgan_cuda::gan::sampler::Sampler;

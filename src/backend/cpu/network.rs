@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::activation::backward;
 use super::batch_norm::BatchNorm;
-use super::bce_loss::{Logits, loss};
 use super::concatenate::part_gradient;
 use super::conv2d::Geometry;
+use super::gan_loss::{Logits, loss};
 use super::gradient_penalty::Penalty;
 use super::layer::{CHUNK, Layer};
 use super::parameter::Parameter;
@@ -297,7 +297,7 @@ impl<T: Real> Network for CpuNetwork<T> {
         Ok(())
     }
 
-    fn bce_with_logits(
+    fn logits_loss(
         &mut self,
         targets: &Targets<'_, Buffer<T>>,
         progress: &mut Progress,

@@ -6,20 +6,20 @@ use crate::backend::cuda::Buffer;
 use crate::backend::cuda::driver::Span;
 use crate::backend::cuda::network::CudaNetwork;
 use crate::backend::cuda::ops::batch_norm::SEGMENTS;
-use crate::backend::cuda::ops::bce_loss::{self, Homogeneous};
+use crate::backend::cuda::ops::gan_loss::{self, Homogeneous};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::{Slot, Targets};
 use crate::model::arch::Role;
 
 impl CudaNetwork {
     /// Where y of each input is, at the end of its rows.
-    fn labels(&self, labels: &[&Buffer]) -> Result<bce_loss::Labels> {
+    fn labels(&self, labels: &[&Buffer]) -> Result<gan_loss::Labels> {
         let count = self.architecture.output().c - 1;
         let (first, last) = (labels[0], labels[labels.len() - 1]);
         ensure!(first.shape == last.shape, "labels of two shapes");
         let size = self.options.precision.size();
         let from = |labels: &Buffer| labels.span().after((first.shape.c - count) * size);
-        Ok(bce_loss::Labels {
+        Ok(gan_loss::Labels {
             rows: [from(first)?, from(last)?],
             stored: first.stored().c,
             count,
@@ -51,13 +51,13 @@ impl CudaNetwork {
             .labels
             .map(|labels| self.labels(labels))
             .transpose()?;
-        let by = bce_loss::By {
+        let by = gan_loss::By {
             criterion: targets.criterion,
             reported: targets.reported(first),
         };
-        let _range = self.operation("bce_loss");
+        let _range = self.operation("gan_loss");
         let pixels = self.each * shape.h * shape.w;
-        bce_loss::loss(
+        gan_loss::loss(
             &self.device,
             self.options.precision,
             (by, first),

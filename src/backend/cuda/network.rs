@@ -416,7 +416,7 @@ impl Network for CudaNetwork {
         Ok(())
     }
 
-    fn bce_with_logits(
+    fn logits_loss(
         &mut self,
         targets: &Targets<'_, Buffer>,
         progress: &mut Progress,
@@ -439,7 +439,7 @@ impl Network for CudaNetwork {
             return self.run_with_loss((inputs, statistics), targets, progress, first);
         }
         self.forward(inputs, statistics)?;
-        self.bce_with_logits(targets, progress, first)
+        self.logits_loss(targets, progress, first)
     }
 
     fn backward(&mut self, upstream: Upstream<'_, Buffer>, want: Want) -> Result<()> {

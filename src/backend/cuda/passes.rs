@@ -17,7 +17,7 @@ use crate::backend::cuda::driver::{Branch, Span};
 use crate::backend::cuda::network::{CudaNetwork, Layer, place, scaled_for};
 use crate::backend::cuda::ops::activation;
 use crate::backend::cuda::ops::batch_norm::{SEGMENTS, how};
-use crate::backend::cuda::ops::bce_loss::By;
+use crate::backend::cuda::ops::gan_loss::By;
 use crate::backend::cuda::ops::logits::{self, Input, Loss, WeightGradient};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::sizes::logits_shape;

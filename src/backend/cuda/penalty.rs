@@ -12,7 +12,7 @@ use crate::backend::cuda::conv::shape::Pass;
 use crate::backend::cuda::driver::Span;
 use crate::backend::cuda::network::{CudaNetwork, place};
 use crate::backend::cuda::ops::activation;
-use crate::backend::cuda::ops::bce_loss::Homogeneous;
+use crate::backend::cuda::ops::gan_loss::Homogeneous;
 use crate::backend::cuda::ops::gradient_penalty;
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::stored;

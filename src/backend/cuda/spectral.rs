@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::backend::Statistics;
 use crate::backend::cuda::network::CudaNetwork;
-use crate::backend::cuda::ops::bce_loss::Homogeneous;
+use crate::backend::cuda::ops::gan_loss::Homogeneous;
 
 impl CudaNetwork {
     /// What the largest singular values are, before a forward pass.

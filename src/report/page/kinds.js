@@ -65,6 +65,13 @@ const REPORT_CHARTS = [
   },
   {
     group: 'The discriminator’s level',
+    title: 'Its gradient by what it sees',
+    series: [series('r1_norm', 'real'), series('r2_norm', 'generated')],
+    about: 'Mean squared length of it at an image, which --r1 and --r2 hold down.',
+    zero: true,
+  },
+  {
+    group: 'The discriminator’s level',
     title: 'Held-out against seen: accuracy',
     fixed: [0, 1],
     series: [series('seen_accuracy', 'seen'), series('held_out_accuracy', 'held out')],

@@ -38,7 +38,7 @@ impl Penalty {
 /// Σ g²/(loss scale·wᵢ) over the `elements` of each input i of `weights` w, those of the storage type one behind the other in
 /// `gradient`, into the metrics of this iteration from [`Slot::RealPenalty`] on, of those with a weight; f32 squares, f64
 /// sums in a fixed order. The loss scale is the discriminator's. Σ g² of each input is added to its place of `radial`, two f32,
-/// where there is spectral norm: the penalty is of the second degree in each weight ([`Homogeneous`](super::bce_loss::Homogeneous)).
+/// where there is spectral norm: the penalty is of the second degree in each weight ([`Homogeneous`](super::gan_loss::Homogeneous)).
 ///
 /// # Errors
 /// Where there are no or too many inputs, a span is too short, or the driver refuses the launch.

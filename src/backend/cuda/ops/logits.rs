@@ -6,7 +6,7 @@ use bytemuck::Zeroable;
 
 use crate::backend::cuda::driver::{Device, Span};
 use crate::backend::cuda::ops::batch_norm::{NormArrays, SEGMENTS, Sums};
-use crate::backend::cuda::ops::bce_loss::{By, Homogeneous};
+use crate::backend::cuda::ops::gan_loss::{By, Homogeneous};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::{Precision, SLOTS, Slot};
 use crate::model::Activation;
@@ -149,7 +149,7 @@ pub struct Loss<'a> {
 }
 
 /// `logit[n] = Σ_e y[n][e]·w[e]` with y = f(γx̂ + β), rounded as if it had been stored; then, with a loss, what
-/// [`bce_with_logits`](super::bce_loss::loss) does for each input, in the same launch.
+/// [`loss`](super::gan_loss::loss) does for each input, in the same launch.
 ///
 /// `weight` is `[stored][4][4][c]`, of which the first row counts, `logits` `[segments·n][stored]`, both of the storage
 /// type; the places of `logits` beyond the first of a row become 0. Sums are f32 in a fixed order, rounded once.

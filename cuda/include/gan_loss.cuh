@@ -1,4 +1,4 @@
-// The loss of logits, for the kernels that end with it: formulas in bce_loss.cu.
+// The loss of logits, for the kernels that end with it: formulas in gan_loss.cu.
 #pragma once
 
 #include "kernel.cuh"
@@ -59,7 +59,7 @@ __device__ __forceinline__ float logit_of(const LossOf<T>& of, uint32_t segment,
 // Of `segments` at once, at most SEGMENTS (one or two), from `begin` on, each with its target. Called by all THREADS
 // threads of a block. Logits may have been written by other blocks of the same launch.
 template <int THREADS, int SEGMENTS, typename T>
-__device__ void bce_loss(const LossOf<T>& of, uint32_t begin, uint32_t segments, const float (&targets)[SEGMENTS]) {
+__device__ void gan_loss(const LossOf<T>& of, uint32_t begin, uint32_t segments, const float (&targets)[SEGMENTS]) {
     static_assert(SEGMENTS == 1 || SEGMENTS == 2);
     const uint32_t n = of.n, stored = of.stored;
     const uint32_t criterion = of.criterion;

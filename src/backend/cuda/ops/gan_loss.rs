@@ -1,4 +1,4 @@
-//! Launches `cuda/bce_loss.cu`: the loss of logits, binary cross entropy by default, its gradient, D(x) and accuracy.
+//! Launches `cuda/gan_loss.cu`: the loss of logits, binary cross entropy by default, its gradient, D(x) and accuracy.
 
 use anyhow::{Result, ensure};
 
@@ -82,7 +82,7 @@ pub fn loss(
             && (segments == 2 || !by.criterion.is_of_pairs()),
         "{segments} losses, {by:?}, from {first:?} on"
     );
-    let kernel = format!("bce_loss_nhwc_{}", precision.suffix());
+    let kernel = format!("gan_loss_nhwc_{}", precision.suffix());
     let bytes = segments * n * stored * precision.size();
     let launch = device
         .launch(&kernel, [segments, 1, 1], 256)?
@@ -120,7 +120,7 @@ pub fn loss(
     };
     let launch = launch.value(by.criterion as u32).value(by.reported as u32);
     let launch = launch.homogeneous(homogeneous)?;
-    // SAFETY: the arguments are those of cuda/bce_loss.cu: segments·n logits and gradients, a ring of `slots` entries
+    // SAFETY: the arguments are those of cuda/gan_loss.cu: segments·n logits and gradients, a ring of `slots` entries
     // with `SLOTS` losses each, n rows of labels where there are any.
     unsafe { launch.run() }
 }

@@ -1,8 +1,8 @@
-//! `cuda/bce_loss.cu` against the CPU backend in f64.
+//! `cuda/gan_loss.cu` against the CPU backend in f64.
 
 use bytemuck::Zeroable;
 use dcgan_cuda::backend::Criterion;
-use dcgan_cuda::backend::cpu::bce_loss::{Logits, bce_with_labels, bce_with_logits, loss};
+use dcgan_cuda::backend::cpu::gan_loss::{Logits, bce_with_labels, bce_with_logits, loss};
 use dcgan_cuda::backend::cuda::progress::Entry;
 
 use crate::emulation::{Launch, Memory, TYPES, Type, assert_close};
@@ -18,7 +18,7 @@ fn launch_bce(
     scale: &Memory,
 ) -> Launch {
     Launch::new(
-        format!("bce_loss_nhwc_{}", t.suffix()),
+        format!("gan_loss_nhwc_{}", t.suffix()),
         (segments, 1, 1),
         256,
     )
@@ -249,7 +249,7 @@ fn every_criterion_agrees_with_the_reference() {
             };
             let sizes = [segments * n * stored * t.size(), size_of::<Entry>()];
             let out = run_twice(&sizes, |out| {
-                let name = format!("bce_loss_nhwc_{}", t.suffix());
+                let name = format!("gan_loss_nhwc_{}", t.suffix());
                 let launch = Launch::new(name, (segments, 1, 1), 256);
                 let launch = launch.buffer(&memory).value(n as u32).value(stored as u32);
                 let launch = launch.value(targets[0]).value(targets[1]).buffer(&scales);

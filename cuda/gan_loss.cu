@@ -22,7 +22,7 @@
 // Types: T in memory, f32 terms, f64 sums in a fixed order. Launch: `segments` blocks of THREADS.
 // Bound: launch latency (256 logits).
 // Neighbours: behind the discriminator's last convolution, before that one's backward pass.
-#include "bce_loss.cuh"
+#include "gan_loss.cuh"
 #include "dependency.cuh"
 #include "kernel.cuh"
 
@@ -32,8 +32,8 @@ constexpr int THREADS = 256;
 
 }  // namespace
 
-#define BCE_LOSS(T)                                                                                                \
-    KERNEL_OCCUPANCY(bce_loss_nhwc_##T, THREADS, 2,                                                                \
+#define GAN_LOSS(T)                                                                                                \
+    KERNEL_OCCUPANCY(gan_loss_nhwc_##T, THREADS, 2,                                                                \
            (const T* logits, uint32_t n, uint32_t stored, float target0, float target1, const float* loss_scale,   \
             T* gradient, Metrics* ring, const uint64_t* iteration, uint32_t slots, uint32_t first,                 \
             const T* labels0, const T* labels1, uint32_t label_stored, uint32_t label_count, uint32_t criterion,   \
@@ -44,8 +44,8 @@ constexpr int THREADS = 256;
                            labels0, labels1, label_stored, label_count, criterion, reported,                       \
                            gridDim.x, scale, radial};                                                              \
         const float target[] = {blockIdx.x == 0 ? target0 : target1};                                              \
-        bce_loss<THREADS>(of, blockIdx.x, 1, target);                                                              \
+        gan_loss<THREADS>(of, blockIdx.x, 1, target);                                                              \
     }
-BCE_LOSS(f32)
-BCE_LOSS(f16)
-BCE_LOSS(bf16)
+GAN_LOSS(f32)
+GAN_LOSS(f16)
+GAN_LOSS(bf16)
