@@ -12,6 +12,10 @@ Conditional networks are beside them:
   picture  the generator is the U-Net of pix2pix (Isola et al., 2017), with its names, `UnetGenerator`; the
            discriminator gives a logit for every patch of [image, picture], `PatchDiscriminator`
 
+Without batch norm in D (`norm` none), or with `torch.nn.utils.parametrizations.spectral_norm` on its convolutions
+(spectral), names and layers are those of the `nn.Sequential` without it. `family` sndcgan has the layers of SNDCGAN
+(Miyato et al., 2018; Kurach et al., 2019) without biases: 3×3 convolutions beside those that halve, LeakyReLU 0.1.
+
 Every network is `outputs(main(inputs(…)), …)`, so that a program may compute `main` (the U-Net's `model`) otherwise.
 
 Needs PyTorch: pip install torch numpy safetensors
@@ -61,17 +65,22 @@ class Generator(nn.Module):
 
     def __init__(
         self, image_size: int = 64, width: int = 64, latent_dim: int = 100, channel_cap: int = CHANNEL_CAP,
-        image_channels: int = 3, labels: int = 0,
+        image_channels: int = 3, labels: int = 0, family: str = "dcgan",
     ) -> None:
         super().__init__()
         self.image_size, self.width, self.latent_dim, self.labels = image_size, width, latent_dim, labels
         ch = channels(image_size, width, channel_cap)
+        if family == "sndcgan":
+            ch += [min(width << len(ch), channel_cap)]
         layers: list[nn.Module] = [
             nn.ConvTranspose2d(latent_dim + labels, ch[-1], 4, 1, 0, bias=False), nn.BatchNorm2d(ch[-1]), nn.ReLU(True)
         ]
         for outer, inner in zip(ch[-2::-1], ch[:0:-1]):
             layers += [nn.ConvTranspose2d(inner, outer, 4, 2, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(True)]
-        layers += [nn.ConvTranspose2d(ch[0], image_channels, 4, 2, 1, bias=False), nn.Tanh()]
+        if family == "sndcgan":
+            layers += [nn.Conv2d(ch[0], image_channels, 3, 1, 1, bias=False), nn.Tanh()]
+        else:
+            layers += [nn.ConvTranspose2d(ch[0], image_channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.main = nn.Sequential(*layers)
         self.apply(_initialise)
 
@@ -111,17 +120,43 @@ def _downwards(image_channels: int, ch: list[int], outputs: int) -> nn.Sequentia
     return nn.Sequential(*layers, nn.Conv2d(ch[-1], outputs, 4, 1, 0, bias=False))
 
 
+def _sndcgan_downwards(image_channels: int, ch: list[int], outputs: int) -> nn.Sequential:
+    """The layers of SNDCGAN's discriminator, `ch` from the image's size down to 4×4."""
+    layers: list[nn.Module] = [nn.Conv2d(image_channels, ch[0], 3, 1, 1, bias=False), nn.LeakyReLU(0.1, True)]
+    for outer, inner in zip(ch, ch[1:]):
+        for convolution in (nn.Conv2d(outer, inner, 4, 2, 1, bias=False), nn.Conv2d(inner, inner, 3, 1, 1, bias=False)):
+            layers += [convolution, nn.BatchNorm2d(inner), nn.LeakyReLU(0.1, True)]
+    return nn.Sequential(*layers, nn.Conv2d(ch[-1], outputs, 4, 1, 0, bias=False))
+
+
+def _normalised(main: nn.Sequential, norm: str) -> nn.Sequential:
+    """The layers with batch norm as they are, or without it, or with spectral norm in its place."""
+    if norm == "batch":
+        return main
+    main = nn.Sequential(*(layer for layer in main if not isinstance(layer, nn.BatchNorm2d)))
+    if norm == "spectral":
+        for layer in main:
+            if isinstance(layer, nn.Conv2d):
+                nn.utils.parametrizations.spectral_norm(layer)
+    return main
+
+
 class Discriminator(nn.Module):
     """Images [n, image_channels, image_size, image_size] → logits [n]. With `labels` it also takes y [n, labels]."""
 
     def __init__(
         self, image_size: int = 64, width: int = 64, channel_cap: int = CHANNEL_CAP, image_channels: int = 3,
-        labels: int = 0,
+        labels: int = 0, family: str = "dcgan", norm: str = "batch",
     ) -> None:
         super().__init__()
         self.image_size, self.width, self.labels = image_size, width, labels
-        self.main = _downwards(image_channels, channels(image_size, width, channel_cap), 1 + labels)
+        ch = channels(image_size, width, channel_cap)
+        if family == "sndcgan":
+            self.main = _sndcgan_downwards(image_channels, ch + [min(width << len(ch), channel_cap)], 1 + labels)
+        else:
+            self.main = _downwards(image_channels, ch, 1 + labels)
         self.apply(_initialise)
+        self.main = _normalised(self.main, norm)
 
     def inputs(self, images: Tensor, y: Tensor | None = None) -> Tensor:
         if (y is not None) != (self.labels > 0):
@@ -243,7 +278,8 @@ class PatchDiscriminator(nn.Module):
     BLOCKS = 3
 
     def __init__(
-        self, width: int = 64, picture_channels: int = 1, channel_cap: int = CHANNEL_CAP, image_channels: int = 3
+        self, width: int = 64, picture_channels: int = 1, channel_cap: int = CHANNEL_CAP, image_channels: int = 3,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         self.width, self.picture_channels = width, picture_channels
@@ -252,6 +288,7 @@ class PatchDiscriminator(nn.Module):
         # As the blocks before, and not 4×4 to 1×1.
         self.main[-1] = nn.Conv2d(ch[-1], 1, 4, 2, 1, bias=False)
         self.apply(_initialise)
+        self.main = _normalised(self.main, norm)
 
     def inputs(self, images: Tensor, picture: Tensor) -> Tensor:
         return torch.cat([images, picture], 1)

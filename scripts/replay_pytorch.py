@@ -31,6 +31,13 @@ together by least squares. The innermost of the U-Net's maps may be so small tha
 more than other networks' do: the limit of raw errors is at least 2/√n for the n numbers of it. In a half type L1's
 signs are so often rounded to the other side that a tensor's gain (below) may be a third of autocast's error of it.
 
+Other losses, changed images, penalties on D's gradients, D without batch norm or with spectral norm and SNDCGAN's
+networks are replayed as the metadata say (`loss`, `augment`, `r1`, `r2`, `penalty_every`, `d_norm`, `arch`; none where it
+is the reference's), with `reference_objectives.py`: the changes by the recorded numbers `augment/…`, the penalties by
+differentiating twice, and mean ‖∇D‖² is compared with `norm_real` and `norm_fake`. D is shown real and generated images in
+one pass where batch norm does not tell them apart, so that spectral norm moves once a step. A kink of an activation in an
+iteration with penalties is not resolved in their second derivative: record with another --seed where one is met.
+
 A file recorded in bf16 or fp16 (`precision` in its metadata) cannot be that near. Its errors against f64 are set beside
 those of PyTorch's own autocast in that type, from the same recorded state (fp16 with a loss scale, halved from 65536
 until every gradient is finite, as GradScaler does), and may be --factor times as large and a floor more: a quarter of
@@ -72,6 +79,7 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}. This script needs PyTorch: pip install torch numpy safetensors")
 
+import reference_objectives as objectives
 from reference_dcgan import (
     CHANNEL_CAP, IMAGE_SIZES, Discriminator, Generator, PatchDiscriminator, UnetBlock, UnetGenerator, faces_like,
     projected,
@@ -84,6 +92,8 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FEW = 64  # elements; the error of some 8 is twice autocast's in one run of ten, though both round alike
 SINGLE = 1.5  # times the factor, for single gradient tensors
 CONDITIONS = ("none", "labels", "picture")
+# What is in the metadata only where it is not the reference's.
+OBJECTIVE = ("arch", "d_norm", "loss", "augment", "r1", "r2", "penalty_every")
 KINK = 4e-6  # some sixty roundings of f32, as sums of thousands of terms may have
 RESOLVED = 5e-6  # gradients that agree this well are not searched for kinks
 bce = nn.functional.binary_cross_entropy_with_logits
@@ -113,13 +123,35 @@ class Settings:
     labels: int = 0
     picture: int = 0
     l1: float = 100.0
+    arch: str = "dcgan"
+    d_norm: str = "batch"
+    loss: str = "bce"
+    augment: str = ""
+    r1: float = 0.0
+    r2: float = 0.0
+    penalty_every: int = 1
 
     def metadata(self) -> dict[str, str]:
         """As in a file: what concerns a condition is only where there is one."""
         left_out: tuple[str, ...] = ("condition", "labels", "picture", "l1")
         if self.condition != "none":
             left_out = ("picture", "l1") if self.condition == "labels" else ("labels",)
+        left_out += tuple(name for name in OBJECTIVE if getattr(self, name) == getattr(Settings, name))
         return {name: str(value) for name, value in vars(self).items() if name not in left_out}
+
+    def changes(self) -> tuple[str, ...]:
+        return tuple(self.augment.split(",")) if self.augment else ()
+
+    def penalties(self, step: int) -> tuple[float, float]:
+        """What mean‖∇D‖² at real and at generated images counts in an iteration."""
+        n = self.penalty_every
+        return (self.r1 * n, self.r2 * n) if step % n == 0 else (0.0, 0.0)
+
+    def numbers(self) -> tuple[str, ...]:
+        """What is changed at random of an iteration, by name."""
+        if not self.augment:
+            return ()
+        return ("d_real", "d_fake", "g_fake", *(("g_real",) if self.loss == "relativistic" else ()))
 
     def losses(self) -> tuple[str, ...]:
         return (*LOSSES, "loss_l1") if self.condition == "picture" else LOSSES
@@ -178,6 +210,8 @@ class Record:
             values |= {name: float(metadata[name]) for name in REALS}
             values |= {name: int(metadata.get(name, "0")) for name in ("labels", "picture")}
             values["l1"] = float(metadata.get("l1", "100"))
+            values |= {name: float(metadata.get(name, "0")) for name in ("r1", "r2")}
+            values["penalty_every"] = int(metadata.get("penalty_every", "1"))
         except ValueError as error:
             raise RecordError(f"{self.path}: metadata: {error}") from error
         if metadata["precision"] not in ("fp32", *HALVES):
@@ -185,7 +219,16 @@ class Record:
         condition = metadata.get("condition", "none")
         if condition not in CONDITIONS:
             raise RecordError(f"{self.path}: metadata: unknown condition {condition}")
-        s = Settings(**values, precision=metadata["precision"], condition=condition)  # type: ignore[arg-type]
+        texts = {name: metadata.get(name, getattr(Settings, name)) for name in ("arch", "d_norm", "loss", "augment")}
+        for name, known in (("arch", ("dcgan", "sndcgan")), ("d_norm", ("batch", "spectral", "none")),
+                            ("loss", ("bce", "hinge", "relativistic"))):
+            if texts[name] not in known:
+                raise RecordError(f"{self.path}: metadata: unknown {name} {texts[name]}")
+        if not set(filter(None, texts["augment"].split(","))) <= set(objectives.CHANGES):
+            raise RecordError(f"{self.path}: metadata: unknown augmentation {texts['augment']}")
+        s = Settings(**values, **texts, precision=metadata["precision"], condition=condition)  # type: ignore[arg-type]
+        if s.penalty_every < 1 or min(s.r1, s.r2) < 0 or (max(s.r1, s.r2) > 0 and s.d_norm == "batch"):
+            raise RecordError(f"{self.path}: metadata: impossible penalties: {s}")
         first = min((n for n in self.names if n.startswith("step/")), default="").split("/")[1:2]
         if metadata.get("first_step", "0") != "0" or first not in ([], ["000000"]):
             raise RecordError(
@@ -199,7 +242,7 @@ class Record:
         if (s.labels > 0) != (condition == "labels") or (s.picture > 0) != (condition == "picture"):
             raise RecordError(f"{self.path}: metadata: condition {condition} with {s.labels} labels and a picture of "
                               f"{s.picture} channels")
-        if not all(math.isfinite(getattr(s, name)) for name in (*REALS, "l1")):
+        if not all(math.isfinite(getattr(s, name)) for name in (*REALS, "l1", "r1", "r2")):
             raise RecordError(f"{self.path}: metadata: a setting is not finite: {s}")
         return s
 
@@ -234,10 +277,10 @@ def networks(s: Settings, cap: int | None = None) -> tuple[nn.Module, nn.Module]
     """D and G of these dimensions, D first."""
     caps = {} if cap is None else {"channel_cap": cap}
     if s.condition == "picture":
-        return (PatchDiscriminator(s.width, s.picture, image_channels=s.channels, **caps),
+        return (PatchDiscriminator(s.width, s.picture, image_channels=s.channels, norm=s.d_norm, **caps),
                 UnetGenerator(s.image_size, s.width, s.picture, s.latent_dim, s.channels, **caps))
-    return (Discriminator(s.image_size, s.width, image_channels=s.channels, labels=s.labels, **caps),
-            Generator(s.image_size, s.width, s.latent_dim, image_channels=s.channels, labels=s.labels, **caps))
+    more = {"image_channels": s.channels, "labels": s.labels, "family": s.arch, **caps}
+    return Discriminator(s.image_size, s.width, norm=s.d_norm, **more), Generator(s.image_size, s.width, s.latent_dim, **more)
 
 
 def build(record: Record, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
@@ -261,9 +304,11 @@ class Batch:
     z: Tensor | None = None
     y: Tensor | None = None
     picture: Tensor | None = None
+    # Of the changes of what D sees, [n, 7], by name; never rounded.
+    numbers: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, *where: torch.dtype | torch.device) -> Batch:
-        return Batch(**{name: t if t is None else t.to(*where) for name, t in vars(self).items()})
+        return Batch(**{name: t.to(*where) if isinstance(t, Tensor) else t for name, t in vars(self).items()})
 
     def of_g(self) -> tuple[Tensor | None, ...]:
         """The inputs of G."""
@@ -281,7 +326,59 @@ class Batch:
 
 
 def batch(record: Record, at: str) -> Batch:
-    return Batch(**record.like(at, record.settings.inputs()))
+    s = record.settings
+    numbers = record.like(f"{at}/augment", {name: (s.batch_size, 7) for name in s.numbers()})
+    return Batch(**record.like(at, s.inputs()), numbers=numbers)
+
+
+@dataclass
+class Seen:
+    """What D makes of images: what it sees of them, and its logits."""
+
+    x: Tensor
+    logits: Tensor
+
+
+def see(s: Settings, d: nn.Module, given: Batch, shown: dict[str, Tensor]) -> list[Seen]:
+    """What D makes of the images `shown`, by the names of their numbers: one pass of all where nothing is normalised by
+    batches, so that spectral norm moves once."""
+    seen = []
+    for name, images in shown.items():
+        x = d.inputs(images, *given.of_d())
+        if name in given.numbers:
+            x = objectives.changed(x, given.numbers[name].cpu(), s.changes(), s.channels)
+        seen.append(x.detach().requires_grad_() if name.startswith("d_") else x)
+    if s.d_norm == "batch":
+        made = [d.main(x) for x in seen]
+    else:
+        made = list(d.main(torch.cat(seen)).split(len(seen[0])))
+    dtype = given.real.dtype
+    return [Seen(x, d.outputs(m, x, *given.of_d()).to(dtype)) for x, m in zip(seen, made)]
+
+
+def d_step(s: Settings, d: nn.Module, given: Batch, fake: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """D's loss, and what is recorded of it."""
+    real, made = see(s, d, given, {"d_real": given.real, "d_fake": fake.detach()})
+    loss, of_real, of_fake = objectives.losses_of_d(s.loss, real.logits, made.logits)
+    recorded = {"loss_d_real": of_real, "loss_d_fake": of_fake}
+    for name, seen, weight in zip(("norm_real", "norm_fake"), (real, made), s.penalties(step)):
+        if weight > 0:
+            recorded[name] = objectives.squared_norm(seen.logits, seen.x)
+            loss = loss + weight / 2 * recorded[name]
+    return loss, recorded
+
+
+def g_step(s: Settings, d: nn.Module, given: Batch, fake: Tensor) -> Tensor:
+    """G's loss, as far as it is D's to say."""
+    shown = {"g_fake": fake} | ({"g_real": given.real} if s.loss == "relativistic" else {})
+    made, *real = see(s, d, given, shown)
+    return objectives.loss_of_g(s.loss, made.logits, real[0].logits if real else None)
+
+
+def recorded_losses(s: Settings, step: int) -> tuple[str, ...]:
+    """The scalars that are recorded of an iteration."""
+    norms = zip(("norm_real", "norm_fake"), s.penalties(step))
+    return (*s.losses(), *(name for name, weight in norms if weight > 0))
 
 
 # -------------------------------------------------------------------------------------------------- measuring
@@ -363,7 +460,8 @@ class Slope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return dy * ctx.slopes, None
+        # Differentiated again where D's gradients cost something.
+        return Slope.apply(dy, ctx.slopes), None
 
 
 @dataclass
@@ -529,15 +627,11 @@ class Found:
 
 
 def iterate(
-    s: Settings, d: nn.Module, g: nn.Module, after_d: dict[str, Tensor], given: Batch, half: torch.dtype | None
+    s: Settings, d: nn.Module, g: nn.Module, after_d: dict[str, Tensor], given: Batch, half: torch.dtype | None, step: int
 ) -> Found:
     """The iteration from the state that `d` and `g` hold, under autocast in `half` if that is given."""
     dtype, device = next(d.parameters()).dtype, given.real.device.type
     given = given.to(dtype)
-
-    def loss(images: Tensor, target: float) -> Tensor:
-        logits = d(images, *given.of_d()).to(dtype)
-        return bce(logits, torch.full_like(logits, target))
 
     def gradients(loss: Tensor, network: nn.Module) -> dict[str, Tensor]:
         names, parameters = zip(*network.named_parameters())
@@ -550,16 +644,16 @@ def iterate(
 
     with torch.autocast(device, half or torch.bfloat16, enabled=half is not None):
         fake = g(*given.of_g())
-        loss_real, loss_fake = loss(given.real, 1.0), loss(fake.detach(), 0.0)
-    found = {f"D/{name}": t for name, t in gradients(loss_real + loss_fake, d).items()}
+        loss_d, scalars = d_step(s, d, given, fake, step)
+    found = {f"D/{name}": t for name, t in gradients(loss_d, d).items()}
     load_parameters(d, after_d)
     with torch.autocast(device, half or torch.bfloat16, enabled=half is not None):
-        loss_g = loss(fake, 1.0)
+        loss_g = g_step(s, d, given, fake)
     l1 = given.l1(fake.to(dtype))
     found |= {f"G/{name}": t for name, t in gradients(loss_g if l1 is None else loss_g + s.l1 * l1, g).items()}
     buffers = {f"{net}/{name}": t for net, m in (("D", d), ("G", g)) for name, t in m.named_buffers()}
-    losses = (loss_real, loss_fake, loss_g, *(() if l1 is None else (l1,)))
-    return Found(dict(zip(s.losses(), (loss.detach() for loss in losses))), found, buffers)
+    scalars |= {"loss_g": loss_g} | ({} if l1 is None else {"loss_l1": l1})
+    return Found({name: t.detach() for name, t in scalars.items()}, found, buffers)
 
 
 def errors_of(got: Found, want: Found) -> Iteration:
@@ -608,10 +702,11 @@ def replay_half(record: Record, device: torch.device) -> Iterator[tuple[Iteratio
         given = batch(record, at).to(device)
         for module, state in ((d, "D"), (g, "G"), (d_half, "D"), (g_half, "G")):
             module.load_state_dict(before[state])
-        truth = iterate(s, d, g, after["D"], given, None)
-        peer = errors_of(iterate(s, d_half, g_half, after["D"], given, half), truth)
+        truth = iterate(s, d, g, after["D"], given, None, k)
+        peer = errors_of(iterate(s, d_half, g_half, after["D"], given, half, k), truth)
         got = Found(
-            {name: record.tensor(f"{at}/{name}", (), (1,)).reshape(()).to(device) for name in s.losses()},
+            {name: record.tensor(f"{at}/{name}", (), (1,)).reshape(()).to(device)
+             for name in recorded_losses(s, k)},
             {f"{n}/{name}": t.to(device) for n, _ in nets for name, t in grad[n].items()
              if all(torch.isfinite(t).all() for t in grad[n].values())},
             {f"{n}/{name}": after[n][name].to(device) for n, m in nets for name, _ in m.named_buffers()},
@@ -642,10 +737,6 @@ def replay(record: Record, dtype: torch.dtype, kink: float, device: torch.device
         d.load_state_dict(before_d)
         g.load_state_dict(before_g)
 
-        def loss_of(images: Tensor, target: float) -> Tensor:
-            logits = d(images, *given.of_d())
-            return bce(logits, torch.full_like(logits, target))
-
         def compare_gradients(net: str, loss: Tensor, network: nn.Module, recorded: dict[str, Tensor]) -> None:
             recorded = {name: t.to(device) for name, t in recorded.items()}
             kinks = kinks_d + kinks_g * (net == "G")
@@ -657,18 +748,18 @@ def replay(record: Record, dtype: torch.dtype, kink: float, device: torch.device
         kinks_d.clear()
         kinks_g.clear()
         fake = g(*given.of_g())
-        loss_real, loss_fake = loss_of(given.real, 1.0), loss_of(fake.detach(), 0.0)
-        compare_gradients("D", loss_real + loss_fake, d, grad_d)
+        loss_d, scalars = d_step(s, d, given, fake, k)
+        compare_gradients("D", loss_d, d, grad_d)
         kinks_d.clear()
         load_parameters(d, after_d)
-        losses, loss_g = [loss_real, loss_fake], loss_of(fake, 1.0)
-        losses.append(loss_g)
+        loss_g = g_step(s, d, given, fake)
+        scalars["loss_g"] = loss_g
         if s.condition == "picture":
-            losses.append(l1_with_kinks(fake, given.real, kink, kinks_g))
-            loss_g = loss_g + s.l1 * losses[-1]
+            scalars["loss_l1"] = l1_with_kinks(fake, given.real, kink, kinks_g)
+            loss_g = loss_g + s.l1 * scalars["loss_l1"]
         compare_gradients("G", loss_g, g, grad_g)
 
-        for name, want in zip(s.losses(), losses):
+        for name, want in scalars.items():
             out.losses[name] = relative(record.tensor(f"{at}/{name}", (), (1,)).reshape(()), want.detach().cpu())
         for net, adam, before, grad, after in (
             ("D", adam_d, before_d, grad_d, after_d), ("G", adam_g, before_g, grad_g, after_g)
