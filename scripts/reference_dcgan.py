@@ -5,6 +5,10 @@ state_dict has `main.0.weight` and so on. At 64 px with width 64 they are its `G
 sizes have fewer or more stride-2 blocks, with channels `min(width << i, channel_cap)`. The discriminator ends in the
 logit: the original's closing Sigmoid has no parameters, so the state_dict is the same, and the loss is taken on logits.
 
+With `arch` "sndcgan" both are those of SNDCGAN (Miyato et al., 2018, arXiv 1802.05957) instead, with 3×3 convolutions
+next to the image and, in the discriminator, behind each that halves. A discriminator's `norm` is "batch", "spectral"
+(`torch.nn.utils.parametrizations.spectral_norm` on every convolution) or "none".
+
 Conditional networks are beside them:
 
   labels   `labels` numbers y an image: the generator's input is [z, y], and the discriminator has 1 + labels outputs
@@ -12,32 +16,35 @@ Conditional networks are beside them:
   picture  the generator is the U-Net of pix2pix (Isola et al., 2017), with its names, `UnetGenerator`; the
            discriminator gives a logit for every patch of [image, picture], `PatchDiscriminator`
 
-Without batch norm in D (`norm` none), or with `torch.nn.utils.parametrizations.spectral_norm` on its convolutions
-(spectral), names and layers are those of the `nn.Sequential` without it. `family` sndcgan has the layers of SNDCGAN
-(Miyato et al., 2018; Kurach et al., 2019) without biases: 3×3 convolutions beside those that halve, LeakyReLU 0.1.
-
 Every network is `outputs(main(inputs(…)), …)`, so that a program may compute `main` (the U-Net's `model`) otherwise.
+
+`augment` changes images as DiffAugment does, by given numbers.
 
 Needs PyTorch: pip install torch numpy safetensors
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 IMAGE_SIZES = (32, 64, 128, 256, 512)
 CHANNEL_CAP = 1024
+ARCHS = ("dcgan", "sndcgan")
+NORMS = ("batch", "spectral", "none")
 
 
-def channels(image_size: int, width: int, channel_cap: int = CHANNEL_CAP) -> list[int]:
-    """Channels from the layer nearest the image to the one at 4×4."""
+def channels(image_size: int, width: int, channel_cap: int = CHANNEL_CAP, arch: str = "dcgan") -> list[int]:
+    """Channels from the layer nearest the image to the one at 4×4; SNDCGAN has one more, as large as the image."""
     if image_size not in IMAGE_SIZES:
         raise ValueError(f"image size {image_size} is not one of {IMAGE_SIZES}")
-    blocks = image_size.bit_length() - 4
-    return [min(width << i, channel_cap) for i in range(blocks + 1)]
+    if arch not in ARCHS:
+        raise ValueError(f"architecture {arch} is not one of {ARCHS}")
+    levels = image_size.bit_length() - 3 + (arch == "sndcgan")
+    return [min(width << i, channel_cap) for i in range(levels)]
 
 
 def _initialise(module: nn.Module) -> None:
@@ -49,12 +56,34 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _layer_weights(state: Mapping[str, Tensor], what: str) -> list[Tensor]:
-    """The 4-dimensional weights of a state_dict, first layer first."""
+def _layer_weights(state: Mapping[str, Tensor], what: str) -> tuple[list[Tensor], str, int]:
+    """The 4-dimensional weights of a state_dict, first layer first, whose layers they are and for which image size."""
     names = sorted((k for k, v in state.items() if v.dim() == 4), key=lambda k: int(k.split(".")[1]))
-    if not 4 <= len(names) <= 8:
+    weights = [state[name] for name in names]
+    arch = "sndcgan" if any(w.shape[-1] == 3 for w in weights) else "dcgan"
+    levels = len(weights)
+    if arch == "sndcgan":
+        levels = levels // 2 if what == "discriminator" else levels - 1
+    if (size := 2 << levels) not in IMAGE_SIZES:
         raise ValueError(f"not a {what} of {IMAGE_SIZES} px: it has {len(names)} convolutions")
-    return [state[name] for name in names]
+    return weights, arch, size
+
+
+def _norm_of(state: Mapping[str, Tensor]) -> str:
+    """How the discriminator that a state_dict describes is normalised."""
+    if any(".parametrizations." in name for name in state):
+        return "spectral"
+    return "batch" if any(name.endswith(".running_mean") for name in state) else "none"
+
+
+def _initialised(layers: nn.Sequential, norm: str) -> nn.Sequential:
+    """The layers of a discriminator with initial weights, and with spectral norm where that is its `norm`."""
+    layers.apply(_initialise)
+    if norm == "spectral":
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                spectral_norm(layer)
+    return layers
 
 
 class Generator(nn.Module):
@@ -65,19 +94,17 @@ class Generator(nn.Module):
 
     def __init__(
         self, image_size: int = 64, width: int = 64, latent_dim: int = 100, channel_cap: int = CHANNEL_CAP,
-        image_channels: int = 3, labels: int = 0, family: str = "dcgan",
+        image_channels: int = 3, labels: int = 0, arch: str = "dcgan",
     ) -> None:
         super().__init__()
         self.image_size, self.width, self.latent_dim, self.labels = image_size, width, latent_dim, labels
-        ch = channels(image_size, width, channel_cap)
-        if family == "sndcgan":
-            ch += [min(width << len(ch), channel_cap)]
+        ch = channels(image_size, width, channel_cap, arch)
         layers: list[nn.Module] = [
             nn.ConvTranspose2d(latent_dim + labels, ch[-1], 4, 1, 0, bias=False), nn.BatchNorm2d(ch[-1]), nn.ReLU(True)
         ]
         for outer, inner in zip(ch[-2::-1], ch[:0:-1]):
             layers += [nn.ConvTranspose2d(inner, outer, 4, 2, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(True)]
-        if family == "sndcgan":
+        if arch == "sndcgan":
             layers += [nn.Conv2d(ch[0], image_channels, 3, 1, 1, bias=False), nn.Tanh()]
         else:
             layers += [nn.ConvTranspose2d(ch[0], image_channels, 4, 2, 1, bias=False), nn.Tanh()]
@@ -103,42 +130,35 @@ class Generator(nn.Module):
 
         How many of its inputs are `labels` is not in the file.
         """
-        weights = _layer_weights(state, "generator")
+        weights, arch, size = _layer_weights(state, "generator")
         last, latent_dim = weights[-1], weights[0].shape[0] - labels
+        width, image_channels = last.shape[:2] if arch == "dcgan" else last.shape[1::-1]
         if not 0 <= labels or latent_dim < 1:
             raise ValueError(f"not a generator with {labels} labels: it has {weights[0].shape[0]} inputs")
-        g = cls(2 << len(weights), last.shape[0], latent_dim, weights[0].shape[1], last.shape[1], labels)
+        g = cls(size, width, latent_dim, weights[0].shape[1], image_channels, labels, arch)
         g.load_state_dict(state, strict=True)
         return g
 
 
-def _downwards(image_channels: int, ch: list[int], outputs: int) -> nn.Sequential:
-    """The layers of a discriminator with a stride-2 block for each of `ch`."""
-    layers: list[nn.Module] = [nn.Conv2d(image_channels, ch[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
-    for outer, inner in zip(ch, ch[1:]):
-        layers += [nn.Conv2d(outer, inner, 4, 2, 1, bias=False), nn.BatchNorm2d(inner), nn.LeakyReLU(0.2, True)]
+def _downwards(image_channels: int, ch: list[int], outputs: int, norm: str, arch: str = "dcgan") -> nn.Sequential:
+    """The layers of a discriminator with a stride-2 block for each of `ch`; SNDCGAN's has none for the first, but a
+    block of stride 1 for each."""
+    if norm not in NORMS:
+        raise ValueError(f"norm {norm} is not one of {NORMS}")
+    layers: list[nn.Module] = []
+
+    def block(inner: int, outer: int, kernel: int, stride: int) -> None:
+        layers.append(nn.Conv2d(inner, outer, kernel, stride, 1, bias=False))
+        if norm == "batch" and len(layers) > 1:
+            layers.append(nn.BatchNorm2d(outer))
+        layers.append(nn.LeakyReLU(0.1 if arch == "sndcgan" else 0.2, True))
+
+    for level, (inner, outer) in enumerate(zip([image_channels, *ch], ch)):
+        if arch == "dcgan" or level > 0:
+            block(inner, outer, 4, 2)
+        if arch == "sndcgan":
+            block(outer if level > 0 else inner, outer, 3, 1)
     return nn.Sequential(*layers, nn.Conv2d(ch[-1], outputs, 4, 1, 0, bias=False))
-
-
-def _sndcgan_downwards(image_channels: int, ch: list[int], outputs: int) -> nn.Sequential:
-    """The layers of SNDCGAN's discriminator, `ch` from the image's size down to 4×4."""
-    layers: list[nn.Module] = [nn.Conv2d(image_channels, ch[0], 3, 1, 1, bias=False), nn.LeakyReLU(0.1, True)]
-    for outer, inner in zip(ch, ch[1:]):
-        for convolution in (nn.Conv2d(outer, inner, 4, 2, 1, bias=False), nn.Conv2d(inner, inner, 3, 1, 1, bias=False)):
-            layers += [convolution, nn.BatchNorm2d(inner), nn.LeakyReLU(0.1, True)]
-    return nn.Sequential(*layers, nn.Conv2d(ch[-1], outputs, 4, 1, 0, bias=False))
-
-
-def _normalised(main: nn.Sequential, norm: str) -> nn.Sequential:
-    """The layers with batch norm as they are, or without it, or with spectral norm in its place."""
-    if norm == "batch":
-        return main
-    main = nn.Sequential(*(layer for layer in main if not isinstance(layer, nn.BatchNorm2d)))
-    if norm == "spectral":
-        for layer in main:
-            if isinstance(layer, nn.Conv2d):
-                nn.utils.parametrizations.spectral_norm(layer)
-    return main
 
 
 class Discriminator(nn.Module):
@@ -146,17 +166,12 @@ class Discriminator(nn.Module):
 
     def __init__(
         self, image_size: int = 64, width: int = 64, channel_cap: int = CHANNEL_CAP, image_channels: int = 3,
-        labels: int = 0, family: str = "dcgan", norm: str = "batch",
+        labels: int = 0, norm: str = "batch", arch: str = "dcgan",
     ) -> None:
         super().__init__()
         self.image_size, self.width, self.labels = image_size, width, labels
-        ch = channels(image_size, width, channel_cap)
-        if family == "sndcgan":
-            self.main = _sndcgan_downwards(image_channels, ch + [min(width << len(ch), channel_cap)], 1 + labels)
-        else:
-            self.main = _downwards(image_channels, ch, 1 + labels)
-        self.apply(_initialise)
-        self.main = _normalised(self.main, norm)
+        ch = channels(image_size, width, channel_cap, arch)
+        self.main = _initialised(_downwards(image_channels, ch, 1 + labels, norm, arch), norm)
 
     def inputs(self, images: Tensor, y: Tensor | None = None) -> Tensor:
         if (y is not None) != (self.labels > 0):
@@ -173,9 +188,9 @@ class Discriminator(nn.Module):
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> Discriminator:
         """The discriminator that a state_dict describes, with its weights loaded (strictly)."""
-        weights = _layer_weights(state, "discriminator")
+        weights, arch, size = _layer_weights(state, "discriminator")
         first, last = weights[0], weights[-1]
-        d = cls(2 << len(weights), first.shape[0], last.shape[1], first.shape[1], last.shape[0] - 1)
+        d = cls(size, first.shape[0], last.shape[1], first.shape[1], last.shape[0] - 1, _norm_of(state), arch)
         d.load_state_dict(state, strict=True)
         return d
 
@@ -284,11 +299,10 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         self.width, self.picture_channels = width, picture_channels
         ch = [min(width << i, channel_cap) for i in range(self.BLOCKS)]
-        self.main = _downwards(image_channels + picture_channels, ch, 1)
+        layers = _downwards(image_channels + picture_channels, ch, 1, norm)
         # As the blocks before, and not 4×4 to 1×1.
-        self.main[-1] = nn.Conv2d(ch[-1], 1, 4, 2, 1, bias=False)
-        self.apply(_initialise)
-        self.main = _normalised(self.main, norm)
+        layers[-1] = nn.Conv2d(ch[-1], 1, 4, 2, 1, bias=False)
+        self.main = _initialised(layers, norm)
 
     def inputs(self, images: Tensor, picture: Tensor) -> Tensor:
         return torch.cat([images, picture], 1)
@@ -305,13 +319,74 @@ class PatchDiscriminator(nn.Module):
 
         How many of its input channels are the picture's is not in the file.
         """
-        weights = _layer_weights(state, "discriminator")
+        weights, _, _ = _layer_weights(state, "discriminator")
         first, last = weights[0], weights[-1]
         if not 0 < picture_channels < first.shape[1]:
             raise ValueError(f"not of {picture_channels} picture channels: it has {first.shape[1]} in all")
-        d = cls(first.shape[0], picture_channels, last.shape[1], first.shape[1] - picture_channels)
+        d = cls(first.shape[0], picture_channels, last.shape[1], first.shape[1] - picture_channels, _norm_of(state))
         d.load_state_dict(state, strict=True)
         return d
+
+
+def _below(u: Tensor, least: int, end: int) -> Tensor:
+    """torch.randint(least, end, [n, 1, 1]), by a given uniform number in f64, in which the product is exact."""
+    return (torch.floor(u.double() * (end - least)).long() + least).view(-1, 1, 1)
+
+
+def _color(x: Tensor, u: Tensor) -> Tensor:
+    brightness, saturation, contrast = (u[:, i].to(x.dtype).view(-1, 1, 1, 1) for i in range(3))
+    x = x + (brightness - 0.5)
+    x_mean = x.mean(dim=1, keepdim=True)
+    x = (x - x_mean) * (saturation * 2) + x_mean
+    x_mean = x.mean(dim=[1, 2, 3], keepdim=True)
+    return (x - x_mean) * (contrast + 0.5) + x_mean
+
+
+def _grid(n: int, h: int, w: int, like: Tensor) -> tuple[Tensor, ...]:
+    return torch.meshgrid(*(torch.arange(k, device=like.device) for k in (n, h, w)), indexing="ij")
+
+
+def _translation(x: Tensor, u: Tensor, ratio: float = 0.125) -> Tensor:
+    n, _, h, w = x.shape
+    shift_h, shift_w = int(h * ratio + 0.5), int(w * ratio + 0.5)
+    batch, rows, columns = _grid(n, h, w, x)
+    rows = torch.clamp(rows + _below(u[:, 3], -shift_h, shift_h + 1) + 1, 0, h + 1)
+    columns = torch.clamp(columns + _below(u[:, 4], -shift_w, shift_w + 1) + 1, 0, w + 1)
+    padded = nn.functional.pad(x, [1, 1, 1, 1, 0, 0, 0, 0])
+    return padded.permute(0, 2, 3, 1)[batch, rows, columns].permute(0, 3, 1, 2).contiguous()
+
+
+def _cutout(x: Tensor, u: Tensor, ratio: float = 0.5) -> Tensor:
+    n, _, h, w = x.shape
+    size_h, size_w = int(h * ratio + 0.5), int(w * ratio + 0.5)
+    batch, rows, columns = _grid(n, size_h, size_w, x)
+    offset_h = _below(u[:, 5], 0, h + (1 - size_h % 2))
+    offset_w = _below(u[:, 6], 0, w + (1 - size_w % 2))
+    rows = torch.clamp(rows + offset_h - size_h // 2, min=0, max=h - 1)
+    columns = torch.clamp(columns + offset_w - size_w // 2, min=0, max=w - 1)
+    mask = torch.ones(n, h, w, dtype=x.dtype, device=x.device)
+    mask[batch, rows, columns] = 0
+    return x * mask.unsqueeze(1)
+
+
+CHANGES = {"color": _color, "translation": _translation, "cutout": _cutout}
+NUMBERS = 7
+
+
+def augment(x: Tensor, numbers: Tensor, changes: Sequence[str], image_channels: int | None = None) -> Tensor:
+    """Maps [n, channels, h, w] with some of `CHANGES`, in that order, by numbers [n, 7], uniform in [0, 1).
+
+    DiffAugment_pytorch.py (Zhao et al. 2020, arXiv 2006.10738), its random numbers replaced by given ones: brightness,
+    saturation, contrast, translation and cutout, of rows and of columns. A whole number below k is floor(u·k). Of more
+    channels than the image's, the first `image_channels`, those behind are moved and cut with it, and keep their
+    colours.
+    """
+    for name in changes:
+        if name == "color" and image_channels is not None:
+            x = torch.cat([_color(x[:, :image_channels], numbers), x[:, image_channels:]], 1)
+        else:
+            x = CHANGES[name](x, numbers)
+    return x
 
 
 def faces_like(

@@ -31,12 +31,19 @@ together by least squares. The innermost of the U-Net's maps may be so small tha
 more than other networks' do: the limit of raw errors is at least 2/√n for the n numbers of it. In a half type L1's
 signs are so often rounded to the other side that a tensor's gain (below) may be a third of autocast's error of it.
 
-Other losses, changed images, penalties on D's gradients, D without batch norm or with spectral norm and SNDCGAN's
-networks are replayed as the metadata say (`loss`, `augment`, `r1`, `r2`, `penalty_every`, `d_norm`, `arch`; none where it
-is the reference's), with `reference_objectives.py`: the changes by the recorded numbers `augment/…`, the penalties by
-differentiating twice, and mean ‖∇D‖² is compared with `norm_real` and `norm_fake`. D is shown real and generated images in
-one pass where batch norm does not tell them apart, so that spectral norm moves once a step. A kink of an activation in an
-iteration with penalties is not resolved in their second derivative: record with another --seed where one is met.
+What a run's options change of the iteration is in the metadata, where it is not the reference's:
+
+  arch, d_norm  whose layers the networks have, and how D is normalised. With spectral norm D's buffers are its singular
+                vectors; every forward pass moves them once, and D's step has one, of the real and the fake images
+                together (without batch norm that is no other than two)
+  loss          hinge, or relativistic: there loss_d_real and loss_d_fake are both the pairs' loss, which D's step has
+                once, and G's step shows D the real images beside the fake ones
+  augment       what D sees is changed by the numbers `augment/…` (DiffAugment; `augment` of reference_dcgan.py)
+  r1, r2        penalties: r·N/2 times the mean of ‖∇D‖², which is `norm_real` and `norm_fake`, every N-th iteration
+                (`penalty_every`), by torch.autograd.grad with create_graph of an image's summed logits by what D sees
+                of it. Kinks move these too, so they are compared once those are resolved. A D without any norm has such
+                small gradients at first (‖∇D‖² some 1e-6) that those of its weights say little of a penalty, unless r1
+                and r2 are large: record with `--r1 100000 --r2 100000`, or with spectral norm
 
 A file recorded in bf16 or fp16 (`precision` in its metadata) cannot be that near. Its errors against f64 are set beside
 those of PyTorch's own autocast in that type, from the same recorded state (fp16 with a loss scale, halved from 65536
@@ -49,7 +56,10 @@ the type's unit roundoff (bf16 2^-8, fp16 2^-11), since a single number may come
                allowed here, since one activation on the other side of a kink may move a tensor. The median of them. And
                the gain, |<recorded, f64> / <f64, f64> - 1|, of convolutions, whose many terms leave little of the
                rounding in it, so that a wrong factor shows
-  buffers      the largest relative L2 error of all
+  norms        of D's gradients, likewise; half as much again is allowed, since activations on the other side of a kink
+               move them
+  buffers      the largest relative L2 error of all; singular vectors are f32 in every precision (so autocast is off
+               where PyTorch computes them), with the limit of f32
   Adam         as above and with the same limits: weights and moments are f32 in every precision. In fp16 an iteration
                whose gradients are not finite must leave the weights as they were and count for nothing
 
@@ -79,10 +89,9 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}. This script needs PyTorch: pip install torch numpy safetensors")
 
-import reference_objectives as objectives
 from reference_dcgan import (
-    CHANNEL_CAP, IMAGE_SIZES, Discriminator, Generator, PatchDiscriminator, UnetBlock, UnetGenerator, faces_like,
-    projected,
+    ARCHS, CHANGES, CHANNEL_CAP, IMAGE_SIZES, NORMS, NUMBERS, Discriminator, Generator, PatchDiscriminator, UnetBlock,
+    UnetGenerator, augment, faces_like, projected,
 )
 
 LOSSES = ("loss_d_real", "loss_d_fake", "loss_g")
@@ -92,11 +101,10 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FEW = 64  # elements; the error of some 8 is twice autocast's in one run of ten, though both round alike
 SINGLE = 1.5  # times the factor, for single gradient tensors
 CONDITIONS = ("none", "labels", "picture")
-# What is in the metadata only where it is not the reference's.
-OBJECTIVE = ("arch", "d_norm", "loss", "augment", "r1", "r2", "penalty_every")
+OBJECTIVES = ("bce", "hinge", "relativistic")
+SINGULAR = ("._u", "._v")  # what the names of spectral norm's buffers end in
 KINK = 4e-6  # some sixty roundings of f32, as sums of thousands of terms may have
 RESOLVED = 5e-6  # gradients that agree this well are not searched for kinks
-bce = nn.functional.binary_cross_entropy_with_logits
 
 
 class RecordError(Exception):
@@ -132,29 +140,30 @@ class Settings:
     penalty_every: int = 1
 
     def metadata(self) -> dict[str, str]:
-        """As in a file: what concerns a condition is only where there is one."""
+        """As in a file: what concerns a condition is only where there is one, and options where they are set."""
         left_out: tuple[str, ...] = ("condition", "labels", "picture", "l1")
         if self.condition != "none":
             left_out = ("picture", "l1") if self.condition == "labels" else ("labels",)
-        left_out += tuple(name for name in OBJECTIVE if getattr(self, name) == getattr(Settings, name))
+        left_out += tuple(name for name in OPTIONS if getattr(self, name) == OPTIONS[name])
         return {name: str(value) for name, value in vars(self).items() if name not in left_out}
-
-    def changes(self) -> tuple[str, ...]:
-        return tuple(self.augment.split(",")) if self.augment else ()
-
-    def penalties(self, step: int) -> tuple[float, float]:
-        """What mean‖∇D‖² at real and at generated images counts in an iteration."""
-        n = self.penalty_every
-        return (self.r1 * n, self.r2 * n) if step % n == 0 else (0.0, 0.0)
-
-    def numbers(self) -> tuple[str, ...]:
-        """What is changed at random of an iteration, by name."""
-        if not self.augment:
-            return ()
-        return ("d_real", "d_fake", "g_fake", *(("g_real",) if self.loss == "relativistic" else ()))
 
     def losses(self) -> tuple[str, ...]:
         return (*LOSSES, "loss_l1") if self.condition == "picture" else LOSSES
+
+    def changes(self) -> list[str]:
+        """What is changed of the images that D sees."""
+        return self.augment.split(",") if self.augment else []
+
+    def augmented(self) -> tuple[str, ...]:
+        """Whose numbers an iteration has: images of which step."""
+        g_real = ("g_real",) if self.loss == "relativistic" else ()
+        return ("d_real", "d_fake", "g_fake", *g_real) if self.augment else ()
+
+    def penalties(self, step: int | None = None) -> dict[str, float]:
+        """What the mean ‖∇D‖² of real and of fake images counts in D's loss, in that iteration or in any."""
+        weights = {"norm_real": self.r1, "norm_fake": self.r2}
+        here = step is None or step % self.penalty_every == 0
+        return {name: r * self.penalty_every / 2 for name, r in weights.items() if r > 0 and here}
 
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Shapes of what an iteration is given, by name."""
@@ -168,6 +177,10 @@ class Settings:
         if self.condition == "picture":
             shapes["picture"] = (self.batch_size, self.picture, self.image_size, self.image_size)
         return shapes
+
+
+OPTIONS = {name: getattr(Settings, name) for name in
+           ("arch", "d_norm", "loss", "augment", "r1", "r2", "penalty_every")}
 
 
 @dataclass(frozen=True)
@@ -219,16 +232,17 @@ class Record:
         condition = metadata.get("condition", "none")
         if condition not in CONDITIONS:
             raise RecordError(f"{self.path}: metadata: unknown condition {condition}")
-        texts = {name: metadata.get(name, getattr(Settings, name)) for name in ("arch", "d_norm", "loss", "augment")}
-        for name, known in (("arch", ("dcgan", "sndcgan")), ("d_norm", ("batch", "spectral", "none")),
-                            ("loss", ("bce", "hinge", "relativistic"))):
-            if texts[name] not in known:
-                raise RecordError(f"{self.path}: metadata: unknown {name} {texts[name]}")
-        if not set(filter(None, texts["augment"].split(","))) <= set(objectives.CHANGES):
-            raise RecordError(f"{self.path}: metadata: unknown augmentation {texts['augment']}")
-        s = Settings(**values, **texts, precision=metadata["precision"], condition=condition)  # type: ignore[arg-type]
-        if s.penalty_every < 1 or min(s.r1, s.r2) < 0 or (max(s.r1, s.r2) > 0 and s.d_norm == "batch"):
-            raise RecordError(f"{self.path}: metadata: impossible penalties: {s}")
+        words = {name: metadata.get(name, str(OPTIONS[name])) for name in ("arch", "d_norm", "loss", "augment")}
+        for name, known in (("arch", ARCHS), ("d_norm", NORMS), ("loss", OBJECTIVES)):
+            if words[name] not in known:
+                raise RecordError(f"{self.path}: metadata: unknown {name} {words[name]}")
+        if words["augment"] == "none":
+            words["augment"] = ""
+        changes = words["augment"].split(",") if words["augment"] else []
+        if changes != [name for name in CHANGES if name in changes]:
+            raise RecordError(f"{self.path}: metadata: augment {words['augment']} is not of {', '.join(CHANGES)}, in "
+                              "that order")
+        s = Settings(**values, precision=metadata["precision"], condition=condition, **words)  # type: ignore[arg-type]
         first = min((n for n in self.names if n.startswith("step/")), default="").split("/")[1:2]
         if metadata.get("first_step", "0") != "0" or first not in ([], ["000000"]):
             raise RecordError(
@@ -244,6 +258,11 @@ class Record:
                               f"{s.picture} channels")
         if not all(math.isfinite(getattr(s, name)) for name in (*REALS, "l1", "r1", "r2")):
             raise RecordError(f"{self.path}: metadata: a setting is not finite: {s}")
+        if min(s.r1, s.r2) < 0 or s.penalty_every < 1 or (s.penalties() and s.d_norm == "batch"):
+            raise RecordError(f"{self.path}: metadata: impossible penalties: r1 {s.r1}, r2 {s.r2} every "
+                              f"{s.penalty_every}, D normalised by {s.d_norm}")
+        if s.arch == "sndcgan" and condition == "picture":
+            raise RecordError(f"{self.path}: metadata: an sndcgan with pictures")
         return s
 
     def tensor(self, name: str, *shapes: tuple[int, ...], finite: bool = True) -> Tensor:
@@ -279,8 +298,9 @@ def networks(s: Settings, cap: int | None = None) -> tuple[nn.Module, nn.Module]
     if s.condition == "picture":
         return (PatchDiscriminator(s.width, s.picture, image_channels=s.channels, norm=s.d_norm, **caps),
                 UnetGenerator(s.image_size, s.width, s.picture, s.latent_dim, s.channels, **caps))
-    more = {"image_channels": s.channels, "labels": s.labels, "family": s.arch, **caps}
-    return Discriminator(s.image_size, s.width, norm=s.d_norm, **more), Generator(s.image_size, s.width, s.latent_dim, **more)
+    both = {"image_channels": s.channels, "labels": s.labels, "arch": s.arch, **caps}
+    return (Discriminator(s.image_size, s.width, norm=s.d_norm, **both),
+            Generator(s.image_size, s.width, s.latent_dim, **both))
 
 
 def build(record: Record, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
@@ -298,17 +318,24 @@ def build(record: Record, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
 
 @dataclass(frozen=True)
 class Batch:
-    """What an iteration is given: `z` where there is one, `y` or `picture` where there is a condition."""
+    """What an iteration is given: `z` where there is one, `y` or `picture` where there is a condition, and the
+    `numbers` by which images are changed, by whose they are."""
 
     real: Tensor
     z: Tensor | None = None
     y: Tensor | None = None
     picture: Tensor | None = None
-    # Of the changes of what D sees, [n, 7], by name; never rounded.
     numbers: dict[str, Tensor] = field(default_factory=dict)
 
-    def to(self, *where: torch.dtype | torch.device) -> Batch:
-        return Batch(**{name: t.to(*where) if isinstance(t, Tensor) else t for name, t in vars(self).items()})
+    def to(self, dtype: torch.dtype, device: torch.device | None = None) -> Batch:
+        """The numbers stay what they are."""
+        return Batch(**{name: t.to(device, dtype) for name, t in vars(self).items() if isinstance(t, Tensor)},
+                     numbers={name: t.to(device) for name, t in self.numbers.items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As in a file."""
+        return ({name: t for name, t in vars(self).items() if isinstance(t, Tensor)}
+                | {f"augment/{name}": t for name, t in self.numbers.items()})
 
     def of_g(self) -> tuple[Tensor | None, ...]:
         """The inputs of G."""
@@ -327,58 +354,94 @@ class Batch:
 
 def batch(record: Record, at: str) -> Batch:
     s = record.settings
-    numbers = record.like(f"{at}/augment", {name: (s.batch_size, 7) for name in s.numbers()})
+    numbers = record.like(f"{at}/augment", {name: (s.batch_size, NUMBERS) for name in s.augmented()})
+    for name, t in numbers.items():
+        if t.min() < 0 or t.max() >= 1:
+            raise RecordError(f"{record.path}: tensor {at}/augment/{name} has numbers outside of [0, 1)")
     return Batch(**record.like(at, s.inputs()), numbers=numbers)
 
 
-@dataclass
-class Seen:
-    """What D makes of images: what it sees of them, and its logits."""
-
-    x: Tensor
-    logits: Tensor
+# ------------------------------------------------------------------------------------------------ the iteration
 
 
-def see(s: Settings, d: nn.Module, given: Batch, shown: dict[str, Tensor]) -> list[Seen]:
-    """What D makes of the images `shown`, by the names of their numbers: one pass of all where nothing is normalised by
-    batches, so that spectral norm moves once."""
-    seen = []
-    for name, images in shown.items():
-        x = d.inputs(images, *given.of_d())
-        if name in given.numbers:
-            x = objectives.changed(x, given.numbers[name].cpu(), s.changes(), s.channels)
-        seen.append(x.detach().requires_grad_() if name.startswith("d_") else x)
+def seen(s: Settings, d: nn.Module, images: Tensor, given: Batch, part: str) -> Tensor:
+    """What D's first layer is given of these images: changed, and with the picture."""
+    x = d.inputs(images, *given.of_d())
+    return augment(x, given.numbers[part], s.changes(), s.channels) if part in given.numbers else x
+
+
+def logits_of(s: Settings, d: nn.Module, inputs: list[Tensor], given: Batch) -> list[Tensor]:
+    """D's logits of each of the inputs: in passes of their own where batch norm keeps them apart, else in one."""
     if s.d_norm == "batch":
-        made = [d.main(x) for x in seen]
-    else:
-        made = list(d.main(torch.cat(seen)).split(len(seen[0])))
-    dtype = given.real.dtype
-    return [Seen(x, d.outputs(m, x, *given.of_d()).to(dtype)) for x, m in zip(seen, made)]
+        return [d.outputs(d.main(x), x, *given.of_d()) for x in inputs]
+    x = torch.cat(inputs)
+    together = d.outputs(d.main(x), x, *(torch.cat([t] * len(inputs)) for t in given.of_d()))
+    return list(together.chunk(len(inputs)))
 
 
-def d_step(s: Settings, d: nn.Module, given: Batch, fake: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """D's loss, and what is recorded of it."""
-    real, made = see(s, d, given, {"d_real": given.real, "d_fake": fake.detach()})
-    loss, of_real, of_fake = objectives.losses_of_d(s.loss, real.logits, made.logits)
-    recorded = {"loss_d_real": of_real, "loss_d_fake": of_fake}
-    for name, seen, weight in zip(("norm_real", "norm_fake"), (real, made), s.penalties(step)):
-        if weight > 0:
-            recorded[name] = objectives.squared_norm(seen.logits, seen.x)
-            loss = loss + weight / 2 * recorded[name]
-    return loss, recorded
+def bce(logits: Tensor, target: float) -> Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
-def g_step(s: Settings, d: nn.Module, given: Batch, fake: Tensor) -> Tensor:
-    """G's loss, as far as it is D's to say."""
-    shown = {"g_fake": fake} | ({"g_real": given.real} if s.loss == "relativistic" else {})
-    made, *real = see(s, d, given, shown)
-    return objectives.loss_of_g(s.loss, made.logits, real[0].logits if real else None)
+def losses_of_d(loss: str, real: Tensor, fake: Tensor, relu: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+    """loss_d_real, loss_d_fake, and what D's step has of them."""
+    if loss == "relativistic":
+        pairs = bce(real - fake, 1.0)
+        return pairs, pairs, pairs
+    both = ((relu(1 - real).mean(), relu(1 + fake).mean()) if loss == "hinge" else (bce(real, 1.0), bce(fake, 0.0)))
+    return *both, sum(both)
 
 
-def recorded_losses(s: Settings, step: int) -> tuple[str, ...]:
-    """The scalars that are recorded of an iteration."""
-    norms = zip(("norm_real", "norm_fake"), s.penalties(step))
-    return (*s.losses(), *(name for name, weight in norms if weight > 0))
+def loss_of_g(loss: str, logits: list[Tensor]) -> Tensor:
+    """Of the logits of fake images, and of real ones where these are in pairs."""
+    if loss == "relativistic":
+        fake, real = logits
+        return bce(fake - real, 1.0)
+    return -logits[0].mean() if loss == "hinge" else bce(logits[0], 1.0)
+
+
+def mean_square(logits: Tensor, x: Tensor) -> Tensor:
+    """The mean over images of ‖∇D‖², D the sum of an image's logits, by what D sees of it; can be differentiated."""
+    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return gradient.square().sum() / len(x)
+
+
+@dataclass
+class StepOfD:
+    """D's step up to its loss."""
+
+    losses: tuple[Tensor, Tensor]
+    without_penalties: Tensor
+    penalties: dict[str, float]
+    # Logits and what D saw.
+    of: dict[str, tuple[Tensor, Tensor]]
+
+    def norms(self) -> dict[str, Tensor]:
+        """What is penalised; anew, for the slopes that there are by now."""
+        return {name: mean_square(*self.of[name]) for name in self.penalties}
+
+    def loss(self) -> Tensor:
+        return self.without_penalties + sum(self.penalties[name] * norm for name, norm in self.norms().items())
+
+
+def step_of_d(
+    s: Settings, d: nn.Module, fake: Tensor, given: Batch, step: int, relu: Callable[[Tensor], Tensor] = torch.relu
+) -> StepOfD:
+    inputs = [seen(s, d, given.real, given, "d_real"), seen(s, d, fake.detach(), given, "d_fake")]
+    if s.penalties(step):
+        inputs = [x.detach().requires_grad_() for x in inputs]
+    logits = [x.to(given.real.dtype) for x in logits_of(s, d, inputs, given)]
+    of_real, of_fake, whole = losses_of_d(s.loss, *logits, relu)
+    of = dict(zip(("norm_real", "norm_fake"), zip(logits, inputs)))
+    return StepOfD((of_real, of_fake), whole, s.penalties(step), of)
+
+
+def step_of_g(s: Settings, d: nn.Module, fake: Tensor, given: Batch) -> Tensor:
+    """loss_g."""
+    inputs = [seen(s, d, fake, given, "g_fake")]
+    if s.loss == "relativistic":
+        inputs.append(seen(s, d, given.real, given, "g_real"))
+    return loss_of_g(s.loss, [x.to(given.real.dtype) for x in logits_of(s, d, inputs, given)])
 
 
 # -------------------------------------------------------------------------------------------------- measuring
@@ -435,6 +498,7 @@ class Iteration:
     """Errors of one iteration, by tensor name."""
 
     losses: dict[str, float] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
     raw_gradients: dict[str, float] = field(default_factory=dict)
     gradients: dict[str, float] = field(default_factory=dict)
     flips: int = 0
@@ -460,8 +524,7 @@ class Slope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        # Differentiated again where D's gradients cost something.
-        return Slope.apply(dy, ctx.slopes), None
+        return dy * ctx.slopes, None
 
 
 @dataclass
@@ -498,6 +561,7 @@ class Kinked(nn.Module):
         self.skip_of = [] if skip_of is None else [skip_of]
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
         slopes = torch.where(x > 0, torch.ones_like(x), torch.full_like(x, self.slope)).detach()
         distance = (x.detach().abs() / x.detach().square().mean().sqrt())
         for skip_of in self.skip_of:
@@ -507,8 +571,10 @@ class Kinked(nn.Module):
                 kink.choices.append((slopes.view(-1), int(np.ravel_multi_index(at, x.shape)), 1 + self.slope))
             distance[:, :skip] = math.inf
         distance = distance.flatten()
+        # Where images are cut or moved away there may be nothing but zeros, in every type: that is no rounding.
+        near = (distance < self.reach) & (x.detach().flatten() != 0)
         self.noted = [Kink(distance[i].item(), [(slopes.view(-1), i, 1 + self.slope)])
-                      for i in (distance < self.reach).nonzero().flatten().tolist()]
+                      for i in near.nonzero().flatten().tolist()]
         self.shape = x.shape
         self.kinks += self.noted
         return Slope.apply(x, slopes)
@@ -546,9 +612,12 @@ def l1_with_kinks(fake: Tensor, real: Tensor, reach: float, kinks: list[Kink]) -
 
 
 def gradient_errors(
-    loss: Tensor, network: nn.Module, recorded: dict[str, Tensor], kinks: list[Kink], together: bool = False
+    loss: Callable[[], Tensor], network: nn.Module, recorded: dict[str, Tensor], kinks: list[Kink],
+    together: bool = False,
 ) -> tuple[dict[str, float], dict[str, float], int]:
     """Errors of the recorded gradients raw and with kinks resolved, and how many activations took the other slope.
+
+    The loss is asked for again for every choice of slopes, on which penalties depend; they are left as resolved.
 
     The nearest kinks are tried first, one backward pass each, until every tensor agrees to `RESOLVED`. Those of L1 all
     move the gradients in much the same directions, and would be taken for each other: then they are resolved
@@ -557,7 +626,7 @@ def gradient_errors(
     names, parameters = zip(*network.named_parameters())
 
     def gradients() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss, parameters, retain_graph=True)
+        return torch.autograd.grad(loss(), parameters, retain_graph=True)
 
     def errors(found: tuple[Tensor, ...] | None = None) -> dict[str, float]:
         return {name: relative(recorded[name], want) for name, want in zip(names, found or gradients())}
@@ -576,6 +645,7 @@ def gradient_errors(
                               for t, want, step, norm in zip(tensors, first, steps, norms)]).double().cpu()
 
         columns: list[Tensor] = []
+        resolved: list[tuple[Tensor, int, float]] = []
         goal = some(recorded[name] for name in names)
         while max(best.values()) > RESOLVED and len(columns) < len(kinks):
             for kink in kinks[len(columns):4 * len(columns) or 8]:
@@ -596,8 +666,11 @@ def gradient_errors(
             tried = errors()
             if sum(e * e for e in tried.values()) < sum(e * e for e in best.values()):
                 best, flips = tried, turned
+                resolved = [(slopes, i, slopes[i].item()) for slopes, i, _ in undo]
             for slopes, i, slope in undo:
                 slopes[i] = slope
+        for slopes, i, slope in resolved:
+            slopes[i] = slope
         return raw, best, flips
     for kink in kinks:
         if max(best.values()) <= RESOLVED:
@@ -619,15 +692,29 @@ def load_parameters(network: nn.Module, state: dict[str, Tensor]) -> None:
 
 @dataclass
 class Found:
-    """What an iteration gave: losses, gradients and buffers, by tensor name."""
+    """What an iteration gave: losses, norms of D's gradients, gradients and buffers, by tensor name."""
 
     losses: dict[str, Tensor]
+    norms: dict[str, Tensor]
     gradients: dict[str, Tensor]
     buffers: dict[str, Tensor]
 
 
+def without_autocast(d: nn.Module, device: str) -> None:
+    """Has spectral norm computed in the weights' own type under autocast too."""
+    for layer in d.main:
+        if hasattr(layer, "parametrizations"):
+            norm = layer.parametrizations.weight[0]
+
+            def forward(weight: Tensor, forward: Callable[[Tensor], Tensor] = norm.forward) -> Tensor:
+                with torch.autocast(device, enabled=False):
+                    return forward(weight)
+            norm.forward = forward
+
+
 def iterate(
-    s: Settings, d: nn.Module, g: nn.Module, after_d: dict[str, Tensor], given: Batch, half: torch.dtype | None, step: int
+    s: Settings, d: nn.Module, g: nn.Module, after_d: dict[str, Tensor], given: Batch, step: int,
+    half: torch.dtype | None,
 ) -> Found:
     """The iteration from the state that `d` and `g` hold, under autocast in `half` if that is given."""
     dtype, device = next(d.parameters()).dtype, given.real.device.type
@@ -644,22 +731,26 @@ def iterate(
 
     with torch.autocast(device, half or torch.bfloat16, enabled=half is not None):
         fake = g(*given.of_g())
-        loss_d, scalars = d_step(s, d, given, fake, step)
+        of_d = step_of_d(s, d, fake, given, step)
+        norms = of_d.norms()
+        loss_d = of_d.without_penalties + sum(of_d.penalties[name] * norm for name, norm in norms.items())
     found = {f"D/{name}": t for name, t in gradients(loss_d, d).items()}
     load_parameters(d, after_d)
     with torch.autocast(device, half or torch.bfloat16, enabled=half is not None):
-        loss_g = g_step(s, d, given, fake)
+        loss_g = step_of_g(s, d, fake, given)
     l1 = given.l1(fake.to(dtype))
     found |= {f"G/{name}": t for name, t in gradients(loss_g if l1 is None else loss_g + s.l1 * l1, g).items()}
     buffers = {f"{net}/{name}": t for net, m in (("D", d), ("G", g)) for name, t in m.named_buffers()}
-    scalars |= {"loss_g": loss_g} | ({} if l1 is None else {"loss_l1": l1})
-    return Found({name: t.detach() for name, t in scalars.items()}, found, buffers)
+    losses = (*of_d.losses, loss_g, *(() if l1 is None else (l1,)))
+    return Found(dict(zip(s.losses(), (loss.detach() for loss in losses))),
+                 {name: norm.detach() for name, norm in norms.items()}, found, buffers)
 
 
 def errors_of(got: Found, want: Found) -> Iteration:
     """How far `got` is from `want`; tensors that are not in `got` are left out."""
     out = Iteration()
     out.losses = {name: relative(t, want.losses[name]) for name, t in got.losses.items()}
+    out.norms = {name: relative(t, want.norms[name]) for name, t in got.norms.items()}
     out.gradients = {name: relative(t, want.gradients[name]) for name, t in got.gradients.items()}
     out.raw_gradients = out.gradients
     out.gains = {name: gain(t, want.gradients[name]) for name, t in got.gradients.items() if t.dim() == 4}
@@ -690,6 +781,7 @@ def replay_half(record: Record, device: torch.device) -> Iterator[tuple[Iteratio
     half = HALVES[s.precision]
     d, g = (m.to(device) for m in build(record, torch.float64))
     d_half, g_half = (m.to(device) for m in build(record, torch.float32))
+    without_autocast(d_half, device.type)
     nets = (("D", d), ("G", g))
     adams = {"D": Adam(s.lr_d, s), "G": Adam(s.lr_g, s)}
     before = {n: record.like(f"step/000000/before/{n}", state_shapes(m)) for n, m in nets}
@@ -699,14 +791,14 @@ def replay_half(record: Record, device: torch.device) -> Iterator[tuple[Iteratio
         after = {n: record.like(f"{next_at}/{n}", state_shapes(m)) for n, m in nets}
         finite = s.precision != "fp16"
         grad = {n: record.like(f"{at}/grad/{n}", parameter_shapes(m), finite) for n, m in nets}
-        given = batch(record, at).to(device)
+        given = batch(record, at).to(torch.float32, device)
         for module, state in ((d, "D"), (g, "G"), (d_half, "D"), (g_half, "G")):
             module.load_state_dict(before[state])
-        truth = iterate(s, d, g, after["D"], given, None, k)
-        peer = errors_of(iterate(s, d_half, g_half, after["D"], given, half, k), truth)
+        truth = iterate(s, d, g, after["D"], given, k, None)
+        peer = errors_of(iterate(s, d_half, g_half, after["D"], given, k, half), truth)
         got = Found(
-            {name: record.tensor(f"{at}/{name}", (), (1,)).reshape(()).to(device)
-             for name in recorded_losses(s, k)},
+            *({name: record.tensor(f"{at}/{name}", (), (1,)).reshape(()).to(device) for name in names}
+              for names in (s.losses(), s.penalties(k))),
             {f"{n}/{name}": t.to(device) for n, _ in nets for name, t in grad[n].items()
              if all(torch.isfinite(t).all() for t in grad[n].values())},
             {f"{n}/{name}": after[n][name].to(device) for n, m in nets for name, _ in m.named_buffers()},
@@ -733,11 +825,13 @@ def replay(record: Record, dtype: torch.dtype, kink: float, device: torch.device
         next_at = f"step/{k + 1:06d}/before" if k + 1 < s.steps else "final"
         after_d, after_g = (record.like(f"{next_at}/{n}", state_shapes(m)) for n, m in (("D", d), ("G", g)))
         grad_d, grad_g = (record.like(f"{at}/grad/{n}", parameter_shapes(m)) for n, m in (("D", d), ("G", g)))
-        given = batch(record, at).to(device, dtype)
+        given = batch(record, at).to(dtype, device)
         d.load_state_dict(before_d)
         g.load_state_dict(before_g)
 
-        def compare_gradients(net: str, loss: Tensor, network: nn.Module, recorded: dict[str, Tensor]) -> None:
+        def compare_gradients(
+            net: str, loss: Callable[[], Tensor], network: nn.Module, recorded: dict[str, Tensor]
+        ) -> None:
             recorded = {name: t.to(device) for name, t in recorded.items()}
             kinks = kinks_d + kinks_g * (net == "G")
             raw, resolved, flips = gradient_errors(loss, network, recorded, kinks, s.condition == "picture")
@@ -748,18 +842,21 @@ def replay(record: Record, dtype: torch.dtype, kink: float, device: torch.device
         kinks_d.clear()
         kinks_g.clear()
         fake = g(*given.of_g())
-        loss_d, scalars = d_step(s, d, given, fake, k)
-        compare_gradients("D", loss_d, d, grad_d)
+        # Of the hinge.
+        of_d = step_of_d(s, d, fake, given, k, Kinked(0.0, kink, kinks_d))
+        compare_gradients("D", of_d.loss, d, grad_d)
+        for name, want in of_d.norms().items():
+            out.norms[name] = relative(record.tensor(f"{at}/{name}", (), (1,)).reshape(()), want.detach().cpu())
         kinks_d.clear()
         load_parameters(d, after_d)
-        loss_g = g_step(s, d, given, fake)
-        scalars["loss_g"] = loss_g
+        loss_g = step_of_g(s, d, fake, given)
+        losses = [*of_d.losses, loss_g]
         if s.condition == "picture":
-            scalars["loss_l1"] = l1_with_kinks(fake, given.real, kink, kinks_g)
-            loss_g = loss_g + s.l1 * scalars["loss_l1"]
-        compare_gradients("G", loss_g, g, grad_g)
+            losses.append(l1_with_kinks(fake, given.real, kink, kinks_g))
+            loss_g = loss_g + s.l1 * losses[-1]
+        compare_gradients("G", lambda whole=loss_g: whole, g, grad_g)
 
-        for name, want in scalars.items():
+        for name, want in zip(s.losses(), losses):
             out.losses[name] = relative(record.tensor(f"{at}/{name}", (), (1,)).reshape(()), want.detach().cpu())
         for net, adam, before, grad, after in (
             ("D", adam_d, before_d, grad_d, after_d), ("G", adam_g, before_g, grad_g, after_g)
@@ -835,9 +932,13 @@ def check_half(record: Record, limits: Limits, device: torch.device, say: Callab
     # The tensor that comes nearest to its limit, or goes furthest beyond.
     name = max(tensors, key=lambda n: tensors[n] / limit(beside[n], SINGLE))
     medians = [statistics.median(t.values()) for t in (tensors, peers)]
-    gains, losses, buffers = (
+
+    def singular(row: Iteration, are: bool = True) -> dict[str, float]:
+        return {name: error for name, error in row.buffers.items() if name.endswith(SINGULAR) == are}
+
+    gains, losses, norms, buffers = (
         [over_all(rows, get) for rows in (ours, theirs)]
-        for get in (lambda r: r.gains, lambda r: r.losses, lambda r: r.buffers)
+        for get in (lambda r: r.gains, lambda r: r.losses, lambda r: r.norms, lambda r: singular(r, False))
     )
     gain_verdict = (*gains[0], limit(gains[1][0]))
     if s.condition == "picture":
@@ -854,7 +955,9 @@ def check_half(record: Record, limits: Limits, device: torch.device, say: Callab
         ("gradients of convolutions, gain", *gain_verdict),
         ("Adam, against the weights", *over_all(ours, lambda r: r.adam_weights), limits.adam),
         ("Adam, against the update, beyond rounding", *over_all(ours, lambda r: r.adam_update), limits.adam),
+        *([("norms of D's gradients, relative", *norms[0], limit(norms[1][0], SINGLE))] if s.penalties() else []),
         ("batch norm's buffers", *buffers[0], limit(buffers[1][0])),
+        *([("singular vectors", *over_all(ours, singular), limits.buffers)] if s.d_norm == "spectral" else []),
     ], say)
 
 
@@ -867,21 +970,24 @@ def check(
     s = record.settings
     condition = {"none": "", "labels": f"{s.labels} labels, ", "picture": f"pictures of {s.picture} channels, L1 times "
                  f"{s.l1:g}, "}[s.condition]
+    options = "".join(f"{name} {getattr(s, name)}, " for name in OPTIONS if getattr(s, name) != OPTIONS[name])
     say(f"{path}: {s.steps} iterations at {s.image_size} px, width {s.width}, latent {s.latent_dim}, {condition}"
-        f"batch {s.batch_size}, {s.precision}; replayed in {str(dtype).removeprefix('torch.')} "
+        f"{options}batch {s.batch_size}, {s.precision}; replayed in {str(dtype).removeprefix('torch.')} "
         f"by PyTorch {torch.__version__}")
     if s.precision in HALVES:
         return check_half(record, limits, device, say)
-    names = s.losses()
+    names = (*s.losses(), *s.penalties())
     wide = max([26, *(len(name) - len("step/000000/grad/") for name in record.names if "/grad/" in name)])
-    heads = " ".join(f"{name.removeprefix('loss_') if name != 'loss_g' else name:>8}" for name in names)
+    heads = " ".join(f"{name.removeprefix('loss_').replace('norm_', '∇ ') if name != 'loss_g' else name:>8}"
+                     for name in names)
     say(f"{'losses':>{9 * len(names) + 5}} {'raw gradients':>19}  {'kinks resolved':>23} {'Adam':>{wide + 20}}\n"
         f"{'step':>4}  {heads}  {'median':>8} {'worst':>8}  {'flips':>5} {'median':>8} {'worst':>8} {'':{wide}}  "
         f"{'weights':>8} {'update':>8}  {'buffers':>8}")
     rows = []
     for k, row in enumerate(replay(record, dtype, kink, device)):
         rows.append(row)
-        losses = " ".join(f"{row.losses[name]:8.1e}" for name in names)
+        errors = row.losses | row.norms
+        losses = " ".join(f"{errors[name]:8.1e}" if name in errors else f"{'-':>8}" for name in names)
         raw, resolved = (
             f"{statistics.median(errors.values()):8.1e} {worst(errors)[0]:8.1e}"
             for errors in (row.raw_gradients, row.gradients)
@@ -896,13 +1002,15 @@ def check(
     one = 2 / math.sqrt(s.batch_size * min(8 * s.width, CHANNEL_CAP)) if s.condition == "picture" else 0.0
     return conclude([
         ("losses, relative", *over_all(rows, lambda r: r.losses), limits.losses),
+        *([("norms of D's gradients, kinks resolved", *over_all(rows, lambda r: r.norms), limits.losses)]
+          if s.penalties() else []),
         ("gradients, raw, worst tensor", *over_all(rows, lambda r: r.raw_gradients), max(limits.gradient_worst, one)),
         ("gradients, kinks resolved, median tensor", *max((statistics.median(r.gradients.values()), f"iteration {k}")
                                                           for k, r in enumerate(rows)), limits.gradient_median),
         ("gradients, kinks resolved, worst tensor", *over_all(rows, lambda r: r.gradients), limits.gradient_resolved),
         ("Adam, against the weights", *over_all(rows, lambda r: r.adam_weights), limits.adam),
         ("Adam, against the update, beyond rounding", *over_all(rows, lambda r: r.adam_update), limits.adam),
-        ("batch norm's buffers", *over_all(rows, lambda r: r.buffers), limits.buffers),
+        ("buffers", *over_all(rows, lambda r: r.buffers), limits.buffers),
     ], say)
 
 
@@ -975,16 +1083,15 @@ def layers_in_half(layers: list[nn.Module], x: Tensor, half: torch.dtype) -> Ten
     return x
 
 
-def in_half(network: nn.Module, given: tuple[Tensor, ...], half: torch.dtype) -> Tensor:
-    """The network as dcgan-cuda computes it in a half type, but for the order of sums.
+def in_half(network: nn.Module, x: Tensor, half: torch.dtype) -> Tensor:
+    """The network's layers as dcgan-cuda computes them in a half type, but for the order of sums.
 
     Weights, and maps where they are stored (behind a convolution that batch norm follows, and behind each block), are
-    rounded, and so are the maps' gradients; products are summed and batch norm is computed in f32.
+    rounded, and so are the maps' gradients; products are summed and batch norm is computed in f32. With spectral norm
+    the weights that are rounded are those divided by σ.
     """
-    x = Rounded.apply(network.inputs(*given), half)
     layers = network.model.model if isinstance(network, UnetGenerator) else network.main
-    x = layers_in_half(list(layers), x, half)
-    return network.outputs(x, *given)
+    return layers_in_half(list(layers), x, half)
 
 
 def own_batch(s: Settings, random: torch.Generator, step: int) -> Batch:
@@ -1001,7 +1108,9 @@ def own_batch(s: Settings, random: torch.Generator, step: int) -> Batch:
             given["y"] = torch.randint(2, (s.batch_size, s.labels), generator=random).float() * 2 - 1
     if s.condition == "picture":
         given["picture"] = faces_like(s.batch_size, s.image_size, random, channels=s.picture)
-    return Batch(**given)
+    numbers = {name: torch.randint(1 << 24, (s.batch_size, NUMBERS), generator=random) / 2.0**24
+               for name in s.augmented()}
+    return Batch(**given, numbers=numbers)
 
 
 def zeros(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -1033,6 +1142,71 @@ L1_MISTAKES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "L1 squared": lambda l1, difference: 100 * difference.square().mean(),
     "L1 half as much": lambda l1, _: l1 / 2,
 }
+
+
+# Mistakes in the numbers by which images are changed, of all that have any.
+NUMBER_MISTAKES: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
+    "nothing changed": lambda u: {},
+    "fake not changed in G's step": lambda u: {name: t for name, t in u.items() if name != "g_fake"},
+    "fake not changed in D's step": lambda u: {name: t for name, t in u.items() if name != "d_fake"},
+    "real changed as fake": lambda u: u | {"d_real": u["d_fake"]},
+    "G's step as D's": lambda u: u | {"g_fake": u["d_fake"]},
+    "real in G's step as in D's": lambda u: u | {"g_real": u["d_real"]},
+    "real not changed in G's step": lambda u: {name: t for name, t in u.items() if name != "g_real"},
+    "numbers of another image": lambda u: u | {"d_real": u["d_real"].roll(1, 0)},
+    "numbers of another image in G's step": lambda u: u | {"g_fake": u["g_fake"].roll(1, 0)},
+    "rows and columns exchanged": lambda u: {name: t[:, [0, 1, 2, 4, 3, 6, 5]] for name, t in u.items()},
+    "moved the other way": lambda u: {name: torch.cat([t[:, :3], 0.99999 - t[:, 3:5], t[:, 5:]], 1)
+                                      for name, t in u.items()},
+    "saturation and contrast exchanged": lambda u: {name: t[:, [0, 2, 1, 3, 4, 5, 6]] for name, t in u.items()},
+    "brightness left out": lambda u: {name: torch.cat([t[:, :1] * 0 + 0.5, t[:, 1:]], 1) for name, t in u.items()},
+}
+# Mistakes in what penalties count, from their sum and the iteration.
+PENALTY_MISTAKES: dict[str, Callable[[Tensor, Settings], Tensor]] = {
+    "penalty by γ, not γ/2": lambda penalty, s: 2 * penalty,
+    "penalty not multiplied by N": lambda penalty, s: penalty / s.penalty_every,
+    "penalty left out": lambda penalty, s: 0 * penalty,
+    "penalty negative": lambda penalty, s: -penalty,
+    "penalty a batch's sum": lambda penalty, s: penalty * s.batch_size,
+}
+
+
+def wrong_norms(mistake: str, s: Settings, of: StepOfD) -> dict[str, Tensor]:
+    """What is penalised, with mistakes."""
+    if mistake == "real and fake penalised for each other":
+        of.of = dict(zip(of.of, reversed(of.of.values())))
+    norms = of.norms()
+    if mistake == "norm not squared":
+        return {name: norm.sqrt() for name, norm in norms.items()}
+    if mistake == "norm by pixels":
+        return {name: norm / of.of[name][1][0].numel() for name, norm in norms.items()}
+    if mistake == "gradient of the mean logit":
+        return {name: norm / s.batch_size**2 for name, norm in norms.items()}
+    if mistake == "gradient not differentiated":
+        return {name: norm.detach() + 0 * norm for name, norm in norms.items()}
+    return norms
+
+
+def make_spectral_mistakes(mistake: str, d: nn.Module) -> None:
+    """Puts mistakes into how D's weights are normalised."""
+    layers = [layer for layer in d.main if hasattr(layer, "parametrizations")]
+    if mistake == "the last layer not normalised":
+        layers[-1].parametrizations.weight[0].forward = lambda w: w
+    for layer in layers:
+        norm = layer.parametrizations.weight[0]
+
+        def forward(w: Tensor, norm: nn.Module = norm, right: Callable[[Tensor], Tensor] = norm.forward) -> Tensor:
+            if mistake == "two steps of the power method":
+                norm.eval()
+                with torch.no_grad():
+                    norm._power_method(w.flatten(1), 1)
+                norm.train()
+            if mistake == "σ not differentiated":
+                sigma = (w / right(w)).detach()
+                return torch.where(sigma.isfinite(), w / sigma, w)
+            return right(w)
+        if mistake in ("two steps of the power method", "σ not differentiated"):
+            norm.forward = forward
 
 
 class UpOnly(nn.Module):
@@ -1116,17 +1290,23 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
     scale = 1024.0 if s.precision == "fp16" and mistake != "no scale" else 1.0
     wrong = 1.1 if mistake == "scale" else 1.0
 
-    def run(network: nn.Module, *x: Tensor) -> Tensor:
-        return network(*x) if half is None else in_half(network, x, half)
+    def rounded(x: Tensor) -> Tensor:
+        return x if half is None else Rounded.apply(x, half)
+
+    def run(network: nn.Module, x: Tensor) -> Tensor:
+        """Its layers."""
+        layers = network.model if isinstance(network, UnetGenerator) else network.main
+        return layers(x) if half is None else in_half(network, x, half)
 
     random = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     d, g = networks(s)
     make_mistakes(mistake, d, g)
+    make_spectral_mistakes(mistake, d)
     if mistake == "slope":
         for layer in d.main:
             if isinstance(layer, nn.LeakyReLU):
-                layer.negative_slope = 0.1
+                layer.negative_slope = 0.3 - layer.negative_slope
     d.to(dtype).train()
     g.to(dtype).train()
     betas = (0.9 if mistake == "beta1" else s.beta1, s.beta2)
@@ -1134,9 +1314,26 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
     adam_g = torch.optim.Adam(g.parameters(), lr=s.lr_g, betas=betas, eps=s.eps)
     out: dict[str, Tensor] = {}
 
-    def loss(logits: Tensor, target: float) -> Tensor:
-        wrong = logits[0].numel() if mistake == "patches summed" else 1
-        return bce(logits, torch.full_like(logits, target)) * wrong
+    def changed(images: Tensor, condition: tuple[Tensor, ...], numbers: dict[str, Tensor], part: str) -> Tensor:
+        """What D sees of images."""
+        x = rounded(d.inputs(images, *condition))
+        if part not in numbers:
+            return x
+        changes = s.changes()
+        if mistake == "cut before it is moved":
+            changes = changes[::-1]
+        channels = x.shape[1] if mistake == "colours of the picture too" else s.channels
+        y = augment(x, numbers[part], changes, channels)
+        if mistake == "changes left out of the gradient":
+            y = y.detach() + (x - x.detach())
+        return rounded(y)
+
+    def looks(inputs: list[Tensor], conditions: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        """D's logits."""
+        if (s.d_norm == "batch") != (mistake in ("joint statistics", "one pass each")):
+            return [d.outputs(run(d, x), x, *condition) for x, condition in zip(inputs, conditions)]
+        x = torch.cat(inputs)
+        return list(d.outputs(run(d, x), x, *(torch.cat(each) for each in zip(*conditions))).chunk(len(inputs)))
 
     def gradients(network: nn.Module) -> dict[str, Tensor]:
         for p in network.parameters():
@@ -1152,7 +1349,7 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
             given = given.to(half).to(torch.float32)
         if mistake == "equal":
             given = equal_to_fake(g, given, dtype)
-        out |= {f"{at}/{name}": t for name, t in vars(given).items() if t is not None}
+        out |= {f"{at}/{name}": t for name, t in given.tensors().items()}
         given = given.to(dtype)
         of_g, of_d = given.of_g(), given.of_d()
         # The images that D sees, and the conditions of its three passes.
@@ -1165,13 +1362,25 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
 
         adam_d.zero_grad()
         adam_g.zero_grad()
-        fake = run(g, *of_g)
-        if mistake == "joint statistics":
-            logits = run(d, torch.cat([real, fake.detach()]), *(torch.cat(both) for both in zip(of_d, of_d_fake)))
-            loss_real, loss_fake = loss(logits[: s.batch_size], 1.0), loss(logits[s.batch_size :], 0.0)
-        else:
-            loss_real, loss_fake = loss(run(d, real, *of_d), 1.0), loss(run(d, fake.detach(), *of_d_fake), 0.0)
-        ((loss_real + loss_fake) * scale).backward()
+        numbers = NUMBER_MISTAKES.get(mistake, lambda numbers: numbers)(given.numbers)
+        fake = g.outputs(run(g, rounded(g.inputs(*of_g))), *of_g)
+        inputs = [changed(real, of_d, numbers, "d_real"), changed(fake.detach(), of_d_fake, numbers, "d_fake")]
+        penalties = s.penalties(0 if mistake == "penalties in every iteration" else k)
+        if penalties:
+            inputs = [x.detach().requires_grad_() for x in inputs]
+        logits = looks(inputs, [of_d, of_d_fake])
+        pair = logits[::-1] if mistake == "pairs exchanged in D" else logits
+        *of_both, whole = losses_of_d(s.loss, *pair, torch.relu)
+        patches = logits[0][0].numel() if mistake == "patches summed" else 1
+        whole = whole * patches * (2 if mistake == "pairs counted twice" else 1)
+        if mistake == "hinge without a margin":
+            whole = logits[1].mean() - logits[0].mean()
+        if mistake == "bce in D":
+            whole = bce(logits[0], 1.0) + bce(logits[1], 0.0)
+        norms = wrong_norms(mistake, s, StepOfD((of_both[0], of_both[1]), whole, penalties,
+                                                dict(zip(("norm_real", "norm_fake"), zip(logits, inputs)))))
+        penalty = sum((penalties[name] * norm for name, norm in norms.items()), torch.zeros(()))
+        ((whole + PENALTY_MISTAKES.get(mistake, lambda penalty, _: penalty)(penalty, s)) * scale).backward()
         out |= snapshot(f"{at}/grad/D", gradients(d))
         if mistake != "order":
             adam_d.step()
@@ -1179,7 +1388,19 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
         for p in d.parameters():
             p.requires_grad_(mistake == "order")
         kept = {name: p.grad.clone() for name, p in d.named_parameters() if p.grad is not None}
-        losses = [loss_real, loss_fake, loss(run(d, fake, *of_d_last), 1.0)]
+        inputs = [changed(fake, of_d_last, numbers, "g_fake")]
+        if s.loss == "relativistic":
+            inputs.append(changed(real, of_d_last, numbers, "g_real"))
+        moved = {name: t.clone() for name, t in d.named_buffers()}
+        logits = looks(inputs, [of_d_last] * len(inputs))
+        if mistake == "no power method in G's step":
+            d.load_state_dict(moved, strict=False)
+        loss_g = loss_of_g(s.loss, logits[::-1] if mistake == "pairs exchanged in G" else logits)
+        if mistake == "G's hinge with a margin":
+            loss_g = torch.relu(1 - logits[0]).mean()
+        if mistake == "G without real images":
+            loss_g = bce(logits[0], 1.0)
+        losses = [*of_both, loss_g * patches]
         whole = losses[-1]
         if s.condition == "picture":
             losses.append(given.l1(fake))
@@ -1194,7 +1415,8 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
             p.grad = kept[name]
         if mistake == "order":
             adam_d.step()
-        out |= {f"{at}/{name}": found.detach().float() for name, found in zip(s.losses(), losses)}
+        found = dict(zip(s.losses(), losses)) | {name: norms.get(name, torch.zeros(())) for name in s.penalties(k)}
+        out |= {f"{at}/{name}": t.detach().float() for name, t in found.items()}
     return out | snapshot("final/D", d.state_dict()) | snapshot("final/G", g.state_dict())
 
 
@@ -1398,6 +1620,100 @@ def test_conditions(
                     expect(f"{precision}: {s.condition}: {what}", 1, record_run(s, seed, mistake=mistake), s)
 
 
+CHANGE_MISTAKES = (
+    ("nothing is changed", "nothing changed"), ("fake images not changed in G's step", "fake not changed in G's step"),
+    ("fake images not changed in D's step", "fake not changed in D's step"),
+    ("real images changed as the fake ones", "real changed as fake"), ("G's step changed as D's", "G's step as D's"),
+    ("numbers of another image", "numbers of another image"),
+    ("numbers of another image in G's step", "numbers of another image in G's step"),
+    ("rows and columns exchanged", "rows and columns exchanged"), ("moved the other way", "moved the other way"),
+    ("saturation and contrast exchanged", "saturation and contrast exchanged"),
+    ("brightness left out", "brightness left out"), ("cut before it is moved", "cut before it is moved"),
+    ("changes left out of the gradient", "changes left out of the gradient"),
+)
+PENALTY_MISTAKES_OF = (
+    *((name, name) for name in PENALTY_MISTAKES), *((name, name) for name in (
+        "real and fake penalised for each other", "norm not squared", "norm by pixels", "gradient of the mean logit",
+        "gradient not differentiated", "penalties in every iteration")),
+)
+PAIR_MISTAKES = tuple((name, name) for name in (
+    "pairs exchanged in D", "pairs exchanged in G", "pairs counted twice", "G without real images", "bce in D",
+    "real in G's step as in D's", "real not changed in G's step"))
+HINGE_MISTAKES = tuple((name, name) for name in ("hinge without a margin", "G's hinge with a margin", "bce in D"))
+SPECTRAL_MISTAKES = tuple((name, name) for name in (
+    "σ not differentiated", "two steps of the power method", "the last layer not normalised", "one pass each",
+    "no power method in G's step"))
+
+
+# Mistakes that move less than a half type rounds.
+HIDDEN_IN_HALF: tuple[str, ...] = ()
+
+
+def test_options(expect: Callable[..., None], seed: int, precisions: tuple[str, ...] = ("fp32", *HALVES)) -> None:
+    """The part of `self_test` that concerns other networks, losses, changes of images, and penalties."""
+    plain = Settings(image_size=32, width=8, latent_dim=12, batch_size=6, steps=2)
+    changes = ",".join(CHANGES)
+    # So large that what D's small gradients cost is much of its loss.
+    penalised = replace(plain, d_norm="none", r1=1e5, r2=2e5, penalty_every=2)
+    pictures = replace(plain, condition="picture", picture=1, latent_dim=0)
+    labels = replace(plain, condition="labels", labels=3)
+
+    def run(what: str, s: Settings, mistakes: Iterable[tuple[str, str]] = (), hidden: tuple[str, ...] = ()) -> None:
+        for precision in precisions:
+            # As many images as it takes for a mistake to stand out of the rounding.
+            p = s if precision == "fp32" else replace(s, precision=precision, batch_size=2 * s.batch_size)
+            name = what if precision == "fp32" else f"{precision}: {what}"
+            expect(f"{name}: PyTorch's own run in f32", 0, record_run(p, seed), p)
+            for wrong, mistake in mistakes:
+                if precision == "fp32" or mistake not in hidden:
+                    expect(f"{name}: {wrong}", 1, record_run(p, seed, mistake=mistake), p)
+
+    run("changed images", replace(plain, augment=changes), CHANGE_MISTAKES)
+    run("changed images with pictures", replace(pictures, augment=changes),
+        (("colours of the picture changed too", "colours of the picture too"),))
+    run("penalties", penalised, PENALTY_MISTAKES_OF, hidden=HIDDEN_IN_HALF)
+    run("penalties of changed images with labels", replace(labels, d_norm="none", augment=changes, r1=1e5))
+    run("penalties with pictures", replace(pictures, d_norm="none", augment="cutout", r2=1e5))
+    run("pairs", replace(plain, loss="relativistic", augment="translation"), PAIR_MISTAKES)
+    run("hinge", replace(plain, loss="hinge", d_norm="none"), HINGE_MISTAKES, hidden=HIDDEN_IN_HALF)
+    run("spectral norm", replace(plain, d_norm="spectral", loss="hinge"), SPECTRAL_MISTAKES, hidden=HIDDEN_IN_HALF)
+    run("spectral norm, penalties, pairs", replace(penalised, d_norm="spectral", r1=5.0, r2=10.0, loss="relativistic"),
+        (("σ not differentiated", "σ not differentiated"), ("one pass each", "one pass each")), hidden=HIDDEN_IN_HALF)
+    run("spectral norm with pictures", replace(pictures, d_norm="spectral", augment="color"))
+    run("sndcgan", replace(plain, arch="sndcgan", width=4), (("LeakyReLU of slope 0.2", "slope"),))
+    run("sndcgan with spectral norm and labels", replace(labels, arch="sndcgan", width=4, d_norm="spectral", r1=1e3))
+    s = replace(penalised, augment=changes)
+    tensors = record_run(s, seed)
+    first = "step/000000"
+
+    def plus(by: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: torch.cat([x.view(-1)[:1] + by, x.view(-1)[1:]]).view(x.shape)
+
+    def darker(numbers: Tensor) -> Tensor:
+        return torch.cat([(1 - numbers[:, :1]).clamp(max=1 - 2**-24), numbers[:, 1:]], 1)
+
+    for what, want, name, edit in (
+        ("norm_real wrong by 1e-4", 1, "norm_real", lambda x: x * 1.0001), ("norm_fake missing", 2, "norm_fake", None),
+        ("brightness of another sign", 1, "augment/d_real", darker),
+        ("a number of 1", 2, "augment/g_fake", lambda x: x * 0 + 1), ("numbers missing", 2, "augment/g_fake", None),
+        ("a gradient off by 1e-3", 1, "grad/D/main.2.weight", lambda x: x * 1.001),
+    ):
+        edits_ = {f"{first}/{name}": edit or (lambda _: None)}
+        expect(what, want, edited(tensors, edits_), s)
+    for what, want, other in (
+        ("another γ", 1, replace(s, r1=1.02 * s.r1)), ("another N", 2, replace(s, penalty_every=1)),
+        ("another loss", 1, replace(s, loss="hinge")), ("fewer changes", 1, replace(s, augment="translation,cutout")),
+        ("changes in another order", 2, replace(s, augment="cutout,color")),
+        ("batch norm", 2, replace(s, d_norm="batch")),
+        ("spectral norm", 2, replace(s, d_norm="spectral")), ("an sndcgan", 2, replace(s, arch="sndcgan")),
+        ("an unknown loss", 2, replace(s, loss="wasserstein")), ("a negative γ", 2, replace(s, r1=-0.5)),
+    ):
+        expect(f"{what} in the metadata", want, tensors, other)
+    s = replace(plain, d_norm="spectral")
+    moved = {"final/D/main.2.parametrizations.weight.0._u": plus(1e-3)}
+    expect("a singular vector off by 1e-3", 1, edited(record_run(s, seed), moved), s)
+
+
 def self_test(limits: Limits, seed: int, verbose: bool) -> bool:
     """Good files must pass and every mistake must not."""
     say: Callable[[str], None] = print if verbose else lambda _: None
@@ -1447,6 +1763,7 @@ def self_test(limits: Limits, seed: int, verbose: bool) -> bool:
             expect("fp16: a step that overflows is left out", 0, overflown(run, s, left_out=True), s)
             expect("fp16: a step that overflows is taken", 1, overflown(run, s, left_out=False), s)
     test_conditions(expect, seed)
+    test_options(expect, seed)
     print("PASS" if good else "FAIL")
     return good
 
@@ -1490,6 +1807,14 @@ def main() -> int:
                      help="K labels an image, or a picture of P channels (default %(default)s)")
     own.add_argument("--l1", type=float, default=100.0, metavar="X",
                      help="of pictures: what L1 counts in G's loss (default %(default)g)")
+    own.add_argument("--arch", choices=ARCHS, default="dcgan", help="whose layers (default %(default)s)")
+    own.add_argument("--d-norm", choices=NORMS, default="batch", help="how D is normalised (default %(default)s)")
+    own.add_argument("--loss", choices=OBJECTIVES, default="bce", help="default %(default)s")
+    own.add_argument("--augment", default="", metavar="CHANGES",
+                     help=f"of what D sees: some of {','.join(CHANGES)} (default none)")
+    for name in ("r1", "r2"):
+        own.add_argument(f"--{name}", type=float, default=0.0, metavar="X", help="γ (default %(default)g)")
+    own.add_argument("--penalty-every", type=int, default=1, metavar="N", help="iterations (default %(default)s)")
     for name, value in (("image-size", 64), ("width", 64), ("latent-dim", 100), ("batch-size", 16), ("steps", 5)):
         own.add_argument(f"--{name}", type=int, default=value, help="default %(default)s")
     ap.add_argument("--seed", type=int, default=1, help="of --make-own and --self-test (default 1)")
@@ -1506,11 +1831,19 @@ def main() -> int:
             ap.error(f"--image-size must be one of {IMAGE_SIZES}")
         try:
             s = Settings(a.image_size, a.width, a.latent_dim, a.batch_size, a.steps, precision=a.precision,
-                         **condition(a.condition), l1=a.l1)
+                         **condition(a.condition), l1=a.l1,
+                         **{name: getattr(a, name) for name in OPTIONS})
         except ValueError as error:
             ap.error(f"--condition {a.condition}: {error}")
         if min(s.latent_dim, s.width, s.batch_size) < 1 and not (s.condition == "picture" and s.latent_dim == 0):
             ap.error("--latent-dim must be at least 1, or 0 with a picture; --width and --batch-size at least 1")
+        if [name for name in CHANGES if name in s.changes()] != s.changes():
+            ap.error(f"--augment {s.augment}: some of {','.join(CHANGES)}, in that order")
+        if min(s.r1, s.r2) < 0 or s.penalty_every < 1 or (s.penalties() and s.d_norm == "batch"):
+            ap.error("--r1 and --r2 must not be negative, --penalty-every at least 1, and penalties need --d-norm none "
+                     "or spectral")
+        if s.arch == "sndcgan" and s.condition == "picture":
+            ap.error("--arch sndcgan has no pictures")
         write(a.make_own, record_run(s, a.seed), s)
         print(f"wrote {a.make_own}")
         return 0
