@@ -263,7 +263,7 @@ fn every_criterion_agrees_with_the_reference() {
                         .value(each as u32)
                         .value(labels as u32),
                 };
-                vec![by(launch, criterion, reported)]
+                vec![by(launch, criterion, reported).null().null()]
             });
             let what = format!("{t:?} {criterion:?} {n} {labels}");
             let mut rest = entries(&out[1]);
