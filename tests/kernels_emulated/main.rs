@@ -212,7 +212,9 @@ fn every_kernel_has_a_test() {
             .iter()
             .map(|activation| activation.name())
             .chain(["batch_norm"])
-            .find_map(|p| stem.strip_prefix(p)?.strip_prefix('_'));
+            .filter_map(|p| stem.strip_prefix(p)?.strip_prefix('_'))
+            // One activation's name begins with another's.
+            .min_by_key(|part| part.len());
         let stem = part.unwrap_or(stem);
         assert!(
             tests.contains(&format!("\"{stem}")) || tests.contains(&format!("_{stem}")),
