@@ -7,7 +7,7 @@
 For every iteration the recorded weights, buffers, images and z go through the iteration of pytorch/examples' DCGAN
 (D on real, D on G(z), Adam step of D; D on G(z) with the new D, Adam step of G), and these are compared:
 
-  losses       relative error of loss_d_real, loss_d_fake and loss_g
+  losses       relative error of loss_d_real, loss_d_fake and loss_g (of the hinge's against the mean of |logit|)
   gradients    relative L2 error of each tensor. Where an activation rounds to the other side of a (Leaky)ReLU's kink,
                both slopes are right, and the choice moves every gradient before it by some 1e-3: at 64 px, width 64,
                batch 16 that happens to PyTorch's own f32 in most iterations. So the errors are taken twice: as they
@@ -436,21 +436,24 @@ def step_of_d(
     return StepOfD((of_real, of_fake), whole, s.penalties(step), of)
 
 
-def step_of_g(s: Settings, d: nn.Module, fake: Tensor, given: Batch) -> Tensor:
-    """loss_g."""
+def step_of_g(s: Settings, d: nn.Module, fake: Tensor, given: Batch) -> tuple[Tensor, Tensor]:
+    """loss_g, and what its errors are measured by: itself; the mean of |logit| for the hinge's, where logits of either
+    sign cancel."""
     inputs = [seen(s, d, fake, given, "g_fake")]
     if s.loss == "relativistic":
         inputs.append(seen(s, d, given.real, given, "g_real"))
-    return loss_of_g(s.loss, [x.to(given.real.dtype) for x in logits_of(s, d, inputs, given)])
+    logits = [x.to(given.real.dtype) for x in logits_of(s, d, inputs, given)]
+    loss = loss_of_g(s.loss, logits)
+    return loss, (logits[0].abs().mean() if s.loss == "hinge" else loss).detach()
 
 
 # -------------------------------------------------------------------------------------------------- measuring
 
 
-def relative(got: Tensor, want: Tensor) -> float:
-    """Relative L2 error in f64."""
+def relative(got: Tensor, want: Tensor, size: Tensor | None = None) -> float:
+    """Relative L2 error in f64, against `want`, or `size` where that is given."""
     difference = torch.linalg.vector_norm(got.double() - want.double()).item()
-    norm = torch.linalg.vector_norm(want.double()).item()
+    norm = torch.linalg.vector_norm((want if size is None else size).double()).item()
     return difference / norm if norm > 0 else (0.0 if difference == 0 else math.inf)
 
 
@@ -698,6 +701,8 @@ class Found:
     norms: dict[str, Tensor]
     gradients: dict[str, Tensor]
     buffers: dict[str, Tensor]
+    # By which the error of loss_g is measured.
+    size_of_g: Tensor | None = None
 
 
 def without_autocast(d: nn.Module, device: str) -> None:
@@ -737,19 +742,20 @@ def iterate(
     found = {f"D/{name}": t for name, t in gradients(loss_d, d).items()}
     load_parameters(d, after_d)
     with torch.autocast(device, half or torch.bfloat16, enabled=half is not None):
-        loss_g = step_of_g(s, d, fake, given)
+        loss_g, size_of_g = step_of_g(s, d, fake, given)
     l1 = given.l1(fake.to(dtype))
     found |= {f"G/{name}": t for name, t in gradients(loss_g if l1 is None else loss_g + s.l1 * l1, g).items()}
     buffers = {f"{net}/{name}": t for net, m in (("D", d), ("G", g)) for name, t in m.named_buffers()}
     losses = (*of_d.losses, loss_g, *(() if l1 is None else (l1,)))
     return Found(dict(zip(s.losses(), (loss.detach() for loss in losses))),
-                 {name: norm.detach() for name, norm in norms.items()}, found, buffers)
+                 {name: norm.detach() for name, norm in norms.items()}, found, buffers, size_of_g)
 
 
 def errors_of(got: Found, want: Found) -> Iteration:
     """How far `got` is from `want`; tensors that are not in `got` are left out."""
     out = Iteration()
-    out.losses = {name: relative(t, want.losses[name]) for name, t in got.losses.items()}
+    out.losses = {name: relative(t, want.losses[name], want.size_of_g if name == "loss_g" else None)
+                  for name, t in got.losses.items()}
     out.norms = {name: relative(t, want.norms[name]) for name, t in got.norms.items()}
     out.gradients = {name: relative(t, want.gradients[name]) for name, t in got.gradients.items()}
     out.raw_gradients = out.gradients
@@ -849,7 +855,7 @@ def replay(record: Record, dtype: torch.dtype, kink: float, device: torch.device
             out.norms[name] = relative(record.tensor(f"{at}/{name}", (), (1,)).reshape(()), want.detach().cpu())
         kinks_d.clear()
         load_parameters(d, after_d)
-        loss_g = step_of_g(s, d, fake, given)
+        loss_g, size_of_g = step_of_g(s, d, fake, given)
         losses = [*of_d.losses, loss_g]
         if s.condition == "picture":
             losses.append(l1_with_kinks(fake, given.real, kink, kinks_g))
@@ -857,7 +863,9 @@ def replay(record: Record, dtype: torch.dtype, kink: float, device: torch.device
         compare_gradients("G", lambda whole=loss_g: whole, g, grad_g)
 
         for name, want in zip(s.losses(), losses):
-            out.losses[name] = relative(record.tensor(f"{at}/{name}", (), (1,)).reshape(()), want.detach().cpu())
+            got = record.tensor(f"{at}/{name}", (), (1,)).reshape(())
+            size = size_of_g.cpu() if name == "loss_g" else None
+            out.losses[name] = relative(got, want.detach().cpu(), size)
         for net, adam, before, grad, after in (
             ("D", adam_d, before_d, grad_d, after_d), ("G", adam_g, before_g, grad_g, after_g)
         ):
@@ -1416,7 +1424,7 @@ def record_run(s: Settings, seed: int, dtype: torch.dtype = torch.float32, mista
         if mistake == "order":
             adam_d.step()
         found = dict(zip(s.losses(), losses)) | {name: norms.get(name, torch.zeros(())) for name in s.penalties(k)}
-        out |= {f"{at}/{name}": t.detach().float() for name, t in found.items()}
+        out |= {f"{at}/{name}": t.detach().float().clone() for name, t in found.items()}
     return out | snapshot("final/D", d.state_dict()) | snapshot("final/G", g.state_dict())
 
 
