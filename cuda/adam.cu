@@ -1,16 +1,17 @@
 // Adam over all tensors of a network in one launch, with what goes with it (arXiv 1412.6980, as torch.optim.Adam).
 //
 //   g = gradient / loss_scale       m ← β₁m + (1 − β₁)g       v ← β₂v + (1 − β₂)g²
-//   w ← w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)            cast ← w as T
+//   w ← w − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)            cast ← factor·w as T
 //   average ← d·average + (1 − d)·w, d = min(decay, (1 + t)/(10 + t)), t = iteration: it starts low, so that a short
 //   run's average forgets the initial weights
 //
 // lr is the learning rate times state.rate; a rate of 0 leaves the step out. Where `not_finite` is not 0 a gradient was
 // not a finite number, and the step is skipped. Either leaves all as it is but for the average.
 //
-// Of a weight with singular vectors (spectral_norm.cu) the gradient g̃ that the convolutions have made lacks its part
-// along them: gradient[k][j] ← g̃[k][j] − c/σ·u[k]·v[j], c the sum of RADIAL_TERMS numbers; that is written back. A c that
-// is not finite counts as such a gradient.
+// Of a weight with singular vectors (spectral_norm.cu) the gradient g̃ that the convolutions have made is that of the
+// weight times `factor`, which is what `cast` has, and lacks its part along the vectors: gradient[k][j] ←
+// factor·g̃[k][j] − c/σ·u[k]·v[j], c the sum of RADIAL_TERMS numbers; that is written back. A c that is not finite counts
+// as such a gradient.
 //
 // adam_<T> is a whole step: the last block to arrive (arrival.cuh), when all have read the state, counts, moves the
 // loss scale, prepares the next step's corrections, reports to the ring, and ends the iteration if it is the last
@@ -76,15 +77,15 @@ __device__ __forceinline__ void update(const Coefficients& k, float gradient, fl
     w -= k.step_size * m / (sqrtf(v) / k.root + k.eps);
 }
 
-// Writes four weights as T at once, or those that are `valid`.
+// Writes four weights times `factor` as T at once, or those that are `valid`.
 template <typename T>
-__device__ __forceinline__ void store_cast(T* to, int valid, const float (&w)[4]) {
+__device__ __forceinline__ void store_cast(T* to, int valid, const float (&w)[4], float factor) {
     struct alignas(4 * sizeof(T)) Four {
         T element[4];
     };
     Four four;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) four.element[j] = from_float<T>(w[j]);
+    for (int j = 0; j < 4; ++j) four.element[j] = from_float<T>(factor * w[j]);
     if (valid == 4) {
         *reinterpret_cast<Four*>(to) = four;
         return;
@@ -255,10 +256,10 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
                     ++row;
                 }
                 if (!inside) continue;
-                e.g[i][0] -= of_row * v.x;
-                e.g[i][1] -= of_row * v.y;
-                e.g[i][2] -= of_row * v.z;
-                e.g[i][3] -= of_row * v.w;
+                e.g[i][0] = a.factor * e.g[i][0] - of_row * v.x;
+                e.g[i][1] = a.factor * e.g[i][1] - of_row * v.y;
+                e.g[i][2] = a.factor * e.g[i][2] - of_row * v.z;
+                e.g[i][3] = a.factor * e.g[i][3] - of_row * v.w;
                 store_some(a.gradient + at[i], 4, true, e.g[i]);
             }
         }
@@ -274,7 +275,7 @@ __device__ void adam(const AdamTensor* tensors, uint32_t count, AdamState* state
                 store_some(a.weight + at[i], valid[i], true, e.w[i]);
                 store_some(a.m + at[i], valid[i], true, e.m[i]);
                 store_some(a.v + at[i], valid[i], true, e.v[i]);
-                if (cast != nullptr) store_cast(cast + at[i], valid[i], e.w[i]);
+                if (cast != nullptr) store_cast(cast + at[i], valid[i], e.w[i], a.factor);
             }
             if (!averages) continue;
 #pragma unroll

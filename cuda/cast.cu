@@ -1,7 +1,7 @@
 // Between f32 and a storage type: weight gradients that cuDNN wrote in T, for Adam; weights as the convolutions read
 // them.
 //
-//   to[i] = from[i], rounded to nearest even
+//   to[i] = from[i], rounded to nearest even; from f32: factor · from[i]
 //
 // Layout: any, `count` elements in a row. Types: T to f32, f32 to T.
 // Launch: ceil(count / (THREADS · VECTOR<T>)) blocks of THREADS; pointers 16-byte aligned.
@@ -35,7 +35,7 @@ __device__ void to_f32(const T* from, float* to, uint64_t count) {
 }
 
 template <typename T>
-__device__ void from_f32(const float* from, T* to, uint64_t count) {
+__device__ void from_f32(const float* from, T* to, uint64_t count, float factor) {
     const uint64_t first = first_element<T>();
     if (first >= count) return;
     const int valid = static_cast<int>(min(count - first, uint64_t{VECTOR<T>}));
@@ -45,7 +45,7 @@ __device__ void from_f32(const float* from, T* to, uint64_t count) {
         float part[4];
         load_some(from + first + i, valid - i, true, 0.0f, part);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) v[i + j] = part[j];
+        for (int j = 0; j < 4; ++j) v[i + j] = factor * part[j];
     }
     store_some(to + first, valid, true, v);
 }
@@ -62,10 +62,10 @@ CAST_TO_F32(f16)
 CAST_TO_F32(bf16)
 
 #define CAST_FROM_F32(T) \
-    KERNEL(cast_from_f32_##T, THREADS, (const float* from, T* to, uint64_t count)) { \
-        await_previous();                                                            \
-        let_next_start();                                                            \
-        from_f32(from, to, count);                                                   \
+    KERNEL(cast_from_f32_##T, THREADS, (const float* from, T* to, uint64_t count, float factor)) { \
+        await_previous();                                                                          \
+        let_next_start();                                                                          \
+        from_f32(from, to, count, factor);                                                         \
     }
 CAST_FROM_F32(f32)
 CAST_FROM_F32(f16)

@@ -1,11 +1,12 @@
 // Spectral norm of all layers of a network in one launch (Miyato et al. 2018, arXiv 1802.05957): a step of the power
 // method, as torch.nn.utils.parametrizations.spectral_norm takes it.
 //
-//   u ← Wv/‖Wv‖     v ← Wᵀu/‖Wᵀu‖     σ = uᵀWv = ‖Wᵀu‖     scale = Π 1/σ over the layers
+//   u ← Wv/‖Wv‖     v ← Wᵀu/‖Wᵀu‖     σ = uᵀWv = ‖Wᵀu‖     scale = Π 1/(σ·factor) over the layers
 //
 // Without `moves`, u and v stay, and σ = uᵀWv. ‖·‖ counts as EPS where it is less. Nothing is divided by σ here: without
 // batch norm and biases a network is homogeneous in each weight, so the loss multiplies its logits by `scale`
-// (gan_loss.cuh), and Adam takes what is along u·vᵀ from the gradients (adam.cu).
+// (gan_loss.cuh), and Adam takes what is along u·vᵀ from the gradients (adam.cu). `factor` is what the convolutions see a
+// layer's weight multiplied by, a power of two near its first 1/σ, so that no map leaves the range of a 16-bit type.
 //
 // Layout: weights [k][r][s][c] (KRSC) as rows of r·s·c `columns`, a multiple of 4; v likewise; u [k]. What is stored
 // behind channels is zero in W, and so it is in u and v.
@@ -182,6 +183,6 @@ KERNEL(spectral_norm_krsc_f32, THREADS,
     }
     if (!last_to_arrive(arrived, count) || threadIdx.x != 0) return;
     float all = 1.0f;
-    for (uint32_t i = 0; i < count; ++i) all *= __ldcg(layers[i].sigma);
+    for (uint32_t i = 0; i < count; ++i) all *= __ldcg(layers[i].sigma) * layers[i].factor;
     *scale = 1.0f / all;
 }

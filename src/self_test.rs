@@ -432,7 +432,7 @@ fn elementwise(device: &Rc<Device>, precision: Precision) -> Result<()> {
         );
     }
     let wide = Memory::of(device, &values)?;
-    cast::from_f32(device, precision, wide.span(), y.span(), count)?;
+    cast::from_f32(device, precision, (wide.span(), y.span()), count, 1.0)?;
     ensure!(read(&y)? == values, "a cast from f32 is wrong");
     if precision != Precision::Fp32 {
         let back = Memory::new(device, 4 * count)?;

@@ -111,6 +111,9 @@ fn tensors(run: &Path, step: u64) -> BTreeMap<PathBuf, Vec<u8>> {
 /// about 1 that is off by some u lies on the other side of the kink with probability of about 4·u, which changes a slope
 /// from 0.2 to 1, and so the gradient by √(4·u) for each of up to eight kinks in a row: 6·√u in the median, twice that in
 /// the worst tensor of 64 elements or more. In f32 no value met a kink, and sums of up to 10³ terms add √10³·u.
+///
+/// SNDCGAN's networks have fifteen kinks in a row, and without batch norm a step of Adam moves all of D's maps one way: an
+/// image that is off by 0.3 %, as f16 makes it, changes G's gradient by 12 % in f64. There f16 has 10·√u.
 struct Bounds {
     loss: f64,
     last: f64,
@@ -570,7 +573,12 @@ fn agrees_with_the_cpu(precision: &str, steps: &str, fuse: &str, options: &[&str
     train(&folder.path().join("run"), &more, &[]);
     let errors = replay(&record);
     println!("{name}: {errors:?}");
-    let wrong = out_of_bounds(&errors, &bounds(precision));
+    let mut bounds = bounds(precision);
+    if precision == "fp16" && options.contains(&"sndcgan") {
+        bounds.median *= 10.0 / 6.0;
+        bounds.worst *= 10.0 / 6.0;
+    }
+    let wrong = out_of_bounds(&errors, &bounds);
     assert!(wrong.is_empty(), "{name}: {}", wrong.join(", "));
     assert!(errors.compared >= 3, "{name}: {errors:?}");
 }
@@ -666,6 +674,8 @@ fn every_iteration_of_other_objectives_agrees_with_the_cpu() {
         ("bf16", "3", "all", STEADIED_EDGES),
         ("fp32", "3", "all", SNDCGAN),
         ("bf16", "3", "all", SNDCGAN),
+        // Eight layers of 8 channels and more: maps of the weights as they are would leave the range of fp16.
+        ("fp16", "9", "all", SNDCGAN),
         ("fp16", "9", "none", SPECTRAL),
         ("fp32", "3", "all", SPECTRAL),
         ("fp32", "3", "all", PAIRS),

@@ -46,6 +46,7 @@ const Known KNOWN[] = {
     FIELD(AdamTensor, count),
     FIELD(AdamTensor, first_block),
     FIELD(AdamTensor, columns),
+    FIELD(AdamTensor, factor),
     {"RADIAL_TERMS", RADIAL_TERMS},
 
     SIZE(SpectralLayer),
@@ -59,6 +60,7 @@ const Known KNOWN[] = {
     FIELD(SpectralLayer, columns),
     FIELD(SpectralLayer, first_block),
     FIELD(SpectralLayer, slices),
+    FIELD(SpectralLayer, factor),
 
     SIZE(AdamState),
     FIELD(AdamState, taken),

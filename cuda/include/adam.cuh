@@ -20,7 +20,7 @@ struct AdamTensor {
     float* v;
     // Null where the network keeps none.
     float* average;
-    // The weight as the convolutions read it; null in f32.
+    // The weight as the convolutions read it, times `factor`; null in f32.
     void* cast;
     // Of a weight under spectral norm: u [rows], v [columns], σ, and RADIAL_TERMS numbers whose sum c is the gradient
     // along each weight of the network, times the loss scale: the gradient lacks −c/σ·u·vᵀ. Null, all or none.
@@ -32,6 +32,9 @@ struct AdamTensor {
     uint32_t first_block;
     // Of rows of the weight, a multiple of 4; where there are singular vectors.
     uint32_t columns;
+    // A power of two; 1 where there are no singular vectors.
+    float factor;
+    uint32_t unused;
 };
 
 // What Adam keeps of one network: `AdamState` of src/backend/cuda/progress.rs.

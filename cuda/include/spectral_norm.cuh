@@ -21,4 +21,7 @@ struct SpectralLayer {
     // The first block of a launch that works on this layer.
     uint32_t first_block;
     uint32_t slices;
+    // What the convolutions see the weight multiplied by, a power of two.
+    float factor;
+    uint32_t unused;
 };

@@ -150,6 +150,9 @@ fn singular_vectors(weight: &[f64], mut u: Vec<f64>, mut v: Vec<f64>) -> [Vec<f3
     [u, v].map(|vector| vector.iter().map(|&x| x as f32).collect())
 }
 
+/// The standard deviation of a convolution's first weights.
+pub const INITIAL_DEVIATION: f32 = 0.02;
+
 impl StateDict {
     /// Initial values of `architecture`, as the reference draws them: convolutions N(0, 0.02), batch-norm weights N(1,
     /// 0.02) and biases 0, running mean 0 and variance 1; singular vectors N(0, 1), made as long as 1, and then
@@ -178,7 +181,8 @@ impl StateDict {
                         Part::Weight => 0.0,
                         _ => 1.0,
                     };
-                    data.iter_mut().for_each(|v| *v = mean + 0.02 * *v);
+                    data.iter_mut()
+                        .for_each(|v| *v = mean + INITIAL_DEVIATION * *v);
                     if tensor.part == Part::Weight {
                         weight = data.iter().map(|&w| f64::from(w)).collect();
                     }

@@ -178,6 +178,7 @@ fn agrees_with_the_reference_and_skips_what_is_not_finite() {
                     cast: memory.cast.address(),
                     count: count as u64,
                     first_block: blocks as u32,
+                    factor: 1.0,
                     ..Tensor::zeroed()
                 });
                 blocks += count.div_ceil(4096);
@@ -449,7 +450,7 @@ fn the_loss_scale_stays_within_its_bounds() {
 }
 
 /// A weight under spectral norm: its gradient is corrected before anything else, where it lies too, and a correction that
-/// is not finite is a gradient that is not.
+/// is not finite is a gradient that is not. The convolutions see the weight times its factor.
 #[test]
 fn what_is_along_singular_vectors_is_taken() {
     // The second has several blocks, and rows that begin within one.
@@ -470,8 +471,9 @@ fn what_is_along_singular_vectors_is_taken() {
                     let draw = |len, which| normal(Type::F32, len, 40 + 10 * i as u64 + which);
                     let (gradient, u, v) = (draw(count, 0), draw(rows, 1), draw(columns, 2));
                     let sigma = 0.5 + i as f64;
+                    let factor = [4.0, 0.25, 1.0][i];
                     let corrected: Vec<f64> = (0..count)
-                        .map(|e| gradient[e] - c / sigma * u[e / columns] * v[e % columns])
+                        .map(|e| factor * gradient[e] - c / sigma * u[e / columns] * v[e % columns])
                         .collect();
                     let weight = initial(i, count);
                     let mut reference: Parameter<f64> = Parameter::new(count, true);
@@ -486,14 +488,16 @@ fn what_is_along_singular_vectors_is_taken() {
                         f32s(&u),
                         f32s(&v),
                         f32s(&[sigma]),
+                        Memory::poisoned(count * t.size()),
                     ];
-                    let [g, w, m, second, left, right, one] =
+                    let [g, w, m, second, left, right, one, cast] =
                         memory.each_ref().map(Memory::address);
                     table.push(Tensor {
                         gradient: g,
                         weight: w,
                         m,
                         v: second,
+                        cast,
                         left,
                         right,
                         sigma: one,
@@ -501,10 +505,11 @@ fn what_is_along_singular_vectors_is_taken() {
                         count: count as u64,
                         first_block: blocks as u32,
                         columns: columns as u32,
+                        factor: factor as f32,
                         ..Tensor::zeroed()
                     });
                     blocks += count.div_ceil(4096);
-                    kept.push((memory, reference, corrected, weight));
+                    kept.push((memory, reference, corrected, weight, factor));
                 }
                 let state = AdamState {
                     loss_scale: scale as f32,
@@ -523,14 +528,14 @@ fn what_is_along_singular_vectors_is_taken() {
                 if bad.is_some() {
                     assert_eq!((now.taken, now.skipped), (0, 1));
                     assert_eq!(f64::from(now.loss_scale), scale / 2.0);
-                    for (memory, _, _, weight) in &kept {
+                    for (memory, _, _, weight, _) in &kept {
                         assert_eq!(memory[1].read(Type::F32), *weight);
                     }
                     continue;
                 }
                 assert_eq!((now.taken, now.skipped), (1, 0));
                 let mut squares = 0.0;
-                for (memory, reference, corrected, start) in &mut kept {
+                for (memory, reference, corrected, start, factor) in &mut kept {
                     squares += reference.squares();
                     reference.step(&ADAM, 1.0, 1);
                     let read = |index: usize| memory[index].read(Type::F32);
@@ -542,6 +547,8 @@ fn what_is_along_singular_vectors_is_taken() {
                     };
                     let want = change(&reference.weight);
                     assert_close("weight", &change(&read(1)), &want, 1e-5);
+                    let seen = read(1).into_iter().map(|w| t.round(*factor * w));
+                    assert_eq!(memory[7].read(t), seen.collect::<Vec<_>>());
                 }
                 let entry = over.ring.values::<Entry>()[(5 % ADAM_SLOTS) as usize];
                 let norm = f64::from(entry.gradient_norm[1]);

@@ -52,10 +52,10 @@ fn host_and_device_know_the_same() {
     }
     layout!(known, adam::Entry as "AdamTensor":
         gradient, weight, m, v, average, cast, left, right, sigma, radial,
-        count, first_block, columns);
+        count, first_block, columns, factor);
     known.insert("RADIAL_TERMS".into(), adam::RADIAL_TERMS as f64);
     layout!(known, spectral_norm::Entry as "SpectralLayer":
-        weight, u, v, sigma, partial, arrived, rows, columns, first_block, slices);
+        weight, u, v, sigma, partial, arrived, rows, columns, first_block, slices, factor);
     layout!(known, AdamState as "AdamState":
         taken, skipped, left_out, loss_scale, steady, correction1, correction2, rate);
     layout!(known, BalanceState as "BalanceState": accuracy, certainty, advantage, begun);

@@ -26,7 +26,7 @@ use crate::backend::cuda::sizes::{
     copied, extents, gradients_kept, largest_map, logits_block, logits_cuts, penalty, shapes,
     sums_needed,
 };
-use crate::backend::cuda::{Buffer, Options, stored};
+use crate::backend::cuda::{Buffer, Options, spectral, stored};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Targets, Upstream, Use, Want};
 use crate::model::arch::Role;
 use crate::model::layout::FilterLayout;
@@ -172,15 +172,20 @@ impl CudaNetwork {
                 },
             })
         });
-        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let mut layers = layers.collect::<Result<Vec<_>>>()?;
         let spectral = match architecture.spectral_norm {
             true => {
                 ensure!(
                     architecture.is_homogeneous(),
                     "spectral norm here is for networks without batch norm and tanh"
                 );
-                let spans = layers.iter().map(|layer| layer.weight.weight.span());
-                let weights: Vec<_> = spans.zip(extents(architecture, precision)).collect();
+                let extents = extents(architecture, precision);
+                let weights = layers.iter_mut().zip(extents).map(|(layer, extent)| {
+                    let weight = &mut layer.weight;
+                    weight.factor = spectral::factor(&layer.block, precision);
+                    (weight.weight.span(), extent, weight.factor)
+                });
+                let weights: Vec<_> = weights.collect();
                 Some(SpectralNorm::new(device, &weights)?)
             }
             false => None,
@@ -340,13 +345,14 @@ impl CudaNetwork {
         }
     }
 
-    /// Rounds the weights for the convolutions.
+    /// Rounds the weights, times their factors, for the convolutions.
     fn cast(&self) -> Result<()> {
         for layer in &self.layers {
             if let Some(copy) = &layer.weight.cast {
                 let weight = &layer.weight;
-                let (from, to) = (weight.weight.span(), copy.span());
-                cast::from_f32(&self.device, self.options.precision, from, to, weight.count)?;
+                let spans = (weight.weight.span(), copy.span());
+                let (precision, count) = (self.options.precision, weight.count);
+                cast::from_f32(&self.device, precision, spans, count, weight.factor)?;
             }
         }
         Ok(())

@@ -14,8 +14,10 @@ pub struct Parameter {
     pub count: usize,
     /// Master weight, f32.
     pub weight: Memory,
-    /// The weight as the convolutions read it, of the storage type, where that is not f32.
+    /// The weight times [`Self::factor`] as the convolutions read it, of the storage type, where that is not f32.
     pub cast: Option<Memory>,
+    /// What the convolutions see the weight multiplied by: 1 but under spectral norm, where it is a power of two.
+    pub factor: f32,
     /// What only training needs.
     pub training: Option<Kept>,
 }
@@ -57,6 +59,7 @@ impl Parameter {
             count,
             weight: Memory::new(device, 4 * count)?,
             cast: cast.transpose()?,
+            factor: 1.0,
             training: training.then(kept).transpose()?,
         })
     }
@@ -67,7 +70,7 @@ impl Parameter {
         (count * (4 * copies + cast.map_or(0, Precision::size))) as u64
     }
 
-    /// The weight as the convolutions read it: `count` elements of the storage type.
+    /// The weight times [`Self::factor`] as the convolutions read it: `count` elements of the storage type.
     pub fn read(&self) -> Span {
         self.cast.as_ref().unwrap_or(&self.weight).span()
     }

@@ -56,7 +56,7 @@ impl<'a> Stopwatch<'a> {
             work()?;
             device.timed(Work::default, || Ok(()))?;
             let (from, to) = (self.room.span(), self.room.span().after(4 * FEW)?);
-            cast::from_f32(device, Precision::Bf16, from, to, FEW)?;
+            cast::from_f32(device, Precision::Bf16, (from, to), FEW, 1.0)?;
             queued = start.elapsed();
             Ok(())
         })?;

@@ -34,7 +34,7 @@ pub struct Entry {
     pub v: u64,
     /// Exponential moving average of the weight, f32; 0 where the network keeps none.
     pub average: u64,
-    /// The weight as the convolutions read it, f16 or bf16; 0 in f32.
+    /// The weight times `factor`, as the convolutions read it, f16 or bf16; 0 in f32.
     pub cast: u64,
     /// [`RankOne::left`]; 0, as the next three, where there is none.
     pub left: u64,
@@ -50,12 +50,17 @@ pub struct Entry {
     pub first_block: u32,
     /// [`RankOne::columns`].
     pub columns: u32,
+    /// [`Parameter::factor`].
+    pub factor: f32,
+    /// 0.
+    pub unused: u32,
 }
 
 /// Numbers whose sum is the gradient along each weight, where there are singular vectors.
 pub const RADIAL_TERMS: usize = 4;
 
-/// What is taken from the gradient of a weight `[rows][columns]` under spectral norm, before anything else: c/σ·u·vᵀ.
+/// What is taken from the gradient of a weight `[rows][columns]` under spectral norm, before anything else: c/σ·u·vᵀ. A
+/// weight without it has a [`Parameter::factor`] of 1.
 #[derive(Clone, Copy, Debug)]
 pub struct RankOne {
     /// u, f32 `[rows]`.
@@ -126,6 +131,8 @@ impl Tensors {
                 count: parameter.count as u64,
                 first_block: blocks as u32,
                 columns: rank_one.map_or(0, |r| r.columns as u32),
+                factor: parameter.factor,
+                unused: 0,
             });
             if rank_one.is_some() {
                 corrected += parameter.count;
@@ -207,7 +214,8 @@ pub fn check(device: &Device, tensors: &Tensors, not_finite: Span) -> Result<()>
 /// and then, where `average` is above 0, average ← d·average + (1 − d)·w with d = min(`average`, (1 + t)/(10 + t)) for t =
 /// the iteration.
 ///
-/// The gradient of a weight with a [`RankOne`] is corrected by that first, also where it lies.
+/// The gradient of a weight with a [`RankOne`] is multiplied by the weight's [`Parameter::factor`] and corrected by that
+/// first, also where it lies.
 ///
 /// lr is that of `adam` times the rate in `state`. All of it is f32; the weights' copy for the convolutions is rounded to
 /// `precision`. Where `not_finite`, a u32, is not 0, everything but the average stays, the step counts as skipped and

@@ -7,7 +7,7 @@ use crate::backend::cuda::driver::{Device, Span};
 
 const THREADS: usize = 256;
 
-/// `to[i] = from[i]`, rounded to nearest even: `from` is `count` f32, `to` as many elements of the storage type
+/// `to[i] = factor · from[i]`, rounded to nearest even: `from` is `count` f32, `to` as many elements of the storage type
 /// `precision`.
 ///
 /// # Errors
@@ -15,9 +15,9 @@ const THREADS: usize = 256;
 pub fn from_f32(
     device: &Device,
     precision: Precision,
-    from: Span,
-    to: Span,
+    (from, to): (Span, Span),
     count: usize,
+    factor: f32,
 ) -> Result<()> {
     let kernel = format!("cast_from_f32_{}", precision.suffix());
     let blocks = count.div_ceil(THREADS * precision.vector());
@@ -25,7 +25,8 @@ pub fn from_f32(
         .launch(&kernel, [blocks, 1, 1], THREADS as u32)?
         .span(from, 4 * count)?
         .span(to, precision.size() * count)?
-        .value(count as u64);
+        .value(count as u64)
+        .value(factor);
     // SAFETY: the arguments are those of cuda/cast.cu, which touches `count` elements.
     unsafe { launch.run() }
 }

@@ -40,6 +40,10 @@ pub struct Entry {
     pub first_block: u32,
     /// Blocks that do.
     pub slices: u32,
+    /// What the convolutions see the weight multiplied by.
+    pub factor: f32,
+    /// 0.
+    pub unused: u32,
 }
 
 /// The sizes of a weight: k as it is and as it is stored, and r·s·c as it is stored.
@@ -77,6 +81,7 @@ pub struct SpectralNorm {
     /// Right singular vectors by layer, f32, as a row of the weight lies.
     pub v: Vec<Memory>,
     extents: Vec<Extent>,
+    factors: Vec<f32>,
     /// f32: the scale; from [`RADIAL`] bytes on, radial terms, and σ of each layer.
     values: Memory,
     entries: Memory,
@@ -87,12 +92,13 @@ pub struct SpectralNorm {
 }
 
 impl SpectralNorm {
-    /// Of `weights` with their sizes, f32 `[rows][columns]`, which must live as long as this is used. Vectors are unset.
+    /// Of `weights` with their sizes and what the convolutions see them multiplied by, f32 `[rows][columns]`, which must
+    /// live as long as this is used. Vectors are unset.
     ///
     /// # Errors
     /// Where there is not enough memory.
-    pub fn new(device: &Rc<Device>, weights: &[(Span, Extent)]) -> Result<Self> {
-        let extents: Vec<Extent> = weights.iter().map(|&(_, extent)| extent).collect();
+    pub fn new(device: &Rc<Device>, weights: &[(Span, Extent, f32)]) -> Result<Self> {
+        let extents: Vec<Extent> = weights.iter().map(|&(_, extent, _)| extent).collect();
         let zeroed = |count: usize| Memory::zeroed(device, 4 * count);
         let u: Vec<_> = extents.iter().map(|e| zeroed(e.rows[1])).collect();
         let v: Vec<_> = extents.iter().map(|e| zeroed(e.columns)).collect();
@@ -105,7 +111,7 @@ impl SpectralNorm {
         let partial = Memory::new(device, 4 * sum(0))?;
         let arrived = zeroed(1 + sum(1))?;
         let (mut entries, mut blocks, mut at) = (Vec::new(), 0, [0, 1]);
-        for (index, (weight, extent)) in weights.iter().enumerate() {
+        for (index, &(weight, extent, factor)) in weights.iter().enumerate() {
             entries.push(Entry {
                 weight: weight.pointer,
                 u: u[index].span().pointer,
@@ -117,6 +123,8 @@ impl SpectralNorm {
                 columns: extent.columns as u32,
                 first_block: blocks as u32,
                 slices: extent.slices() as u32,
+                factor,
+                unused: 0,
             });
             blocks += extent.slices();
             let [partials, counters] = extent.needs();
@@ -131,6 +139,7 @@ impl SpectralNorm {
             arrived,
             blocks,
             extents,
+            factors: weights.iter().map(|&(_, _, factor)| factor).collect(),
         })
     }
 
@@ -168,7 +177,7 @@ impl SpectralNorm {
         unsafe { launch.run() }
     }
 
-    /// One f32: what the logits of the weights as they are have to be multiplied by, Π 1/σ, once [`Self::step`] has made
+    /// One f32: what the logits of the weights as convolutions see them have to be multiplied by, Π 1/(σ·factor), once [`Self::step`] has made
     /// it.
     pub fn scale(&self) -> Span {
         self.values.span()
@@ -207,7 +216,7 @@ impl SpectralNorm {
     }
 
     /// From the gradient of the weight of layer `index` as the convolutions have made it, `[rows that are stored][columns]`,
-    /// what Adam takes: −c/σ·u·vᵀ, with what is on the device now. Waits.
+    /// what Adam takes: times the factor, and −c/σ·u·vᵀ, with what is on the device now. Waits.
     ///
     /// # Errors
     /// Where the device fails.
@@ -224,7 +233,8 @@ impl SpectralNorm {
         let v = self.v[index].download::<f32>(extent.columns)?;
         for (row, u) in gradient.chunks_exact_mut(extent.columns).zip(u) {
             let of_row = along * u;
-            row.iter_mut().zip(&v).for_each(|(g, v)| *g -= of_row * v);
+            let corrected = |(g, v): (&mut f32, &f32)| *g = self.factors[index] * *g - of_row * v;
+            row.iter_mut().zip(&v).for_each(corrected);
         }
         Ok(())
     }
