@@ -704,10 +704,18 @@ fn objectives_are_the_same_in_every_order() {
         return;
     }
     let twice: &[&str] = &[
-        "--preset",
-        "modern",
-        "--lr-decay",
+        "--d-norm",
         "none",
+        "--loss",
+        "relativistic",
+        "--augment",
+        "all",
+        "--r1",
+        "0.05",
+        "--r2",
+        "0.05",
+        "--lr-d",
+        "0.002",
         "--penalty-every",
         "2",
         "--hold-out",

@@ -33,8 +33,8 @@ pub struct ObjectiveArgs {
     /// What both networks are trained by [default: bce]
     #[arg(long, value_enum)]
     pub loss: Option<GanLoss>,
-    /// What is changed at random of all that D sees: color, translation, cutout, with commas between them; all, auto (all
-    /// where there are fewer than 10000 images) or none [default: none]
+    /// What is changed at random of all that D sees: color, translation, cutout, with commas between them; all, auto
+    /// (translation,cutout where there are fewer than 10000 images) or none [default: none]
     #[arg(long, value_name = "LIST")]
     pub augment: Option<AugmentArg>,
     /// γ of R1: what D's gradients at real images cost it, without batch norm [default: 0]

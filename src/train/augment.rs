@@ -13,7 +13,7 @@ use crate::backend::Augment;
 pub enum AugmentArg {
     /// These changes, or none.
     These(Augment),
-    /// All where there are fewer images than [`Self::FEW`], else none.
+    /// [`Self::WHERE_FEW`] where there are fewer images than [`Self::FEW`], else none.
     Auto,
 }
 
@@ -46,11 +46,18 @@ impl AugmentArg {
     /// Below so many images [`Self::Auto`] changes them, see docs/quality.md.
     pub const FEW: usize = 10_000;
 
+    /// What [`Self::Auto`] changes: where a thing is, not its colour, which costs quality (docs/quality.md).
+    pub const WHERE_FEW: Augment = Augment {
+        color: false,
+        translation: true,
+        cutout: true,
+    };
+
     /// The changes, of `images` images.
     pub fn of(self, images: usize) -> Augment {
         match self {
             Self::These(augment) => augment,
-            Self::Auto if images < Self::FEW => Augment::ALL,
+            Self::Auto if images < Self::FEW => Self::WHERE_FEW,
             Self::Auto => Augment::default(),
         }
     }

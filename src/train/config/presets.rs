@@ -5,14 +5,16 @@ use anyhow::Result;
 use super::super::preset::{Preset, Values};
 use super::{Config, shown};
 
-/// The options that a preset may set, as `config.json` names them.
-const OPTIONS: [&str; 8] = [
+/// The options that a preset speaks for, as `config.json` names them: those that it sets, and those that it leaves as they
+/// are without one.
+const OPTIONS: [&str; 9] = [
     "d_norm",
     "loss",
     "augment",
     "r1",
     "r2",
     "penalty_every",
+    "lr_g",
     "lr_d",
     "lr_decay",
 ];
@@ -25,12 +27,8 @@ impl Config {
             ..self
         };
         let Some(Values {
-            d_norm,
-            loss,
             augment,
-            r1,
-            r2,
-            penalty_every,
+            lr_g,
             lr_d,
             lr_decay,
         }) = preset.values()
@@ -38,12 +36,8 @@ impl Config {
             return config;
         };
         Self {
-            d_norm,
-            loss,
             augment,
-            r1,
-            r2,
-            penalty_every,
+            lr_g,
             lr_d,
             lr_decay,
             ..config
