@@ -24,9 +24,9 @@ use crate::backend::cuda::parameter::{Kept, Parameter};
 use crate::backend::cuda::progress::Progress;
 use crate::backend::cuda::sizes::{
     copied, extents, gradients_kept, largest_map, logits_block, logits_cuts, penalty, shapes,
-    sums_needed,
+    spectral_factor, sums_needed,
 };
-use crate::backend::cuda::{Buffer, Options, spectral, stored};
+use crate::backend::cuda::{Buffer, Options, stored};
 use crate::backend::{Adam, Network, Slot, State, Statistics, Targets, Upstream, Use, Want};
 use crate::model::arch::Role;
 use crate::model::layout::FilterLayout;
@@ -182,7 +182,7 @@ impl CudaNetwork {
                 let extents = extents(architecture, precision);
                 let weights = layers.iter_mut().zip(extents).map(|(layer, extent)| {
                     let weight = &mut layer.weight;
-                    weight.factor = spectral::factor(&layer.block, precision);
+                    weight.factor = spectral_factor(&layer.block, precision);
                     (weight.weight.span(), extent, weight.factor)
                 });
                 let weights: Vec<_> = weights.collect();

@@ -10,6 +10,7 @@ use crate::backend::cuda::ops::spectral_norm::{Extent, SpectralNorm};
 use crate::backend::cuda::parameter::Parameter;
 use crate::backend::cuda::{Options, stored};
 use crate::backend::{Conv, Precision, Use};
+use crate::model::params::INITIAL_DEVIATION;
 use crate::model::{Activation, Architecture, Block, Shape};
 
 /// Bytes of `batch` of the largest map between blocks.
@@ -147,6 +148,19 @@ pub(super) fn extents(architecture: &Architecture, precision: Precision) -> Vec<
             }
         })
         .collect()
+}
+
+/// What the convolutions see the weight of `block` multiplied by under spectral norm: 1 in fp32, else the power of two
+/// that is nearest to 1/σ of independent normal numbers, of [`INITIAL_DEVIATION`]·(√k + √(r·s·c)).
+pub(super) fn spectral_factor(block: &Block, precision: Precision) -> f32 {
+    let [k, c, r, s] = block.weight_shape().map(|extent| extent as f32);
+    match precision {
+        Precision::Fp32 => 1.0,
+        Precision::Bf16 | Precision::Fp16 => {
+            let sigma = INITIAL_DEVIATION * (k.sqrt() + (r * s * c).sqrt());
+            (-sigma.log2()).round().exp2()
+        }
+    }
 }
 
 /// Bytes of the device that [`CudaNetwork::new`] allocates, and those that choosing its kernels takes for a while; more

@@ -1,33 +1,18 @@
 //! How a network on the GPU is normalised by the largest singular values of its weights.
 //!
-//! Convolutions multiply by the weights as they are, or in a 16-bit type by a constant power of two of them. Without batch norm and biases, and with activations of which
-//! f(a·x) = a·f(x) for a > 0, D is homogeneous in each weight: its logits are those of the normalised weights times
-//! Π σ, so that the loss's kernel multiplies them by Π 1/σ, and the gradient of each weight lacks −c/σ·u·vᵀ with one c for
-//! all (⟨∂L/∂Ŵ, Ŵ⟩ = Σ ∂L/∂x·x, Euler), which Adam's kernel takes.
+//! Convolutions multiply by the weights as they are, or in a 16-bit type by a constant power of two of them. Without batch
+//! norm and biases, and with activations of which f(a·x) = a·f(x) for a > 0, D is homogeneous in each weight: its logits
+//! are those of the normalised weights times Π σ, so that the loss's kernel multiplies them by Π 1/σ, and the gradient of
+//! each weight lacks −c/σ·u·vᵀ with one c for all (⟨∂L/∂Ŵ, Ŵ⟩ = Σ ∂L/∂x·x, Euler), which Adam's kernel takes.
 //!
 //! Maps of the weights as they are would grow or shrink by σ a layer, and leave f16's range: the power of two is that
-//! nearest to 1/σ of the first weights.
+//! nearest to 1/σ of the first weights ([`spectral_factor`](super::sizes::spectral_factor)).
 
 use anyhow::Result;
 
+use crate::backend::Statistics;
 use crate::backend::cuda::network::CudaNetwork;
 use crate::backend::cuda::ops::gan_loss::Homogeneous;
-use crate::backend::{Precision, Statistics};
-use crate::model::arch::Block;
-use crate::model::params::INITIAL_DEVIATION;
-
-/// What the convolutions see the weight of `block` multiplied by under spectral norm: 1 in fp32, else the power of two
-/// that is nearest to 1/σ of independent normal numbers, of [`INITIAL_DEVIATION`]·(√k + √(r·s·c)).
-pub(super) fn factor(block: &Block, precision: Precision) -> f32 {
-    let [k, c, r, s] = block.weight_shape().map(|extent| extent as f32);
-    match precision {
-        Precision::Fp32 => 1.0,
-        Precision::Bf16 | Precision::Fp16 => {
-            let sigma = INITIAL_DEVIATION * (k.sqrt() + (r * s * c).sqrt());
-            (-sigma.log2()).round().exp2()
-        }
-    }
-}
 
 impl CudaNetwork {
     /// What the largest singular values are, before a forward pass.
