@@ -17,6 +17,22 @@ pub const TENSOR_FILES: [&str; 4] = [
     "optimizer.safetensors",
 ];
 
+/// D without batch norm, with pairs, changed images and both penalties, in every how many iterations is to be said.
+pub const UNNORMED: [&str; 12] = [
+    "--d-norm",
+    "none",
+    "--loss",
+    "relativistic",
+    "--augment",
+    "all",
+    "--r1",
+    "0.05",
+    "--r2",
+    "0.05",
+    "--lr-d",
+    "0.002",
+];
+
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dcgan-cuda"));
     command.env("XDG_CACHE_HOME", cache());
