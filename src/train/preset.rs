@@ -55,6 +55,15 @@ impl Preset {
         }
     }
 
+    /// How many iterations a run has that says nothing else, where those are not counted in epochs: of few images 25 are
+    /// over before anything is learned.
+    pub fn steps(self) -> Option<u64> {
+        match self {
+            Self::Classic | Self::Modern => None,
+            Self::Few => Some(20_000),
+        }
+    }
+
     /// As it is given.
     pub fn name(self) -> &'static str {
         match self {

@@ -129,7 +129,17 @@ fn a_preset_is_shown_resolved_and_options_hold_against_it() {
         (&4e-4.into(), &4e-4.into())
     );
     assert!(!notes.contains("note:"), "{notes}");
+    // 8 iterations an epoch.
+    for (length, steps) in [
+        (&[][..], 20_000),
+        (&["--epochs", "3"], 24),
+        (&["--steps", "7"], 7),
+    ] {
+        let (config, _) = dry_run(&[&["--preset", "few"][..], length].concat());
+        assert_eq!(config["steps"], steps, "{length:?}");
+    }
     let (config, notes) = dry_run(&["--preset", "modern"]);
+    assert_eq!(config["steps"], 200);
     assert_eq!(
         (&config["lr_g"], &config["lr_decay"]),
         (&4e-4.into(), &"linear".into())

@@ -34,6 +34,7 @@ use crate::train::checkpoint;
 use crate::train::config::{Config, EPOCHS};
 use crate::train::memory::{When, enough_memory, residency};
 use crate::train::metrics;
+use crate::train::preset::Preset;
 use crate::train::record;
 use crate::train::resume::Resumed;
 use crate::train::run::{self, Outcome, Plan, Start};
@@ -88,7 +89,7 @@ pub struct Args {
     /// Images of one iteration [default: 128]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
-    /// How many times to go through the images [default: 25]
+    /// How many times to go through the images [default: 25; with --preset few, 20000 iterations]
     #[arg(long, value_name = "N", conflicts_with = "steps")]
     epochs: Option<u64>,
     /// How many iterations, instead of --epochs
@@ -272,7 +273,15 @@ impl Args {
         if let Some(folder) = &self.init_from {
             config.init_from = Some(checkpoint::find(folder)?);
         }
-        let by_epochs = self.steps.is_none() && (resumed.is_none() || self.epochs.is_some());
+        let neither = self.steps.is_none() && self.epochs.is_none();
+        let by_preset = self.objective.preset.and_then(Preset::steps);
+        let by_epochs = match (resumed, neither, by_preset) {
+            (None, true, Some(steps)) => {
+                config.steps = steps;
+                false
+            }
+            _ => self.steps.is_none() && (resumed.is_none() || self.epochs.is_some()),
+        };
         if let Some(resumed) = resumed
             && !by_epochs
         {
