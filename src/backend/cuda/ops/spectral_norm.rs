@@ -177,8 +177,8 @@ impl SpectralNorm {
         unsafe { launch.run() }
     }
 
-    /// One f32: what the logits of the weights as convolutions see them have to be multiplied by, Π 1/(σ·factor), once [`Self::step`] has made
-    /// it.
+    /// One f32: what the logits of the weights as convolutions see them have to be multiplied by, Π 1/(σ·factor), once
+    /// [`Self::step`] has made it.
     pub fn scale(&self) -> Span {
         self.values.span()
     }
