@@ -114,6 +114,9 @@ fn tensors(run: &Path, step: u64) -> BTreeMap<PathBuf, Vec<u8>> {
 /// from 0.2 to 1, and so the gradient by √(4·u) for each of up to eight kinks in a row: 6·√u in the median, twice that in
 /// the worst tensor of 64 elements or more. In f32 no value met a kink, and sums of up to 10³ terms add √10³·u.
 ///
+/// What a penalty adds to the last weight's gradient has kinks behind it, of a few values in some iterations: √u in f16
+/// (measured 9·10⁻³, 5·10⁻⁴ without penalties).
+///
 /// SNDCGAN's networks have fifteen kinks in a row, and without batch norm a step of Adam moves all of D's maps one way: an
 /// image that is off by 0.3 %, as f16 makes it, changes G's gradient by 12 % in f64. There f16 has 10·√u.
 struct Bounds {
@@ -576,6 +579,9 @@ fn agrees_with_the_cpu(precision: &str, steps: &str, fuse: &str, options: &[&str
     let errors = replay(&record);
     println!("{name}: {errors:?}");
     let mut bounds = bounds(precision);
+    if precision == "fp16" && options.iter().any(|o| ["--r1", "--r2"].contains(o)) {
+        bounds.last = 2f64.powi(-11).sqrt();
+    }
     if precision == "fp16" && options.contains(&"sndcgan") {
         bounds.median *= 10.0 / 6.0;
         bounds.worst *= 10.0 / 6.0;
