@@ -114,14 +114,16 @@ fn tensors(run: &Path, step: u64) -> BTreeMap<PathBuf, Vec<u8>> {
 /// from 0.2 to 1, and so the gradient by √(4·u) for each of up to eight kinks in a row: 6·√u in the median, twice that in
 /// the worst tensor of 64 elements or more. In f32 no value met a kink, and sums of up to 10³ terms add √10³·u.
 ///
-/// What a penalty adds to the last weight's gradient has kinks behind it, of a few values in some iterations: √u in f16
-/// (measured 9·10⁻³, 5·10⁻⁴ without penalties).
+/// What R1 adds to the last weight's gradient under spectral norm has kinks behind it, of a few values in some iterations:
+/// √u at most in f16, and 8·u typically (measured 9·10⁻³ and 1.4·10⁻³; without R1 7·10⁻⁴ at most).
 ///
 /// SNDCGAN's networks have fifteen kinks in a row, and without batch norm a step of Adam moves all of D's maps one way: an
-/// image that is off by 0.3 %, as f16 makes it, changes G's gradient by 12 % in f64. There f16 has 10·√u.
+/// image that is off by 0.3 %, as f16 makes it, changes G's gradient by 12 % in f64. There f16 has 10·√u; PyTorch's autocast in f16 is off by as much from its f64
+/// (scripts/replay_pytorch.py on such a record: 5 to 10 % in the median, 3 to 7 % here).
 struct Bounds {
     loss: f64,
     last: f64,
+    typical: f64,
     median: f64,
     worst: f64,
     buffers: f64,
@@ -138,6 +140,7 @@ fn bounds(precision: &str) -> Bounds {
     Bounds {
         loss: 8.0 * u + 1e-6,
         last: 8.0 * u + 1e-6,
+        typical: 8.0 * u + 1e-6,
         median,
         worst: if kinks { 2.0 * median } else { 1e-4 },
         buffers: 8.0 * u + 5e-6,
@@ -197,6 +200,8 @@ impl Oracle {
 struct Errors {
     loss: f64,
     last: f64,
+    /// The same of the iteration in the middle.
+    typical: f64,
     median: f64,
     worst: f64,
     buffers: f64,
@@ -279,6 +284,7 @@ fn replay(path: &Path) -> Errors {
     let mut gan = Gan::new(&backend, &dimensions, batch, 1, &settings, false).unwrap();
     let mut oracles: BTreeMap<String, Oracle> = BTreeMap::new();
     let mut errors = Errors::default();
+    let mut lasts = Vec::new();
     // A NaN is greater than everything.
     let raise = |most: &mut f64, error: f64| {
         if error.is_nan() || error > *most {
@@ -411,6 +417,7 @@ fn replay(path: &Path) -> Errors {
                 }
                 if name == "D" && gradient.shape.first() == Some(&(1 + dimensions.labels())) {
                     raise(&mut errors.last, error);
+                    lasts.push(error);
                 }
                 let weight = &before.tensors[tensor];
                 let oracle = oracles.entry(format!("{name}/{tensor}")).or_default();
@@ -440,6 +447,8 @@ fn replay(path: &Path) -> Errors {
             gradient_errors[gradient_errors.len() / 2],
         );
     }
+    lasts.sort_unstable_by(f64::total_cmp);
+    errors.typical = lasts.get(lasts.len() / 2).copied().unwrap_or(f64::NAN);
     errors
 }
 
@@ -448,6 +457,7 @@ fn out_of_bounds(errors: &Errors, bounds: &Bounds) -> Vec<String> {
     [
         ("loss", errors.loss, bounds.loss),
         ("gradient of the last weight", errors.last, bounds.last),
+        ("the same, typically", errors.typical, bounds.typical),
         ("median gradient", errors.median, bounds.median),
         ("worst gradient", errors.worst, bounds.worst),
         ("buffers", errors.buffers, bounds.buffers),
@@ -579,10 +589,12 @@ fn agrees_with_the_cpu(precision: &str, steps: &str, fuse: &str, options: &[&str
     let errors = replay(&record);
     println!("{name}: {errors:?}");
     let mut bounds = bounds(precision);
-    if precision == "fp16" && options.iter().any(|o| ["--r1", "--r2"].contains(o)) {
+    let has = |name: &str| options.contains(&name);
+    if precision == "fp16" && has("--spectral-norm") && has("--r1") {
+        // Of single iterations: what is typical keeps its bound.
         bounds.last = 2f64.powi(-11).sqrt();
     }
-    if precision == "fp16" && options.contains(&"sndcgan") {
+    if precision == "fp16" && has("sndcgan") {
         bounds.median *= 10.0 / 6.0;
         bounds.worst *= 10.0 / 6.0;
     }
