@@ -273,15 +273,14 @@ impl Args {
         if let Some(folder) = &self.init_from {
             config.init_from = Some(checkpoint::find(folder)?);
         }
-        let neither = self.steps.is_none() && self.epochs.is_none();
-        let by_preset = self.objective.preset.and_then(Preset::steps);
-        let by_epochs = match (resumed, neither, by_preset) {
-            (None, true, Some(steps)) => {
-                config.steps = steps;
-                false
-            }
-            _ => self.steps.is_none() && (resumed.is_none() || self.epochs.is_some()),
+        let by_preset = match (resumed, self.steps, self.epochs) {
+            (None, None, None) => self.objective.preset.and_then(Preset::steps),
+            _ => None,
         };
+        config.steps = by_preset.unwrap_or(config.steps);
+        let by_epochs = by_preset.is_none()
+            && self.steps.is_none()
+            && (resumed.is_none() || self.epochs.is_some());
         if let Some(resumed) = resumed
             && !by_epochs
         {
