@@ -12,6 +12,12 @@ use super::gpu;
 
 const SANITIZERS: &str = "EMULATION_SANITIZERS";
 pub(super) const CUDA: &str = "EMULATED_CUDA";
+pub(super) const ONLY: &str = "EMULATED_KERNELS";
+
+/// Whether a test that goes through many kernels is to run this one: all, but where a mutation is known to be in some.
+pub fn wanted(kernel: &str) -> bool {
+    std::env::var(ONLY).map_or(true, |only| kernel.contains(&only))
+}
 
 /// Whether this process runs kernels under AddressSanitizer and UBSan.
 pub fn sanitized() -> bool {

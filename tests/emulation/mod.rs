@@ -2,7 +2,8 @@
 //!
 //! With EMULATION_SANITIZERS set the library is built with AddressSanitizer and UBSan; the process must then have
 //! been started with their runtime preloaded, as `run_under_sanitizers` does. EMULATED_CUDA names a folder to take in
-//! place of `cuda/`, as the mutation tests do (`mutations`).
+//! place of `cuda/`, as the mutation tests do (`mutations`), and EMULATED_KERNELS what the names of kernels must contain
+//! for the tests of convolutions to run them.
 //!
 //! With DCGAN_CUDA_TESTS=gpu the same tests run on GPU 0 instead (`gpu`), with the machine code that the program embeds.
 
@@ -17,6 +18,7 @@ pub mod mutations;
 
 pub use build::{
     Shared, all_pass_under_sanitizers, build, preload_sanitizers, run_under_sanitizers, sanitized,
+    wanted,
 };
 pub use launch::{Argument, Launch, kernel_names, known_to_the_headers};
 pub use memory::{Memory, TYPES, Type};

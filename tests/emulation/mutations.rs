@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use dcgan_cuda::model::Activation;
 
-use super::build::{CUDA, NOT_COMPILED, command_under_sanitizers, original, sanitized};
+use super::build::{CUDA, NOT_COMPILED, ONLY, command_under_sanitizers, original, sanitized};
 use super::gpu::only_emulated;
 use super::launch::library;
 
@@ -27,6 +27,8 @@ struct Run {
     test: String,
     /// The one `.cu` file that the test needs.
     kernels: String,
+    /// What the names of those that it goes through have in common; all if empty.
+    only: String,
     under_sanitizers: bool,
 }
 
@@ -63,6 +65,8 @@ fn parse(list: &str) -> Vec<Mutation> {
             }
         } else if let Some(kernels) = line.strip_prefix("through ") {
             kernels.clone_into(&mut mutation.run.kernels);
+        } else if let Some(only) = line.strip_prefix("of kernels ") {
+            only.clone_into(&mut mutation.run.only);
         } else if let Some(test) = line.strip_prefix("seen by ") {
             test.clone_into(&mut mutation.run.test);
         } else if line == "under sanitizers" {
@@ -129,7 +133,7 @@ fn of_activations() -> Vec<Mutation> {
                 run: Run {
                     test: format!("{kernels}::{test}"),
                     kernels: format!("{kernels}.cu"),
-                    under_sanitizers: false,
+                    ..Run::default()
                 },
                 old: vec![row.clone()],
                 new: vec![new.clone()],
@@ -197,6 +201,9 @@ fn judge(run: &Run, mutation: Option<&Mutation>) -> Result<String, String> {
     } else {
         Command::new(std::env::current_exe().unwrap())
     };
+    if !run.only.is_empty() {
+        command.env(ONLY, &run.only);
+    }
     let out = command
         .args(["--exact", &run.test])
         .env(CUDA, folder.path())
@@ -247,7 +254,7 @@ pub fn verdict(file: &str, old: &str, new: &str, test: &str) -> Result<String, S
     let run = Run {
         test: test.to_owned(),
         kernels: file.to_owned(),
-        under_sanitizers: false,
+        ..Run::default()
     };
     judge(&run, Some(&mutation))
 }

@@ -16,7 +16,9 @@ use dcgan_cuda::backend::cuda::ops::batch_norm::{BY_BATCH, RUNNING, Sums, WEIGHT
 use dcgan_cuda::model::{Activation, Shape};
 
 use crate::emulation::gpu::{has_warpgroups, on_gpu, under_compute_sanitizer};
-use crate::emulation::{Launch, Memory, TYPES, Type, assert_close, kernel_names, sanitized};
+use crate::emulation::{
+    Launch, Memory, TYPES, Type, assert_close, kernel_names, sanitized, wanted,
+};
 use crate::norm::{Norm, f64s, numbers};
 use crate::{SEEDS, normal};
 
@@ -148,7 +150,8 @@ pub fn precision(t: Type) -> Precision {
 pub fn tiles(pass: Pass, case: &ConvShape, t: Type) -> impl Iterator<Item = Tile> {
     let case = *case;
     let all = Tile::ALL.into_iter();
-    all.filter(move |tile| tile.fits(pass, &case, precision(t)))
+    all.filter(move |tile| wanted(&format!("{}_{}", t.suffix(), tile.name())))
+        .filter(move |tile| tile.fits(pass, &case, precision(t)))
         .filter(|tile| !tile.is_warpgroup() || has_warpgroups())
 }
 
@@ -395,8 +398,16 @@ const OPERATIONS: [&str; 4] = ["conv2d", "conv_bias_relu", "conv_transpose2d", "
 
 /// Has `check` hold every kernel of `operation` that takes a case to the reference. It is given the case and the type.
 pub fn check_all(operation: &str, mut check: impl FnMut(&ConvShape, Type, &mut Account)) {
+    let names = kernel_names().into_iter();
+    let names: BTreeSet<String> = names
+        .filter(|name| name.starts_with(&format!("{operation}_")) && wanted(name))
+        .collect();
     let mut account = Account::default();
-    for t in TYPES {
+    let of_type = |t: &Type| {
+        let part = format!("_{}_", t.suffix());
+        names.iter().any(|name| name.contains(&part))
+    };
+    for t in TYPES.into_iter().filter(of_type) {
         for case in cases() {
             let start = std::time::Instant::now();
             check(&case.stored(t.vector()), t, &mut account);
@@ -404,10 +415,6 @@ pub fn check_all(operation: &str, mut check: impl FnMut(&ConvShape, Type, &mut A
         }
     }
     account.check_activations();
-    let names = kernel_names().into_iter();
-    let names: BTreeSet<String> = names
-        .filter(|name| name.starts_with(&format!("{operation}_")))
-        .collect();
     let ran: BTreeSet<String> = account.0.keys().cloned().collect();
     assert_eq!(
         ran, names,
