@@ -193,8 +193,8 @@ impl<'a> Trial<'a> {
         !self.unrecorded.get()
     }
 
-    /// Milliseconds of one run of `kernel`; `None` where its result is not `expected`. What is far behind `best` is
-    /// timed once.
+    /// Milliseconds of one run of `kernel`; `None` where its result is not `expected`. What is behind `best` for certain
+    /// is timed once.
     fn time(&self, kernel: ConvKernel, best: Option<f32>, expected: &[f32]) -> Result<Option<f32>> {
         let device = &self.runner.device;
         let choice = self.runner.ready(kernel, self.pass, self.shape)?;
@@ -224,15 +224,17 @@ impl<'a> Trial<'a> {
             start.elapsed_ms(&end).to("take the time")
         };
         self.run_all(&choice)?;
+        let begin = Instant::now();
         let once = timed(&|| self.run_all(&choice))?;
-        if best.is_some_and(|best| once > 10.0 * best + 1.0) {
+        // As many as make a millisecond of the host's time, so that short ones fill the clock's ticks; a long one does by
+        // itself, whatever its launch takes.
+        let count = 1e-3 / begin.elapsed().as_secs_f64();
+        let long = count < 1.0;
+        let (factor, more) = if long { (1.5, 0.0) } else { (10.0, 1.0) };
+        if best.is_some_and(|best| once > factor * best + more) {
             return Ok(Some(once));
         }
-        // As many as make a millisecond of the host's time, so that short ones fill the clock's ticks.
-        let begin = Instant::now();
-        self.run_all(&choice)?;
-        device.wait()?;
-        let count = (1e-3 / begin.elapsed().as_secs_f64()).clamp(1.0, 16.0) as u32;
+        let count = count.clamp(1.0, 16.0) as u32;
         let graph = match device.record(|| (0..count).try_for_each(|_| self.run_all(&choice))) {
             Ok(graph) => graph,
             Err(_) if matches!(kernel, ConvKernel::Ours { .. }) => {
@@ -242,8 +244,8 @@ impl<'a> Trial<'a> {
             }
             Err(error) => return Err(error),
         };
-        let mut least = f32::INFINITY;
-        for _ in 0..3 {
+        let (mut least, repeats) = if long { (once, 1) } else { (f32::INFINITY, 3) };
+        for _ in 0..repeats {
             let all = timed(&|| graph.launch().to("replay a kernel"))?;
             least = least.min(all / count as f32);
         }
