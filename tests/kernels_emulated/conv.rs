@@ -22,13 +22,14 @@ use crate::emulation::{
 use crate::norm::{Norm, f64s, numbers};
 use crate::{SEEDS, normal};
 
-/// Two orders of the threads; one suffices where it is addresses that are watched.
+/// Whether it is addresses that are watched, by what makes everything slow.
+fn of_addresses() -> bool {
+    sanitized() || under_compute_sanitizer()
+}
+
+/// Two orders of the threads; one suffices for addresses.
 pub fn seeds() -> &'static [u64] {
-    if sanitized() || under_compute_sanitizer() {
-        &SEEDS[..1]
-    } else {
-        &SEEDS
-    }
+    if of_addresses() { &SEEDS[..1] } else { &SEEDS }
 }
 
 /// Stride 2, padding 1, the large map twice the small one.
@@ -408,13 +409,19 @@ pub fn check_all(operation: &str, mut check: impl FnMut(&ConvShape, Type, &mut A
         names.iter().any(|name| name.contains(&part))
     };
     for t in TYPES.into_iter().filter(of_type) {
-        for case in cases() {
+        for (index, case) in cases().into_iter().enumerate() {
+            // One template has both halves' addresses: they take turns.
+            if of_addresses() && t == [Type::F16, Type::Bf16][index % 2] {
+                continue;
+            }
             let start = std::time::Instant::now();
             check(&case.stored(t.vector()), t, &mut account);
             eprintln!("{t:?} {case:?}: {:?}", start.elapsed());
         }
     }
-    account.check_activations();
+    if !of_addresses() {
+        account.check_activations();
+    }
     let ran: BTreeSet<String> = account.0.keys().cloned().collect();
     assert_eq!(
         ran, names,
@@ -426,6 +433,9 @@ pub fn check_all(operation: &str, mut check: impl FnMut(&ConvShape, Type, &mut A
 pub fn check_activations(mut check: impl FnMut(&ConvShape, Type, &mut Account)) {
     let mut account = Account::default();
     for t in TYPES {
+        if of_addresses() && t == Type::F16 {
+            continue;
+        }
         for _ in Activation::ALL {
             for case in [
                 collapsing(3, (1, 1), 8, 16),
