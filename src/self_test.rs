@@ -56,7 +56,8 @@ pub fn self_test(ordinal: usize) -> Result<String> {
         let cuda = Cuda::new(ordinal, options, &KernelChoices::default())?;
         cuda.note_launches();
         let what = || format!("{} in {}", conv_name(options.conv), options.precision);
-        // A tile is tried by the first; one of ours, and libraries, have to do with all of them. SNDCGAN's take the longest.
+        // A tile is tried by the first; one of ours, and libraries, have to do with all of them, of which SNDCGAN's take the
+        // longest.
         let networks = match (options.tile, options.precision) {
             (None, _) | (Some(Tile::M128N64), Precision::Bf16) => &NETWORKS[..],
             (Some(Tile::M128N64), _) => &NETWORKS[..OF_CONDITIONS + 1],

@@ -109,17 +109,18 @@ fn tensors(run: &Path, step: u64) -> BTreeMap<PathBuf, Vec<u8>> {
 ///
 /// u is the type's rounding: 2⁻²⁴, 2⁻¹¹, 2⁻⁸. A loss is a mean of log(1 + e^x) of one logit an image, which four blocks
 /// round: 8·u. So are running statistics, means over maps that are rounded. The gradient of the discriminator's last
-/// weight has no kink of an activation behind it: 8·u too (measured 1.3·10⁻³, 2.7·u, in f16). All others have: an input of
-/// about 1 that is off by some u lies on the other side of the kink with probability of about 4·u, which changes a slope
-/// from 0.2 to 1, and so the gradient by √(4·u) for each of up to eight kinks in a row: 6·√u in the median, twice that in
-/// the worst tensor of 64 elements or more. In f32 no value met a kink, and sums of up to 10³ terms add √10³·u.
+/// weight has no kink of an activation behind it: 8·u too (measured 1.3·10⁻³, 2.7·u, in f16). All others have: an input
+/// of about 1 that is off by some u lies on the other side of the kink with probability of about 4·u, which changes a
+/// slope from 0.2 to 1, and so the gradient by √(4·u) for each of up to eight kinks in a row: 6·√u in the median, twice
+/// that in the worst tensor of 64 elements or more. In f32 no value met a kink, and sums of up to 10³ terms add √10³·u.
 ///
-/// What R1 adds to the last weight's gradient under spectral norm has kinks behind it, of a few values in some iterations:
-/// √u at most in f16, and 8·u typically (measured 9·10⁻³ and 1.4·10⁻³; without R1 7·10⁻⁴ at most).
+/// What R1 adds to the last weight's gradient under spectral norm has kinks behind it, of a few values in some
+/// iterations: √u at most in f16, and 8·u typically (measured 9·10⁻³ and 1.4·10⁻³; without R1 7·10⁻⁴ at most).
 ///
-/// SNDCGAN's networks have fifteen kinks in a row, and without batch norm a step of Adam moves all of D's maps one way: an
-/// image that is off by 0.3 %, as f16 makes it, changes G's gradient by 12 % in f64. There f16 has 10·√u; PyTorch's autocast in f16 is off by as much from its f64
-/// (scripts/replay_pytorch.py on such a record: 5 to 10 % in the median, 3 to 7 % here).
+/// SNDCGAN's networks have fifteen kinks in a row, and without batch norm a step of Adam moves all of D's maps one way:
+/// an image that is off by 0.3 %, as f16 makes it, changes G's gradient by 12 % in f64. There f16 has 10·√u; PyTorch's
+/// autocast in f16 is off by as much from its f64 (scripts/replay_pytorch.py on such a record: 5 to 10 % in the median,
+/// 3 to 7 % here).
 struct Bounds {
     loss: f64,
     last: f64,
