@@ -34,7 +34,7 @@ pub struct ObjectiveArgs {
     #[arg(long, value_enum)]
     pub loss: Option<GanLoss>,
     /// What is changed at random of all that D sees: color, translation, cutout, with commas between them; all, auto
-    /// (translation,cutout where there are fewer than 10000 images) or none [default: none]
+    /// (translation,cutout where there are fewer than 50000 images) or none [default: none]
     #[arg(long, value_name = "LIST")]
     pub augment: Option<AugmentArg>,
     /// γ of R1: what D's gradients at real images cost it, without batch norm [default: 0]

@@ -44,7 +44,7 @@ impl AugmentArg {
     });
 
     /// Below so many images [`Self::Auto`] changes them, see docs/quality.md.
-    pub const FEW: usize = 10_000;
+    pub const FEW: usize = 50_000;
 
     /// What [`Self::Auto`] changes: where a thing is, not its colour, which costs quality (docs/quality.md).
     pub const WHERE_FEW: Augment = Augment {

@@ -168,7 +168,7 @@ fn a_preset_is_shown_resolved_and_options_hold_against_it() {
     // Few images are changed, and many are not.
     let (config, _) = dry_run(&["--preset", "modern"]);
     assert_eq!(config["augment"], "translation,cutout");
-    let (config, _) = dry_run(&["--preset", "modern", "--synthetic-count", "20000"]);
+    let (config, _) = dry_run(&["--preset", "modern", "--synthetic-count", "50000"]);
     assert_eq!(config["augment"], "none");
     let (config, _) = dry_run(&["--augment", "auto"]);
     assert_eq!(config["augment"], "translation,cutout");
