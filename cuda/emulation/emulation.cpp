@@ -102,29 +102,53 @@ struct Copy {
     unsigned bytes, filled;
 };
 
+// What a thread has begun in groups and not waited for, oldest first. It keeps its memory: each block has thousands.
+template <typename T>
+struct Groups {
+    std::vector<T> all;
+    // Where each group that was committed ends; what lies behind is of the open one.
+    std::vector<size_t> ends;
+
+    void clear() {
+        all.clear();
+        ends.clear();
+    }
+    // Finishes all groups but the last `pending` of those committed.
+    template <typename Finish>
+    void wait(unsigned pending, Finish&& finish) {
+        if (ends.size() <= pending) return;
+        const size_t groups = ends.size() - pending, count = ends[groups - 1];
+        for (size_t i = 0; i < count; ++i) finish(all[i]);
+        all.erase(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count));
+        ends.erase(ends.begin(), ends.begin() + static_cast<std::ptrdiff_t>(groups));
+        for (size_t& end : ends) end -= count;
+    }
+};
+
 }  // namespace
 
-struct Thread {
+// What every turn touches comes first, in one line of the cache.
+struct alignas(64) Thread {
     Context context;
-    char* stack = nullptr;
-    void* fake_stack = nullptr;
     uint3 index{};
     unsigned number = 0;
-    // Whether it has waited for the kernel before this one.
-    bool waited = false;
     State state = State::DONE;
     // Where it waits.
-    const char* file = nullptr;
     int line = 0;
-    unsigned mask = 0;
+    const char* file = nullptr;
     Complete complete = nullptr;
     Lane* lane = nullptr;
-    // cp.async groups that were not waited for, oldest first; the last one is not committed yet.
-    std::vector<std::vector<Copy>> copies{1};
-    // The same of wgmma.
-    std::vector<std::vector<Product>> products{1};
+    unsigned mask = 0;
+    // Whether it has waited for the kernel before this one.
+    bool waited = false;
     // Whether copies have arrived that the tensor cores may not see yet.
     bool unfenced = false;
+    char* stack = nullptr;
+    void* fake_stack = nullptr;
+    // Of cp.async.
+    Groups<Copy> copies;
+    // Of wgmma.
+    Groups<Product> products;
 };
 
 Thread* current = nullptr;
@@ -142,6 +166,9 @@ unsigned warp_count = 0;
 // Every second block lets warps run ahead in this order instead of all at random: a hazard between a warp that is
 // already at its next write and one that has yet to read is otherwise all but never met.
 unsigned warp_order[MOST_THREADS / 32];
+// Where each warp comes in it, and which places have a warp of which a lane can run.
+unsigned warp_place[MOST_THREADS / 32];
+uint32_t ready_places = 0;
 bool by_warp = false;
 // Whether products of this block are made when they are waited for.
 bool late_products = false;
@@ -223,10 +250,14 @@ const char* base_name(const char* path) {
     return slash ? slash + 1 : path;
 }
 
-void set_ready(unsigned thread) {
-    threads[thread].state = State::READY;
-    ready[thread / 32] |= 1u << thread % 32;
-    in_warp[thread / 32] &= ~(1u << thread % 32);
+// Lanes of a warp.
+void set_ready(unsigned warp, uint32_t lanes) {
+    for (uint32_t left = lanes; left != 0; left &= left - 1) {
+        threads[warp * 32 + static_cast<unsigned>(__builtin_ctz(left))].state = State::READY;
+    }
+    ready[warp] |= lanes;
+    in_warp[warp] &= ~lanes;
+    ready_places |= 1u << warp_place[warp];
 }
 
 // Nobody can run, and not everybody is done: either all are at one barrier, which opens, or the kernel is wrong.
@@ -263,17 +294,15 @@ void open_barrier() {
         fail("%s: thread %u waits at the barrier %s:%d, but thread %u at %s:%d", running->name, waiting->number,
              base_name(waiting->file), waiting->line, other->number, base_name(other->file), other->line);
     }
-    for (unsigned i = 0; i < thread_count; ++i) set_ready(i);
+    for (unsigned i = 0; i < warp_count; ++i) set_ready(i, ~0u);
 }
 
-// The number of a warp of which a lane can run, or warp_count.
+// The number of a warp of which a lane can run, or warp_count: the first at or behind the start.
 unsigned choose_warp() {
     const unsigned start = by_warp ? 0 : draw_below(warp_count);
-    for (unsigned i = 0; i < warp_count; ++i) {
-        const unsigned place = start + i < warp_count ? start + i : start + i - warp_count;
-        if (ready[warp_order[place]] != 0) return warp_order[place];
-    }
-    return warp_count;
+    if (ready_places == 0) return warp_count;
+    const uint32_t behind = ready_places >> start << start;
+    return warp_order[__builtin_ctz(behind != 0 ? behind : ready_places)];
 }
 
 Thread& take_ready() {
@@ -286,6 +315,7 @@ Thread& take_ready() {
     const uint32_t turned = ready[warp] >> turn | ready[warp] << (32 - turn) % 32;
     const unsigned lane = (static_cast<unsigned>(__builtin_ctz(turned)) + turn) % 32;
     ready[warp] &= ~(1u << lane);
+    if (ready[warp] == 0) ready_places &= ~(1u << warp_place[warp]);
     return threads[warp * 32 + lane];
 }
 
@@ -298,28 +328,22 @@ void wait_for_turn() {
     arrived(self.fake_stack);
 }
 
-void finish_copies(std::vector<Copy>& group) {
-    for (const Copy& copy : group) {
-        std::memcpy(copy.shared, copy.global, copy.filled);
-        std::memset(static_cast<char*>(copy.shared) + copy.filled, 0, copy.bytes - copy.filled);
-    }
-    group.clear();
+void finish(const Copy& copy) {
+    std::memcpy(copy.shared, copy.global, copy.filled);
+    std::memset(static_cast<char*>(copy.shared) + copy.filled, 0, copy.bytes - copy.filled);
 }
 
 void thread_main() {
     arrived(nullptr);
     running->call(running->function, running_arguments);
     Thread& self = *current;
-    for (const auto& group : self.copies) {
-        if (group.empty()) continue;
+    if (!self.copies.all.empty()) {
         fail("%s: thread %u exits before cp.async copies were waited for", running->name, self.number);
     }
     if (dependent && !self.waited) {
         fail("%s: thread %u ends and has not waited for the kernel before it", running->name, self.number);
     }
-    for (const auto& group : self.products) {
-        if (!group.empty()) fail("%s: thread %u exits before wgmma was waited for", running->name, self.number);
-    }
+    if (!self.products.all.empty()) fail("%s: thread %u exits before wgmma was waited for", running->name, self.number);
     self.state = State::DONE;
     bool all_done = choose_warp() == warp_count;
     for (unsigned i = 0; all_done && i < thread_count; ++i) all_done = threads[i].state == State::DONE;
@@ -353,21 +377,24 @@ void run_block(const Registered& kernel, void** arguments) {
         warp_order[i] = i;
     }
     for (unsigned i = warp_count - 1; i > 0; --i) std::swap(warp_order[i], warp_order[draw_below(i + 1)]);
+    for (unsigned i = 0; i < warp_count; ++i) warp_place[warp_order[i]] = i;
+    ready_places = 0;
     for (unsigned i = 0; i < thread_count; ++i) {
         Thread& thread = threads[i];
         thread.number = i;
         thread.waited = false;
         thread.index = {i % block_size.x, i / block_size.x % block_size.y, i / (block_size.x * block_size.y)};
-        thread.copies.assign(1, {});
-        thread.products.assign(1, {});
+        thread.copies.clear();
+        thread.products.clear();
         thread.unfenced = false;
 #if defined(__SANITIZE_ADDRESS__)
         // What an earlier block, or a failed launch, left marked on this stack.
         __asan_unpoison_memory_region(thread.stack, STACK);
 #endif
-        prepare(thread.context, thread.stack, STACK, thread_main);
-        set_ready(i);
+        // Lanes' stacks do not begin at the same place of a page: they would share a few lines of the cache.
+        prepare(thread.context, thread.stack, STACK - i % 32 * 17 * 64, thread_main);
     }
+    for (unsigned i = 0; i < warp_count; ++i) set_ready(i, ~0u);
     go_to_thread(host, &host_fake_stack, take_ready());
     arrived(host_fake_stack);
 }
@@ -458,10 +485,7 @@ void warp_operation(unsigned mask, Complete complete, Lane& lane, const char* fi
         lanes[i] = peer.lane;
     }
     if (complete) complete(lanes, mask);
-    for (unsigned i = 0; i < 32; ++i) {
-        if (!(mask >> i & 1u)) continue;
-        set_ready(first + i);
-    }
+    set_ready(first / 32, mask);
     wait_for_turn();
 }
 
@@ -513,27 +537,23 @@ void copy_async(void* shared, const void* global, unsigned bytes, unsigned fille
         fail("%s: cp.async of %u bytes to or from an address that is no multiple of it", running->name, bytes);
     }
     if (filled > bytes) fail("%s: cp.async fills %u of %u bytes", running->name, filled, bytes);
-    std::vector<Copy> group{{shared, global, bytes, filled}};
+    const Copy copy{shared, global, bytes, filled};
     if (draw() >> 63) {
-        finish_copies(group);
+        finish(copy);
     } else {
-        current->copies.back().push_back(group[0]);
+        current->copies.all.push_back(copy);
     }
 }
 
-void copy_async_commit() { current->copies.emplace_back(); }
+void copy_async_commit() { current->copies.ends.push_back(current->copies.all.size()); }
 
 void copy_async_wait(unsigned pending_groups) {
-    auto& copies = current->copies;
-    // The open group at the end is not counted and not waited for.
-    while (copies.size() > size_t{pending_groups} + 1) {
-        finish_copies(copies.front());
-        copies.erase(copies.begin());
-        if (!std::exchange(current->unfenced, true)) ++unfenced_threads;
-    }
+    const size_t before = current->copies.ends.size();
+    current->copies.wait(pending_groups, finish);
+    if (current->copies.ends.size() < before && !std::exchange(current->unfenced, true)) ++unfenced_threads;
 }
 
-std::vector<std::vector<Product>>& products() { return current->products; }
+void add_product(const Product& product) { current->products.all.push_back(product); }
 unsigned first_row() { return current->number / 32 % 4 * 16; }
 bool products_wait() { return late_products; }
 void must_have_fenced() {
@@ -546,17 +566,13 @@ void fence_async_proxy() {
 }
 // Order between registers and products is not looked at beyond what late products show.
 void warpgroup_fence() {}
-void warpgroup_commit() { current->products.emplace_back(); }
+void warpgroup_commit() { current->products.ends.push_back(current->products.all.size()); }
 void warpgroup_wait(unsigned pending, const char* file, int line) {
     // Each lane of a warp has as many: the instructions are for whole warpgroups.
-    auto& all = current->products;
-    while (all.size() > size_t{pending} + 1) {
-        for (const Product& product : all.front()) {
-            Lane lane{&product, nullptr};
-            warp_operation(0xffffffffu, complete_products, lane, file, line);
-        }
-        all.erase(all.begin());
-    }
+    current->products.wait(pending, [&](const Product& product) {
+        Lane lane{&product, nullptr};
+        warp_operation(0xffffffffu, complete_products, lane, file, line);
+    });
 }
 
 void add(const Registered& kernel) { kernels()[kernel.name] = kernel; }

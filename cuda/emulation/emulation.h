@@ -111,8 +111,8 @@ inline void complete_products(Lane* const lanes[32], unsigned) {
     product.multiply(product, lanes);
 }
 
-// Where a lane's products are until they are made.
-std::vector<std::vector<Product>>& products();
+// Keeps a product of this thread until it is waited for.
+void add_product(const Product& product);
 // The first row of this warp's among its warpgroup's 64.
 unsigned first_row();
 bool products_wait();

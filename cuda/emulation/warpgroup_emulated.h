@@ -1,4 +1,4 @@
-// The twins of warpgroup.cuh's instructions. Products round as mma_emulated.h has it.
+// The twins of warpgroup.cuh's instructions. Products round as tensor_cores.h has it.
 //
 // A warp computes its own 16 of the 64 rows. A block draws whether products are made at once or when they are waited
 // for: so it shows where a stage is read too early, or overwritten or its sums touched too early. That all four warps
@@ -11,7 +11,7 @@ namespace emulation {
 
 // The 16 elements of k at an outer index: the swizzle is one of addresses, so that it takes any start within a group's
 // first row.
-inline void read_factors(const Factor& factor, int outer, uint16_t (&stored)[16]) {
+inline void read_factors(const Factor& factor, int outer, uint16_t (&stored)[TERMS]) {
     const SharedMatrix& matrix = factor.matrix;
     const uintptr_t start = reinterpret_cast<uintptr_t>(matrix.start);
     if (start % 1024 / 128 != 0 || start % 16 != 0) {
@@ -29,42 +29,29 @@ inline void read_factors(const Factor& factor, int outer, uint16_t (&stored)[16]
     }
 }
 
-// The same with what is known of them; where they are zeros, that is all.
-template <typename T>
-inline Factors factors_of(const Factor& factor, int outer, float (&values)[16], int (&exponents)[16]) {
-    uint16_t stored[16];
-    read_factors(factor, outer, stored);
-    if (std::all_of(stored, stored + 16, [](uint16_t bits) { return (bits & 0x7fff) == 0; })) {
-        std::fill(values, values + 16, 0.0f);
-        std::fill(exponents, exponents + 16, NO_EXPONENT);
-        return {};
-    }
-    for (int k = 0; k < 16; ++k) {
-        const Scaled number = element<T>(stored[k], 0);
-        values[k] = number.value;
-        exponents[k] = number.exponent;
-    }
-    return look_at(exponents);
-}
-
 template <typename T>
 inline void multiply_now(const Product& product, Lane* const lanes[32]) {
-    static_assert(TERMS == 16);
-    const unsigned first = first_row();
-    float a[16][16], b[16];
-    int a_exponents[16][16], b_exponents[16];
-    Factors rows[16];
-    for (int row = 0; row < 16; ++row) {
-        rows[row] = factors_of<T>(product.a, static_cast<int>(first) + row, a[row], a_exponents[row]);
-    }
-    for (int column = 0; column < product.columns; ++column) {
-        const Factors factors = factors_of<T>(product.b, column, b, b_exponents);
-        for (int row = 0; row < 16; ++row) {
-            if (add_nothing(rows[row], factors)) continue;
-            const int lane = row % 8 * 4 + column % 8 / 2;
-            float* const sums = static_cast<const Product*>(lanes[lane]->in)->sum;
-            float& sum = sums[column / 8 * 4 + row / 8 * 2 + column % 2];
-            sum = add_products(a[row], a_exponents[row], b, b_exponents, sum);
+    const int first = static_cast<int>(first_row());
+    const auto take = [](const Factor& factor, int outer, Factors& factors) {
+        uint16_t stored[TERMS];
+        read_factors(factor, outer, stored);
+        take_factors(FORMAT<T>, stored, factors);
+    };
+    Factors rows[ROWS], columns[COLUMNS];
+    for (int i = 0; i < ROWS; ++i) take(product.a, first + i, rows[i]);
+    // Eight columns are four sums of each lane.
+    for (int column = 0; column < product.columns; column += COLUMNS) {
+        for (int i = 0; i < COLUMNS; ++i) take(product.b, column + i, columns[i]);
+        float sums[ROWS][COLUMNS];
+        const auto of_lane = [&](int l) { return static_cast<const Product*>(lanes[l]->in)->sum + column / 2; };
+        for (int l = 0; l < 32; ++l) {
+            std::memcpy(&sums[l / 4][2 * (l % 4)], of_lane(l), 8);
+            std::memcpy(&sums[l / 4 + 8][2 * (l % 4)], of_lane(l) + 2, 8);
+        }
+        add_products(rows, columns, sums);
+        for (int l = 0; l < 32; ++l) {
+            std::memcpy(of_lane(l), &sums[l / 4][2 * (l % 4)], 8);
+            std::memcpy(of_lane(l) + 2, &sums[l / 4 + 8][2 * (l % 4)], 8);
         }
     }
 }
@@ -74,7 +61,7 @@ inline void warpgroup_multiply(float* sum, int columns, Factor a, Factor b, cons
     must_have_fenced();
     const Product product{sum, columns, a, b, multiply_now<T>};
     if (products_wait()) {
-        products().back().push_back(product);
+        add_product(product);
         return;
     }
     Lane lane{&product, nullptr};

@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use dcgan_cuda::model::Activation;
 
-use super::build::{CUDA, NOT_COMPILED, ONLY, command_under_sanitizers, original, sanitized};
+use super::build::{
+    CUDA, NOT_COMPILED, ONLY, command_under_sanitizers, original, precompile, sanitized,
+};
 use super::gpu::only_emulated;
 use super::launch::library;
 
@@ -279,6 +281,7 @@ pub fn check() {
     complete(&list);
     // All that is not changed is compiled once, here.
     library();
+    precompile();
     // That the tests pass as they are they show themselves, in this executable; that they do on a copy, one of each
     // file's does.
     let runs: BTreeMap<&str, &Run> = list
