@@ -90,7 +90,10 @@ constexpr size_t STACK = 256 << 10;
 #else
 constexpr size_t STACK = 64 << 10;
 #endif
-constexpr size_t GUARD = 4 << 10;
+constexpr size_t PAGE = 4 << 10;
+constexpr size_t GUARD = PAGE;
+// Of the cache.
+constexpr size_t LINE = 64;
 // NaN in every floating type.
 constexpr int POISON = 0xff;
 
@@ -128,7 +131,7 @@ struct Groups {
 }  // namespace
 
 // What every turn touches comes first, in one line of the cache.
-struct alignas(64) Thread {
+struct alignas(LINE) Thread {
     Context context;
     uint3 index{};
     unsigned number = 0;
@@ -391,8 +394,8 @@ void run_block(const Registered& kernel, void** arguments) {
         // What an earlier block, or a failed launch, left marked on this stack.
         __asan_unpoison_memory_region(thread.stack, STACK);
 #endif
-        // Lanes' stacks do not begin at the same place of a page: they would share a few lines of the cache.
-        prepare(thread.context, thread.stack, STACK - i % 32 * 17 * 64, thread_main);
+        // Each lane's stack begins at another line of a page: at the same one all would share a few lines of the cache.
+        prepare(thread.context, thread.stack, STACK - i % 32 * 17 * LINE % PAGE, thread_main);
     }
     for (unsigned i = 0; i < warp_count; ++i) set_ready(i, ~0u);
     go_to_thread(host, &host_fake_stack, take_ready());

@@ -1,5 +1,5 @@
-// Most of what emulated convolutions take is spent here: so this is vectors of the compiler's, and is
-// never compiled with sanitizers, which have nothing to find in arithmetic on arrays of fixed length.
+// A third of the time of emulated convolutions goes into this: so it is vectors of the compiler's, and is never compiled
+// with sanitizers, which have nothing to find in arithmetic on arrays of fixed length.
 #include "tensor_cores.h"
 
 #include <algorithm>
